@@ -1,0 +1,1 @@
+"""Modules that live inside other frameworks and import what those need."""

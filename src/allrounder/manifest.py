@@ -1,0 +1,276 @@
+"""The manifest: what a bundle says about itself.
+
+What it is: frozen typed records, and their reading and writing as JSON. `frozen.json`, the smaller
+manifest between export and engines, is made of the same records.
+What it knows: the schema number, which keys exist, and which values make sense alone.
+What it does not know: the file system (see `allrounder.bundle`), and how an entry is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from allrounder.errors import BundleCorrupt, BundleFromFuture
+from allrounder.fingerprint import Machine
+
+__all__ = [
+    "SCHEMA",
+    "Entry",
+    "EntryGraphs",
+    "Estimate",
+    "Fidelity",
+    "FileRecord",
+    "Frozen",
+    "FrozenVersion",
+    "Latency",
+    "Limits",
+    "Manifest",
+    "Model",
+    "Percentiles",
+    "PromptTemplate",
+    "SharedGraphs",
+    "Workload",
+    "decode",
+    "encode",
+]
+
+SCHEMA = 1
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "fp16"]
+LayerPolicy = Literal["routed", "frozen"]
+
+
+class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all records share: immutable, keyword-only, unknown keys refused."""
+
+
+class Model(_Record):
+    """The host, and the router where there is one, as far as a runtime must know them."""
+
+    name: str
+    host: Sha256  # digest of the host's weights and config
+    router: Sha256 | None
+    visual_tokens: Positive  # N
+    layers: Positive  # M
+    hidden: Positive
+    vocabulary: Positive
+    image_size: Positive  # pixels, square
+    stop_ids: tuple[Count, ...]  # any of them ends an answer
+
+
+class PromptTemplate(_Record):
+    """The chat template, frozen as text around image and question.
+
+    The prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens may
+    stand in these segments; the question is always plain text.
+    """
+
+    before_image: str
+    after_image: str
+    after_question: str
+    prefix_special: bool = True  # the tokenizer's own leading tokens (bos) stand before `before_image`
+
+
+class Limits(_Record):
+    """What a request may ask for."""
+
+    text_tokens: Positive  # prefix and suffix ids together
+    new_tokens: Positive
+    batch: Positive
+
+
+class FileRecord(_Record):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class Estimate(_Record):
+    """A mean with its bootstrap 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Fidelity(_Record):
+    """What an entry keeps of ``full`` on the same prompts."""
+
+    retention: Estimate | None  # accuracy over that of `full`; None where the prompts have no answers
+    agreement: Estimate  # share of greedy answers equal to those of `full`, token by token
+    kl: Estimate  # mean KL(full || entry) of next-token distributions along full's answer, nats
+    questions: Positive
+    dataset: str  # name and digest of the prompts
+    quick: bool  # measured by `build` on few prompts, not a full card
+
+
+class Workload(_Record):
+    """What was run to measure latency."""
+
+    text_tokens: Positive
+    new_tokens: Positive
+    batch: Positive
+    threads: Positive
+    image_size: Positive
+
+
+class Percentiles(_Record):
+    """Milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class Latency(_Record):
+    """Latency of an entry; it counts only on ``machine``."""
+
+    ttft_ms: Percentiles  # image in to first token out
+    tpot_ms: Percentiles  # per further token
+    machine: Machine
+    workload: Workload
+
+
+class SharedGraphs(_Record):
+    """Graphs that all versions of one precision use."""
+
+    preprocess: str
+    vision: str
+    router: str | None
+
+
+class EntryGraphs(_Record):
+    """Paths of an entry's graphs, relative to the bundle."""
+
+    preprocess: str
+    vision: str
+    router: str | None
+    prefill: str
+    decode: str
+
+
+class Entry(_Record):
+    """One engine."""
+
+    version: str
+    backend: str
+    precision: Precision
+    gather_layer: Count
+    layer_policy: LayerPolicy
+    layer_plan: tuple[Count, ...] | None  # the kept layers; None where routed
+    tokens: Positive  # T
+    layers: Positive  # L
+    graphs: EntryGraphs
+    fidelity: Fidelity | None
+    latency: Latency | None
+
+    @property
+    def key(self) -> tuple[str, str, str, int, str]:
+        """What makes an entry the same as another: a bundle holds each key once."""
+        return (self.version, self.backend, self.precision, self.gather_layer, self.layer_policy)
+
+    @property
+    def label(self) -> str:
+        """The key as people read it."""
+        return f"{self.version} ({self.backend}, {self.precision}, {self.layer_policy}, K={self.gather_layer})"
+
+
+class Manifest(_Record):
+    """`manifest.json` of a bundle."""
+
+    schema: Literal[1]
+    producer: str  # program and version that wrote it
+    model: Model
+    prompt: PromptTemplate
+    limits: Limits
+    files: dict[str, FileRecord]  # every file of the bundle but the manifest and its digest
+    entries: tuple[Entry, ...]
+
+
+class FrozenVersion(_Record):
+    """One version as the exporter froze it: an entry before it has a backend and figures."""
+
+    version: str
+    gather_layer: Count
+    layer_policy: LayerPolicy
+    layer_plan: tuple[Count, ...] | None
+    tokens: Positive
+    layers: Positive
+    prefill: str
+    decode: str
+
+
+class Frozen(_Record):
+    """`frozen.json`: what the exporter hands to the engines, one per precision."""
+
+    schema: Literal[1]
+    producer: str
+    precision: Precision
+    model: Model
+    prompt: PromptTemplate
+    limits: Limits
+    graphs: SharedGraphs
+    versions: tuple[FrozenVersion, ...]
+    files: dict[str, FileRecord]
+
+
+Document = TypeVar("Document", Manifest, Frozen)
+
+
+def encode(document: Manifest | Frozen) -> bytes:
+    """Returns the document as indented JSON with a final newline; the same record gives the same bytes.
+
+    Raises:
+        BundleCorrupt: A value is NaN or infinite.
+    """
+    plain = msgspec.to_builtins(document)
+    _refuse_nonfinite(plain, "$")
+    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+
+
+def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
+    """Returns the document in ``data``; its schema number is read before anything else.
+
+    Raises:
+        BundleFromFuture: The schema is newer than this program; beats every other complaint.
+        BundleCorrupt: Not JSON, unknown or missing keys, wrong types, NaN or infinity.
+    """
+    try:
+        plain: Any = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise BundleCorrupt("the manifest is not JSON", where=where, got=error) from error
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
+        raise BundleFromFuture(
+            "the manifest is from the future",
+            where=where,
+            got=f"schema {schema}",
+            wanted=f"schema {SCHEMA} or older",
+            remedy="update allrounder, or build the bundle again with this one",
+        )
+    _refuse_nonfinite(plain, "$")
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        raise BundleCorrupt(
+            "the manifest is malformed", where=where, got=error, remedy="build the bundle again"
+        ) from error
+
+
+def _refuse_nonfinite(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BundleCorrupt("a manifest holds finite numbers only", where=path, got=value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_nonfinite(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_nonfinite(item, f"{path}[{index}]")

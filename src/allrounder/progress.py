@@ -1,0 +1,47 @@
+"""Progress: how long work tells that it is alive.
+
+What it is: the protocol that stages call, one silent implementation, and one for a terminal.
+What it knows: a name, how much is done, how much there is. What it does not know: what the work is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol, TextIO
+
+__all__ = ["Progress", "TerminalProgress", "silent"]
+
+
+class Progress(Protocol):
+    """Called as ``progress("calibrating", 3, 64)``: step 3 of 64 is done."""
+
+    def __call__(self, task: str, done: int, total: int) -> None: ...
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """Tells nobody."""
+    del task, done, total
+
+
+class TerminalProgress:
+    """One updating line per task on a terminal; elsewhere one line when a task starts and one when it ends."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._task = ""
+        self._started = self._drawn = 0.0
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        fresh, ended = task != self._task, done >= total
+        if fresh:
+            self._task, self._started = task, now
+        live = self._stream.isatty()
+        if not (fresh or ended or (live and now - self._drawn > 0.1)):
+            return
+        self._drawn = now
+        seconds = now - self._started
+        line = f"{task}: {done}/{total}" + (f" ({seconds:.1f} s)" if not fresh or ended else "")
+        self._stream.write(f"\r\x1b[K{line}" + ("\n" if ended else "") if live else f"{line}\n")
+        self._stream.flush()

@@ -1,0 +1,106 @@
+"""Versions: named pairs of budgets, in one table.
+
+What it is: the names, the budgets for 576 visual tokens and 32 decoder layers, their scaling to any
+host, and the rule that says which flows are possible.
+What it knows: integers. What it does not know: models, graphs, files.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from allrounder.errors import InvalidBudget, UnknownVersion
+
+__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "Version", "check_flow", "parse_budget", "resolve"]
+
+FULL = "full"
+DEFAULT_VERSION = "par-lite"
+_TABLE_TOKENS, _TABLE_LAYERS = 576, 32
+
+
+class Budget(NamedTuple):
+    """How much is kept: T visual ``tokens`` and L decoder ``layers``."""
+
+    tokens: int
+    layers: int
+
+
+class Version(NamedTuple):
+    """A named budget, absolute for one host."""
+
+    name: str
+    budget: Budget
+
+
+# Budgets for N = 576 and M = 32 (PAR, ICCV 2025, table 1). `par-base` is the one the paper trains at.
+VERSIONS: dict[str, Budget] = {
+    FULL: Budget(576, 32),
+    "par-max": Budget(256, 28),
+    "par-base": Budget(176, 28),
+    "par-lite": Budget(144, 24),
+    "par-nano": Budget(128, 24),
+}
+
+
+def resolve(name: str, *, tokens: int, layers: int) -> Version:
+    """Returns version ``name`` for a host of ``tokens`` visual tokens and ``layers`` decoder layers.
+
+    Table versions scale by ratio, rounded half up; ``t<T>-l<L>`` is taken as it is.
+
+    Raises:
+        UnknownVersion: The name is neither in the table nor a custom one.
+        InvalidBudget: A custom budget does not fit the host.
+    """
+    custom = re.fullmatch(r"t([1-9]\d*)-l([1-9]\d*)", name)
+    if custom:
+        return parse_budget(f"{custom[1]}/{custom[2]}", tokens=tokens, layers=layers)
+    if name not in VERSIONS:
+        raise UnknownVersion(
+            f"there is no version {name!r}",
+            wanted=f"one of {', '.join(VERSIONS)}, or a custom budget",
+            remedy="give a name of the list, or --budget T/L",
+        )
+    share = VERSIONS[name]
+    scaled = Budget(
+        max(1, _scaled(share.tokens, tokens, _TABLE_TOKENS)), max(1, _scaled(share.layers, layers, _TABLE_LAYERS))
+    )
+    return Version(name, scaled)
+
+
+def parse_budget(text: str, *, tokens: int, layers: int) -> Version:
+    """Returns the custom version of a budget written ``T/L``, named ``t<T>-l<L>``.
+
+    Raises:
+        InvalidBudget: Not two whole numbers, or more than the host has.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match:
+        raise InvalidBudget("a budget is two whole numbers", got=text, wanted="T/L, for example 144/24")
+    budget = Budget(int(match[1]), int(match[2]))
+    check_flow(budget, tokens=tokens, layers=layers, gather_layer=0)
+    return Version(f"t{budget.tokens}-l{budget.layers}", budget)
+
+
+def check_flow(budget: Budget, *, tokens: int, layers: int, gather_layer: int) -> None:
+    """Checks that a flow of this budget exists for N ``tokens``, M ``layers`` and K ``gather_layer``.
+
+    Raises:
+        InvalidBudget: Not (1 <= T <= N, max(K, 1) <= L <= M, 0 <= K < M).
+    """
+    if not 0 <= gather_layer < layers:
+        raise InvalidBudget("impossible gather layer", got=gather_layer, wanted=f"0 to {layers - 1}")
+    if not 1 <= budget.tokens <= tokens:
+        raise InvalidBudget("impossible number of visual tokens", got=budget.tokens, wanted=f"1 to {tokens}")
+    lowest = max(gather_layer, 1)
+    if not lowest <= budget.layers <= layers:
+        raise InvalidBudget(
+            "impossible number of decoder layers",
+            got=budget.layers,
+            wanted=f"{lowest} to {layers} (the {gather_layer} layers before the gather are always kept)",
+        )
+
+
+def _scaled(share: int, whole: int, of: int) -> int:
+    """Returns share / of * whole, rounded half up, in integers."""
+    return (2 * share * whole + of) // (2 * of)

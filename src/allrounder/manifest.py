@@ -9,7 +9,7 @@ What it does not know: the file system (see `allrounder.bundle`), and how an ent
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -51,7 +51,7 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all records share: immutable, keyword-only, unknown keys refused."""
 
 
-class Model(_Record):
+class Model(_Record, frozen=True, kw_only=True):
     """The host, and the router where there is one, as far as a runtime must know them."""
 
     name: str
@@ -65,7 +65,7 @@ class Model(_Record):
     stop_ids: tuple[Count, ...]  # any of them ends an answer
 
 
-class PromptTemplate(_Record):
+class PromptTemplate(_Record, frozen=True, kw_only=True):
     """The chat template, frozen as text around image and question.
 
     The prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens may
@@ -78,7 +78,7 @@ class PromptTemplate(_Record):
     prefix_special: bool = True  # the tokenizer's own leading tokens (bos) stand before `before_image`
 
 
-class Limits(_Record):
+class Limits(_Record, frozen=True, kw_only=True):
     """What a request may ask for."""
 
     text_tokens: Positive  # prefix and suffix ids together
@@ -86,14 +86,14 @@ class Limits(_Record):
     batch: Positive
 
 
-class FileRecord(_Record):
+class FileRecord(_Record, frozen=True, kw_only=True):
     """One file of the bundle."""
 
     sha256: Sha256
     bytes: Count
 
 
-class Estimate(_Record):
+class Estimate(_Record, frozen=True, kw_only=True):
     """A mean with its bootstrap 95 % interval."""
 
     mean: float
@@ -101,7 +101,7 @@ class Estimate(_Record):
     high: float
 
 
-class Fidelity(_Record):
+class Fidelity(_Record, frozen=True, kw_only=True):
     """What an entry keeps of ``full`` on the same prompts."""
 
     retention: Estimate | None  # accuracy over that of `full`; None where the prompts have no answers
@@ -112,7 +112,7 @@ class Fidelity(_Record):
     quick: bool  # measured by `build` on few prompts, not a full card
 
 
-class Workload(_Record):
+class Workload(_Record, frozen=True, kw_only=True):
     """What was run to measure latency."""
 
     text_tokens: Positive
@@ -122,7 +122,7 @@ class Workload(_Record):
     image_size: Positive
 
 
-class Percentiles(_Record):
+class Percentiles(_Record, frozen=True, kw_only=True):
     """Milliseconds."""
 
     p50: float
@@ -130,7 +130,7 @@ class Percentiles(_Record):
     p99: float
 
 
-class Latency(_Record):
+class Latency(_Record, frozen=True, kw_only=True):
     """Latency of an entry; it counts only on ``machine``."""
 
     ttft_ms: Percentiles  # image in to first token out
@@ -139,7 +139,7 @@ class Latency(_Record):
     workload: Workload
 
 
-class SharedGraphs(_Record):
+class SharedGraphs(_Record, frozen=True, kw_only=True):
     """Graphs that all versions of one precision use."""
 
     preprocess: str
@@ -147,7 +147,7 @@ class SharedGraphs(_Record):
     router: str | None
 
 
-class EntryGraphs(_Record):
+class EntryGraphs(_Record, frozen=True, kw_only=True):
     """Paths of an entry's graphs, relative to the bundle."""
 
     preprocess: str
@@ -157,7 +157,7 @@ class EntryGraphs(_Record):
     decode: str
 
 
-class Entry(_Record):
+class Entry(_Record, frozen=True, kw_only=True):
     """One engine."""
 
     version: str
@@ -183,7 +183,7 @@ class Entry(_Record):
         return f"{self.version} ({self.backend}, {self.precision}, {self.layer_policy}, K={self.gather_layer})"
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True, kw_only=True):
     """`manifest.json` of a bundle."""
 
     schema: Literal[1]
@@ -195,7 +195,7 @@ class Manifest(_Record):
     entries: tuple[Entry, ...]
 
 
-class FrozenVersion(_Record):
+class FrozenVersion(_Record, frozen=True, kw_only=True):
     """One version as the exporter froze it: an entry before it has a backend and figures."""
 
     version: str
@@ -208,7 +208,7 @@ class FrozenVersion(_Record):
     decode: str
 
 
-class Frozen(_Record):
+class Frozen(_Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
     schema: Literal[1]
@@ -247,7 +247,7 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
         plain: Any = msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise BundleCorrupt("the manifest is not JSON", where=where, got=error) from error
-    schema = plain.get("schema") if isinstance(plain, dict) else None
+    schema = cast("dict[str, Any]", plain).get("schema") if isinstance(plain, dict) else None
     if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
         raise BundleFromFuture(
             "the manifest is from the future",
@@ -269,8 +269,8 @@ def _refuse_nonfinite(value: Any, path: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise BundleCorrupt("a manifest holds finite numbers only", where=path, got=value)
     if isinstance(value, dict):
-        for key, item in value.items():
+        for key, item in cast("dict[str, Any]", value).items():
             _refuse_nonfinite(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
+        for index, item in enumerate(cast("list[Any]", value)):
             _refuse_nonfinite(item, f"{path}[{index}]")

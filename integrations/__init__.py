@@ -1,1 +1,0 @@
-"""Modules that live inside other frameworks and import what those need."""

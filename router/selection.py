@@ -1,0 +1,82 @@
+"""Selection: from scores to keep-lists and layer plans.
+
+What it is: the one rule by which scores become a flow, in torch.
+What it knows: best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in
+ascending order. Because everything is cut from one ranking, smaller budgets are nested in larger ones.
+What it does not know: where scores come from, or what is done with the flow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from allrounder.errors import InputInvalid
+from allrounder.versions import Budget, check_flow
+
+__all__ = ["keep_list", "layer_plan", "ranking"]
+
+
+def ranking(scores: Tensor) -> Tensor:
+    """Returns indices from best to worst, ties to the lower index, NaN as -inf.
+
+    Args:
+        scores: [B, N], any float dtype.
+
+    Returns:
+        int64 [B, N].
+    """
+    clean = torch.where(torch.isnan(scores), -torch.inf, scores)
+    return clean.argsort(dim=-1, descending=True, stable=True)
+
+
+def keep_list(token_scores: Tensor, tokens: int) -> Tensor:
+    """Returns the kept visual tokens, ascending.
+
+    Args:
+        token_scores: [B, N].
+        tokens: T, 1 to N.
+
+    Returns:
+        int64 [B, T].
+
+    Raises:
+        InvalidBudget: T is not within 1 to N.
+        InputInvalid: The scores are not [B, N] floats.
+    """
+    _check(token_scores, "token_scores")
+    check_flow(Budget(tokens, 1), tokens=token_scores.shape[1], layers=1, gather_layer=0)
+    return ranking(token_scores)[:, :tokens].sort(dim=-1).values
+
+
+def layer_plan(layer_scores: Tensor, layers: int, gather_layer: int) -> Tensor:
+    """Returns the layer plan as a mask: layers 0 to K-1, and the L-K best of the others.
+
+    Args:
+        layer_scores: [B, M].
+        layers: L, max(K, 1) to M.
+        gather_layer: K, 0 to M-1.
+
+    Returns:
+        bool [B, M], True where the layer is kept.
+
+    Raises:
+        InvalidBudget: L or K does not fit M.
+        InputInvalid: The scores are not [B, M] floats.
+    """
+    _check(layer_scores, "layer_scores")
+    check_flow(Budget(1, layers), tokens=1, layers=layer_scores.shape[1], gather_layer=gather_layer)
+    chosen = ranking(layer_scores[:, gather_layer:])[:, : layers - gather_layer] + gather_layer
+    plan = torch.zeros_like(layer_scores, dtype=torch.bool)
+    plan[:, :gather_layer] = True
+    return plan.scatter_(1, chosen, value=True)
+
+
+def _check(scores: Tensor, where: str) -> None:
+    if scores.ndim != 2 or not scores.is_floating_point():
+        raise InputInvalid(
+            "scores are floats, one row per prompt",
+            where=where,
+            got=f"{scores.dtype} {list(scores.shape)}",
+            wanted="float [B, N]",
+        )

@@ -18,6 +18,7 @@ __all__ = [
     "CalibrationError",
     "EngineUnavailable",
     "GraphInvalid",
+    "HostUnreadable",
     "HostUnsupported",
     "ImageInvalid",
     "InputInvalid",
@@ -86,6 +87,10 @@ class PromptsInvalid(InputInvalid):
 
 class HostUnsupported(AllRounderError):
     """The checkpoint is not a vision-language model that pruning understands; names the config key."""
+
+
+class HostUnreadable(AllRounderError):
+    """A host directory whose files are missing, truncated or not what their index says, or that cannot be fetched."""
 
 
 class RouterMismatch(AllRounderError):

@@ -1,0 +1,116 @@
+"""Drawing: a scene becomes a picture, the same one every time.
+
+Knows: textures, how shapes and digits look, pixel normalisation.
+Does not know: questions, tokens or the model.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from allrounder.hosts.demo.digits import digit_images
+from allrounder.hosts.demo.scenes import (
+    DIGIT_PATCHES,
+    IMAGE_PX,
+    KINDS,
+    PATCH_PX,
+    SHAPE_PATCHES,
+    Digit,
+    Scene,
+    Shape,
+    scene_generator,
+)
+
+INKS = np.array(
+    [(220, 40, 40), (40, 180, 60), (50, 80, 230), (235, 215, 50), (160, 60, 190), (245, 140, 30)], np.float32
+)
+SHAPE_PX = SHAPE_PATCHES * PATCH_PX
+DIGIT_PX = DIGIT_PATCHES * PATCH_PX
+NOISE = 8.0
+
+
+def draw(scene: Scene) -> np.ndarray:
+    """The picture of ``scene``, uint8 RGB [IMAGE_PX, IMAGE_PX, 3]."""
+    rng = scene_generator(scene.split, scene.seed, 1)
+    canvas = _texture(rng)
+    for shape in scene.shapes:
+        _draw_shape(canvas, shape, rng)
+    for digit in scene.digits:
+        _draw_digit(canvas, digit, scene, rng)
+    canvas += NOISE * rng.standard_normal(canvas.shape, np.float32)
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def to_pixels(pictures: np.ndarray) -> torch.Tensor:
+    """Pictures uint8 [B, h, w, 3] as the stock processor normalises them, float32 [B, 3, h, w] in -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def _texture(rng: np.random.Generator) -> np.ndarray:
+    """A dim two-tone background of soft blotches and stripes, float32 [IMAGE_PX, IMAGE_PX, 3]."""
+    coarse = rng.random((13, 13), np.float32)
+    blotches = np.repeat(np.repeat(coarse, 16, 0), 16, 1)[:IMAGE_PX, :IMAGE_PX]
+    ramp = np.arange(IMAGE_PX, dtype=np.float32)
+    angle, pitch = rng.random() * np.pi, 6 + 20 * rng.random()
+    wave = np.cos(angle) * ramp[:, None] + np.sin(angle) * ramp[None, :]
+    stripes = 0.5 + 0.5 * np.sin(wave * np.float32(2 * np.pi / pitch))
+    mix = (0.5 * blotches + 0.5 * stripes).astype(np.float32)[..., None]
+    low, high = rng.uniform(20, 90, (2, 3)).astype(np.float32)
+    return low + (high - low) * mix
+
+
+def _draw_shape(canvas: np.ndarray, shape: Shape, rng: np.random.Generator) -> None:
+    size = int(rng.integers(20, SHAPE_PX + 1))
+    shift = rng.integers(0, SHAPE_PX - size + 1, 2)
+    top, left = PATCH_PX * shape.row + int(shift[0]), PATCH_PX * shape.column + int(shift[1])
+    ink = INKS[shape.colour] + rng.uniform(-18, 18, 3).astype(np.float32)
+    _blend(canvas, top, left, _shape_mask(shape.kind, size), ink)
+
+
+def _draw_digit(canvas: np.ndarray, digit: Digit, scene: Scene, rng: np.random.Generator) -> None:
+    images = digit_images(scene.split)[digit.value]
+    mask = _enlarge(images[digit.image % len(images)])
+    top, left = PATCH_PX * digit.row, PATCH_PX * digit.column
+    ink = rng.uniform(225, 255, 3).astype(np.float32)
+    _blend(canvas, top, left, mask, ink)
+
+
+def _blend(canvas: np.ndarray, top: int, left: int, mask: np.ndarray, ink: np.ndarray) -> None:
+    block = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
+    block += mask[..., None] * (ink - block)
+
+
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    """A digit [8, 8] at DIGIT_PX, softly interpolated."""
+    weights = _interpolation(image.shape[0], DIGIT_PX)
+    return weights @ image @ weights.T
+
+
+@cache
+def _interpolation(source: int, target: int) -> np.ndarray:
+    """Linear interpolation as a matrix [target, source]."""
+    place = (np.arange(target) + 0.5) * source / target - 0.5
+    distance = np.abs(place.clip(0, source - 1)[:, None] - np.arange(source)[None, :])
+    return np.clip(1 - distance, 0, 1).astype(np.float32)
+
+
+@cache
+def _shape_mask(kind: int, size: int) -> np.ndarray:
+    """Coverage of one shape in a square of ``size`` px, float32 [size, size] in 0..1, from 4x4 samples per pixel."""
+    fine = 4 * size
+    axis = (np.arange(fine) + 0.5) / fine * 2 - 1
+    y, x = axis[:, None], axis[None, :]
+    radius = np.sqrt(x * x + y * y)
+    shapes = {
+        "circle": radius < 0.95,
+        "square": np.maximum(abs(x), abs(y)) < 0.85,
+        "triangle": (y < 0.9) & (abs(x) * 1.9 < y + 0.9),
+        "cross": np.minimum(abs(x), abs(y)) + 0 * radius < 0.28,
+        "ring": (radius < 0.95) & (radius > 0.55),
+        "diamond": abs(x) + abs(y) < 0.98,
+    }
+    inside = np.broadcast_to(shapes[KINDS[kind]], (fine, fine)).astype(np.float32)
+    return inside.reshape(size, 4, size, 4).mean((1, 3))

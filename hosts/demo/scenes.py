@@ -1,0 +1,114 @@
+"""Scenes: what is in a demo picture, drawn by chance from a seed.
+
+Knows: the 3x3 grid of places, shapes, colours, the row of digits, and how a scene is sampled.
+Does not know: pixels (``drawing``), questions (``questions``) or tensors (``labels``).
+
+Units: a *patch* is 8 px, a picture is 24x24 patches (192 px), a *cell* is one of 3x3 places of 8x8 patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+PATCH_PX = 8
+GRID = 24
+IMAGE_PX = PATCH_PX * GRID
+CELLS = 3
+CELL = GRID // CELLS
+SHAPE_PATCHES = 3
+DIGIT_PATCHES = 2
+DIGIT_PITCH = 3
+MAX_DIGITS = 4
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+KINDS = ("circle", "square", "triangle", "cross", "ring", "diamond")
+PLACES = (
+    "top left",
+    "top middle",
+    "top right",
+    "middle left",
+    "center",
+    "middle right",
+    "bottom left",
+    "bottom middle",
+    "bottom right",
+)
+
+
+class Split(Enum):
+    """Disjoint worlds: each has its own scene seeds and its own handwritten digits."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One coloured shape inside a block of 3x3 patches whose upper left patch is (``row``, ``column``)."""
+
+    kind: int
+    colour: int
+    cell: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Digit:
+    """One handwritten digit inside a block of 2x2 patches; ``image`` picks its handwriting inside the split."""
+
+    value: int
+    image: int
+    cell: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows; ``seed`` also fixes texture, jitter and noise of its drawing."""
+
+    split: Split
+    seed: int
+    shapes: tuple[Shape, ...]
+    digits: tuple[Digit, ...]
+
+
+def scene_generator(split: Split, seed: int, stream: int) -> np.random.Generator:
+    """The random stream of one scene; streams: 0 content, 1 drawing, 2 questions."""
+    return np.random.default_rng((split.value, seed, stream))
+
+
+def sample_scene(split: Split, seed: int) -> Scene:
+    """Draw the content of scene ``seed`` of ``split``: 3 to 6 shapes and one row of 3 or 4 digits."""
+    rng = scene_generator(split, seed, 0)
+    band, start = int(rng.integers(CELLS)), int(rng.integers(CELLS - 1))
+    taken = {CELLS * band + start, CELLS * band + start + 1}
+    digits = _sample_digits(rng, band, start)
+    free = [cell for cell in range(CELLS * CELLS) if cell not in taken]
+    cells = rng.permutation(free)[: int(rng.integers(3, 7))]
+    pairs = rng.permutation(len(KINDS) * len(COLOURS))[: len(cells)]
+    shapes = []
+    for cell, pair in sorted(zip(cells.tolist(), pairs.tolist(), strict=True)):
+        row = CELL * (cell // CELLS) + int(rng.integers(CELL - SHAPE_PATCHES + 1))
+        column = CELL * (cell % CELLS) + int(rng.integers(CELL - SHAPE_PATCHES + 1))
+        shapes.append(Shape(pair // len(COLOURS), pair % len(COLOURS), cell, row, column))
+    return Scene(split, seed, tuple(shapes), digits)
+
+
+def _sample_digits(rng: np.random.Generator, band: int, start: int) -> tuple[Digit, ...]:
+    """A row of digits inside the two neighbouring cells (``band``, ``start``) and (``band``, ``start`` + 1)."""
+    count = int(rng.integers(3, MAX_DIGITS + 1))
+    width = DIGIT_PITCH * count - 1
+    row = CELL * band + int(rng.integers(CELL - DIGIT_PATCHES + 1))
+    first = CELL * start + int(rng.integers(2 * CELL - width + 1))
+    digits = []
+    for slot in range(count):
+        column = first + DIGIT_PITCH * slot
+        value, image = int(rng.integers(10)), int(rng.integers(1 << 30))
+        digits.append(Digit(value, image, CELLS * band + column // CELL, row, column))
+    return tuple(digits)

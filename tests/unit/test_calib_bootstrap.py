@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
-from allrounder.calib.distributions import divergence, log_softmax
-from allrounder.errors import CalibrationError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
+from allrounder.calib.distributions import divergence, log_softmax
+from allrounder.errors import CalibrationError
 
 FIGURES = arrays(np.float64, st.integers(1, 30), elements=st.floats(-100, 100))
 LOGITS = arrays(np.float32, (3, 5), elements=st.floats(-30, 30, width=32))

@@ -1,0 +1,131 @@
+"""A host as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
+
+What it is: `Host` and `load_host`.
+What it knows: where the parts of a Hugging Face Llava directory lie, and how one is fetched from the hub.
+What it does not know: pruning. The model is the library's own class, unchanged and frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.spec import HostSpec
+from allrounder.hosts.template import freeze_template
+from allrounder.manifest import PromptTemplate
+
+__all__ = ["Host", "host_directory", "load_host", "load_processor", "stop_ids"]
+
+# What a host consists of; a hub repository often holds other formats of the same weights as well.
+_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """A frozen vision-language model. All fields are to be read only."""
+
+    spec: HostSpec
+    model: LlavaForConditionalGeneration  # eval, no gradients, scaled-dot-product attention
+    tokenizer: PreTrainedTokenizerFast
+    processor: LlavaProcessor  # its image side works on Pillow pictures; torchvision is not needed
+    template: PromptTemplate
+    stop_ids: tuple[int, ...]  # any of them ends an answer
+    digest: str  # `Checkpoint.digest`
+    source: str  # as the caller named it
+
+
+def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Host:
+    """Loads a host from a directory or a hub id.
+
+    Args:
+        source: A Hugging Face directory, or ``owner/name`` on the hub.
+        dtype: Of the weights in memory, whatever the checkpoint holds. Parity with a reference needs float32.
+        device: Where the model is put.
+
+    Raises:
+        HostUnreadable: Files are missing, damaged or cannot be fetched.
+        HostUnsupported: The model is not one that pruning understands.
+    """
+    directory = host_directory(source)
+    checkpoint = Checkpoint(directory)
+    spec = checkpoint.spec
+    processor = load_processor(directory)
+    template = freeze_template(processor, spec.image_token_id)
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        str(directory), dtype=dtype, attn_implementation="sdpa", output_loading_info=True, local_files_only=True
+    )
+    if report["missing_keys"]:
+        raise HostUnreadable(
+            "the checkpoint lacks weights", where=directory, got=", ".join(sorted(report["missing_keys"])[:5])
+        )
+    model.eval().requires_grad_(requires_grad=False).to(device)
+    return Host(
+        spec=spec,
+        model=model,
+        tokenizer=processor.tokenizer,
+        processor=processor,
+        template=template,
+        stop_ids=stop_ids(model),
+        digest=checkpoint.digest,
+        source=str(source),
+    )
+
+
+def host_directory(source: Path | str) -> Path:
+    """Returns the directory of a host, fetched from the hub where ``source`` is a hub id.
+
+    Raises:
+        HostUnreadable: Neither a directory nor a repository that can be fetched.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    remedy = "check the name and the connection, or give a local directory of the downloaded model"
+    if path.is_absolute() or str(source).count("/") != 1 or path.exists():
+        raise HostUnreadable("no such directory", where=source, wanted="a directory or owner/name", remedy=remedy)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client's errors have no common root: HTTP, offline, cache, validation
+        raise HostUnreadable("cannot be fetched from the hub", where=source, got=error, remedy=remedy) from error
+
+
+def load_processor(directory: Path) -> LlavaProcessor:
+    """Returns the stock processor of a directory, its image side on Pillow.
+
+    Raises:
+        HostUnsupported: There is no usable tokenizer or processor.
+    """
+    try:
+        processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise HostUnsupported(
+            "no usable processor",
+            where=directory,
+            got=error,
+            wanted="tokenizer.json, tokenizer_config.json and processor_config.json or preprocessor_config.json",
+            remedy="save the model's LlavaProcessor into the directory",
+        ) from error
+    if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
+        raise HostUnsupported(
+            "the tokenizer has no tokenizer.json form",
+            where=directory,
+            got=type(processor.tokenizer).__name__,
+            remedy="convert it to a fast tokenizer and save it",
+        )
+    return processor
+
+
+def stop_ids(model: LlavaForConditionalGeneration) -> tuple[int, ...]:
+    """Returns the ids that end an answer, as the generation config or, failing that, the text config says."""
+    for config in (model.generation_config, model.config.text_config):
+        found = getattr(config, "eos_token_id", None)
+        if found is not None:
+            return (found,) if isinstance(found, int) else tuple(found)
+    raise HostUnsupported("no stop token", where="eos_token_id", wanted="one id or more in generation_config.json")

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from allrounder.router.selection import keep_list, layer_plan, ranking
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allrounder.errors import InputInvalid, InvalidBudget
+from allrounder.router.selection import keep_list, layer_plan, ranking
 
 # Few distinct values, so that ties are the rule and not the exception; both zeros, infinities and NaN among them.
 VALUES = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 0.25, 1.0, math.inf, math.nan])

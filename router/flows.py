@@ -1,0 +1,89 @@
+"""Flows for training: hard ones sampled by noise, and soft ones that a gradient can pass.
+
+What it is: how scores become gates while the router learns.
+What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation, `sample` its noisy draw.
+What it does not know: the host, and what a flow is worth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from allrounder.hosts.prompt import PromptBatch
+from allrounder.router.model import MetaRouter, Noise, Scores
+from allrounder.router.selection import keep_list, layer_plan
+from allrounder.versions import Budget
+
+__all__ = ["HardFlows", "cut", "repeat_prompt", "sample", "soft_layers", "soft_top", "straight_through"]
+
+BISECTIONS = 40  # halvings of the threshold's bracket: float32 is exhausted before
+
+
+class HardFlows(NamedTuple):
+    """``keep`` int64 [B, T], ascending; ``plan`` bool [B, M]."""
+
+    keep: Tensor
+    plan: Tensor
+
+
+def cut(scores: Scores, budget: Budget, gather_layer: int) -> HardFlows:
+    """Returns the flow that a runtime would take at this budget."""
+    return HardFlows(
+        keep_list(scores.token_scores, budget.tokens), layer_plan(scores.layer_scores, budget.layers, gather_layer)
+    )
+
+
+def sample(router: MetaRouter, embeddings: Tensor, prompt: PromptBatch, count: int, noise: Noise) -> Scores:
+    """Returns noisy scores, ``count`` per prompt next to each other: [B x count, N] and [B x count, M]."""
+    rows = embeddings.repeat_interleave(count, dim=0)
+    return router(rows, repeat_prompt(prompt, count), noise)
+
+
+def repeat_prompt(prompt: PromptBatch, times: int) -> PromptBatch:
+    """Repeats every prompt ``times`` times, its copies next to each other."""
+    return PromptBatch(*(part.repeat_interleave(times, dim=0) for part in prompt))
+
+
+def soft_top(scores: Tensor, count: int, temperature: float) -> Tensor:
+    """Returns gates in (0, 1) that sum to ``count`` per row: sigmoid((scores - threshold) / temperature).
+
+    The threshold is found by bisection, and its own gradient is that of the sum's constraint: raising one gate lowers
+    the others, so scores compete and do not drift.
+
+    Args:
+        scores: float32 [B, N].
+        count: 1 to N; N gives ones.
+        temperature: Towards 0 the gates become the hard cut.
+    """
+    if count >= scores.shape[1]:
+        return torch.ones_like(scores)
+    detached = scores.detach()
+    low = detached.min(dim=1, keepdim=True).values - 30 * temperature
+    high = detached.max(dim=1, keepdim=True).values + 30 * temperature
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        many = torch.sigmoid((detached - middle) / temperature).sum(dim=1, keepdim=True) > count
+        low, high = torch.where(many, middle, low), torch.where(many, high, middle)
+    threshold = (low + high) / 2
+    gates = torch.sigmoid((detached - threshold) / temperature)
+    weight = gates * (1 - gates)
+    # d threshold = sum(weight x d scores) / sum(weight), from the constraint that the sum stays what it is.
+    moved = (weight * (scores - detached)).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.sigmoid((scores - threshold - moved) / temperature)
+
+
+def soft_layers(layer_scores: Tensor, layers: int, gather_layer: int, temperature: float) -> Tensor:
+    """Returns gates [B, M] of the layers: ones below K, and soft ones that sum to L-K from there on."""
+    free = layers - gather_layer
+    kept = torch.ones_like(layer_scores[:, :gather_layer])
+    if free == 0:
+        return torch.cat([kept, torch.zeros_like(layer_scores[:, gather_layer:])], dim=1)
+    return torch.cat([kept, soft_top(layer_scores[:, gather_layer:], free, temperature)], dim=1)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Returns the value of ``hard`` with the gradient of ``soft``."""
+    return hard.to(soft.dtype) + soft - soft.detach()

@@ -1,0 +1,175 @@
+"""Teacher-forced runs of the frozen host under flows, hard or soft.
+
+What it is: what training needs of the host: next-token distributions along a known answer, for many flows of many
+prompts at once, differentiable in the gates. Layers below K are run once and shared by all flows.
+What it knows: the rows ``[prefix | V | suffix, answer]``, padded on the right; that a dropped token leaves from layer
+K on and keeps its position; that a skipped layer is the identity. Gates in [0, 1] soften both: a token's gate is the
+weight that its keys carry in attention, a layer's gate the share of its update that is applied.
+What it does not know: where gates come from. `allrounder.hosts.pruned` is the reference without gradients; a test
+holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from allrounder.hosts.host import Host
+from allrounder.hosts.prompt import PromptBatch
+
+__all__ = ["Answers", "Forced", "Gates", "divergence", "forced_rows", "log_probs", "narrow", "repeat"]
+
+GATE_FLOOR = 1e-6  # a softer gate is as good as closed, and its logarithm still finite
+
+
+class Answers(NamedTuple):
+    """The unpruned host's own answers: ``ids`` int64 [B, A] padded on the right, ``lengths`` int64 [B], 1 to A."""
+
+    ids: Tensor
+    lengths: Tensor
+
+
+class Forced(NamedTuple):
+    """Prompts with their answers behind them, as they stand before layer K.
+
+    ``hidden`` [B, R, H]; ``positions`` int64 [B, R]; ``valid`` bool [B, R], False for padding; ``reads`` int64 [B, A],
+    the rows whose logits predict the answer; ``counted`` bool [B, A], False behind an answer's end; the visual tokens
+    that are still there stand in rows ``start`` to ``start + tokens - 1``.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    valid: Tensor
+    reads: Tensor
+    counted: Tensor
+    start: int
+    tokens: int
+
+
+class Gates(NamedTuple):
+    """How much of the host is there: ``tokens`` float [B, T] and ``layers`` float [B, M], in [0, 1]; None is all ones.
+
+    Bool ``layers`` are a hard plan: a skipped layer is then not even computed.
+    """
+
+    tokens: Tensor | None = None
+    layers: Tensor | None = None
+
+
+def forced_rows(host: Host, embeddings: Tensor, prompt: PromptBatch, answers: Answers, gather_layer: int) -> Forced:
+    """Puts the answers behind the prompts and runs layers 0 to K-1.
+
+    Args:
+        host: The frozen host.
+        embeddings: [B, P + N + S, H], rows ``[prefix | V | suffix]``, suffixes padded on the right.
+        prompt: The ids behind them; only P and the suffix lengths are read.
+        answers: Their last ids are only predicted, never read.
+        gather_layer: K.
+    """
+    batch, _, width = embeddings.shape
+    visual, start = host.spec.visual_tokens, prompt.prefix_ids.shape[1]
+    ends = start + visual + prompt.suffix_lengths
+    inputs = host.model.get_input_embeddings()(answers.ids[:, :-1]).to(embeddings.dtype)
+    extra = inputs.shape[1]
+    hidden = torch.cat([embeddings, embeddings.new_zeros(batch, extra, width)], dim=1)
+    slots = ends[:, None] + torch.arange(extra, device=ends.device)
+    hidden = hidden.scatter(1, slots[..., None].expand(-1, -1, width), inputs)
+    every = torch.arange(hidden.shape[1], device=ends.device)
+    forced = Forced(
+        hidden,
+        every.expand(batch, -1),
+        every < (ends + answers.lengths - 1)[:, None],
+        ends[:, None] - 1 + torch.arange(extra + 1, device=ends.device),
+        torch.arange(extra + 1, device=ends.device) < answers.lengths[:, None],
+        start,
+        visual,
+    )
+    return forced._replace(hidden=_run(host, forced, range(gather_layer), Gates()))
+
+
+def log_probs(host: Host, forced: Forced, gather_layer: int, gates: Gates) -> Tensor:
+    """Runs layers K to M-1 under ``gates`` and returns next-token log-probabilities float32 [B, A, V]."""
+    decoder = _decoder(host)
+    hidden = _run(host, forced, range(gather_layer, len(decoder.layers)), gates)
+    read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
+    return host.model.lm_head(decoder.norm(read)).float().log_softmax(dim=-1)
+
+
+def narrow(forced: Forced, keep: Tensor) -> Forced:
+    """Removes all visual tokens but those of ``keep`` int64 [B, T], ascending."""
+    text = torch.arange(forced.hidden.shape[1], device=keep.device).expand(len(keep), -1)
+    behind = forced.start + forced.tokens
+    rows = torch.cat([text[:, : forced.start], forced.start + keep, text[:, behind:]], dim=1)
+    return forced._replace(
+        hidden=forced.hidden.gather(1, rows[..., None].expand(-1, -1, forced.hidden.shape[2])),
+        positions=forced.positions.gather(1, rows),
+        valid=forced.valid.gather(1, rows),
+        reads=forced.reads - (forced.tokens - keep.shape[1]),
+        tokens=keep.shape[1],
+    )
+
+
+def repeat(forced: Forced, times: int) -> Forced:
+    """Repeats every prompt ``times`` times, its copies next to each other."""
+    parts = (forced.hidden, forced.positions, forced.valid, forced.reads, forced.counted)
+    return Forced(*(part.repeat_interleave(times, dim=0) for part in parts), forced.start, forced.tokens)
+
+
+def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
+    """Returns the mean KL(reference || pruned) along each answer, nats per token, float32 [B].
+
+    Args:
+        reference: Log-probabilities [B, A, V] of the unpruned host.
+        pruned: The same of a flow.
+        counted: bool [B, A].
+    """
+    each = (reference.exp() * (reference - pruned)).sum(dim=-1)
+    return torch.where(counted, each, 0).sum(dim=1) / counted.sum(dim=1)
+
+
+def _run(host: Host, forced: Forced, layers: range, gates: Gates) -> Tensor:
+    decoder, hidden = _decoder(host), forced.hidden
+    if not layers:
+        return hidden
+    mask = _mask(forced, gates.tokens)
+    cosine, sine = decoder.rotary_emb(hidden, forced.positions)
+    for index in layers:
+        gate = None if gates.layers is None else gates.layers[:, index]
+        if gate is None:
+            hidden = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=(cosine, sine))
+        elif gate.dtype == torch.bool:
+            hidden = _run_rows(decoder.layers[index], hidden, mask, (cosine, sine), gate)
+        else:
+            updated = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=(cosine, sine))
+            hidden = hidden + gate[:, None, None].to(hidden.dtype) * (updated - hidden)
+    return hidden
+
+
+def _run_rows(layer: nn.Module, hidden: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], gate: Tensor) -> Tensor:
+    """Runs a layer on the prompts whose plan has it; the others cost nothing."""
+    open_rows = gate.nonzero().flatten()
+    if len(open_rows) == 0:
+        return hidden
+    if len(open_rows) == len(hidden):
+        return layer(hidden, attention_mask=mask, position_embeddings=rotation)
+    parts = (rotation[0][open_rows], rotation[1][open_rows])
+    updated = layer(hidden[open_rows], attention_mask=mask[open_rows], position_embeddings=parts)
+    return hidden.index_copy(0, open_rows, updated)
+
+
+def _mask(forced: Forced, token_gates: Tensor | None) -> Tensor:
+    """Returns the additive causal mask [B, 1, R, R]; a token gate g adds log(g) to its column."""
+    seen = (forced.positions[:, None, :] <= forced.positions[:, :, None]) & forced.valid[:, None, :]
+    lowest = torch.finfo(forced.hidden.dtype).min
+    mask = torch.zeros(seen.shape, dtype=forced.hidden.dtype, device=seen.device).masked_fill(~seen, lowest)
+    if token_gates is not None:
+        columns = token_gates.clamp_min(GATE_FLOOR).log().to(mask.dtype)
+        behind = mask.shape[2] - forced.start - forced.tokens
+        mask = mask + nn.functional.pad(columns, (forced.start, behind))[:, None, :].masked_fill(~seen, 0)
+    return mask[:, None]
+
+
+def _decoder(host: Host) -> nn.Module:
+    return host.model.model.language_model

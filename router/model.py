@@ -1,0 +1,176 @@
+"""The meta-router: one small decoder that scores visual tokens and decoder layers.
+
+What it is: stock decoder layers of the host's own family and shape, learnable layer tokens, final norm, a linear head.
+What it knows: the order of its input rows, their positions, who may see whom, and that scores are float32 rank logits.
+What it does not know: budgets (see `selection`), training, files.
+
+Input rows are ``[prefix | V | suffix | M layer tokens]``; suffixes are padded on the right, and positions count without
+the padding, so that a padded row gives what it gives alone. With ``attention="causal"`` (the code of PAR, ICCV 2025)
+token scores cannot see the question and may be kept per image; with ``"bidirectional"`` they see it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PretrainedConfig
+
+from allrounder.errors import InputInvalid
+from allrounder.hosts.prompt import PromptBatch
+from allrounder.hosts.spec import HostSpec
+
+__all__ = ["AttentionKind", "MetaRouter", "Noise", "Scores", "copy_host_layers"]
+
+AttentionKind = Literal["causal", "bidirectional"]
+
+
+class Scores(NamedTuple):
+    """Rank logits: ``token_scores`` float32 [B, N], ``layer_scores`` float32 [B, M]. Only their order counts."""
+
+    token_scores: Tensor
+    layer_scores: Tensor
+
+
+class Noise(NamedTuple):
+    """Exploration: what is added while flows are sampled.
+
+    ``attention`` is the standard deviation of the normal noise on attention logits, before the softmax (PAR: 1.0);
+    ``scores`` is the scale of the Gumbel noise on the scores themselves (top-k of such scores is sampling without
+    replacement). ``generator`` must live on the device of the embeddings; None is torch's own.
+    """
+
+    attention: float = 1.0
+    scores: float = 0.0
+    generator: torch.Generator | None = None
+
+
+class MetaRouter(nn.Module):
+    """Scores the visual tokens and decoder layers of one host.
+
+    Args:
+        spec: The host; gives N.
+        text_config: The host's text config; gives family, width and M. It is copied.
+        attention: Who sees whom, see the module.
+        layers: Number of decoder layers of the router itself.
+
+    Parameters are named ``layers.<i>.<the stock layer's names>``, ``norm.weight``, ``layer_tokens`` [M, H] and
+    ``head.weight`` [1, H].
+    """
+
+    def __init__(
+        self, spec: HostSpec, text_config: PretrainedConfig, attention: AttentionKind = "causal", layers: int = 1
+    ) -> None:
+        super().__init__()
+        if attention not in get_args(AttentionKind):
+            raise InputInvalid(
+                "unknown attention of the router", got=attention, wanted=" or ".join(get_args(AttentionKind))
+            )
+        if layers < 1:
+            raise InputInvalid("a router has at least one layer", got=layers, wanted="1 or more")
+        self.attention: AttentionKind = attention
+        self.visual_tokens = spec.visual_tokens
+        self.config = _router_config(text_config, layers)
+        stock = AutoModel.from_config(self.config, dtype=torch.float32)
+        self.layers: nn.ModuleList = stock.layers
+        self.norm: nn.Module = stock.norm
+        self.rotary: nn.Module = stock.rotary_emb
+        # PAR's code starts the layer tokens at zero. RMSNorm(0) = 0, so they would all tie, and the norm's slope at
+        # zero (1/sqrt(eps)) would make the first steps blow up; a small draw breaks both.
+        self.layer_tokens = nn.Parameter(torch.empty(text_config.num_hidden_layers, text_config.hidden_size))
+        self.head = nn.Linear(text_config.hidden_size, 1, bias=False)
+        nn.init.normal_(self.layer_tokens, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    @property
+    def host_layers(self) -> int:
+        """M, the number of layers it scores."""
+        return self.layer_tokens.shape[0]
+
+    def forward(self, embeddings: Tensor, prompt: PromptBatch, noise: Noise | None = None) -> Scores:
+        """Scores one batch.
+
+        Args:
+            embeddings: [B, P + N + S, H], the host's input rows ``[prefix | V | suffix]``.
+            prompt: The ids behind them; only P and the suffix lengths are read.
+            noise: Exploration while flows are sampled; None gives the scores themselves.
+
+        Raises:
+            InputInvalid: The rows are not P + N + S.
+        """
+        rows, lengths = embeddings.shape[1], prompt.suffix_lengths.to(embeddings.device)
+        prefix = prompt.prefix_ids.shape[1]
+        expected = prefix + self.visual_tokens + prompt.suffix_ids.shape[1]
+        if rows != expected:
+            raise InputInvalid(
+                "embeddings are not [prefix | V | suffix]", got=f"{rows} rows", wanted=f"{expected} rows"
+            )
+        tokens = self.layer_tokens.to(embeddings.dtype).expand(embeddings.shape[0], -1, -1)
+        hidden = torch.cat([embeddings, tokens], dim=1)
+        ends = prefix + self.visual_tokens + lengths  # rows before the padding, [B]
+        positions = _positions(rows, self.host_layers, ends)
+        mask = self._mask(rows, ends, hidden, noise)
+        rotation = self.rotary(hidden, positions)
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotation)
+        scores = self._scores(hidden)
+        if noise is not None and noise.scores:
+            scores = scores + noise.scores * _gumbel(scores, noise.generator)
+        return Scores(scores[:, prefix : prefix + self.visual_tokens], scores[:, rows:])
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        # Half-precision logits tie: they leave the low-precision world before the head, also under autocast.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(self.norm(hidden).float(), self.head.weight.float()).squeeze(-1)
+
+    def _mask(self, rows: int, ends: Tensor, hidden: Tensor, noise: Noise | None) -> Tensor:
+        """Returns the additive mask [B, 1 or heads, Q, Q]; noise on attention logits is simply added into it."""
+        every = torch.arange(rows + self.host_layers, device=hidden.device)
+        real = (every < ends[:, None]) | (every >= rows)  # [B, Q]: all but the padding
+        seen = real[:, None, :]
+        if self.attention == "causal":
+            seen = seen & (every[None, :] <= every[:, None])
+        mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
+        mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)[:, None]
+        if noise is None or not noise.attention:
+            return mask.expand(hidden.shape[0], 1, len(every), len(every))
+        shape = (hidden.shape[0], self.config.num_attention_heads, len(every), len(every))
+        drawn = torch.randn(shape, generator=noise.generator, device=hidden.device, dtype=hidden.dtype)
+        return mask + noise.attention * drawn
+
+
+def copy_host_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:
+    """Starts the router's layers from the host's first ones, which already read the same rows.
+
+    Args:
+        router: Changed in place.
+        layers: The host's decoder layers, at least as many as the router has.
+    """
+    for own, other in zip(router.layers, layers, strict=False):
+        own.load_state_dict({name: value.detach().float() for name, value in other.state_dict().items()})
+
+
+def _router_config(text_config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """Returns the host's text config, cut to the router's own layers and without a vocabulary."""
+    config = copy.deepcopy(text_config)
+    config.num_hidden_layers = layers
+    config.vocab_size = 1  # the stock model makes an embedding table that is thrown away at once
+    config.pad_token_id = None
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = ["full_attention"] * layers
+    config._attn_implementation = "sdpa"  # noqa: SLF001 - the documented switch has no public setter on a config
+    return config
+
+
+def _positions(rows: int, layer_tokens: int, ends: Tensor) -> Tensor:
+    """Returns positions [B, rows + M]: layer token j follows the last real row; padding keeps its row's number."""
+    prompt = torch.arange(rows, device=ends.device).expand(len(ends), -1)
+    return torch.cat([prompt, ends[:, None] + torch.arange(layer_tokens, device=ends.device)], dim=1)
+
+
+def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))

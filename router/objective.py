@@ -1,0 +1,116 @@
+"""Objectives: what the router is trained for.
+
+What it is: pure functions from scores, flows and divergences to a loss, and the record of all options.
+What it knows: three objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
+policy over tokens and layers, the flow closest to the unpruned host preferred to the farthest one against the frozen
+initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its siblings.
+``gate`` sends the divergence's own gradient through soft gates, so that one pass judges every token and layer.
+What it does not know: hosts, batches, optimisers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from allrounder.router.model import AttentionKind, Scores
+from allrounder.versions import Budget
+
+__all__ = ["Objective", "Picked", "TrainOptions", "flow_log_prob", "policy_loss", "preference_loss", "sparsity"]
+
+Objective = Literal["preference", "policy", "gate"]
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides what is learned; a resumed run must have the same.
+
+    Budgets are names of versions (or ``t<T>-l<L>``); each step draws one. Noise is used by the objectives that sample.
+    """
+
+    objective: Objective = "gate"
+    attention: AttentionKind = "causal"
+    router_layers: Positive = 1
+    start: Literal["fresh", "host"] = "fresh"  # weights of the router's layers: drawn, or the host's first ones
+    gather_layer: Annotated[int, Meta(ge=0)] = 2
+    budgets: tuple[str, ...] = ("par-base", "par-lite", "par-nano")
+    batch: Positive = 8
+    accumulate: Positive = 1  # batches per optimiser step
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    warmup: Share = 0.03  # share of the run
+    seed: Annotated[int, Meta(ge=0)] = 0
+    # preference and policy
+    flows: Annotated[int, Meta(ge=2)] = 8  # per prompt
+    attention_noise: Annotated[float, Meta(ge=0)] = 1.0  # standard deviation on attention logits (PAR: 1)
+    score_noise: Annotated[float, Meta(ge=0)] = 0.5  # scale of Gumbel noise on scores
+    beta: PositiveFloat = 0.1
+    reference_free: bool = False  # preference without the frozen initial router
+    token_sparsity: Annotated[float, Meta(ge=0)] = 0.1
+    layer_sparsity: Annotated[float, Meta(ge=0)] = 0.1
+    # gate
+    temperature: PositiveFloat = 1.0  # of the gates at the start
+    final_temperature: PositiveFloat = 0.2
+    gate_noise: Annotated[float, Meta(ge=0)] = 0.3  # scale of Gumbel noise, times the temperature of the moment
+    straight: Share = 0.0  # last share of the run in which gates are hard forwards and soft backwards
+
+
+class Picked(NamedTuple):
+    """A flow as masks: ``tokens`` bool [B, N], ``layers`` bool [B, M - K], the layers below K being no choice."""
+
+    tokens: Tensor
+    layers: Tensor
+
+
+def flow_log_prob(scores: Scores, picked: Picked, gather_layer: int) -> Tensor:
+    """Returns log-probabilities [B] of flows under the Bernoulli policy sigmoid(scores), each group as its mean.
+
+    Args:
+        scores: Of B prompts.
+        picked: One flow for each.
+        gather_layer: K; scores below it take no part.
+    """
+    tokens = _bernoulli(scores.token_scores, picked.tokens)
+    return tokens + _bernoulli(scores.layer_scores[:, gather_layer:], picked.layers)
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """Returns -log sigmoid(beta x (chosen - rejected)) [B].
+
+    Args:
+        chosen: log pi(S+) - log pi_ref(S+), [B]; without the reference, log pi(S+).
+        rejected: The same of S-.
+        beta: How sharply.
+    """
+    return -nn.functional.logsigmoid(beta * (chosen - rejected))
+
+
+def policy_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
+    """Returns the group-relative policy loss [B]: flows better than their siblings gain, the others lose.
+
+    Args:
+        log_probs: [B, F] of the flows, with gradient.
+        divergences: [B, F] from the unpruned host, lower is better.
+    """
+    spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
+    advantage = (divergences.mean(dim=1, keepdim=True) - divergences) / spread
+    return -(advantage.detach() * log_probs).mean(dim=1)
+
+
+def sparsity(scores: Scores, budget: Budget, gather_layer: int) -> tuple[Tensor, Tensor]:
+    """Returns how far the policy's mean probabilities are from the budget's shares, tokens [B] and layers [B]."""
+    tokens = torch.sigmoid(scores.token_scores)
+    layers = torch.sigmoid(scores.layer_scores[:, gather_layer:])
+    token_gap = (tokens.mean(dim=1) - budget.tokens / tokens.shape[1]).abs()
+    layer_gap = (layers.mean(dim=1) - (budget.layers - gather_layer) / layers.shape[1]).abs()
+    return token_gap, layer_gap
+
+
+def _bernoulli(scores: Tensor, picked: Tensor) -> Tensor:
+    return torch.where(picked, nn.functional.logsigmoid(scores), nn.functional.logsigmoid(-scores)).mean(dim=1)

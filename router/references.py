@@ -1,0 +1,120 @@
+"""References: what the unpruned host itself says, the only teacher there is.
+
+What it is: batches of examples with the host's greedy answers and next-token distributions, cached.
+What it knows: that visual rows, answers and distributions of a frozen host never change; and a limit of memory.
+What it does not know: flows, routers, losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from allrounder.hosts.host import Host
+from allrounder.hosts.prompt import PromptBatch, PromptEncoder
+from allrounder.hosts.pruned import PrunedHost, full_flow
+from allrounder.router.examples import Example, Examples
+from allrounder.router.forced import Answers, Gates, forced_rows, log_probs
+
+__all__ = ["Batch", "References"]
+
+
+class Batch(NamedTuple):
+    """Examples as training needs them.
+
+    ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the host's own; ``log_probs`` float32 [B, A, V],
+    the host's next-token distributions along them.
+    """
+
+    embeddings: Tensor
+    prompt: PromptBatch
+    answers: Answers
+    log_probs: Tensor
+
+
+class _Reference(NamedTuple):
+    """One cached example, on the CPU: ``visual`` [N, H], ``answer`` int64 [A], ``log_probs`` float32 [A, V]."""
+
+    question: str
+    visual: Tensor
+    answer: Tensor
+    log_probs: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.nbytes for part in (self.visual, self.answer, self.log_probs))
+
+
+class References:
+    """Makes batches of an example set.
+
+    Args:
+        host: The frozen host.
+        examples: The set.
+        answer_tokens: Answers are cut here.
+        cache_mib: MiB of main memory that computed references may take; beyond it they are computed again.
+    """
+
+    def __init__(self, host: Host, examples: Examples, answer_tokens: int = 16, cache_mib: int = 2048) -> None:
+        self.examples = examples
+        self._host, self._pruned = host, PrunedHost(host)
+        # Made once: building it parses the whole tokenizer.
+        self._encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
+        self._answer_tokens = answer_tokens
+        self._room = cache_mib << 20
+        self._cache: dict[int, _Reference] = {}
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Returns the examples of these indices."""
+        found = {index: self._cache[index] for index in indices if index in self._cache}
+        missing = [index for index in dict.fromkeys(indices) if index not in found]
+        if missing:
+            fresh = self._compute([self.examples[index] for index in missing])
+            for index, reference in zip(missing, fresh, strict=True):
+                found[index] = reference
+                if reference.bytes <= self._room:
+                    self._room -= reference.bytes
+                    self._cache[index] = reference
+        return self._collate([found[index] for index in indices])
+
+    @torch.no_grad()
+    def _compute(self, examples: list[Example]) -> list[_Reference]:
+        device = self._host.model.device
+        pictures = [Image.fromarray(example.image) for example in examples]
+        pixels = self._host.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        visual = self._pruned.visual(pixels.to(device))
+        prompt = self._encoder.batch([example.question for example in examples]).to(device)
+        answers = self._answers(visual, prompt)
+        forced = forced_rows(self._host, self._pruned.embeddings(visual, prompt), prompt, answers, 0)
+        tops = log_probs(self._host, forced, 0, Gates())
+        return [
+            _Reference(
+                example.question,
+                visual[row].cpu(),
+                answers.ids[row, : int(answers.lengths[row])].cpu(),
+                tops[row, : int(answers.lengths[row])].cpu(),
+            )
+            for row, example in enumerate(examples)
+        ]
+
+    def _answers(self, visual: Tensor, prompt: PromptBatch) -> Answers:
+        """Returns the host's greedy answers, each with the stop token that ended it."""
+        state = self._pruned.prefill(visual, prompt, full_flow(self._host, len(visual)))
+        ids = self._pruned.greedy(state, self._answer_tokens, self._host.stop_ids)
+        stopped = torch.isin(ids, torch.tensor(self._host.stop_ids, device=ids.device))
+        before = stopped.cumsum(dim=1) - stopped.long()  # stop tokens ahead of each id
+        return Answers(ids, (before == 0).sum(dim=1))
+
+    def _collate(self, references: list[_Reference]) -> Batch:
+        device = self._host.model.device
+        visual = torch.stack([reference.visual for reference in references]).to(device)
+        prompt = self._encoder.batch([reference.question for reference in references]).to(device)
+        lengths = torch.tensor([len(reference.answer) for reference in references], device=device)
+        padded = pad_sequence([reference.answer for reference in references], batch_first=True).to(device)
+        tops = pad_sequence([reference.log_probs for reference in references], batch_first=True).to(device)
+        return Batch(self._pruned.embeddings(visual, prompt), prompt, Answers(padded, lengths), tops)

@@ -3,8 +3,8 @@
 What it is: pure functions from scores, flows and divergences to a loss, and the record of all options.
 What it knows: three objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
 policy over tokens and layers, the flow closest to the unpruned host preferred to the farthest one against the frozen
-initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its siblings.
-``gate`` sends the divergence's own gradient through soft gates, so that one pass judges every token and layer.
+initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its
+siblings. ``gate`` sends the divergence's own gradient through soft gates: one pass judges every token and layer.
 What it does not know: hosts, batches, optimisers.
 """
 

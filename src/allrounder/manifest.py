@@ -34,14 +34,16 @@ __all__ = [
     "PromptTemplate",
     "SharedGraphs",
     "Workload",
+    "check_schema",
     "decode",
     "encode",
 ]
 
 SCHEMA = 1
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+_INT64 = 2**63 - 1  # every reader, C++ too, can hold the number
+Count = Annotated[int, Meta(ge=0, le=_INT64)]
+Positive = Annotated[int, Meta(ge=1, le=_INT64)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Precision = Literal["fp32", "fp16"]
 LayerPolicy = Literal["routed", "frozen"]
@@ -222,18 +224,42 @@ class Frozen(_Record, frozen=True, kw_only=True):
     files: dict[str, FileRecord]
 
 
+class _SchemaAlone(Struct):
+    schema: Any = None
+
+
 Document = TypeVar("Document", Manifest, Frozen)
 
 
 def encode(document: Manifest | Frozen) -> bytes:
-    """Returns the document as indented JSON with a final newline; the same record gives the same bytes.
+    """Returns the document as indented JSON with a final newline; equal records give equal bytes.
 
     Raises:
         BundleCorrupt: A value is NaN or infinite.
     """
-    plain = msgspec.to_builtins(document)
+    plain = msgspec.to_builtins(document, order="deterministic")
     _refuse_nonfinite(plain, "$")
     return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+
+
+def check_schema(data: bytes, *, where: object) -> None:
+    """Reads the schema number alone, before anything else is looked at.
+
+    Raises:
+        BundleFromFuture: The schema is newer than this program.
+    """
+    try:
+        schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
+    except (msgspec.DecodeError, RecursionError):
+        return  # `decode` complains about it
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
+        raise BundleFromFuture(
+            "the manifest is from the future",
+            where=where,
+            got=f"schema {schema}",
+            wanted=f"schema {SCHEMA} or older",
+            remedy="update allrounder, or build the bundle again with this one",
+        )
 
 
 def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
@@ -243,26 +269,15 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
         BundleFromFuture: The schema is newer than this program; beats every other complaint.
         BundleCorrupt: Not JSON, unknown or missing keys, wrong types, NaN or infinity.
     """
+    check_schema(data, where=where)
     try:
-        plain: Any = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        raise BundleCorrupt("the manifest is not JSON", where=where, got=error) from error
-    schema = cast("dict[str, Any]", plain).get("schema") if isinstance(plain, dict) else None
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
-        raise BundleFromFuture(
-            "the manifest is from the future",
-            where=where,
-            got=f"schema {schema}",
-            wanted=f"schema {SCHEMA} or older",
-            remedy="update allrounder, or build the bundle again with this one",
-        )
-    _refuse_nonfinite(plain, "$")
-    try:
-        return msgspec.convert(plain, kind)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise BundleCorrupt(
             "the manifest is malformed", where=where, got=error, remedy="build the bundle again"
         ) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleCorrupt("the manifest is not JSON", where=where, got=error) from error
 
 
 def _refuse_nonfinite(value: Any, path: str) -> None:

@@ -1,0 +1,152 @@
+"""The ONNX Runtime backend: frozen graphs are its engines as they are.
+
+What it is: it places graphs, weights and tokenizer in the staged bundle and shows that ONNX Runtime loads each graph
+on the chosen device.
+What it knows: ONNX Runtime's session options. What it does not know: what the graphs compute.
+
+fp16 on a CPU is built and its latency stays null: on x86 ONNX Runtime runs it as casts around fp32, so a figure
+would say nothing about fp16. The bundle is for a GPU then.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.bundle import Staging
+from allrounder.engines.frozen import read_frozen, verify_frozen
+from allrounder.engines.merging import Identity, flat_twin
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.manifest import Entry, EntryGraphs, Frozen
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library initialises
+
+import onnxruntime
+
+__all__ = ["BACKEND", "build"]
+
+BACKEND = "onnxruntime"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tuple[Entry, ...]:
+    """Builds every version of a frozen directory into the staged bundle.
+
+    An entry that the bundle already holds with the same graphs is left as it is, figures included, unless
+    ``options.force``; `Staging.reused` names it.
+
+    Returns:
+        The entries as they now stand in the staged manifest, in the order of the frozen versions.
+
+    Raises:
+        EngineUnavailable: The device is not there.
+        BackendError: ONNX Runtime refuses a graph; its message is quoted.
+        BundleMismatch: The bundle was made from another host, router or prompt.
+        BundleCorrupt: The frozen directory is damaged.
+    """
+    source = Path(frozen_dir)
+    provider = _provider(options.device)
+    frozen = read_frozen(source)
+    staging.accept(Identity.of(frozen))
+    verify_frozen(source, frozen, options.progress)
+    for path, record in frozen.files.items():
+        staging.place_file(source / path, path, record)
+    entries = _entries(frozen)
+    graphs = sorted({path for entry in entries for path in _paths(entry.graphs)})
+    if options.inline:
+        graphs += [_write_twin(staging, path) for path in graphs]
+    for done, path in enumerate(graphs):
+        options.progress("loading graphs", done, len(graphs))
+        _load(staging.path / path, path, provider)
+    options.progress("loading graphs", len(graphs), len(graphs))
+    return staging.put(entries, force=options.force)
+
+
+def _provider(device: str) -> str:
+    """Returns the execution provider of a device, or refuses."""
+    available = onnxruntime.get_available_providers()
+    provider = _PROVIDERS.get(device)
+    if provider in available:
+        return provider
+    raise EngineUnavailable(
+        f"ONNX Runtime has no device {device!r} here",
+        got=f"onnxruntime {onnxruntime.__version__} with {', '.join(available)}",
+        wanted=" or ".join(_PROVIDERS),
+        remedy="pip uninstall onnxruntime, then pip install onnxruntime-gpu" if device == "cuda" else None,
+    )
+
+
+def _entries(frozen: Frozen) -> tuple[Entry, ...]:
+    shared = frozen.graphs
+    return tuple(
+        Entry(
+            version=version.version,
+            backend=BACKEND,
+            precision=frozen.precision,
+            gather_layer=version.gather_layer,
+            layer_policy=version.layer_policy,
+            layer_plan=version.layer_plan,
+            tokens=version.tokens,
+            layers=version.layers,
+            graphs=EntryGraphs(
+                preprocess=shared.preprocess,
+                vision=shared.vision,
+                # `full` and its like keep every token and layer: nothing to route.
+                router=shared.router if _routes(version.tokens, version.layer_policy, frozen) else None,
+                prefill=version.prefill,
+                decode=version.decode,
+            ),
+            fidelity=None,
+            latency=None,
+        )
+        for version in frozen.versions
+    )
+
+
+def _routes(tokens: int, policy: str, frozen: Frozen) -> bool:
+    return tokens < frozen.model.visual_tokens or policy == "routed"
+
+
+def _paths(graphs: EntryGraphs) -> list[str]:
+    paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode)
+    return [path for path in paths if path is not None]
+
+
+def _write_twin(staging: Staging, path: str) -> str:
+    """Writes a graph's twin without model-local functions, for runtimes that do not expand them (OpenVINO)."""
+    twin = flat_twin(path)
+    if twin not in staging.files:  # names are by content: a twin of the same graph is the same
+        model = onnx.load(staging.path / path, load_external_data=False)
+        staging.write_file(twin, onnx.inliner.inline_local_functions(model).SerializeToString(deterministic=True))
+    return twin
+
+
+def _load(file: Path, path: str, provider: str) -> None:
+    """Shows that ONNX Runtime loads a graph, without copying its weights: they stay mapped from the file.
+
+    Packing and folding would each make a private copy, of a whole 7B if need be.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise BackendError(
+            "ONNX Runtime cannot load a graph",
+            where=path,
+            got=f"{error} (onnxruntime {onnxruntime.__version__}, {provider})",
+        ) from error
+    if provider not in session.get_providers():
+        raise EngineUnavailable(
+            f"ONNX Runtime cannot start {provider}",
+            where=path,
+            got=", ".join(session.get_providers()),
+            remedy="install the CUDA and cuDNN libraries that onnxruntime-gpu names, or build with the device cpu",
+        )

@@ -1,0 +1,57 @@
+"""Which files a graph needs beside itself.
+
+What it is: the locations of external data in an ONNX file, subgraphs and functions included.
+What it knows: ONNX. What it does not know: bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import onnx
+
+from allrounder.errors import GraphInvalid
+
+__all__ = ["references"]
+
+
+def references(file: Path, path: str) -> frozenset[str]:
+    """Returns the paths, relative to the bundle, of the weights files that a graph points into.
+
+    Args:
+        file: The graph on disk.
+        path: Its path relative to the bundle.
+
+    Raises:
+        GraphInvalid: It is not an ONNX file, or its data lies outside its own folder.
+    """
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError is private to its implementation
+        raise GraphInvalid("a graph is not an ONNX file", where=file, got=error) from error
+    tensors = [*_tensors(model.graph)]
+    for function in model.functions:
+        tensors += _of_nodes(function.node)
+    locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    for location in locations:
+        if ".." in PurePosixPath(location).parts or location.startswith("/") or "\\" in location:
+            raise GraphInvalid("a graph's weights lie outside its folder", where=file, got=location)
+    return frozenset(str(PurePosixPath(path).parent / location) for location in locations)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _tensors(graph)

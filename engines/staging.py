@@ -1,0 +1,295 @@
+"""Staging: a whole candidate bundle in a temporary folder beside its place.
+
+What it is: a folder that begins as the bundle that is there (by hard links) or empty, takes files, entries and
+figures, and always opens like any bundle.
+What it knows: the contract's records and the file system. What it does not know: backends, how figures are
+measured, and how a candidate becomes the bundle (`allrounder.engines.bundle`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from allrounder.bundle import DIGEST, MANIFEST, OpenBundle, digest_of, open_bundle
+from allrounder.engines.locking import exclusive, hold_directory
+from allrounder.engines.merging import Identity, Key, check_same, check_same_file, merge, needed
+from allrounder.engines.references import references
+from allrounder.errors import BundleCorrupt, BundleError, GraphInvalid, InputInvalid
+from allrounder.hashing import check_path, file_record
+from allrounder.manifest import Entry, Fidelity, FileRecord, Latency, Manifest, encode
+from allrounder.progress import Progress, silent
+
+__all__ = ["Staging", "current_bundle", "manifest_digest", "reported"]
+
+
+class Staging:
+    """A candidate bundle at ``path``, beside its ``place``; use it in a ``with`` statement.
+
+    Nothing at the place changes before `allrounder.engines.bundle.publish`; leaving the ``with`` statement removes
+    whatever was not published. What dead processes left behind is removed at the beginning.
+
+    Attributes:
+        place: Where the bundle goes, links resolved.
+        path: The temporary folder, on the same file system.
+        base: The bundle that is already there, verified, or None.
+        reused: Keys of the entries that `put` found standing, with the same graphs, and left as they are.
+    """
+
+    def __init__(self, place: str | Path, *, progress: Progress = silent) -> None:
+        """Opens what is there and links it.
+
+        Raises:
+            BundleError: The place is taken by something that is not a bundle, or cannot be written to.
+            BundleCorrupt: The bundle there is damaged.
+            BundleBusy: Another process is publishing to it and does not come to an end.
+        """
+        self.place = Path(place).resolve()
+        self.path = self.place.parent / f"{_prefix(self.place)}{os.getpid()}-{secrets.token_hex(4)}"
+        self.base: OpenBundle | None = None
+        self.reused: tuple[Key, ...] = ()
+        self._identity: Identity | None = None
+        self._entries: dict[Key, Entry] = {}  # those that are new, or whose figures are
+        self._files: dict[str, FileRecord] = {}
+        self._manifest: Manifest | None = None
+        self._references: dict[str, frozenset[str]] = {}  # by sha256 of the graph
+        self._handle: int | None = None
+        with reported(self.place):
+            self.place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                while not self._begin(current_bundle(self.place, progress)):
+                    pass  # somebody published between opening and locking: open again
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def files(self) -> Mapping[str, FileRecord]:
+        """The files in the folder."""
+        return self._files
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as it stands in the folder.
+
+        Raises:
+            InputInvalid: A new bundle into which nothing was built yet.
+        """
+        if self._manifest is None:
+            raise InputInvalid("nothing was built into this bundle yet", where=self.place)
+        return self._manifest
+
+    def accept(self, identity: Identity) -> None:
+        """Makes sure that entries of this host, router, prompt and these limits may join the bundle.
+
+        Raises:
+            BundleMismatch: They may not.
+        """
+        self._identity = identity if self._identity is None else check_same(self._identity, identity, where=self.place)
+
+    def place_file(self, source: Path, path: str, record: FileRecord) -> None:
+        """Puts a verified file into the folder: as a hard link, or as a copy where the file system has none.
+
+        Raises:
+            BundleMismatch: The bundle holds another file of that name.
+            BundleCorrupt: The path is unsafe, or the copy differs from ``record``.
+            BundleError: The file cannot be written.
+        """
+        check_path(path, where=source)
+        if path in self._files:
+            check_same_file(path, self._files[path], record)
+            return
+        with reported(self.path):
+            if not _link(source, self.path / path) and file_record(self.path / path) != record:
+                raise BundleCorrupt("a file changed while it was copied", where=source)
+        self._files[path] = record
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Writes a new file into the folder.
+
+        Raises:
+            BundleError: It cannot be written, or the folder already holds one of that name.
+        """
+        check_path(path, where=self.path)
+        with reported(self.path):
+            (self.path / path).parent.mkdir(parents=True, exist_ok=True)
+            with (self.path / path).open("xb") as file:  # never into a file that another bundle links
+                file.write(data)
+        self._files[path] = FileRecord(sha256=digest_of(data), bytes=len(data))
+
+    def put(self, entries: Iterable[Entry], *, force: bool = False) -> tuple[Entry, ...]:
+        """Adds entries, whose files are in the folder, and writes the manifest.
+
+        An entry of the same key is replaced; unless ``force``, one with the same flow and graphs is left as it is,
+        its figures included, and named in `reused`.
+
+        Returns:
+            The entries as they now stand.
+        """
+        standing = {entry.key: entry for entry in self._manifest.entries} if self._manifest else {}
+        result: list[Entry] = []
+        for entry in entries:
+            old = standing.get(entry.key)
+            if old and not force and msgspec.structs.replace(old, fidelity=None, latency=None) == entry:
+                self.reused += (entry.key,)
+                result.append(old)
+            else:
+                self._entries[entry.key] = entry
+                result.append(entry)
+        self._write_manifest()
+        return tuple(result)
+
+    def set_figures(self, figures: Mapping[Key, tuple[Fidelity | None, Latency | None]]) -> None:
+        """Writes measured figures into the manifest, in place of what stood there.
+
+        Raises:
+            InputInvalid: A key that the bundle does not hold.
+        """
+        standing = {entry.key: entry for entry in self.manifest.entries}
+        if unknown := [key for key in figures if key not in standing]:
+            raise InputInvalid("figures for entries that the bundle does not hold", where=self.place, got=unknown)
+        for key, (fidelity, latency) in figures.items():
+            self._entries[key] = msgspec.structs.replace(standing[key], fidelity=fidelity, latency=latency)
+        self._write_manifest()
+
+    def merged_into(self, current: Manifest | None, root: Path) -> Manifest:
+        """Returns what the manifest ``current`` of the bundle at ``root`` becomes with this candidate's entries.
+
+        Raises:
+            BundleMismatch: They do not belong together.
+            GraphInvalid: A graph is not an ONNX file, or points into a file that is not there.
+        """
+        assert self._identity is not None, "accept() comes before the first manifest"
+        identity = self._identity
+        if current is not None:
+            identity = check_same(Identity.of(current), identity, where=self.place)
+        manifest = merge(current, identity, self._entries, self._files)
+
+        def points_into(path: str) -> frozenset[str]:
+            sha256 = manifest.files[path].sha256
+            if sha256 not in self._references:
+                file = self.path / path
+                self._references[sha256] = references(file if path in self._files else root / path, path)
+            if missing := self._references[sha256] - set(manifest.files):
+                raise GraphInvalid("a graph points into files that are not listed", where=path, got=sorted(missing))
+            return self._references[sha256]
+
+        wanted = needed(manifest.entries, manifest.files, points_into)
+        files = {path: record for path, record in manifest.files.items() if path in wanted}
+        return msgspec.structs.replace(manifest, files=files)
+
+    def close(self) -> None:
+        """Removes the folder, if it was not published."""
+        if self._handle is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._handle)
+            self._handle = None
+
+    def _begin(self, base: OpenBundle | None) -> bool:
+        """Makes the folder and links the base into it; False where the base is no longer what is there."""
+        with exclusive(self.place):
+            _sweep(self.place)
+            if manifest_digest(self.place) != (base and base.digest):
+                return False
+            self.path.mkdir()
+            self._handle = hold_directory(self.path)
+            if base is None:
+                return True
+            self.base, self._identity, self._files = base, Identity.of(base.manifest), dict(base.manifest.files)
+            for path in self._files:
+                _link(self.place / path, self.path / path)
+        self._write_manifest()
+        return True
+
+    def _write_manifest(self) -> None:
+        """Writes manifest and digest, after everything else; files that no entry needs leave the folder."""
+        manifest = self.merged_into(self.base and self.base.manifest, self.place)
+        data = encode(manifest)
+        with reported(self.path):
+            for path in set(self._files) - set(manifest.files):
+                (self.path / path).unlink()
+                del self._files[path]
+            (self.path / MANIFEST).write_bytes(data)
+            (self.path / DIGEST).write_text(f"{digest_of(data)}\n", encoding="ascii")
+        self._manifest = manifest
+
+
+def current_bundle(place: Path, progress: Progress = silent) -> OpenBundle | None:
+    """Returns the verified bundle at a place, or None where there is nothing or an empty directory.
+
+    Raises:
+        BundleError: Something else is there.
+        BundleCorrupt: A damaged bundle is there.
+    """
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return None
+    if not (place / MANIFEST).is_file():
+        raise BundleError(
+            "the place is taken by something that is not a bundle",
+            where=place,
+            remedy="give another directory, or remove what is there",
+        )
+    return open_bundle(place, progress=progress)
+
+
+def manifest_digest(place: Path) -> str | None:
+    """Returns the digest of the manifest at a place, or None where there is none."""
+    try:
+        return digest_of((place / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def reported(where: Path) -> Iterator[None]:
+    """Turns the file system's errors into ours.
+
+    Raises:
+        BundleError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            "the bundle cannot be written", where=where, got=error, remedy="free space there, or give another directory"
+        ) from error
+
+
+def _prefix(place: Path) -> str:
+    return f".{place.name}.staging-"
+
+
+def _sweep(place: Path) -> None:
+    """Removes the staging folders of processes that are no more: nobody holds their lock."""
+    for folder in place.parent.iterdir():
+        if folder.name.startswith(_prefix(place)) and folder.is_dir() and not folder.is_symlink():
+            handle = hold_directory(folder)
+            if handle is not None:
+                shutil.rmtree(folder)
+                os.close(handle)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Links a file, or copies it; returns whether it was a link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+        return False
+    return True

@@ -1,0 +1,185 @@
+"""Files of a manifest: safe names, what lies in a directory, and digests.
+
+What it is: the rules that a listed path obeys, the listing of a directory that holds regular files only,
+and SHA-256 of large files in chunks.
+What it knows: `FileRecord`, the file system. What it does not know: what a bundle is, and who trusts whom.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+from allrounder.errors import BundleCorrupt
+from allrounder.manifest import FileRecord
+from allrounder.progress import Progress, silent
+
+__all__ = ["FileStat", "check_files", "check_path", "file_record", "list_files", "verify_files"]
+
+_CHUNK = 4 << 20  # bytes per read: large enough that hashing, not the interpreter, is what takes time
+_THREADS = 2  # hashing lets go of the interpreter's lock; more threads than this wait for the disk
+_MIB = 1 << 20
+# Every segment begins with a letter, digit or underscore: so there is no "..", no ".", no hidden file, no
+# empty segment, no backslash, no drive letter, and no name that another file system could not hold.
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})*", re.ASCII)
+
+
+class FileStat(NamedTuple):
+    """What tells a file from itself after a change, without reading it."""
+
+    device: int
+    inode: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int  # unlike mtime, nobody can set it back
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStat:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def check_path(path: str, *, where: object) -> None:
+    """Refuses a listed path that could mean anything but a plain file below its directory.
+
+    Raises:
+        BundleCorrupt: Absolute, leaving the directory, not normalised, or with unusual characters.
+    """
+    if _SAFE.fullmatch(path) and len(path) <= 1000:
+        return
+    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path):
+        what = "a listed path is absolute"
+    elif ".." in re.split(r"[/\\]", path):
+        what = "a listed path leaves the bundle"
+    else:
+        what = "a listed path is not safe"
+    raise BundleCorrupt(
+        what,
+        where=where,
+        got=ascii(path[:200]),
+        wanted="a relative path of letters, digits, '.', '_' and '-', with '/' between folders",
+        remedy="do not load this; build it again",
+    )
+
+
+def list_files(root: Path) -> dict[str, FileStat]:
+    """Returns every file below ``root`` by its relative path with '/' between folders.
+
+    Raises:
+        BundleCorrupt: A symbolic link (to a file or a directory) or a special file stands in it.
+        OSError: The directory cannot be read.
+    """
+    found: dict[str, FileStat] = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}{entry.name}"
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(f"{name}/")
+                elif stat.S_ISREG(status.st_mode):
+                    found[name] = FileStat.of(status)
+                else:
+                    _refuse_special(root, name, status)
+    return found
+
+
+def _refuse_special(root: Path, name: str, status: os.stat_result) -> None:
+    kind = "symbolic link" if stat.S_ISLNK(status.st_mode) else "special file"
+    raise BundleCorrupt(
+        f"a {kind} stands where only regular files may",
+        where=root / name,
+        remedy="put the file itself in its place, or build the bundle again",
+    )
+
+
+def check_files(root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat]) -> None:
+    """Checks that every listed file is there in its full length.
+
+    Raises:
+        BundleCorrupt: A path is unsafe, a file is missing or has another size.
+    """
+    for path, record in files.items():
+        check_path(path, where=root)
+        seen = found.get(path)
+        if seen is None:
+            raise BundleCorrupt("a file is missing", where=root / path, remedy="copy or build the bundle again")
+        if seen.size != record.bytes:
+            raise BundleCorrupt(
+                "a file is truncated" if seen.size < record.bytes else "a file is too long",
+                where=root / path,
+                got=f"{seen.size} bytes",
+                wanted=f"{record.bytes} bytes",
+                remedy="copy or build the bundle again",
+            )
+
+
+def verify_files(
+    root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat], progress: Progress = silent
+) -> None:
+    """Hashes every listed file in full; `check_files` has passed.
+
+    Args:
+        root: The directory.
+        files: The listed files.
+        found: What `list_files` saw; a file that changes between that and the end of its hashing is refused.
+        progress: Told the MiB that are done.
+
+    Raises:
+        BundleCorrupt: A file has changed.
+        OSError: A file cannot be read.
+    """
+    total = -(-sum(record.bytes for record in files.values()) // _MIB)
+    done, lock = 0, Lock()
+
+    def read(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            progress("verifying (MiB)", min(done // _MIB, total - 1), total)
+
+    def verify(path: str) -> None:
+        digest, seen = _hash(root / path, read)
+        if digest != files[path].sha256 or seen != found[path]:
+            raise BundleCorrupt(
+                "a file has changed",
+                where=root / path,
+                got=f"sha256 {digest}",
+                wanted=f"sha256 {files[path].sha256}",
+                remedy="copy or build the bundle again",
+            )
+
+    largest_first = sorted(files, key=lambda path: -files[path].bytes)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for task in [pool.submit(verify, path) for path in largest_first]:
+            task.result()
+    if total:
+        progress("verifying (MiB)", total, total)
+
+
+def file_record(path: Path) -> FileRecord:
+    """Returns size and digest of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest, seen = _hash(path, lambda _: None)
+    return FileRecord(sha256=digest, bytes=seen.size)
+
+
+def _hash(path: Path, read: Callable[[int], None]) -> tuple[str, FileStat]:
+    """Returns digest and state of a file after it was read; a link in its place is not followed."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            read(count)
+        return digest.hexdigest(), FileStat.of(os.fstat(file.fileno()))

@@ -1,0 +1,142 @@
+"""Teacher-forced runs: held to the removing host, and differentiable where they must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from allrounder.hosts.host import Host, load_host
+from allrounder.hosts.pruned import Flow, PrunedHost, full_flow
+from allrounder.hosts.random import write_random_checkpoint
+from allrounder.router.examples import Example
+from allrounder.router.forced import Gates, divergence, forced_rows, log_probs, narrow, repeat
+from allrounder.router.references import Batch, References
+
+QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
+
+
+class Noise:
+    """Random pictures."""
+
+    name = "noise"
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), np.uint8)
+        return Example(pixels, QUESTIONS[index % 3])
+
+
+@pytest.fixture(scope="module", params=["llama-mha", "llama-gqa-tied"])
+def host(request, tmp_path_factory) -> Host:
+    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), request.param))
+
+
+@pytest.fixture(scope="module")
+def references(host) -> References:
+    return References(host, Noise(), answer_tokens=5)
+
+
+def visual_of(host: Host, batch: Batch, row: int) -> torch.Tensor:
+    start = batch.prompt.prefix_ids.shape[1]
+    return batch.embeddings[row : row + 1, start : start + host.spec.visual_tokens]
+
+
+def random_flows(host: Host, count: int, tokens: int, gather_layer: int) -> Flow:
+    generator = torch.Generator().manual_seed(count)
+    spec = host.spec
+    keep = torch.stack([torch.randperm(spec.visual_tokens, generator=generator)[:tokens] for _ in range(count)])
+    plan = torch.rand(count, spec.decoder.layers, generator=generator) < 0.5
+    plan[:, :gather_layer] = True
+    plan[:, -1] = True
+    return Flow(keep.sort(dim=1).values, plan, gather_layer)
+
+
+def test_references_are_the_hosts_own_greedy_answers(host, references):
+    batch = references.batch([0, 1, 2])
+    pruned = PrunedHost(host)
+    for row in range(3):
+        prompt = batch.prompt.row(row)
+        state = pruned.prefill(visual_of(host, batch, row), prompt, full_flow(host))
+        ids = pruned.greedy(state, 5, host.stop_ids)[0]
+        length = int(batch.answers.lengths[row])
+        assert ids[:length].tolist() == batch.answers.ids[row, :length].tolist()
+        assert not set(ids[: length - 1].tolist()) & set(host.stop_ids), "an answer ends at its first stop token"
+        logits = pruned.score(visual_of(host, batch, row), prompt, full_flow(host), ids[:length])
+        torch.testing.assert_close(logits[0].log_softmax(-1), batch.log_probs[row, :length], rtol=1e-4, atol=1e-4)
+        assert batch.log_probs[row, :length].argmax(-1).tolist() == ids[:length].tolist()
+
+
+@pytest.mark.parametrize("gather_layer", [0, 1, 2])
+def test_hard_flows_score_as_the_removing_host_scores_them(host, references, gather_layer):
+    batch = references.batch([3, 1, 5])
+    forced = repeat(forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather_layer), 2)
+    flow = random_flows(host, 6, host.spec.visual_tokens // 2, gather_layer)
+    found = log_probs(host, narrow(forced, flow.keep), gather_layer, Gates(layers=flow.plan))
+    for row in range(6):
+        example, length = row // 2, int(batch.answers.lengths[row // 2])
+        one = Flow(flow.keep[row : row + 1], flow.plan[row : row + 1], gather_layer)
+        wanted = PrunedHost(host).score(
+            visual_of(host, batch, example), batch.prompt.row(example), one, batch.answers.ids[example, :length]
+        )
+        torch.testing.assert_close(found[row, :length], wanted[0].log_softmax(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_gates_at_their_ends_are_the_hard_flow(host, references):
+    batch = references.batch([0, 1])
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, 1)
+    flow = random_flows(host, 2, 3, 1)
+    hard = log_probs(host, narrow(forced, flow.keep), 1, Gates(layers=flow.plan))
+    tokens = torch.zeros(2, host.spec.visual_tokens).scatter(1, flow.keep, 1.0)
+    soft = log_probs(host, forced, 1, Gates(tokens, flow.plan.float()))
+    torch.testing.assert_close(soft, hard, rtol=1e-3, atol=1e-3)  # a closed gate is 1e-6, not 0
+
+
+def test_open_gates_are_the_unpruned_host(host, references):
+    batch = references.batch([0, 4])
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, 2)
+    ones = Gates(torch.ones(2, host.spec.visual_tokens), torch.ones(2, host.spec.decoder.layers))
+    found = divergence(batch.log_probs, log_probs(host, forced, 2, ones), forced.counted)
+    assert found.abs().max() < 1e-5
+
+
+def test_every_gate_from_the_gather_on_has_a_gradient(host, references):
+    batch = references.batch([0, 1])
+    gather = 1
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)
+    tokens = torch.full((2, host.spec.visual_tokens), 0.5, requires_grad=True)
+    layers = torch.full((2, host.spec.decoder.layers), 0.5, requires_grad=True)
+    found = log_probs(host, forced, gather, Gates(tokens, layers))
+    divergence(batch.log_probs, found, forced.counted).sum().backward()
+    assert tokens.grad is not None
+    assert layers.grad is not None
+    assert (tokens.grad != 0).all()
+    assert (layers.grad[:, gather:] != 0).all()
+    assert (layers.grad[:, :gather] == 0).all()
+    assert all(parameter.grad is None for parameter in host.model.parameters())
+
+
+def test_divergence_counts_only_the_answer():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(2, 3, 7, generator=generator).log_softmax(-1)
+    pruned = torch.randn(2, 3, 7, generator=generator).log_softmax(-1)
+    counted = torch.tensor([[True, True, False], [True, False, False]])
+    found = divergence(reference, pruned, counted)
+    each = torch.nn.functional.kl_div(pruned, reference, reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(found, torch.stack([each[0, :2].mean(), each[1, 0]]))
+    assert (found > 0).all()
+
+
+def test_the_cache_changes_nothing_and_keeps_to_its_limit(host, references):
+    none = References(host, Noise(), answer_tokens=5, cache_mib=0)
+    for _ in range(2):
+        for one, other in zip(none.batch([2, 2, 5]), references.batch([2, 2, 5]), strict=True):
+            parts = (one, other) if isinstance(one, torch.Tensor) else (torch.cat([*map(torch.ravel, one)]), None)
+            if parts[1] is not None:
+                torch.testing.assert_close(parts[0], parts[1], rtol=1e-5, atol=1e-5)
+            else:
+                assert torch.equal(parts[0], torch.cat([*map(torch.ravel, other)]))
+    assert not none._cache
+    assert set(references._cache) >= {2, 5}

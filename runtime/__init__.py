@@ -1,4 +1,39 @@
 """The thin runtime: picks an engine by latency target and answers picture questions with it.
 
+What it is: the public face; every name below is imported on first use, so that ``import allrounder.runtime``
+costs next to nothing.
+What it knows: where each public name lives. What it does not know: anything else.
+
 May import: the contract, numpy, tokenizers, pillow; a backend's library inside the backend's file. Never torch.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from allrounder.runtime.answer import Answer, Timing
+    from allrounder.runtime.cancellation import Cancellation
+    from allrounder.runtime.choice import LatencyTarget
+    from allrounder.runtime.engine import Engine, EngineOptions
+    from allrounder.runtime.runtime import Runtime, Stream
+
+__all__ = ["Answer", "Cancellation", "Engine", "EngineOptions", "LatencyTarget", "Runtime", "Stream", "Timing"]
+
+_HOMES = {
+    "Answer": "answer",
+    "Cancellation": "cancellation",
+    "Engine": "engine",
+    "EngineOptions": "engine",
+    "LatencyTarget": "choice",
+    "Runtime": "runtime",
+    "Stream": "runtime",
+    "Timing": "answer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

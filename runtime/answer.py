@@ -1,0 +1,54 @@
+"""What a request gives back.
+
+What it is: frozen records.
+What it knows: which facts an answer has. What it does not know: how they come about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Answer", "Finish", "Timing"]
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one request, by phase; what lies between the phases (tokenising, sampling) is in none.
+
+    ``ttft_ms`` runs from the call to the first token, reading the picture included; ``tpot_ms`` is the mean over the
+    further tokens, None where there is none. Time during which a stream's owner does not pull is not counted.
+    """
+
+    preprocess_ms: float
+    vision_ms: float
+    router_ms: float
+    prefill_ms: float
+    decode_ms: float
+    ttft_ms: float
+    tpot_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer.
+
+    Attributes:
+        text: The answer without stop token and stop text; the concatenation of what `stream` yields.
+        token_ids: Every token drawn, the stop token included where one ended the answer.
+        prompt_ids: The prompt's text tokens, before the picture and after it, in one row.
+        keep_list: The visual tokens that reached the layers from K on, ascending; all N of `full`.
+        layer_plan: The decoder layers that were executed, ascending.
+        timing: Milliseconds per phase.
+        finish: ``stop`` (stop token or stop text) or ``length`` (``max_new_tokens`` reached).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    keep_list: tuple[int, ...]
+    layer_plan: tuple[int, ...]
+    timing: Timing
+    finish: Finish

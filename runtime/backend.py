@@ -1,0 +1,113 @@
+"""What the runtime needs of a backend, and which backends there are.
+
+What it is: protocols, and a table from a backend's name to its module.
+What it knows: names. What it does not know: any backend's library; the modules import theirs on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from allrounder.errors import EngineUnavailable
+from allrounder.fingerprint import Machine
+from allrounder.runtime.options import EngineOptions
+
+__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend"]
+
+BACKENDS = {"onnxruntime": "allrounder.runtime.onnxruntime_backend"}
+
+
+class Tensor(Protocol):
+    """A tensor where the backend wants it."""
+
+    def numpy(self) -> np.ndarray:
+        """Returns the values; they may share the tensor's memory, so copy what outlives it."""
+        ...
+
+    def shape(self) -> list[int]: ...
+
+
+class Cell(Protocol):
+    """A small tensor of fixed shape whose values are replaced in place, so that it need not be bound again."""
+
+    tensor: Tensor
+
+    def set(self, values: np.ndarray) -> None: ...
+
+    def get(self) -> np.ndarray:
+        """Returns a copy of the values."""
+        ...
+
+
+class Bound(Protocol):
+    """A session with every input and output tied to memory."""
+
+    def run(self) -> None:
+        """Computes the outputs from what the inputs hold now.
+
+        Raises:
+            BackendError: The backend's library failed.
+        """
+        ...
+
+
+class Session(Protocol):
+    """One loaded graph; any number of threads may run it at once."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+        """Returns all outputs, in memory of their own.
+
+        Raises:
+            BackendError: The backend's library failed.
+        """
+        ...
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
+        """Ties inputs and outputs to memory; an output may share that of an input."""
+        ...
+
+    def cell(self, values: np.ndarray) -> Cell:
+        """Returns a cell that holds ``values``."""
+        ...
+
+
+class Backend(Protocol):
+    """A backend's module."""
+
+    def open_session(self, path: Path, options: EngineOptions) -> Session:
+        """Loads a graph.
+
+        Raises:
+            EngineUnavailable: The library or the device is not there.
+            BackendError: The library refuses the graph.
+        """
+        ...
+
+    def fingerprint(self, options: EngineOptions) -> Machine:
+        """Returns this machine as far as the latency of engines opened with ``options`` depends on it.
+
+        Raises:
+            EngineUnavailable: The library or the device is not there.
+        """
+        ...
+
+
+def backend(name: str) -> Backend:
+    """Returns the backend of that name.
+
+    Raises:
+        EngineUnavailable: This runtime has none of that name.
+    """
+    if name not in BACKENDS:
+        raise EngineUnavailable(
+            "this runtime cannot run engines of that backend", got=name, wanted=f"one of {', '.join(BACKENDS)}"
+        )
+    return cast("Backend", importlib.import_module(BACKENDS[name]))

@@ -1,0 +1,241 @@
+"""One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs.
+
+What it is: see, prompt, route, prefill, decode; one image and one question at a time.
+What it knows: the tensors' names, the two clocks, the bundle's limits. It is stateless: requests may run at once.
+What it does not know: sampling, stopping, time (`Runtime` does), and how entries are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from allrounder.bundle import OpenBundle
+from allrounder.errors import BundleCorrupt, InputInvalid, PromptTooLong
+from allrounder.fingerprint import Machine
+from allrounder.golden import GOLDEN, TOKENIZER
+from allrounder.manifest import Entry
+from allrounder.runtime.backend import Session, Tensor, backend
+from allrounder.runtime.cache import Cache, Clocks
+from allrounder.runtime.options import EngineOptions
+from allrounder.runtime.prompt import Prompter, PromptIds
+from allrounder.tensors import (
+    IMAGE,
+    KEEP,
+    LAYER_MASK,
+    LAYER_SCORES,
+    LOGITS,
+    PIXEL_VALUES,
+    PREFIX_IDS,
+    ROOM,
+    SUFFIX_IDS,
+    SUFFIX_LENGTHS,
+    TOKEN_SCORES,
+    VISUAL,
+)
+
+__all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "open_engines"]
+
+
+class Scores(NamedTuple):
+    """The router's word: ``token_scores`` [1, N] and ``layer_scores`` [1, M], float32."""
+
+    token_scores: np.ndarray
+    layer_scores: np.ndarray
+
+
+class Prefilled(NamedTuple):
+    """A request after its prompt: ``logits`` [1, V] float32 of its last token, the flow, and the KV pool."""
+
+    logits: np.ndarray
+    keep_list: tuple[int, ...]
+    layer_plan: tuple[int, ...]
+    cache: Cache
+
+
+class _Sessions(NamedTuple):
+    preprocess: Session
+    vision: Session
+    router: Session | None
+    prefill: Session
+    decode: Session
+
+
+class Engine:
+    """One entry of a bundle, opened; made by `Engine.open` or `open_engines`."""
+
+    def __init__(
+        self, bundle: OpenBundle, entry: Entry, options: EngineOptions, sessions: _Sessions, prompter: Prompter
+    ) -> None:
+        self.bundle, self.entry, self.options = bundle, entry, options
+        self.model, self.limits = bundle.manifest.model, bundle.manifest.limits
+        self._sessions, self._prompter = sessions, prompter
+
+    @classmethod
+    def open(cls, bundle: OpenBundle, entry: Entry, options: EngineOptions | None = None) -> Engine:
+        """Opens one entry of a verified bundle.
+
+        Raises:
+            EngineUnavailable: Its backend, or the device, is not there.
+            BackendError: The backend's library refuses a graph.
+            BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
+        """
+        return open_engines(bundle, [entry], options)[0]
+
+    @property
+    def machine(self) -> Machine:
+        """This machine as far as this engine's latency depends on it."""
+        return backend(self.entry.backend).fingerprint(self.options)
+
+    @property
+    def routes(self) -> bool:
+        """Whether prefill needs the router's scores."""
+        return not {TOKEN_SCORES, LAYER_SCORES}.isdisjoint(self._sessions.prefill.inputs)
+
+    def preprocess(self, rgb: np.ndarray) -> Tensor:
+        """Returns ``pixel_values`` [1, 3, size, size] float32 of ``rgb`` uint8 [height, width, 3]."""
+        return self._sessions.preprocess.run({IMAGE: rgb})[PIXEL_VALUES]
+
+    def look(self, pixel_values: Tensor | np.ndarray) -> Tensor:
+        """Returns ``visual`` [1, N, H] in engine precision."""
+        return self._sessions.vision.run({PIXEL_VALUES: pixel_values})[VISUAL]
+
+    def see(self, rgb: np.ndarray) -> Tensor:
+        """Returns ``visual`` [1, N, H] of ``rgb`` uint8 [height, width, 3]; see `allrounder.runtime.image.to_rgb`."""
+        return self.look(self.preprocess(rgb))
+
+    def prompt(self, question: str) -> PromptIds:
+        """Returns the token ids around the image.
+
+        Raises:
+            InputInvalid: The question is no text, or empty.
+            PromptTooLong: It has more tokens than the bundle's limit.
+        """
+        prompt = self._prompter.ids(question)
+        count, limit = len(prompt.prefix_ids) + len(prompt.suffix_ids), self.limits.text_tokens
+        if count > limit:
+            raise PromptTooLong(
+                "the prompt is too long",
+                where="question",
+                got=f"{count} text tokens, the template's included",
+                wanted=f"up to {limit}",
+                remedy="shorten the question, or build the bundle with a higher limit",
+            )
+        return prompt
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Returns the text of ``ids`` without special tokens."""
+        return self._prompter.decode(ids)
+
+    def route(self, prompt: PromptIds, visual: Tensor) -> Scores | None:
+        """Returns the router's scores, or None where this entry needs none (`full`)."""
+        router = self._sessions.router
+        if router is None or not self.routes:
+            return None
+        feeds = {**_feeds(prompt), VISUAL: visual}
+        outputs = router.run({name: feeds[name] for name in router.inputs})
+        return Scores(outputs[TOKEN_SCORES].numpy().copy(), outputs[LAYER_SCORES].numpy().copy())
+
+    def prefill(self, prompt: PromptIds, visual: Tensor, scores: Scores | None, *, room: int) -> Prefilled:
+        """Runs the prompt.
+
+        Args:
+            prompt: From `prompt`.
+            visual: From `see`.
+            scores: From `route`.
+            room: How many further tokens `decode` may be given, 0 to the bundle's limit.
+
+        Raises:
+            InputInvalid: Scores are missing where the entry needs them, or an impossible ``room``.
+            BackendError: The backend's library failed.
+        """
+        if not 0 <= room <= self.limits.new_tokens:
+            raise InputInvalid("impossible room", where="room", got=room, wanted=f"0 to {self.limits.new_tokens}")
+        if scores is None and self.routes:
+            raise InputInvalid("this entry needs the router's scores", where=self.entry.label, remedy="call route")
+        feeds = {**_feeds(prompt), VISUAL: visual, ROOM: np.array([room], np.int64)}
+        if scores is not None:
+            feeds |= {TOKEN_SCORES: scores.token_scores, LAYER_SCORES: scores.layer_scores}
+        graph = self._sessions.prefill
+        outputs = graph.run({name: feeds[name] for name in graph.inputs})
+        text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+        clocks = Clocks(text + self.model.visual_tokens, text + self.entry.tokens, room)
+        held = {name: tensor for name, tensor in outputs.items() if name.startswith("cache_") or name == LAYER_MASK}
+        return Prefilled(
+            outputs[LOGITS].numpy().copy(),
+            self._keep_list(outputs.get(KEEP)),
+            self._layer_plan(outputs.get(LAYER_MASK)),
+            Cache(self._sessions.decode, held, clocks, self.model.vocabulary),
+        )
+
+    def decode(self, state: Prefilled, ids: Sequence[int]) -> np.ndarray:
+        """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
+
+        Raises:
+            InputInvalid: No token, or more of them than there is room for.
+            BackendError: The backend's library failed.
+        """
+        return state.cache.advance(ids)
+
+    def _keep_list(self, keep: Tensor | None) -> tuple[int, ...]:
+        return tuple(range(self.model.visual_tokens)) if keep is None else tuple(keep.numpy()[0].tolist())
+
+    def _layer_plan(self, mask: Tensor | None) -> tuple[int, ...]:
+        if mask is not None:
+            return tuple(np.flatnonzero(mask.numpy()).tolist())
+        assert self.entry.layer_plan is not None, "a manifest's frozen entry has its plan"
+        return self.entry.layer_plan
+
+
+def open_engines(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions | None = None
+) -> tuple[Engine, ...]:
+    """Opens several entries of a verified bundle; graphs that they share are loaded once.
+
+    Raises:
+        EngineUnavailable: A backend, or the device, is not there.
+        BackendError: A backend's library refuses a graph.
+        BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
+    """
+    options = options or EngineOptions()
+    loaded: dict[tuple[str, str], Session] = {}
+
+    def session(entry: Entry, graph: str) -> Session:
+        key = (entry.backend, graph)
+        if key not in loaded:
+            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, options)
+        return loaded[key]
+
+    prompter = _prompter(bundle)
+    engines = []
+    for entry in entries:
+        graphs = entry.graphs
+        sessions = _Sessions(
+            session(entry, graphs.preprocess),
+            session(entry, graphs.vision),
+            session(entry, graphs.router) if graphs.router else None,
+            session(entry, graphs.prefill),
+            session(entry, graphs.decode),
+        )
+        engines.append(Engine(bundle, entry, options, sessions, prompter))
+    return tuple(engines)
+
+
+def _prompter(bundle: OpenBundle) -> Prompter:
+    path = bundle.path / TOKENIZER
+    try:
+        prompter = Prompter(path.read_text(encoding="utf-8"), bundle.manifest.prompt)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
+    prompter.check(bundle.path / GOLDEN)
+    return prompter
+
+
+def _feeds(prompt: PromptIds) -> dict[str, np.ndarray | Tensor]:
+    return {
+        PREFIX_IDS: np.asarray([prompt.prefix_ids], np.int64),
+        SUFFIX_IDS: np.asarray([prompt.suffix_ids], np.int64),
+        SUFFIX_LENGTHS: np.asarray([len(prompt.suffix_ids)], np.int64),
+    }

@@ -1,0 +1,107 @@
+"""From what users call a picture to uint8 RGB.
+
+What it is: the reading, checking and converting of pictures.
+What it knows: pillow and numpy. What it does not know: the size a model wants (the preprocess graph's business).
+
+Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
+CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from allrounder.errors import ImageInvalid
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "to_rgb"]
+
+MAX_PIXELS = 1 << 26  # 67 million: twice what a phone takes, below what pillow calls a decompression bomb
+MAX_ASPECT = 200  # longer side over the shorter; beyond it, resizing the shorter side blows up the longer one
+_WANTED = "a path, a PIL image, or a uint8 array [height, width, 3] in RGB"
+
+
+def to_rgb(image: ImageLike) -> np.ndarray:
+    """Returns ``image`` as uint8 [height, width, 3], RGB, C-contiguous; nothing of it is changed in place.
+
+    Raises:
+        ImageInvalid: Not a picture, unreadable, of the wrong dtype or shape, empty, or too large.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, str | os.PathLike):
+        return _from_file(Path(image))
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return _convert(image, "the picture")
+    raise ImageInvalid("not a picture", got=type(image).__name__, wanted=_WANTED)
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ImageInvalid("not a picture", got=f"{array.dtype} array {list(array.shape)}", wanted=_WANTED)
+    _check_size(array.shape[1], array.shape[0], "the array")
+    return np.ascontiguousarray(array)
+
+
+def _from_file(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    if not path.is_file():
+        raise ImageInvalid("there is no such picture file" if not path.exists() else "not a file", where=path)
+    try:
+        with Image.open(path) as image:
+            return _convert(image, path)
+    except ImageInvalid:
+        raise
+    except Exception as error:  # pillow's decoders raise whatever hostile bytes make them raise
+        raise ImageInvalid("the file is not a picture that can be read", where=path, got=error) from error
+
+
+def _convert(image: Image.Image, where: object) -> np.ndarray:
+    from PIL import ImageOps
+
+    _check_size(image.width, image.height, where)  # before a pixel is decoded
+    try:
+        return np.array(_flatten(ImageOps.exif_transpose(image), where), dtype=np.uint8)
+    except ImageInvalid:
+        raise
+    except Exception as error:  # as above: decoding happens here
+        raise ImageInvalid("the picture cannot be decoded", where=where, got=error) from error
+
+
+def _flatten(image: Image.Image, where: object) -> Image.Image:
+    """Returns ``image`` in mode RGB, transparent parts on white."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ImageInvalid("a picture of floats has no known range", where=where, wanted="8 or 16 bits per channel")
+    if image.mode.startswith("I"):  # 16-bit grey, which pillow would clip to white
+        grey = np.asarray(image)
+        if grey.size and (grey.min() < 0 or grey.max() > 0xFFFF):
+            raise ImageInvalid("more than 16 bits of grey", where=where, got=f"{grey.min()} to {grey.max()}")
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB")
+
+
+def _check_size(width: int, height: int, where: object) -> None:
+    got = f"{width} x {height}"
+    if width < 1 or height < 1:
+        raise ImageInvalid("the picture is empty", where=where, got=got, wanted="at least one pixel")
+    if width * height > MAX_PIXELS:
+        raise ImageInvalid("the picture is too large", where=where, got=got, wanted=f"up to {MAX_PIXELS} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageInvalid("the picture is too narrow", where=where, got=got, wanted=f"up to {MAX_ASPECT} : 1")

@@ -1,0 +1,130 @@
+"""Latencies that count on this machine, for a bundle that was measured elsewhere or not at all.
+
+What it is: entries with their figures replaced by those of this machine, from the user's cache or measured now.
+What it knows: when figures count, the budget of time, the cache. What it does not know: how to choose.
+
+Entries are opened and measured one after another, cheapest first, so that memory never holds more than one of them
+and the time limit costs the slowest their figures: they then cannot be chosen by target, which is logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from allrounder.bundle import OpenBundle
+from allrounder.fingerprint import Machine
+from allrounder.manifest import Entry, Latency
+from allrounder.runtime.backend import backend
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.measure import default_workload, measure_latency
+from allrounder.runtime.options import EngineOptions
+from allrounder.userdirs import cache_dir, write_whole
+
+__all__ = ["LIMIT_SECONDS", "with_local_latency"]
+
+LIMIT_SECONDS = 20.0
+_REPEATS = 50  # rounds per entry where time allows
+_ROUNDS_AT_LEAST = 3  # two of warm-up and one that counts
+_log = logging.getLogger("allrounder.runtime")
+
+
+class _Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cache's file: an entry's label -> its latency."""
+
+    latencies: dict[str, Latency]
+
+
+def with_local_latency(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, *, limit_seconds: float = LIMIT_SECONDS
+) -> tuple[Entry, ...]:
+    """Returns ``entries`` with latencies of this machine.
+
+    The manifest's figures are taken where all of them are of this machine and of ``weights="fast"``, with which they
+    are measured. An entry that the builder left unmeasured beside measured ones stays so: it is not meant to be
+    chosen by target.
+
+    Raises:
+        EngineUnavailable: The device is not there.
+        BackendError: A backend's library failed.
+    """
+    known = [entry for entry in entries if entry.latency is not None]
+    machines = {name: backend(name).fingerprint(options) for name in sorted({entry.backend for entry in entries})}
+    count_here = all(entry.latency and entry.latency.machine == machines[entry.backend] for entry in known)
+    if known and count_here and options.weights == "fast":
+        return tuple(entries)
+    path = _cache_file(bundle, options, tuple(machines.values()))
+    figures = _read(path)
+    wanted = known or list(entries)
+    if figures is None:
+        figures = _measure(bundle, wanted, options, limit_seconds)
+        _write(path, figures)
+    return tuple(msgspec.structs.replace(entry, latency=figures.get(entry.label)) for entry in entries)
+
+
+def _measure(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, limit_seconds: float
+) -> dict[str, Latency]:
+    _log.warning(
+        "the latencies in %s were not measured on this machine with these options: measuring %d entries, up to %.0f s",
+        bundle.path,
+        len(entries),
+        limit_seconds,
+    )
+    deadline = time.monotonic() + limit_seconds
+    figures: dict[str, Latency] = {}
+    cheapest_first = sorted(entries, key=lambda entry: entry.tokens * entry.layers)
+    least = 0.0  # seconds that one entry takes at the least; the next, larger one takes no less
+    for index, entry in enumerate(cheapest_first):
+        started = time.monotonic()
+        if started + least > deadline:
+            _log.warning("no time was left to measure %s: it cannot be chosen by target", entry.label)
+            continue
+        share = (deadline - started) / (len(cheapest_first) - index)
+        engine = Engine.open(bundle, entry, options)
+        opened = time.monotonic() - started
+        workload = default_workload(engine)
+        latency = measure_latency([engine], workload, repeats=_REPEATS, seconds=max(0.0, share - opened))[0]
+        figures[entry.label] = latency
+        request_ms = latency.ttft_ms.p50 + (workload.new_tokens - 1) * latency.tpot_ms.p50
+        least = opened + _ROUNDS_AT_LEAST * request_ms / 1000
+        _log.info("%s: ttft p50 %.2f ms, tpot p50 %.2f ms", entry.label, latency.ttft_ms.p50, latency.tpot_ms.p50)
+    return figures
+
+
+def _cache_file(bundle: OpenBundle, options: EngineOptions, machines: tuple[Machine, ...]) -> Path | None:
+    """Returns the file for this bundle, these options and this machine; None for a user without a cache."""
+    folder = cache_dir()
+    if folder is None:
+        return None
+    key = msgspec.json.encode([bundle.digest, options.weights, options.device, machines])
+    return folder / "latency" / f"{hashlib.sha256(key).hexdigest()}.json"
+
+
+def _read(path: Path | None) -> dict[str, Latency] | None:
+    """Returns the cached figures, or None where there are none to be used."""
+    if path is None:
+        return None
+    try:
+        figures = msgspec.json.decode(path.read_bytes(), type=_Figures).latencies
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        _log.warning("the cached latencies in %s cannot be read (%s): measuring again", path, error)
+        return None
+    return figures or None
+
+
+def _write(path: Path | None, figures: dict[str, Latency]) -> None:
+    if path is None:
+        _log.warning("there is no cache directory: the latencies will be measured at every load by target")
+        return
+    try:
+        write_whole(path, msgspec.json.encode(_Figures(latencies=figures)))
+    except OSError as error:
+        _log.warning("the latencies could not be kept (%s): they will be measured at every load by target", error)

@@ -1,0 +1,67 @@
+"""How an engine is opened.
+
+What it is: one frozen record, checked when it is made.
+What it knows: which values make sense. What it does not know: whether this machine has them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from allrounder.errors import InputInvalid
+from allrounder.fingerprint import usable_cores
+
+__all__ = ["EngineOptions", "EngineOptionsDict", "Weights"]
+
+Weights = Literal["fast", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Options of an engine.
+
+    Args:
+        threads: CPU threads that one step uses; None means all usable cores.
+        weights: ``"fast"`` packs weights anew for each session; ``"shared"`` maps the file once for all, slower.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises:
+        InputInvalid: Another value.
+    """
+
+    threads: int | None = None
+    weights: Weights = "fast"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
+        if self.threads is not None and not (whole and self.threads >= 1):
+            raise InputInvalid("impossible number of threads", where="threads", got=self.threads, wanted="1 or more")
+        if self.weights not in ("fast", "shared"):
+            raise InputInvalid("unknown mode", where="weights", got=repr(self.weights), wanted="'fast' or 'shared'")
+        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            wanted = "'cpu', 'cuda' or 'cuda:1'"
+            raise InputInvalid("unknown device", where="device", got=repr(self.device), wanted=wanted)
+
+    @property
+    def thread_count(self) -> int:
+        return self.threads or usable_cores()
+
+    @property
+    def device_kind(self) -> str:
+        """The device without its index."""
+        return self.device.partition(":")[0]
+
+    @property
+    def device_index(self) -> int:
+        return int(self.device.partition(":")[2] or 0)
+
+
+class EngineOptionsDict(TypedDict, total=False):
+    """The options of `EngineOptions` as keyword arguments."""
+
+    threads: int | None
+    weights: Weights
+    device: str

@@ -1,0 +1,195 @@
+"""The life of one request.
+
+What it is: the checked request, and the generator that runs it phase by phase and gives out text.
+What it knows: an engine, sampling, stopping, the clock. What it does not know: other requests, closing, loading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from allrounder.errors import InputInvalid, PromptTooLong
+from allrounder.runtime.answer import Answer, Finish, Timing
+from allrounder.runtime.cancellation import Cancellation
+from allrounder.runtime.detokenise import Detokeniser
+from allrounder.runtime.engine import Engine, Prefilled
+from allrounder.runtime.image import to_rgb
+from allrounder.runtime.prompt import PromptIds
+from allrounder.runtime.sampling import Sampling, picker
+from allrounder.runtime.stops import StopTexts
+
+if TYPE_CHECKING:
+    from allrounder.runtime.image import ImageLike
+
+__all__ = ["Request", "RequestOptions", "answer", "prepare"]
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a request may say beyond image and question.
+
+    ``max_new_tokens`` (default: the bundle's limit) counts the stop token; ``temperature``, ``top_k``, ``top_p`` and
+    ``seed`` are those of `Sampling` (default: greedy); ``stop`` are texts that end the answer and are not part of it;
+    ``cancel`` lets another thread end the request.
+    """
+
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    stop: Sequence[str]
+    cancel: Cancellation | None
+
+
+class Request(NamedTuple):
+    """A request whose words have been checked; the picture is read when it runs."""
+
+    image: ImageLike
+    prompt: PromptIds
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
+    cancel: Cancellation
+
+
+def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOptions) -> Request:
+    """Checks a request.
+
+    Raises:
+        InputInvalid: An unknown option or an impossible value, a question that is no text or empty.
+        PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
+    """
+    unknown = options.keys() - RequestOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(RequestOptions.__annotations__)
+        raise InputInvalid("unknown request options", got=", ".join(sorted(unknown)), wanted=known)
+    names = ("temperature", "top_k", "top_p", "seed")
+    stop = options.get("stop", ())
+    StopTexts(stop)  # refuses what are no stop texts
+    cancel = options.get("cancel") or Cancellation()
+    if not isinstance(cancel, Cancellation):
+        raise InputInvalid("not a Cancellation", where="cancel", got=type(cancel).__name__)
+    return Request(
+        image=image,
+        prompt=engine.prompt(question),
+        max_new_tokens=_new_tokens(options.get("max_new_tokens"), engine.limits.new_tokens),
+        sampling=Sampling(**{name: options[name] for name in names if name in options}),
+        stop=tuple(stop),
+        cancel=cancel,
+    )
+
+
+def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
+    """Runs a request; yields its text as it comes and returns the answer.
+
+    Args:
+        engine: Where.
+        request: What.
+        check: Called before each step; raises to end the request.
+
+    Raises:
+        ImageInvalid: The picture is none.
+        BackendError: The backend's library failed.
+    """
+    watch = _Stopwatch()
+    state = _prompt(engine, request, check, watch)
+    pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
+    ids: list[int] = []
+    pieces: list[str] = []
+    finish: Finish = "length"
+    logits = state.logits[0]
+    ttft_ms = 0.0
+    while True:
+        with watch.phase("decode" if ids else "first"):
+            ids.append(pick(logits))
+            stopped = ids[-1] in engine.model.stop_ids
+            piece = "" if stopped else stops.add(decode_text.add(ids[-1]))
+        if len(ids) == 1:
+            ttft_ms = watch.total
+        if piece:
+            pieces.append(piece)
+            yield piece
+        if stopped or stops.reached:
+            finish = "stop"
+            break
+        if len(ids) == request.max_new_tokens:
+            break
+        check()
+        with watch.phase("decode"):
+            logits = engine.decode(state, ids[-1:])[0, -1]
+    rest = "" if stops.reached else stops.add(decode_text.finish()) + stops.finish()
+    if rest:
+        pieces.append(rest)
+        yield rest
+    prompt_ids = (*request.prompt.prefix_ids, *request.prompt.suffix_ids)
+    timing = watch.timing(ttft_ms, further=len(ids) - 1)
+    return Answer("".join(pieces), tuple(ids), prompt_ids, state.keep_list, state.layer_plan, timing, finish)
+
+
+def _prompt(engine: Engine, request: Request, check: Callable[[], None], watch: _Stopwatch) -> Prefilled:
+    """Runs the phases up to the first logits."""
+    check()
+    with watch.phase("preprocess"):
+        pixel_values = engine.preprocess(to_rgb(request.image))
+    check()
+    with watch.phase("vision"):
+        visual = engine.look(pixel_values)
+    check()
+    with watch.phase("router"):
+        scores = engine.route(request.prompt, visual)
+    check()
+    with watch.phase("prefill"):
+        return engine.prefill(request.prompt, visual, scores, room=request.max_new_tokens - 1)
+
+
+def _new_tokens(wanted: int | None, limit: int) -> int:
+    if wanted is None:
+        return limit
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise InputInvalid("impossible answer length", where="max_new_tokens", got=wanted, wanted=f"1 to {limit}")
+    if wanted > limit:
+        raise PromptTooLong(
+            "the answer would be too long",
+            where="max_new_tokens",
+            got=wanted,
+            wanted=f"up to {limit}",
+            remedy="ask for fewer tokens, or build the bundle with a higher limit",
+        )
+    return wanted
+
+
+@dataclass(slots=True)
+class _Stopwatch:
+    """Milliseconds by phase; what happens outside of a phase (a stream's owner thinking) is not counted."""
+
+    preprocess: float = 0.0
+    vision: float = 0.0
+    router: float = 0.0
+    prefill: float = 0.0
+    first: float = 0.0  # choosing the first token
+    decode: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.preprocess + self.vision + self.router + self.prefill + self.first + self.decode
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        setattr(self, name, getattr(self, name) + (time.perf_counter() - started) * 1000)
+
+    def timing(self, ttft_ms: float, *, further: int) -> Timing:
+        return Timing(
+            preprocess_ms=self.preprocess,
+            vision_ms=self.vision,
+            router_ms=self.router,
+            prefill_ms=self.prefill,
+            decode_ms=self.decode,
+            ttft_ms=ttft_ms,
+            tpot_ms=self.decode / further if further else None,
+        )

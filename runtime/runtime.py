@@ -1,0 +1,237 @@
+"""The runtime: one engine, chosen by version or latency target, that answers requests.
+
+What it is: loading, and the door through which requests come and go until it is closed.
+What it knows: one engine. Requests may run at once, from any threads.
+What it does not know: how a request runs (`request`), graphs and tensors (`engine`), how an entry is chosen (`choice`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, Unpack
+
+from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.errors import EngineUnavailable, InputInvalid, RequestCancelled, RuntimeClosed, UnknownVersion
+from allrounder.manifest import Entry
+from allrounder.runtime.answer import Answer
+from allrounder.runtime.backend import BACKENDS
+from allrounder.runtime.choice import Fallback, LatencyTarget, choose
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.local_latency import with_local_latency
+from allrounder.runtime.options import EngineOptions, EngineOptionsDict
+from allrounder.runtime.request import Request, RequestOptions, answer, prepare
+
+if TYPE_CHECKING:
+    from allrounder.runtime.image import ImageLike
+
+__all__ = ["Runtime", "Stream"]
+
+_log = logging.getLogger("allrounder.runtime")
+
+
+class Runtime:
+    """Answers questions about pictures with one engine of a bundle; made by `Runtime.load`.
+
+    May be used by any number of threads at once, and as a context manager, which closes it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.entry = engine.entry
+        self._engine: Engine | None = engine
+        self._door = threading.Condition()  # guards the three below
+        self._inside = 0  # calls that are computing right now
+        self._closed = False  # no new requests
+        self._cancelled = False  # and none goes on
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        target: LatencyTarget | None = None,
+        version: str | None = None,
+        fallback: Fallback | None = None,
+        **options: Unpack[EngineOptionsDict],
+    ) -> Self:
+        """Opens a bundle and the entry to be used.
+
+        Args:
+            path: The bundle's directory.
+            target: Takes the most faithful entry that meets it. Where the bundle's latencies are not of this machine,
+                its entries are measured first (up to about 20 s, kept for the next time, logged).
+            version: Takes the most faithful entry of that name. Without either: the most faithful of all.
+            fallback: ``"fastest"`` takes the entry nearest to the target where none meets it.
+            **options: ``threads``, ``weights`` and ``device`` of `EngineOptions`.
+
+        Raises:
+            NoEngineMeetsTarget: None meets the target; the message is the table of what there is.
+            UnknownVersion: The bundle has no entry of that name.
+            InputInvalid: Arguments that contradict each other, or impossible options.
+            EngineUnavailable: The backend or device is not there.
+            BundleError: The bundle is missing, damaged or from the future.
+        """
+        if target is not None and version is not None:
+            raise InputInvalid("give a target or a version, not both", got=f"{target}; {version!r}")
+        if target is not None and not isinstance(target, LatencyTarget):
+            raise InputInvalid("not a LatencyTarget", where="target", got=type(target).__name__)
+        if fallback is not None and target is None:
+            raise InputInvalid("a fallback needs a target", where="fallback", got=repr(fallback))
+        settings = _settings(options)
+        bundle = open_bundle(path)
+        entries = _candidates(bundle, version)
+        if target is not None:
+            entries = with_local_latency(bundle, entries, settings)
+        entry = choose(entries, target, fallback=fallback)
+        _log.info("%s: loading %s", bundle.path, entry.label)
+        return cls(Engine.open(bundle, entry, settings))
+
+    def generate(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Answer:
+        """Answers a question about a picture.
+
+        Args:
+            image: A path, a PIL image, or uint8 RGB [height, width, 3].
+            question: Plain text; a special token's text in it stays text.
+            **options: See `RequestOptions`: ``max_new_tokens``, sampling, ``stop``, ``cancel``.
+
+        Raises:
+            ImageInvalid: The picture is none.
+            InputInvalid: The question is no text or empty, or an impossible option.
+            PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
+            RequestCancelled: By ``cancel``, or by `close`.
+            RuntimeClosed: `close` came before.
+            BackendError: The backend's library failed.
+        """
+        engine = self._open_engine()
+        request = prepare(engine, image, question, options)
+        pieces = answer(engine, request, lambda: self._check(request))
+        with self._computing():
+            while True:
+                try:
+                    next(pieces)
+                except StopIteration as end:
+                    return end.value
+
+    def stream(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Stream:
+        """Answers like `generate`, piece by piece; arguments and errors as there.
+
+        The request runs while the stream is being pulled; dropping or closing the stream ends it. Errors of the
+        words come at once, those of the picture with the first piece.
+        """
+        engine = self._open_engine()
+        request = prepare(engine, image, question, options)
+        return Stream(answer(engine, request, lambda: self._check(request)), self._computing)
+
+    def close(self, *, cancel: bool = True) -> None:
+        """Closes the runtime and frees its engine; may be called again.
+
+        Args:
+            cancel: Requests that run are cancelled before their next step. False lets calls that are running end
+                first. Either way `close` returns when nothing is running any more, and streams that nobody is pulling
+                just then raise `RequestCancelled` when they are pulled again.
+        """
+        with self._door:
+            self._closed = True
+            self._cancelled |= cancel
+            self._door.wait_for(lambda: self._inside == 0)
+            self._cancelled = True
+            if self._engine is not None:
+                _log.info("closed %s", self.entry.label)
+            self._engine = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_engine(self) -> Engine:
+        with self._door:
+            if self._closed or self._engine is None:
+                raise RuntimeClosed("the runtime is closed", where=self.entry.label, remedy="load it again")
+            return self._engine
+
+    def _check(self, request: Request) -> None:
+        request.cancel.check()
+        if self._cancelled:
+            raise RequestCancelled("the request was cancelled because the runtime was closed")
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with self._door:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._door:
+                self._inside -= 1
+                self._door.notify_all()
+
+
+class Stream(Iterator[str]):
+    """The pieces of an answer; put together they are ``answer.text``. To be pulled by one thread at a time."""
+
+    def __init__(
+        self, pieces: Generator[str, None, Answer], computing: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._pieces, self._computing = pieces, computing
+        self.answer: Answer | None = None  # once the last piece is out
+
+    def __next__(self) -> str:
+        with self._computing():
+            try:
+                return next(self._pieces)
+            except StopIteration as end:
+                self.answer = end.value or self.answer
+                raise
+
+    def close(self) -> None:
+        """Ends the request; nothing more comes."""
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _settings(options: EngineOptionsDict) -> EngineOptions:
+    unknown = options.keys() - EngineOptionsDict.__annotations__.keys()
+    if unknown:
+        known = ", ".join(EngineOptionsDict.__annotations__)
+        raise InputInvalid("unknown options", got=", ".join(sorted(unknown)), wanted=known)
+    return EngineOptions(**options)
+
+
+def _candidates(bundle: OpenBundle, version: str | None) -> tuple[Entry, ...]:
+    """Returns the entries that this runtime can run, of one version where it is given."""
+    entries = bundle.manifest.entries
+    named = tuple(entry for entry in entries if version in (None, entry.version))
+    if not named:
+        versions = ", ".join(dict.fromkeys(entry.version for entry in entries))
+        raise UnknownVersion(
+            f"the bundle has no version {version!r}",
+            where=bundle.path,
+            wanted=f"one of {versions}",
+            remedy="build it into the bundle with `allrounder build --version ...`",
+        )
+    able = tuple(entry for entry in named if entry.backend in BACKENDS)
+    if not able:
+        raise EngineUnavailable(
+            "this runtime runs none of the bundle's engines",
+            where=bundle.path,
+            got=", ".join(sorted({entry.backend for entry in named})),
+            wanted=f"one of {', '.join(BACKENDS)}",
+        )
+    for entry in set(named) - set(able):
+        _log.info("%s: left aside, this runtime cannot run it", entry.label)
+    return able

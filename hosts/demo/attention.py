@@ -3,10 +3,13 @@
 Knows: a packed row is a causal prefix followed by questions that see the prefix and themselves; a tower sees all.
 Does not know: models, pictures or questions.
 
-It computes what dense masked attention computes; it only leaves out blocks that the mask would throw away.
+Both compute what dense masked attention computes, and only leave out blocks that the mask would throw away. On a CPU
+they are written as plain products, which train nearly twice as fast there as the fused kernel (measured, AVX-512).
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -14,6 +17,7 @@ from transformers import AttentionInterface
 
 PACKED_ATTENTION = "allrounder_packed"
 TOWER_ATTENTION = "allrounder_tower"
+CHUNKS = 4
 
 
 def packed_attention(
@@ -29,24 +33,19 @@ def packed_attention(
     ``attention_mask`` is bool [B, 1, text, prefix + text]: what the last ``text`` rows see; the prefix is causal.
     Without a mask the whole row is causal. Returns [B, S, heads, D].
     """
-    scale = options.get("scaling")
-    assert scale is None or isinstance(scale, float)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    text = 0 if attention_mask is None else attention_mask.shape[2]
-    prefix = query.shape[2] - text
-    kept = query.dtype
-    query, key, value = _precise(query), _precise(key), _precise(value)
-    with torch.autocast(query.device.type, enabled=False):
-        first = scaled_dot_product_attention(
-            query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], is_causal=True, scale=scale
-        )
-        if attention_mask is None:
-            return first.transpose(1, 2).to(kept), None
-        rest = query[:, :, prefix:]
-        second = scaled_dot_product_attention(rest, key, value, attn_mask=attention_mask, scale=scale)
-    return torch.cat([first, second], 2).transpose(1, 2).to(kept), None
+    scale = _scale(query, options)
+    prefix = query.shape[2] - (0 if attention_mask is None else attention_mask.shape[2])
+    bounds = [round(prefix * part / CHUNKS) for part in range(CHUNKS + 1)]
+    parts = []
+    for start, end in pairwise(bounds):
+        seen = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
+        parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen, scale))
+    if attention_mask is not None:
+        parts.append(_attend(query[:, :, prefix:], key, value, attention_mask, scale))
+    return torch.cat(parts, 2).transpose(1, 2), None
 
 
 def tower_attention(
@@ -59,19 +58,29 @@ def tower_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of everything to everything, all [B, heads, S, D]; returns [B, S, heads, D]."""
     assert attention_mask is None
-    scale, kept = options.get("scaling"), query.dtype
-    assert scale is None or isinstance(scale, float)
-    with torch.autocast(query.device.type, enabled=False):
-        mixed = scaled_dot_product_attention(_precise(query), _precise(key), _precise(value), scale=scale)
-    return mixed.transpose(1, 2).to(kept), None
-
-
-def _precise(states: torch.Tensor) -> torch.Tensor:
-    """In float32 on a CPU: there that kernel's backward is twice as fast as the bfloat16 one (measured on AVX-512)."""
-    return states.float() if states.device.type == "cpu" else states
+    return _attend(query, key, value, None, _scale(query, options)).transpose(1, 2), None
 
 
 def use_training_attention() -> None:
     """Make both functions known to Hugging Face; asking twice is harmless."""
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     AttentionInterface.register(TOWER_ATTENTION, tower_attention)
+
+
+def _scale(query: torch.Tensor, options: dict[str, object]) -> float:
+    given = options.get("scaling")
+    return given if isinstance(given, float) else query.shape[-1] ** -0.5
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Plain attention [B, heads, rows, D]; ``seen`` bool broadcasts to [B, heads, rows, keys]."""
+    if query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if seen is not None:
+        scores = scores + torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(~seen, float("-inf"))
+    with torch.autocast("cpu", enabled=False):
+        weights = scores.softmax(-1)
+    return weights @ value

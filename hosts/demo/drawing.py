@@ -29,7 +29,8 @@ INKS = np.array(
 )
 SHAPE_PX = SHAPE_PATCHES * PATCH_PX
 DIGIT_PX = DIGIT_PATCHES * PATCH_PX
-NOISE = 8.0
+NOISE = 4.0
+GRAIN_PX = 2
 
 
 def draw(scene: Scene) -> np.ndarray:
@@ -40,7 +41,8 @@ def draw(scene: Scene) -> np.ndarray:
         _draw_shape(canvas, shape, rng)
     for digit in scene.digits:
         _draw_digit(canvas, digit, scene, rng)
-    canvas += NOISE * rng.standard_normal(canvas.shape, np.float32)
+    grain = NOISE * rng.standard_normal((IMAGE_PX // GRAIN_PX, IMAGE_PX // GRAIN_PX, 3), np.float32)
+    canvas += np.repeat(np.repeat(grain, GRAIN_PX, 0), GRAIN_PX, 1)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
@@ -72,7 +74,8 @@ def _draw_shape(canvas: np.ndarray, shape: Shape, rng: np.random.Generator) -> N
 
 def _draw_digit(canvas: np.ndarray, digit: Digit, scene: Scene, rng: np.random.Generator) -> None:
     images = digit_images(scene.split)[digit.value]
-    mask = _enlarge(images[digit.image % len(images)])
+    across, down = (_interpolation(rng.uniform(0.9, 1.1), rng.uniform(-0.4, 0.4)) for _ in range(2))
+    mask = down @ images[digit.image % len(images)] @ across.T
     top, left = PATCH_PX * digit.row, PATCH_PX * digit.column
     ink = rng.uniform(225, 255, 3).astype(np.float32)
     _blend(canvas, top, left, mask, ink)
@@ -83,18 +86,11 @@ def _blend(canvas: np.ndarray, top: int, left: int, mask: np.ndarray, ink: np.nd
     block += mask[..., None] * (ink - block)
 
 
-def _enlarge(image: np.ndarray) -> np.ndarray:
-    """A digit [8, 8] at DIGIT_PX, softly interpolated."""
-    weights = _interpolation(image.shape[0], DIGIT_PX)
-    return weights @ image @ weights.T
-
-
-@cache
-def _interpolation(source: int, target: int) -> np.ndarray:
-    """Linear interpolation as a matrix [target, source]."""
-    place = (np.arange(target) + 0.5) * source / target - 0.5
-    distance = np.abs(place.clip(0, source - 1)[:, None] - np.arange(source)[None, :])
-    return np.clip(1 - distance, 0, 1).astype(np.float32)
+def _interpolation(scale: float, shift: float) -> np.ndarray:
+    """Linear interpolation of 8 digit pixels, scaled and shifted (in digit pixels), as a matrix [DIGIT_PX, 8]."""
+    place = (np.arange(DIGIT_PX, dtype=np.float32) + 0.5) * np.float32(8 / DIGIT_PX) - 4.0
+    place = place / np.float32(scale) - np.float32(shift) + 3.5
+    return np.clip(1 - np.abs(place[:, None] - np.arange(8, dtype=np.float32)), 0, 1)
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 from allrounder.hosts.demo.scenes import COLOURS, KINDS, PLACES, Scene, Shape, scene_generator
 
 CLASSES = ("what", "colour", "where", "count", "read")
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 PLURALS = ("circles", "squares", "triangles", "crosses", "rings", "diamonds")
 
 READ_PHRASES = ("what number is written?", "read the digits.", "read the number.", "which digits are in the row?")
@@ -81,7 +81,8 @@ def careless(question: Question, rng: np.random.Generator) -> Question:
 
 def _shape_questions(shape: Shape, kind_alone: bool, colour_alone: bool, rng: np.random.Generator) -> list[Question]:
     kind, colour, place = KINDS[shape.kind], COLOURS[shape.colour], PLACES[shape.cell]
-    what, is_colour, at = f"a {colour} {kind}.", f"it is {colour}.", f"at the {place}."
+    article = "an" if colour[0] in "aeiou" else "a"
+    what, is_colour, at = f"{article} {colour} {kind}.", f"it is {colour}.", f"at the {place}."
     found = [
         Question("what", _phrase(WHAT_PLACE, rng).format(place), what),
         Question("colour", _phrase(COLOUR_PLACE, rng).format(place), is_colour),

@@ -1,0 +1,67 @@
+"""The demo's trainer: a killed run, resumed, ends where an unbroken one ends."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from allrounder.hosts.demo import train as trainer
+from allrounder.hosts.demo.lessons import LESSONS, Learner, LessonName
+from allrounder.hosts.demo.model import TINY
+from allrounder.hosts.demo.packing import Packer
+from allrounder.hosts.demo.tokenizer import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+
+
+def plan(lesson: LessonName) -> trainer.Plan:
+    small = replace(trainer.default_plan(lesson, minutes=1.0, steps=4), pictures=2, questions=3)
+    return replace(small, save_every_s=0.0, warmup_steps=2, bf16=False)
+
+
+def run(lesson: LessonName, out: Path) -> dict[str, torch.Tensor]:
+    out.mkdir(exist_ok=True)
+    learner = Learner(TOKENIZER, TINY, seed=0)
+    trainer.train_lesson(learner, Packer(TOKENIZER), plan(lesson), out)
+    return learner.state_dict()
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_killed_run_resumes_exactly(lesson: LessonName, tmp_path, monkeypatch) -> None:
+    unbroken = run(lesson, tmp_path / "unbroken")
+    made = trainer.make_batch
+    calls = 0
+
+    def dying(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    monkeypatch.setattr(trainer, "make_batch", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(lesson, tmp_path / "broken")
+    assert (tmp_path / "broken" / f"{lesson}.pt").exists()
+    resumed = run(lesson, tmp_path / "broken")
+    assert calls == 5
+    assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
+    fresh = Learner(TOKENIZER, TINY, seed=0).state_dict()
+    assert any(not torch.equal(fresh[name], unbroken[name]) for name in unbroken)
+
+
+def test_a_lesson_changes_only_its_own_parts(tmp_path) -> None:
+    fresh = Learner(TOKENIZER, TINY, seed=0).state_dict()
+    after = run("see", tmp_path)
+    changed = {name for name in fresh if not torch.equal(fresh[name], after[name])}
+    assert any("vision_tower" in name for name in changed)
+    assert not any("language_model" in name or "label_embeddings" in name for name in changed)
+
+
+def test_rate_warms_up_and_ends_at_nothing() -> None:
+    long = trainer.Plan("read", 1.0, 100, 1, 1, 1e-3, 1e-3, warmup_steps=10)
+    rates = [trainer.rate_factor(long, trainer.Progress(step)) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates[-1] < 0.03

@@ -1,0 +1,230 @@
+"""Fidelity: what a version keeps of ``full`` on the same prompts.
+
+What it is: the measurement of versions against ``full``, question by question, and its summary.
+What it knows: engines, prompts, and the three figures below. What it does not know: how bundles are made or
+which version someone wants.
+
+``full`` answers a question greedily; its answer is the reference. A version reads the same answer, teacher
+forced, in one decode call. Three figures per question:
+
+- ``kl``: mean KL(full || version) over the next-token distributions along the answer, the first one (of
+  the prefill) included, in nats;
+- ``agrees``: whether the version's most likely token is the answer's at every step. That is the same as the
+  version's own greedy answer being equal: up to the first difference both have read the same tokens;
+- ``correct``: where the prompt has an answer, whether the version's greedy answer is that one. Only where
+  it does not agree must it be decoded again.
+
+The picture's features and the router's scores are computed once per question and graph, and shared. An entry of
+the reference's own graphs is not run: it is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
+from allrounder.calib.distributions import divergence
+from allrounder.errors import CalibrationError
+from allrounder.manifest import Fidelity
+from allrounder.progress import Progress, silent
+from allrounder.prompts import Prompt
+from allrounder.runtime.backend import Tensor
+from allrounder.runtime.engine import Engine, Scores
+from allrounder.runtime.image import to_rgb
+from allrounder.runtime.prompt import PromptIds
+
+__all__ = ["MAX_ANSWER", "Outcomes", "measure", "quick_sample", "same_answer", "summarize", "summarize_kinds"]
+
+MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
+_SAMPLE_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What one entry did, question by question; all arrays are [n] over the same questions.
+
+    ``correct`` and ``reference_correct`` are meaningful where ``labelled``.
+    """
+
+    kl: NDArray[np.float64]
+    agrees: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+    reference_correct: NDArray[np.bool_]
+    kinds: tuple[str, ...]
+
+    def only(self, chosen: NDArray[np.bool_]) -> Outcomes:
+        """Returns the outcomes of the ``chosen`` [n] questions."""
+        kinds = tuple(kind for kind, wanted in zip(self.kinds, chosen, strict=True) if wanted)
+        arrays = (self.kl, self.agrees, self.labelled, self.correct, self.reference_correct)
+        return Outcomes(*(array[chosen] for array in arrays), kinds)
+
+
+class _Question(NamedTuple):
+    """A prompt, as far as all entries share it."""
+
+    prompt: Prompt
+    visual: dict[str, Tensor]  # by vision graph
+    scores: dict[str | None, Scores | None]  # by router graph
+
+
+class _Answer(NamedTuple):
+    """A greedy answer and the logits [S, V] that chose each of its tokens."""
+
+    ids: tuple[int, ...]
+    logits: NDArray[np.float32]
+
+
+class _Outcome(NamedTuple):
+    kl: float
+    agrees: bool
+    correct: bool
+
+
+def measure(
+    reference: Engine, engines: Sequence[Engine], prompts: Sequence[Prompt], progress: Progress = silent
+) -> tuple[Outcomes, ...]:
+    """Returns, for each of ``engines``, its outcomes against ``reference`` on ``prompts``, in their order.
+
+    Args:
+        reference: An engine of ``full``, of the same precision as the others.
+        engines: What is measured; all are asked the same question before the next one is read, so that
+            a picture's features are held once and not for all pictures.
+        prompts: Picture questions; order them by picture to share features between questions.
+        progress: Told once per question.
+
+    Raises:
+        CalibrationError: No prompts, or an engine gives logits that are not finite.
+        ImageInvalid: A picture cannot be read.
+        PromptTooLong: A question exceeds the engines' limits.
+    """
+    if not prompts:
+        raise CalibrationError("fidelity needs prompts", remedy="give prompts by --calib")
+    rows: list[list[_Outcome]] = [[] for _ in engines]
+    truths: list[bool] = []
+    seen: tuple[Path | None, dict[str, Tensor]] = (None, {})
+    for done, prompt in enumerate(prompts, start=1):
+        if seen[0] != prompt.image:
+            seen = (prompt.image, {})
+        question = _Question(prompt, seen[1], {})
+        answer = _greedy(reference, question)
+        truths.append(_is_correct(reference, prompt, answer.ids))
+        for row, engine in zip(rows, engines, strict=True):
+            if engine.entry.graphs == reference.entry.graphs:
+                row.append(_Outcome(kl=0.0, agrees=True, correct=truths[-1]))
+            else:
+                row.append(_compare(engine, question, answer, truths[-1]))
+        progress("fidelity", done, len(prompts))
+    labelled = np.array([prompt.answer is not None for prompt in prompts])
+    kinds = tuple(prompt.kind for prompt in prompts)
+    return tuple(
+        Outcomes(
+            kl=np.array([outcome.kl for outcome in row]),
+            agrees=np.array([outcome.agrees for outcome in row]),
+            labelled=labelled,
+            correct=np.array([outcome.correct for outcome in row]),
+            reference_correct=np.array(truths),
+            kinds=kinds,
+        )
+        for row in rows
+    )
+
+
+def summarize(outcomes: Outcomes, *, dataset: str, quick: bool) -> Fidelity:
+    """Returns the manifest's record of ``outcomes``: means with bootstrap 95 % intervals.
+
+    Retention is None where no prompt has an answer, or ``full`` has none right.
+    """
+    chosen = outcomes.labelled
+    retention = None
+    if chosen.any():
+        right, reference_right = outcomes.correct[chosen], outcomes.reference_correct[chosen]
+        retention = ratio_estimate(right.astype(np.float64), reference_right.astype(np.float64))
+    return Fidelity(
+        retention=retention,
+        agreement=mean_estimate(outcomes.agrees.astype(np.float64)),
+        kl=mean_estimate(outcomes.kl),
+        questions=len(outcomes.kl),
+        dataset=dataset,
+        quick=quick,
+    )
+
+
+def summarize_kinds(outcomes: Outcomes, *, dataset: str, quick: bool) -> dict[str, Fidelity]:
+    """Returns a summary per kind of question, kinds in alphabetical order."""
+    kinds = np.array(outcomes.kinds)
+    return {
+        str(kind): summarize(outcomes.only(kinds == kind), dataset=dataset, quick=quick) for kind in np.unique(kinds)
+    }
+
+
+def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
+    """Returns ``count`` of ``prompts`` (all, where there are fewer), drawn by a fixed seed and in file order."""
+    if len(prompts) <= count:
+        return tuple(prompts)
+    drawn = np.random.default_rng(_SAMPLE_SEED).choice(len(prompts), size=count, replace=False)
+    return tuple(prompts[index] for index in sorted(drawn))
+
+
+def same_answer(given: str, wanted: str) -> bool:
+    """Whether two answers are the same but for case, surrounding space and a final full stop."""
+    return _plain(given) == _plain(wanted)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).removesuffix(".").casefold()
+
+
+def _inputs(engine: Engine, question: _Question) -> tuple[PromptIds, Tensor, Scores | None]:
+    """Returns what the engine's prefill reads; features and scores are computed on first use of their graph."""
+    prompt = engine.prompt(question.prompt.question)
+    graphs = engine.entry.graphs
+    if graphs.vision not in question.visual:
+        question.visual[graphs.vision] = engine.see(to_rgb(question.prompt.image))
+    visual = question.visual[graphs.vision]
+    if graphs.router not in question.scores:
+        question.scores[graphs.router] = engine.route(prompt, visual)
+    return prompt, visual, question.scores[graphs.router]
+
+
+def _greedy(engine: Engine, question: _Question) -> _Answer:
+    """Returns the engine's greedy answer, its stop token included."""
+    stop_ids, limit = set(engine.model.stop_ids), min(MAX_ANSWER, engine.limits.new_tokens)
+    state = engine.prefill(*_inputs(engine, question), room=limit)
+    rows = [_finite(engine, state.logits).reshape(-1)]
+    ids = [int(rows[-1].argmax())]
+    while ids[-1] not in stop_ids and len(ids) < limit:
+        rows.append(_finite(engine, engine.decode(state, [ids[-1]])).reshape(-1))
+        ids.append(int(rows[-1].argmax()))
+    return _Answer(tuple(ids), np.stack(rows))
+
+
+def _compare(engine: Engine, question: _Question, answer: _Answer, reference_correct: bool) -> _Outcome:
+    state = engine.prefill(*_inputs(engine, question), room=len(answer.ids))
+    logits = _finite(engine, state.logits)
+    if len(answer.ids) > 1:
+        rest = _finite(engine, engine.decode(state, list(answer.ids[:-1])))
+        logits = np.concatenate([logits, rest.reshape(-1, logits.shape[-1])])
+    agrees = tuple(int(token) for token in logits.argmax(axis=-1)) == answer.ids
+    correct = reference_correct
+    if not agrees and question.prompt.answer is not None:
+        correct = _is_correct(engine, question.prompt, _greedy(engine, question).ids)
+    return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct)
+
+
+def _is_correct(engine: Engine, prompt: Prompt, ids: tuple[int, ...]) -> bool:
+    return prompt.answer is not None and same_answer(engine.text(ids), prompt.answer)
+
+
+def _finite(engine: Engine, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise CalibrationError(
+            "an engine gives logits that are not finite", where=engine.entry.label, remedy="build it with fp32"
+        )
+    return np.asarray(logits, dtype=np.float32)

@@ -1,0 +1,85 @@
+"""Latency: how long the entries of a bundle take on this machine.
+
+What it is: which entries are timed together, and which are not timed at all.
+What it knows: the runtime's one stopwatch, and how much memory there is. What it does not know: how time is taken.
+
+Entries are interleaved in one run, so that a slow minute of the machine hits all of them alike. Where they do not
+fit into memory side by side they are timed one after another, and that is said.
+fp16 on a CPU has no latency: it runs there as casts around fp32 (x86), and a figure would say nothing about fp16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from allrounder.bundle import OpenBundle
+from allrounder.manifest import Entry, Latency
+from allrounder.progress import Progress, silent
+from allrounder.runtime.engine import open_engines
+from allrounder.runtime.measure import default_workload, measure_latency
+from allrounder.runtime.options import EngineOptions
+
+__all__ = ["SECONDS", "counts", "measure"]
+
+SECONDS = 15.0  # time limit of one measurement, per entry timed apart or for all together
+_REPEATS = 20
+_COPIES = 2  # prefill and decode each pack the weights of an engine opened with weights="fast"
+
+
+def measure(
+    bundle: OpenBundle,
+    entries: Sequence[Entry],
+    options: EngineOptions | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Latency | None, ...]:
+    """Returns the latency of each of ``entries``, in their order; None where a figure would not count.
+
+    Args:
+        bundle: Where the entries lie.
+        entries: Entries of one backend.
+        options: How engines are opened; ``weights`` should be "fast", with which manifests are measured.
+        progress: Told the rounds.
+        say: Told what a user should know about how it was measured.
+
+    Raises:
+        EngineUnavailable: The backend, or the device, is not there.
+        BackendError: The backend's library failed.
+    """
+    options = options or EngineOptions()
+    timed = [entry for entry in entries if counts(entry, options)]
+    together = _fit(bundle, timed)
+    if not together and len(timed) > 1:
+        say(f"{len(timed)} engines do not fit into memory side by side: they are timed one after another")
+    figures: dict[tuple[str, str, str, int, str], Latency] = {}
+    for group in [timed] if together else [[entry] for entry in timed]:
+        if group:
+            engines = open_engines(bundle, group, options)
+            workload = default_workload(engines[0])
+            found = measure_latency(engines, workload, repeats=_REPEATS, seconds=SECONDS, progress=progress)
+            figures |= {entry.key: latency for entry, latency in zip(group, found, strict=True)}
+    return tuple(figures.get(entry.key) for entry in entries)
+
+
+def counts(entry: Entry, options: EngineOptions) -> bool:
+    """Whether a latency of ``entry`` says anything, opened with ``options``."""
+    return not (entry.precision == "fp16" and options.device_kind == "cpu")
+
+
+def _fit(bundle: OpenBundle, entries: Sequence[Entry]) -> bool:
+    """Whether these entries can be held side by side with half of the memory that is free."""
+    available = _available_bytes()
+    weights = sum(record.bytes for path, record in bundle.manifest.files.items() if path.startswith("graphs/weights/"))
+    return available is None or weights * _COPIES * len(entries) < available / 2
+
+
+def _available_bytes() -> int | None:
+    """Returns the memory that is free for new work, or None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass  # no Linux /proc
+    return None

@@ -34,7 +34,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tuple[Entry, ...]:
-    """Builds every version of a frozen directory into the staged bundle.
+    """Builds the versions of a frozen directory, or those in ``options.only``, into the staged bundle.
 
     An entry that the bundle already holds with the same graphs is left as it is, figures included, unless
     ``options.force``; `Staging.reused` names it.
@@ -55,7 +55,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     verify_frozen(source, frozen, options.progress)
     for path, record in frozen.files.items():
         staging.place_file(source / path, path, record)
-    entries = _entries(frozen)
+    entries = _entries(frozen, options)
     graphs = sorted({path for entry in entries for path in _paths(entry.graphs)})
     if options.inline:
         graphs += [_write_twin(staging, path) for path in graphs]
@@ -70,7 +70,7 @@ def _provider(device: str) -> str:
     """Returns the execution provider of a device, or refuses."""
     available = onnxruntime.get_available_providers()
     provider = _PROVIDERS.get(device)
-    if provider in available:
+    if provider is not None and provider in available:
         return provider
     raise EngineUnavailable(
         f"ONNX Runtime has no device {device!r} here",
@@ -80,8 +80,9 @@ def _provider(device: str) -> str:
     )
 
 
-def _entries(frozen: Frozen) -> tuple[Entry, ...]:
+def _entries(frozen: Frozen, options: BuildOptions) -> tuple[Entry, ...]:
     shared = frozen.graphs
+    only = options.only
     return tuple(
         Entry(
             version=version.version,
@@ -104,6 +105,7 @@ def _entries(frozen: Frozen) -> tuple[Entry, ...]:
             latency=None,
         )
         for version in frozen.versions
+        if only is None or (version.version, version.gather_layer, version.layer_policy) in only
     )
 
 

@@ -29,10 +29,12 @@ __all__ = [
     "ELEMENT_TYPES",
     "FOLDER",
     "Needed",
+    "Read",
     "WeightsFile",
     "decoder_layer",
     "host_tensors",
     "lay_out",
+    "link",
     "write",
 ]
 
@@ -41,6 +43,7 @@ FOLDER = "weights"  # below the graphs' folder: ONNX Runtime refuses external da
 LAYOUT = 1  # changes with the order, alignment or orientation of tensors
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _TORCH = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
+Read = Callable[[str], torch.Tensor]  # from a name to the tensor as its checkpoint holds it
 _CHUNK = 1 << 22  # elements converted at a time
 
 
@@ -114,7 +117,7 @@ def lay_out(
     return WeightsFile(file, offset, tensors, tuple(needed))
 
 
-def write(layout: WeightsFile, read: Callable[[str], torch.Tensor], path: Path, progress: Progress) -> None:
+def write(layout: WeightsFile, read: Read, path: Path, progress: Progress) -> None:
     """Streams all tensors into ``path``, which does not exist before and is whole afterwards.
 
     Raises:

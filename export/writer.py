@@ -133,7 +133,7 @@ class GraphWriter:
         digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()[:10]
         full = f"{name}.{digest}"
         if full not in self._shared.initializers:
-            self._shared.initializers[full] = numpy_helper.from_array(np.ascontiguousarray(array), full)
+            self._shared.initializers[full] = numpy_helper.from_array(np.asarray(array, order="C"), full)
         return full
 
     def ints(self, *values: int) -> str:

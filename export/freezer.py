@@ -1,0 +1,338 @@
+"""Freezing: a host and a router directory become a directory of graphs and weights.
+
+What it is: `Freezer`, which writes what all versions share, then version after version, then `frozen.json`.
+What it knows: the layout of the directory, and in which order things can be written.
+What it does not know: the inside of graphs; engines, bundles, measurements.
+
+Graphs are named by their content and weights by their sources, so that writing one again changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import onnx
+from transformers import GenerationConfig
+
+from allrounder import __version__
+from allrounder.errors import BundleCorrupt, InputInvalid, InvalidBudget
+from allrounder.export import weights
+from allrounder.export.decode import decode_graph
+from allrounder.export.flow import Plan, make_plan
+from allrounder.export.inline import inlined
+from allrounder.export.prefill import prefill_graph
+from allrounder.export.preprocess import image_steps, preprocess_graph
+from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
+from allrounder.export.tokenizer import write_tokenizer
+from allrounder.export.vision import vision_graph
+from allrounder.export.writer import Placed, content_name, serialized
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.host import host_directory, load_processor, stop_ids
+from allrounder.hosts.spec import HostSpec, read_config
+from allrounder.hosts.template import freeze_template
+from allrounder.manifest import (
+    SCHEMA,
+    FileRecord,
+    Frozen,
+    FrozenVersion,
+    LayerPolicy,
+    Limits,
+    Manifest,
+    Model,
+    Precision,
+    PromptTemplate,
+    SharedGraphs,
+    decode,
+    encode,
+)
+from allrounder.progress import Progress, silent
+from allrounder.router.checkpoint import RECORD, load_router
+from allrounder.versions import Version
+
+__all__ = ["FROZEN", "GRAPHS", "FreezeOptions", "FreezeRequest", "Freezer", "default_limits"]
+
+FROZEN = "frozen.json"
+GRAPHS = "graphs"
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeOptions:
+    """How to freeze."""
+
+    precision: Precision = "fp32"
+    limits: Limits | None = None  # None: `default_limits` of the host
+    name: str | None = None  # of the model; None: that of the host's directory
+    reuse: Path | None = None  # a bundle whose weights files are hard-linked where they are the same
+    inline: bool = False  # write the gather as plain ops, for backends that do not expand model-local functions
+
+
+class _Known(NamedTuple):
+    """A weights file of another bundle, and what its manifest says of it."""
+
+    path: Path
+    record: FileRecord
+
+
+@dataclass(slots=True)
+class _State:
+    """What was written so far."""
+
+    graphs: SharedGraphs | None = None
+    template: PromptTemplate | None = None
+    model: Model | None = None
+    fixed: list[str] = field(default_factory=list)  # files that all versions share
+    versions: dict[tuple[str, int, str], FrozenVersion] = field(default_factory=dict)
+    records: dict[str, FileRecord] = field(default_factory=dict)
+    promised: dict[str, FileRecord] = field(default_factory=dict)  # of reused files
+
+
+class FreezeRequest(NamedTuple):
+    """One version to freeze."""
+
+    version: Version
+    gather_layer: int
+    layer_policy: LayerPolicy
+    layer_plan: tuple[int, ...] | None = None  # frozen: the kept layers, or None where all are kept
+
+
+def default_limits(spec: HostSpec) -> Limits:
+    """Returns limits that fit the host's longest sequence: up to 512 new tokens, 2048 of text, batches of 8."""
+    rest = spec.decoder.max_positions - spec.visual_tokens
+    new = max(1, min(512, rest // 3))
+    return Limits(text_tokens=max(1, min(2048, rest - new)), new_tokens=new, batch=8)
+
+
+class Freezer:
+    """Writes a frozen directory.
+
+    Args:
+        host_dir: A host directory or hub id.
+        router_dir: Of that host, or None where nothing but unpruned versions are frozen.
+        out: Absent or empty.
+        options: See `FreezeOptions`.
+        progress: Told about weights and versions.
+
+    Raises:
+        HostUnreadable, HostUnsupported, RouterMismatch: The sources are unusable or do not belong together.
+        InputInvalid: ``out`` is not empty, or the limits exceed what the host was made for.
+    """
+
+    def __init__(
+        self,
+        host_dir: Path | str,
+        router_dir: Path | str | None,
+        out: Path | str,
+        options: FreezeOptions | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self._out, self._options, self._progress = Path(out), options or FreezeOptions(), progress
+        if self._out.exists() and any(self._out.iterdir()):
+            raise InputInvalid("the directory to freeze into is not empty", got=self._out, remedy="give another place")
+        self._directory = host_directory(host_dir)
+        self._checkpoint = Checkpoint(self._directory)
+        self.spec = self._checkpoint.spec
+        self._limits = _checked_limits(self._options.limits or default_limits(self.spec), self.spec)
+        self._router_dir = Path(router_dir) if router_dir is not None else None
+        self._element = weights.ELEMENT_TYPES[self._options.precision]
+        self._host = weights.lay_out(
+            "host",
+            self._options.precision,
+            self._checkpoint.digest,
+            weights.host_tensors(self.spec),
+            self._checkpoint.shape,
+        )
+        self._state = _State()
+
+    def shared(self) -> None:
+        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer.
+
+        Raises:
+            GraphInvalid: A weight does not fit the precision.
+            BundleCorrupt: The bundle to reuse is damaged.
+        """
+        (self._out / GRAPHS / weights.FOLDER).mkdir(parents=True, exist_ok=True)
+        processor: Any = load_processor(self._directory)
+        self._weights(self._host, self._checkpoint.read)
+        steps = image_steps(processor.image_processor, self.spec.vision.image_size)
+        preprocess = self._graph("preprocess", preprocess_graph(steps))
+        vision = self._graph("vision", vision_graph(self.spec, self._host.tensors, self._element))
+        template = freeze_template(processor, self.spec.image_token_id)
+        tokenizer = write_tokenizer(processor.tokenizer, processor.image_token, template, self._out)
+        router, digest = self._router() if self._router_dir is not None else (None, None)
+        self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._host.name}", preprocess, vision, *tokenizer]
+        self._state.fixed += [router] if router else []
+        self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
+        self._state.template = template
+        self._state.model = self._model(digest)
+
+    def add(self, request: FreezeRequest) -> FrozenVersion:
+        """Writes prefill and decode of one version; the same version, K and policy once more replaces the first.
+
+        Raises:
+            InvalidBudget: The flow does not exist on this host, or a frozen version has no fitting layer plan.
+            InputInvalid: The version prunes, and there is no router.
+        """
+        plan = self._plan(request)
+        if self._router_dir is None and (plan.prunes or plan.routed):
+            raise InputInvalid(
+                "this version needs a router",
+                got=request.version.name,
+                remedy="give a router directory, or build the version full",
+            )
+        names = [
+            self._graph("prefill", prefill_graph(plan, self._host.tensors, self._element)),
+            self._graph("decode", decode_graph(plan, self._host.tensors, self._element)),
+        ]
+        version = FrozenVersion(
+            version=request.version.name,
+            gather_layer=request.gather_layer,
+            layer_policy=request.layer_policy,
+            layer_plan=plan.kept,
+            tokens=plan.budget.tokens,
+            layers=plan.budget.layers,
+            prefill=names[0],
+            decode=names[1],
+        )
+        self._state.versions[version.version, version.gather_layer, version.layer_policy] = version
+        self._progress(f"freezing {version.version}", 1, 1)
+        return version
+
+    def finish(self) -> Frozen:
+        """Writes `frozen.json` over what is there now and returns it; more versions may follow, then call it again.
+
+        Raises:
+            InputInvalid: `shared` was not called.
+            BundleCorrupt: A reused weights file is not what its bundle's manifest says.
+        """
+        state = self._state
+        if state.graphs is None or state.model is None or state.template is None:
+            raise InputInvalid("nothing is frozen yet", remedy="call shared() first")
+        versions = tuple(state.versions.values())
+        files = sorted({*state.fixed, *(name for each in versions for name in (each.prefill, each.decode))})
+        frozen = Frozen(
+            schema=SCHEMA,
+            producer=f"allrounder {__version__}",
+            precision=self._options.precision,
+            model=state.model,
+            prompt=state.template,
+            limits=self._limits,
+            graphs=state.graphs,
+            versions=versions,
+            files={name: self._record(name) for name in files},
+        )
+        partial = self._out / f"{FROZEN}.partial"
+        partial.write_bytes(encode(frozen))
+        partial.replace(self._out / FROZEN)
+        return frozen
+
+    def _plan(self, request: FreezeRequest) -> Plan:
+        budget, kept = request.version.budget, request.layer_plan
+        if request.layer_policy == "routed":
+            if kept is not None:
+                raise InvalidBudget("a routed version has no layer plan", got=list(kept))
+            return make_plan(self.spec, budget, request.gather_layer, None)
+        if kept is None:
+            if budget.layers < self.spec.decoder.layers:
+                raise InvalidBudget("a frozen version needs a layer plan", wanted=f"{budget.layers} layers")
+            kept = tuple(range(self.spec.decoder.layers))
+        return make_plan(self.spec, budget, request.gather_layer, kept)
+
+    def _router(self) -> tuple[str, str]:
+        """Writes the router's weights and graph; returns the graph's path and the digest of the router's record."""
+        assert self._router_dir is not None
+        router = load_router(self._router_dir, host_spec=self.spec, host_digest=self._checkpoint.digest)
+        state = router.state_dict()
+        digest = hashlib.sha256((self._router_dir / RECORD).read_bytes()).hexdigest()
+        shape = RouterShape(router.attention, len(router.layers))
+        layout = weights.lay_out(
+            "router",
+            self._options.precision,
+            digest,
+            router_tensors(self.spec, shape),
+            lambda name: tuple(state[name.removeprefix(PREFIX)].shape),
+        )
+        self._weights(layout, lambda name: state[name.removeprefix(PREFIX)])
+        self._state.fixed.append(f"{GRAPHS}/{weights.FOLDER}/{layout.name}")
+        places: dict[str, Placed] = self._host.tensors | layout.tensors
+        return self._graph("router", router_graph(self.spec, shape, places, self._element)), digest
+
+    def _weights(self, layout: weights.WeightsFile, read: weights.Read) -> None:
+        relative = f"{GRAPHS}/{weights.FOLDER}/{layout.name}"
+        path, known = self._out / relative, self._reusable(relative)
+        if path.exists():
+            return
+        if known is not None and weights.link(layout, known.path, path):
+            self._state.promised[relative] = known.record
+            return
+        weights.write(layout, read, path, self._progress)
+
+    def _reusable(self, relative: str) -> _Known | None:
+        """Returns a weights file of the bundle to reuse, where its manifest lists one of that name."""
+        bundle = self._options.reuse
+        if bundle is None or not (bundle / "manifest.json").is_file():
+            return None
+        path = bundle / "manifest.json"
+        record = decode(path.read_bytes(), Manifest, where=path).files.get(relative)
+        return None if record is None else _Known(bundle / relative, record)
+
+    def _graph(self, kind: str, model: onnx.ModelProto) -> str:
+        """Writes a graph under the name of its content and returns its path relative to the frozen directory."""
+        data = serialized(inlined(model) if self._options.inline else model)
+        name = f"{GRAPHS}/{content_name(kind, data)}"
+        (self._out / name).write_bytes(data)
+        return name
+
+    def _record(self, name: str) -> FileRecord:
+        """Returns hash and size of a file; each is read once, since none changes under its name."""
+        if name not in self._state.records:
+            path = self._out / name
+            with path.open("rb") as file:
+                found = FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+            promised = self._state.promised.get(name, found)
+            if promised != found:
+                raise BundleCorrupt(
+                    "a weights file changed since its bundle was written",
+                    where=name,
+                    got=found.sha256,
+                    wanted=promised.sha256,
+                    remedy="build the bundle again with --force",
+                )
+            self._state.records[name] = found
+        return self._state.records[name]
+
+    def _model(self, router: str | None) -> Model:
+        return Model(
+            name=self._options.name or self._directory.resolve().name,
+            host=self._checkpoint.digest,
+            router=router,
+            visual_tokens=self.spec.visual_tokens,
+            layers=self.spec.decoder.layers,
+            hidden=self.spec.decoder.hidden,
+            vocabulary=self.spec.decoder.vocabulary,
+            image_size=self.spec.vision.image_size,
+            stop_ids=_stop_ids(self._directory),
+        )
+
+
+def _checked_limits(limits: Limits, spec: HostSpec) -> Limits:
+    longest = limits.text_tokens + spec.visual_tokens + limits.new_tokens
+    if longest > spec.decoder.max_positions:
+        raise InputInvalid(
+            "the limits exceed the host's longest sequence",
+            got=f"{limits.text_tokens} text + {spec.visual_tokens} visual + {limits.new_tokens} new tokens",
+            wanted=f"at most {spec.decoder.max_positions}",
+            remedy="lower the limits",
+        )
+    return limits
+
+
+def _stop_ids(directory: Path) -> tuple[int, ...]:
+    """Returns the stop ids as the stock model would have them, without loading it."""
+    has_own = (directory / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(str(directory)) if has_own else GenerationConfig()
+    stand_in: Any = SimpleNamespace(generation_config=generation, config=read_config(directory))
+    return stop_ids(stand_in)

@@ -5,7 +5,7 @@ is read. The same rules hold for Python and C++.
 What it knows: Linux's /proc and cgroup files, and the scheduler's affinity; elsewhere the standard
 library's word. What it does not know: how latency is measured.
 
-Rules: ``cpu`` is the first "model name" of /proc/cpuinfo, else the machine type. ``cores`` is the number
+Rules: ``cpu`` is the first "model name" of /proc/cpuinfo, else the machine type (``uname -m``). ``cores`` is the number
 of CPUs in the affinity mask, lowered to the cgroup's CPU quota (v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``),
 rounded down, at least 1. ``threads`` is what the engine uses. ``gpu`` and ``driver`` are empty without one.
 """
@@ -48,13 +48,13 @@ def usable_cores() -> int:
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "model name":
+            if name.strip() == "model name" and value.strip():
                 return value.strip()
     except OSError:
         pass  # no /proc: the machine type below is all there is
-    return platform.processor() or platform.machine()
+    return platform.machine()
 
 
 def _cgroup_quota() -> float | None:
@@ -62,11 +62,11 @@ def _cgroup_quota() -> float | None:
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         pass  # not cgroup v2
     try:
         folder = Path("/sys/fs/cgroup/cpu")
         limit_us = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
         return None if limit_us < 0 else limit_us / int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None  # not cgroup v1 either

@@ -235,11 +235,15 @@ def encode(document: Manifest | Frozen) -> bytes:
     """Returns the document as indented JSON with a final newline; equal records give equal bytes.
 
     Raises:
-        BundleCorrupt: A value is NaN or infinite.
+        BundleCorrupt: A value is NaN or infinite, or one that `decode` would refuse.
     """
-    plain = msgspec.to_builtins(document, order="deterministic")
+    plain = msgspec.to_builtins(document)
     _refuse_nonfinite(plain, "$")
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
+    try:
+        checked = msgspec.convert(plain, type(document))
+    except msgspec.ValidationError as error:
+        raise BundleCorrupt("no reader would accept this manifest", got=error) from error
+    return msgspec.json.format(msgspec.json.encode(checked, order="deterministic"), indent=1) + b"\n"
 
 
 def check_schema(data: bytes, *, where: object) -> None:

@@ -50,13 +50,13 @@ def read_prompts(path: str | Path) -> PromptSet:
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors put a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise PromptsInvalid("the prompts file cannot be read", where=file, got=error) from error
     prompts: list[Prompt] = []
     complaints: list[str] = []
     digest = hashlib.sha256(text.encode())
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -52,7 +52,7 @@ def resolve(name: str, *, tokens: int, layers: int) -> Version:
         UnknownVersion: The name is neither in the table nor a custom one.
         InvalidBudget: A custom budget does not fit the host.
     """
-    custom = re.fullmatch(r"t([1-9]\d*)-l([1-9]\d*)", name)
+    custom = re.fullmatch(r"t([1-9][0-9]{0,8})-l([1-9][0-9]{0,8})", name)
     if custom:
         return parse_budget(f"{custom[1]}/{custom[2]}", tokens=tokens, layers=layers)
     if name not in VERSIONS:
@@ -74,7 +74,7 @@ def parse_budget(text: str, *, tokens: int, layers: int) -> Version:
     Raises:
         InvalidBudget: Not two whole numbers, or more than the host has.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     if not match:
         raise InvalidBudget("a budget is two whole numbers", got=text, wanted="T/L, for example 144/24")
     budget = Budget(int(match[1]), int(match[2]))

@@ -1,10 +1,8 @@
 """A small but real frozen directory: ONNX files that ONNX Runtime loads, weights outside them."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +11,6 @@ from onnx import TensorProto, helper
 from allrounder.hashing import file_record
 from allrounder.manifest import (
     SCHEMA,
-    FileRecord,
     Frozen,
     FrozenVersion,
     Limits,

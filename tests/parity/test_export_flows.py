@@ -1,0 +1,241 @@
+"""Removed equals masked, for graphs: prefill and decode in ONNX Runtime against the stock model, masked.
+
+Tiny random hosts of every family; what counts is max |difference| <= 1e-4 x std(reference) in fp32.
+"""
+
+import functools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from allrounder.export.decode import decode_graph
+from allrounder.export.flow import make_plan
+from allrounder.export.prefill import prefill_graph
+from allrounder.export.weights import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.writer import serialized
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.host import load_host
+from allrounder.hosts.masked import masked_logits
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import Flow
+from allrounder.hosts.random import TINY, write_random_checkpoint
+from allrounder.progress import silent
+from allrounder.router.selection import keep_list, layer_plan
+from allrounder.versions import Budget
+
+TOLERANCE = 1e-4  # of the reference's standard deviation
+QUESTIONS = ("what is it?", "how many red circles are there?", "the digits, in order, from left to right:")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Matrices this small take far longer when threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Gives hosts by shape, loaded once, with their weights files in both precisions."""
+    folder = Path(tempfile.mkdtemp(prefix="export-flows-"))
+
+    @functools.cache
+    def get(shape):
+        directory = write_random_checkpoint(folder / shape, shape)
+        checkpoint = Checkpoint(directory)
+        (directory / FOLDER).mkdir()
+        layouts = {}
+        for precision in ELEMENT_TYPES:
+            layout = lay_out("host", precision, checkpoint.digest, host_tensors(checkpoint.spec), checkpoint.shape)
+            write(layout, checkpoint.read, directory / FOLDER / layout.name, silent)
+            layouts[precision] = layout
+        return load_host(directory), directory, layouts
+
+    yield get
+    shutil.rmtree(folder)
+
+
+class Graphs:
+    """Prefill and decode of one plan, run with plain numpy; decoding advances the caches."""
+
+    def __init__(self, loaded, plan, precision="fp32"):
+        host, directory, layouts = loaded
+        self.host, self.plan = host, plan
+        self.dtype = np.float32 if precision == "fp32" else np.float16
+        models = [
+            make(plan, layouts[precision].tensors, ELEMENT_TYPES[precision]) for make in (prefill_graph, decode_graph)
+        ]
+        self.prefill_session, self.decode_session = (_session(model, directory) for model in models)
+
+    def prefill(self, visual, prompt, token_scores, layer_scores, room=4):
+        feeds = {
+            "prefix_ids": prompt.prefix_ids.numpy(),
+            "suffix_ids": prompt.suffix_ids.numpy(),
+            "suffix_lengths": prompt.suffix_lengths.numpy(),
+            "visual": visual.numpy().astype(self.dtype),
+            "room": np.array([room]),
+        }
+        feeds |= {"token_scores": token_scores.numpy()} if self.plan.prunes else {}
+        feeds |= {"layer_scores": layer_scores.numpy()} if self.plan.routed else {}
+        assert {each.name for each in self.prefill_session.get_inputs()} == set(feeds)
+        found = dict(zip(_names(self.prefill_session), self.prefill_session.run(None, feeds), strict=True))
+        before = prompt.prefix_ids.shape[1] + prompt.suffix_lengths.numpy()
+        self.positions = before + self.plan.spec.visual_tokens
+        self.slots = before + self.plan.budget.tokens
+        self.kept = {name: value for name, value in found.items() if name != "logits"}
+        return found
+
+    def decode(self, ids):
+        feeds = {"input_ids": ids.numpy(), "positions": self.positions} | self.kept
+        feeds.pop("keep", None)
+        feeds |= {"slots": self.slots} if self.plan.prunes else {}
+        found = dict(zip(_names(self.decode_session), self.decode_session.run(None, feeds), strict=True))
+        self.kept |= {name.replace("_out.", "."): value for name, value in found.items() if name != "logits"}
+        self.positions, self.slots = self.positions + ids.shape[1], self.slots + ids.shape[1]
+        return found["logits"]
+
+
+def _names(session):
+    return [each.name for each in session.get_outputs()]
+
+
+def _session(model, directory):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # TensorScatter warns that unbound caches are copied
+    path = directory / "graph.onnx"
+    path.write_bytes(serialized(model))
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _inputs(host, batch):
+    spec = host.spec
+    generator = torch.Generator().manual_seed(batch)
+    visual = torch.randn(batch, spec.visual_tokens, spec.decoder.hidden, generator=generator)
+    token_scores = torch.randn(batch, spec.visual_tokens, generator=generator)
+    layer_scores = torch.randn(batch, spec.decoder.layers, generator=generator)
+    answers = torch.randint(5, spec.decoder.vocabulary, (batch, 4), generator=generator)
+    return visual, host_prompt(host, QUESTIONS[:batch]), token_scores, layer_scores, answers
+
+
+def _difference(graphs, batch):
+    """Returns the largest difference to the masked stock model, prompt and four answer tokens, over its deviation."""
+    host, plan = graphs.host, graphs.plan
+    visual, prompt, token_scores, layer_scores, answers = _inputs(host, batch)
+    found = graphs.prefill(visual, prompt, token_scores, layer_scores)
+    keep = keep_list(token_scores, plan.budget.tokens)
+    if plan.prunes:
+        assert found["keep"].tolist() == keep.tolist()
+    layers = plan.kept or layer_plan(layer_scores, plan.budget.layers, plan.gather_layer)
+    if plan.routed:
+        assert found["layer_mask"].tolist() == layers[0].tolist()
+    steps = [graphs.decode(answers[:, :2]), graphs.decode(answers[:, 2:3]), graphs.decode(answers[:, 3:])]
+    assert found["logits"].dtype == steps[0].dtype == np.float32
+    ours = np.concatenate([found["logits"][:, None], *steps], axis=1)
+    wanted = masked_logits(host, visual, prompt, Flow(keep, layers, plan.gather_layer), answers).numpy()
+    assert ours.shape == wanted.shape
+    return float(np.abs(ours - wanted).max() / wanted.std())
+
+
+def _plan(host, *, tokens, gather_layer, routed):
+    depth = host.spec.decoder.layers
+    kept = None if routed else (*range(gather_layer), *range(gather_layer + 1, depth - 1))
+    return make_plan(host.spec, Budget(tokens, depth - 2), gather_layer, kept)
+
+
+@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("shape", TINY)
+def test_routed(hosts, shape, gather_layer):
+    loaded = hosts(shape)
+    host = loaded[0]
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, routed=True)
+    assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
+
+
+@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("shape", TINY)
+def test_frozen_in_unequal_batches(hosts, shape, gather_layer):
+    loaded = hosts(shape)
+    host = loaded[0]
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, routed=False)
+    graphs = Graphs(loaded, plan)
+    assert _difference(graphs, 1) <= TOLERANCE
+    assert _difference(graphs, 3) <= TOLERANCE
+
+
+@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize("tokens", ["one", "all"])
+def test_one_token_and_all_tokens(hosts, tokens, routed):
+    loaded = hosts("llama-gqa-tied")
+    host = loaded[0]
+    kept = 1 if tokens == "one" else host.spec.visual_tokens
+    plan = _plan(host, tokens=kept, gather_layer=2, routed=routed)
+    graphs = Graphs(loaded, plan)
+    assert plan.prunes == (tokens == "one")
+    assert _difference(graphs, 1 if routed else 3) <= TOLERANCE
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_no_layer_beyond_the_gather(hosts, routed):
+    loaded = hosts("llama-mha")
+    host = loaded[0]
+    plan = make_plan(host.spec, Budget(2, 2), 2, None if routed else (0, 1))
+    assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
+
+
+def test_the_unpruned_host(hosts):
+    loaded = hosts("qwen3-siglip-layers")
+    spec = loaded[0].spec
+    plan = make_plan(spec, Budget(spec.visual_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers)))
+    assert _difference(Graphs(loaded, plan), 3) <= TOLERANCE
+
+
+@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize("shape", ["llama-gqa-tied", "qwen3-siglip-layers"])
+def test_half_precision_is_near(hosts, shape, routed):
+    """Weights, rows and caches have eleven bits of mantissa; 1.6e-2 was seen, and a wrong op gives about 1."""
+    loaded = hosts(shape)
+    host = loaded[0]
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=2, routed=routed)
+    difference = _difference(Graphs(loaded, plan, "fp16"), 1 if routed else 3)
+    assert 0 < difference <= 5e-2
+
+
+def test_a_padded_row_gives_what_it_gives_alone(hosts):
+    loaded = hosts("llama-mha")
+    host = loaded[0]
+    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=2, routed=False))
+    visual, prompt, token_scores, layer_scores, answers = _inputs(host, 3)
+    together = [graphs.prefill(visual, prompt, token_scores, layer_scores)["logits"][:, None], graphs.decode(answers)]
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = [
+            graphs.prefill(visual[one], prompt.row(row), token_scores[one], layer_scores[one])["logits"][:, None],
+            graphs.decode(answers[one]),
+        ]
+        for whole, single in zip(together, alone, strict=True):
+            assert np.abs(whole[one] - single).max() <= TOLERANCE * single.std()
+
+
+def test_nan_and_ties_in_layer_scores(hosts):
+    loaded = hosts("llama-mha")
+    host = loaded[0]
+    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=1, routed=True))
+    visual, prompt, token_scores, _, _ = _inputs(host, 1)
+    nan, low = float("nan"), float("-inf")
+    for scores in ([9.0, nan, 1.0, 1.0, 1.0], [nan, nan, low, low, nan], [0.0, 2.0, nan, 2.0, 1.0]):
+        layer_scores = torch.tensor([scores])
+        found = graphs.prefill(visual, prompt, token_scores, layer_scores)
+        assert found["layer_mask"].tolist() == layer_plan(layer_scores, 3, 1)[0].tolist()
+        sizes = [found[f"cache_key.{layer}"].shape[2] for layer in range(5)]
+        assert [size > 0 for size in sizes] == found["layer_mask"].tolist()

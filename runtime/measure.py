@@ -22,7 +22,7 @@ from allrounder.progress import Progress, silent
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.prompt import PromptIds
 
-__all__ = ["Samples", "default_workload", "measure_latency", "sample_latency", "summarise"]
+__all__ = ["Request", "Samples", "default_workload", "make_request", "measure_latency", "sample_latency", "summarise"]
 
 _WARM_UP = 2  # rounds: the first allocates, the second settles
 _QUESTION = "What is in the picture?"
@@ -47,7 +47,9 @@ class Samples(NamedTuple):
         return self.steps.mean(axis=1)
 
 
-class _Request(NamedTuple):
+class Request(NamedTuple):
+    """A picture, a prompt and how many tokens are drawn."""
+
     rgb: np.ndarray
     prompt: PromptIds
     new_tokens: int
@@ -110,7 +112,7 @@ def sample_latency(
         InputInvalid: A workload that these engines cannot run.
         BackendError: A backend's library failed.
     """
-    requests = [_request(engine, workload) for engine in engines]
+    requests = [make_request(engine, workload) for engine in engines]
     rows: list[list[tuple[list[float], list[float]]]] = [[] for _ in engines]
     started = time.perf_counter()
     total = _WARM_UP + repeats
@@ -136,8 +138,12 @@ def summarise(engine: Engine, samples: Samples, workload: Workload) -> Latency:
     )
 
 
-def _request(engine: Engine, workload: Workload) -> _Request:
-    """Returns a request of the workload's size: the question's ids are repeated up to the length, or cut."""
+def make_request(engine: Engine, workload: Workload) -> Request:
+    """Returns a request of the workload's size: the question's ids are repeated up to the length, or cut.
+
+    Raises:
+        InputInvalid: A workload that this engine cannot run.
+    """
     limits = engine.limits
     possible = {
         "text_tokens": (2, limits.text_tokens),
@@ -154,10 +160,10 @@ def _request(engine: Engine, workload: Workload) -> _Request:
     suffix = np.resize(np.asarray(prompt.suffix_ids), workload.text_tokens - len(prefix)).tolist()
     size = workload.image_size
     rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-    return _Request(rgb, PromptIds(prefix, tuple(suffix)), workload.new_tokens)
+    return Request(rgb, PromptIds(prefix, tuple(suffix)), workload.new_tokens)
 
 
-def _time(engine: Engine, request: _Request) -> tuple[list[float], list[float]]:
+def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
     """Returns milliseconds of the phases up to the first token, its total last, and of each further token."""
     marks = [time.perf_counter()]
 

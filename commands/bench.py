@@ -1,0 +1,280 @@
+"""``allrounder bench``: versions side by side, timed interleaved in one run.
+
+What it is: the arguments, the measurement's order, the table and the report.
+What it knows: the runtime's stopwatch and how to make a bundle of a random shape. What it does not know: how time is
+taken (`allrounder.runtime.measure`).
+
+Absolute times are those of this machine in this minute; what can be quoted are the ratios to `full`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.commands.bench_memory import Memory, peak_memory
+from allrounder.commands.tables import table
+from allrounder.errors import InputInvalid, UnknownVersion
+from allrounder.manifest import Entry, Percentiles, Workload
+from allrounder.progress import Progress, TerminalProgress
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.measure import Samples, default_workload, make_request, sample_latency, summarise
+from allrounder.runtime.options import EngineOptions, Weights
+from allrounder.versions import FULL
+
+__all__ = ["BenchOptions", "BenchReport", "Row", "add_arguments", "bench_bundle", "run"]
+
+_MODES: tuple[Weights, ...] = ("fast", "shared")
+_MIB = 1 << 20
+
+
+class BenchOptions(NamedTuple):
+    """What is benched, on which workload."""
+
+    versions: tuple[str, ...] = ()  # names; none: all
+    weights: tuple[Weights, ...] = ("fast",)
+    text_tokens: int | None = None
+    new_tokens: int | None = None
+    repeats: int = 20
+    threads: int | None = None
+    memory: bool = True  # also start a process per version and mode to see its peak memory
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One entry in one mode; milliseconds are medians where no percentile is named, bytes those of one request."""
+
+    entry: str
+    version: str
+    weights: Weights
+    preprocess_ms: float
+    vision_ms: float
+    router_ms: float
+    prefill_ms: float
+    ttft_ms: Percentiles
+    tpot_ms: Percentiles
+    speedup: dict[str, float] | None  # full over this, same mode: prefill, ttft, tpot; None without a `full` beside it
+    kv_bytes: int
+    memory: Memory | None
+
+
+class BenchReport(msgspec.Struct, frozen=True):
+    """The last line of stdout."""
+
+    bundle: str
+    bundle_bytes: int
+    workload: Workload
+    rows: tuple[Row, ...]
+    together: dict[str, Memory]  # by mode: all benched entries open in one process
+
+
+class _Subject(NamedTuple):
+    engine: Engine
+    weights: Weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``bench`` to ``parser``."""
+    parser.description = "Time the versions of a bundle side by side, interleaved; or those of a random model."
+    parser.add_argument("bundle", type=Path, nargs="?", help="a bundle directory")
+    parser.add_argument("--shape", help="bench a random model of this shape instead, for example 0.5b")
+    parser.add_argument(
+        "--versions", metavar="NAMES", help="separated by commas (default: all; of a shape full,par-lite)"
+    )
+    parser.add_argument("--weights", default="fast", metavar="MODES", help="fast, shared or fast,shared")
+    parser.add_argument("--text-tokens", type=int, help="text tokens of the prompt (default: 64)")
+    parser.add_argument("--new-tokens", type=int, help="tokens of the answer (default: 16)")
+    parser.add_argument("--repeats", type=int, default=20, help="rounds that are counted (default: 20)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all usable cores)")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Benches, prints the table and, as the last line of stdout, one JSON object."""
+    if (arguments.bundle is None) == (arguments.shape is None):
+        raise InputInvalid("bench takes either a bundle or --shape", remedy="allrounder bench bundles/demo")
+    options = options_from(arguments)
+    progress = TerminalProgress()
+    if arguments.bundle is not None:
+        report = bench_bundle(open_bundle(arguments.bundle, progress=progress), options, progress)
+    else:
+        from allrounder.commands.bench_shape import build_shape
+
+        with tempfile.TemporaryDirectory(prefix="allrounder-bench-") as folder:
+            names = options.versions or (FULL, "par-lite")
+            bundle = build_shape(arguments.shape, Path(folder), names, progress)
+            report = bench_bundle(bundle, options._replace(versions=()), progress)
+    print(render(report))
+    print(msgspec.json.encode(report).decode())
+    return 0
+
+
+def options_from(arguments: argparse.Namespace) -> BenchOptions:
+    """Returns what the arguments ask for.
+
+    Raises:
+        InputInvalid: An unknown mode, or fewer than one round.
+    """
+    modes = tuple(dict.fromkeys(mode.strip() for mode in arguments.weights.split(",")))
+    if unknown := [mode for mode in modes if mode not in _MODES]:
+        raise InputInvalid("unknown mode", where="--weights", got=", ".join(unknown), wanted=" or ".join(_MODES))
+    if arguments.repeats < 1:
+        raise InputInvalid("too few rounds", where="--repeats", got=arguments.repeats, wanted="1 or more")
+    names = arguments.versions.split(",") if arguments.versions else []
+    return BenchOptions(
+        versions=tuple(dict.fromkeys(name.strip() for name in names)),
+        weights=modes,
+        text_tokens=arguments.text_tokens,
+        new_tokens=arguments.new_tokens,
+        repeats=arguments.repeats,
+        threads=arguments.threads,
+        memory=not arguments.no_memory,
+    )
+
+
+def bench_bundle(bundle: OpenBundle, options: BenchOptions, progress: Progress) -> BenchReport:
+    """Returns the figures of the chosen entries, all of them interleaved in one run.
+
+    Raises:
+        UnknownVersion: The bundle has no entry of a version that is asked for.
+        InputInvalid: A workload beyond the bundle's limits.
+        EngineUnavailable: The backend is not there.
+    """
+    entries = _chosen(bundle, options.versions)
+    subjects = [
+        _Subject(engine, mode)
+        for mode in options.weights
+        for engine in open_engines(bundle, entries, EngineOptions(threads=options.threads, weights=mode))
+    ]
+    engines = [subject.engine for subject in subjects]
+    workload = default_workload(engines[0], text_tokens=options.text_tokens, new_tokens=options.new_tokens)
+    samples = sample_latency(engines, workload, repeats=options.repeats, progress=progress)
+    kv_bytes = [_kv_bytes(subject.engine, workload) for subject in subjects]
+    base = _base(subjects, samples)
+    keys = [(subject.engine.entry.label, subject.engine.entry.version, subject.weights) for subject in subjects]
+    latencies = [summarise(each.engine, sample, workload) for each, sample in zip(subjects, samples, strict=True)]
+    del engines
+    subjects.clear()  # the processes below need the memory
+    memories = _memories(bundle, keys, workload, progress) if options.memory else [None] * len(keys)
+    rows = [
+        Row(
+            *key,
+            *(_median(phase) for phase in (sample.preprocess, sample.vision, sample.router, sample.prefill)),
+            ttft_ms=latency.ttft_ms,
+            tpot_ms=latency.tpot_ms,
+            speedup=_speedup(base.get(key[2]), sample),
+            kv_bytes=kv,
+            memory=memory,
+        )
+        for key, sample, latency, kv, memory in zip(keys, samples, latencies, kv_bytes, memories, strict=True)
+    ]
+    return BenchReport(
+        bundle=str(bundle.path),
+        bundle_bytes=sum(record.bytes for record in bundle.manifest.files.values()),
+        workload=workload,
+        rows=tuple(rows),
+        together=_together(bundle, entries, options, workload),
+    )
+
+
+def render(report: BenchReport) -> str:
+    """Returns the report as people read it."""
+    header = ["entry", "weights", "preprocess", "vision", "router", "prefill", "TTFT p50", "p95", "p99"]
+    header += ["TPOT p50", "p95", "p99", "prefill x", "TTFT x", "TPOT x", "KV MiB", "peak MiB", "private MiB"]
+    rows = []
+    for row in report.rows:
+        ms = [row.preprocess_ms, row.vision_ms, row.router_ms, row.prefill_ms]
+        ms += [row.ttft_ms.p50, row.ttft_ms.p95, row.ttft_ms.p99, row.tpot_ms.p50, row.tpot_ms.p95, row.tpot_ms.p99]
+        ratios = [f"{row.speedup[name]:.2f}" if row.speedup else "-" for name in ("prefill", "ttft", "tpot")]
+        held = [row.memory.peak_resident, row.memory.anonymous] if row.memory else []
+        memory = [f"{value / _MIB:.0f}" for value in held] or ["-", "-"]
+        rows.append(
+            [row.entry, row.weights, *(f"{value:.2f}" for value in ms), *ratios, f"{row.kv_bytes / _MIB:.2f}", *memory]
+        )
+    work = report.workload
+    size = f"{work.text_tokens} text tokens, {work.new_tokens} new tokens, {work.threads} threads"
+    lines = [
+        f"milliseconds; {size}; x: full over this, medians of one interleaved run",
+        table(header, rows),
+        f"bundle: {report.bundle_bytes / _MIB:.1f} MiB on disk",
+    ]
+    lines += [
+        f"all of these open in one process, weights={mode}: {memory.peak_resident / _MIB:.0f} MiB at the peak, "
+        f"{memory.anonymous / _MIB:.0f} MiB of it private"
+        for mode, memory in report.together.items()
+    ]
+    return "\n".join(lines)
+
+
+def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
+    entries = bundle.manifest.entries
+    there = {entry.version for entry in entries}
+    if missing := [name for name in names if name not in there]:
+        raise UnknownVersion(
+            f"the bundle has no {' or '.join(missing)}",
+            where=bundle.path,
+            wanted=", ".join(sorted(there)),
+            remedy=f"allrounder build --version {','.join(missing)} --out {bundle.path}",
+        )
+    return tuple(entry for entry in entries if not names or entry.version in names)
+
+
+def _kv_bytes(engine: Engine, workload: Workload) -> int:
+    """Returns the bytes that one request's keys and values hold, room for its answer included."""
+    request = make_request(engine, workload)
+    visual = engine.see(request.rgb)
+    scores = engine.route(request.prompt, visual)
+    return engine.prefill(request.prompt, visual, scores, room=request.new_tokens).cache.bytes
+
+
+def _base(subjects: Sequence[_Subject], samples: Sequence[Samples]) -> dict[Weights, Samples]:
+    """Returns the samples of `full` by mode, those of the highest precision where there are several."""
+    found: dict[Weights, tuple[str, Samples]] = {}
+    for (engine, mode), sample in zip(subjects, samples, strict=True):
+        entry = engine.entry
+        if entry.version == FULL and (mode not in found or entry.precision == "fp32"):
+            found[mode] = (entry.precision, sample)
+    return {mode: sample for mode, (_, sample) in found.items()}
+
+
+def _speedup(base: Samples | None, sample: Samples) -> dict[str, float] | None:
+    """Returns the medians of `full` over those of a sample."""
+    if base is None:
+        return None
+    pairs = {
+        "prefill": (base.prefill, sample.prefill),
+        "ttft": (base.ttft, sample.ttft),
+        "tpot": (base.tpot, sample.tpot),
+    }
+    return {name: round(_median(whole) / _median(pruned), 3) for name, (whole, pruned) in pairs.items()}
+
+
+def _median(values: np.ndarray) -> float:
+    return round(float(np.median(values)), 4)
+
+
+def _memories(
+    bundle: OpenBundle, keys: Sequence[tuple[str, str, Weights]], workload: Workload, progress: Progress
+) -> list[Memory | None]:
+    memories = []
+    for done, (label, _, mode) in enumerate(keys, start=1):
+        memories.append(peak_memory(bundle.path, [label], mode, workload))
+        progress("measuring memory", done, len(keys))
+    return memories
+
+
+def _together(
+    bundle: OpenBundle, entries: Sequence[Entry], options: BenchOptions, workload: Workload
+) -> dict[str, Memory]:
+    """Returns what one process holds that opens all entries at once, by mode; empty for one entry alone."""
+    if not options.memory or len(entries) < 2:
+        return {}
+    labels = [entry.label for entry in entries]
+    found = {mode: peak_memory(bundle.path, labels, mode, workload) for mode in options.weights}
+    return {mode: memory for mode, memory in found.items() if memory}

@@ -56,7 +56,7 @@ def picker(sampling: Sampling) -> Pick:
 
     def draw(logits: np.ndarray) -> int:
         _best(logits)  # refuses NaN
-        shares = _shares(logits.astype(np.float64) / sampling.temperature, sampling)
+        shares = _shares(logits.astype(np.float64), sampling)
         return int(np.searchsorted(np.cumsum(shares), generator.random() * shares.sum(), side="right"))
 
     return draw
@@ -69,13 +69,13 @@ def _best(logits: np.ndarray) -> int:
     return best
 
 
-def _shares(scaled: np.ndarray, sampling: Sampling) -> np.ndarray:
+def _shares(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     """Returns the probabilities, not normalised, of the tokens that may be drawn, 0 for the others."""
-    shares = np.exp(scaled - scaled.max())
-    if 0 < sampling.top_k < shares.size:
-        shares[shares < np.partition(shares, -sampling.top_k)[-sampling.top_k]] = 0
+    shares = np.exp((logits - logits.max()) / sampling.temperature)
+    if 0 < sampling.top_k < logits.size:
+        shares[logits < np.partition(logits, -sampling.top_k)[-sampling.top_k]] = 0
     if sampling.top_p < 1:
-        order = np.argsort(-shares, kind="stable")
+        order = np.argsort(-logits, kind="stable")
         reached = np.cumsum(shares[order]) >= sampling.top_p * shares.sum()
         shares[order[int(np.argmax(reached)) + 1 :]] = 0
     return shares

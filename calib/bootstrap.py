@@ -9,6 +9,8 @@ resamples are one matrix product. The seed is fixed: the same figures give the s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,6 +62,7 @@ def _checked(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return figures
 
 
+@lru_cache(maxsize=2)  # agreement, KL and retention of one entry are over the same questions, or nearly
 def _counts(questions: int) -> NDArray[np.float64]:
     """Returns [RESAMPLES, questions]: how often each question is in each resample."""
     generator = np.random.default_rng(_SEED)

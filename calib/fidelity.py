@@ -39,8 +39,18 @@ from allrounder.runtime.engine import Engine, Scores
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import PromptIds
 
-__all__ = ["MAX_ANSWER", "Outcomes", "measure", "quick_sample", "same_answer", "summarize", "summarize_kinds"]
+__all__ = [
+    "FULL_CARD",
+    "MAX_ANSWER",
+    "Outcomes",
+    "measure",
+    "quick_sample",
+    "same_answer",
+    "summarize",
+    "summarize_kinds",
+]
 
+FULL_CARD = 2000  # questions from which on fidelity is no longer quick
 MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
 _SAMPLE_SEED = 7
 
@@ -136,10 +146,11 @@ def measure(
     )
 
 
-def summarize(outcomes: Outcomes, *, dataset: str, quick: bool) -> Fidelity:
+def summarize(outcomes: Outcomes, *, dataset: str) -> Fidelity:
     """Returns the manifest's record of ``outcomes``: means with bootstrap 95 % intervals.
 
-    Retention is None where no prompt has an answer, or ``full`` has none right.
+    Retention is None where no prompt has an answer, or ``full`` has none right. Fewer than `FULL_CARD` questions
+    make it ``quick``.
     """
     chosen = outcomes.labelled
     retention = None
@@ -152,16 +163,14 @@ def summarize(outcomes: Outcomes, *, dataset: str, quick: bool) -> Fidelity:
         kl=mean_estimate(outcomes.kl),
         questions=len(outcomes.kl),
         dataset=dataset,
-        quick=quick,
+        quick=len(outcomes.kl) < FULL_CARD,
     )
 
 
-def summarize_kinds(outcomes: Outcomes, *, dataset: str, quick: bool) -> dict[str, Fidelity]:
+def summarize_kinds(outcomes: Outcomes, *, dataset: str) -> dict[str, Fidelity]:
     """Returns a summary per kind of question, kinds in alphabetical order."""
     kinds = np.array(outcomes.kinds)
-    return {
-        str(kind): summarize(outcomes.only(kinds == kind), dataset=dataset, quick=quick) for kind in np.unique(kinds)
-    }
+    return {str(kind): summarize(outcomes.only(kinds == kind), dataset=dataset) for kind in np.unique(kinds)}
 
 
 def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:

@@ -75,7 +75,7 @@ def prompts(tmp_path):
 
 
 def summary(outcomes):
-    return summarize(outcomes, dataset="table:0", quick=True)
+    return summarize(outcomes, dataset="table:0")
 
 
 def test_full_against_itself_loses_nothing(prompts):
@@ -155,7 +155,7 @@ def test_an_entry_of_the_references_graphs_is_the_reference(prompts):
 
 def test_kinds_are_reported_apart(prompts):
     (outcomes,) = measure(TableEngine(0), [TableEngine(1, noise=0.6)], prompts)
-    kinds = summarize_kinds(outcomes, dataset="d", quick=False)
+    kinds = summarize_kinds(outcomes, dataset="d")
     assert list(kinds) == ["kind 0", "kind 1"]
     assert sum(kind.questions for kind in kinds.values()) == len(prompts)
     whole = summary(outcomes)

@@ -82,7 +82,7 @@ def _measure(
     least = 0.0  # seconds that one entry takes at the least; the next, larger one takes no less
     for index, entry in enumerate(cheapest_first):
         started = time.monotonic()
-        if started + least > deadline:
+        if figures and started + least > deadline:
             _log.warning("no time was left to measure %s: it cannot be chosen by target", entry.label)
             continue
         share = (deadline - started) / (len(cheapest_first) - index)

@@ -23,7 +23,7 @@ from allrounder.errors import InputInvalid
 from allrounder.hosts.prompt import PromptBatch
 from allrounder.hosts.spec import HostSpec
 
-__all__ = ["AttentionKind", "MetaRouter", "Noise", "Scores", "copy_host_layers"]
+__all__ = ["AttentionKind", "MetaRouter", "Noise", "Scores", "copy_host_layers", "gumbel"]
 
 AttentionKind = Literal["causal", "bidirectional"]
 
@@ -118,7 +118,7 @@ class MetaRouter(nn.Module):
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotation)
         scores = self._scores(hidden)
         if noise is not None and noise.scores:
-            scores = scores + noise.scores * _gumbel(scores, noise.generator)
+            scores = scores + noise.scores * gumbel(scores, noise.generator)
         return Scores(scores[:, prefix : prefix + self.visual_tokens], scores[:, rows:])
 
     def _scores(self, hidden: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _router_config(text_config: PretrainedConfig, layers: int) -> PretrainedConf
     config = copy.deepcopy(text_config)
     config.num_hidden_layers = layers
     config.vocab_size = 1  # the stock model makes an embedding table that is thrown away at once
-    config.pad_token_id = None
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = ["full_attention"] * layers
     config._attn_implementation = "sdpa"  # noqa: SLF001 - the documented switch has no public setter on a config
@@ -171,6 +171,7 @@ def _positions(rows: int, layer_tokens: int, ends: Tensor) -> Tensor:
     return torch.cat([prompt, ends[:, None] + torch.arange(layer_tokens, device=ends.device)], dim=1)
 
 
-def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Returns standard Gumbel noise of the shape, dtype and device of ``like``."""
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))

@@ -19,7 +19,7 @@ from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch, PromptEncoder
 from allrounder.hosts.pruned import PrunedHost, full_flow
 from allrounder.router.examples import Example, Examples
-from allrounder.router.forced import Answers, Gates, forced_rows, log_probs
+from allrounder.router.forced import Answers
 
 __all__ = ["Batch", "References"]
 
@@ -71,44 +71,35 @@ class References:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Returns the examples of these indices."""
-        found = {index: self._cache[index] for index in indices if index in self._cache}
-        missing = [index for index in dict.fromkeys(indices) if index not in found]
-        if missing:
-            fresh = self._compute([self.examples[index] for index in missing])
-            for index, reference in zip(missing, fresh, strict=True):
-                found[index] = reference
-                if reference.bytes <= self._room:
-                    self._room -= reference.bytes
-                    self._cache[index] = reference
-        return self._collate([found[index] for index in indices])
+        return self._collate([self._reference(index) for index in indices])
+
+    def _reference(self, index: int) -> _Reference:
+        if index in self._cache:
+            return self._cache[index]
+        reference = self._compute(self.examples[index])
+        if reference.bytes <= self._room:
+            self._room -= reference.bytes
+            self._cache[index] = reference
+        return reference
 
     @torch.no_grad()
-    def _compute(self, examples: list[Example]) -> list[_Reference]:
+    def _compute(self, example: Example) -> _Reference:
+        """Computes one alone: then it does not depend, not in its last bit, on what it was asked for with."""
         device = self._host.model.device
-        pictures = [Image.fromarray(example.image) for example in examples]
-        pixels = self._host.processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+        picture = Image.fromarray(example.image)
+        pixels = self._host.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
         visual = self._pruned.visual(pixels.to(device))
-        prompt = self._encoder.batch([example.question for example in examples]).to(device)
-        answers = self._answers(visual, prompt)
-        forced = forced_rows(self._host, self._pruned.embeddings(visual, prompt), prompt, answers, 0)
-        tops = log_probs(self._host, forced, 0, Gates())
-        return [
-            _Reference(
-                example.question,
-                visual[row].cpu(),
-                answers.ids[row, : int(answers.lengths[row])].cpu(),
-                tops[row, : int(answers.lengths[row])].cpu(),
-            )
-            for row, example in enumerate(examples)
-        ]
+        prompt = self._encoder.batch([example.question]).to(device)
+        answer = self._answer(visual, prompt)
+        logits = self._pruned.score(visual, prompt, full_flow(self._host), answer)[0]
+        return _Reference(example.question, visual[0].cpu(), answer.cpu(), logits.float().log_softmax(dim=-1).cpu())
 
-    def _answers(self, visual: Tensor, prompt: PromptBatch) -> Answers:
-        """Returns the host's greedy answers, each with the stop token that ended it."""
-        state = self._pruned.prefill(visual, prompt, full_flow(self._host, len(visual)))
-        ids = self._pruned.greedy(state, self._answer_tokens, self._host.stop_ids)
+    def _answer(self, visual: Tensor, prompt: PromptBatch) -> Tensor:
+        """Returns the host's greedy answer int64 [A], with the stop token that ended it."""
+        state = self._pruned.prefill(visual, prompt, full_flow(self._host))
+        ids = self._pruned.greedy(state, self._answer_tokens, self._host.stop_ids)[0]
         stopped = torch.isin(ids, torch.tensor(self._host.stop_ids, device=ids.device))
-        before = stopped.cumsum(dim=1) - stopped.long()  # stop tokens ahead of each id
-        return Answers(ids, (before == 0).sum(dim=1))
+        return ids[: int(stopped.long().argmax()) + 1] if bool(stopped.any()) else ids
 
     def _collate(self, references: list[_Reference]) -> Batch:
         device = self._host.model.device

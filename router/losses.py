@@ -1,0 +1,125 @@
+"""Losses of one batch: scores, flows, the frozen host and an objective put together.
+
+What it is: the three objectives of `objective`, each as a function of router, batch and budget.
+What it knows: how a step's randomness, temperature and budget enter. What it does not know: optimisers, files, time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from allrounder.hosts.host import Host
+from allrounder.router.flows import HardFlows, cut, sample, soft_layers, soft_top, straight_through
+from allrounder.router.forced import Forced, Gates, divergence, forced_rows, log_probs, narrow, repeat
+from allrounder.router.model import MetaRouter, Noise, Scores, gumbel
+from allrounder.router.objective import (
+    Picked,
+    TrainOptions,
+    flow_log_prob,
+    policy_loss,
+    preference_loss,
+    sparsity,
+)
+from allrounder.router.references import Batch
+from allrounder.versions import Budget
+
+__all__ = ["Learner", "Moment", "StepLoss", "batch_loss", "flow_log_probs"]
+
+
+class Learner(NamedTuple):
+    """Who takes part: the frozen ``host``, the ``router`` that learns, and ``initial``, its frozen first state."""
+
+    host: Host
+    router: MetaRouter
+    initial: MetaRouter
+    options: TrainOptions
+
+
+class Moment(NamedTuple):
+    """Where a run stands: ``share`` of it done, 0 to 1; the ``budget`` of this step; its source of chance."""
+
+    share: float
+    budget: Budget
+    generator: torch.Generator
+
+
+class StepLoss(NamedTuple):
+    """``loss`` is to be minimised; ``divergence`` is that of the flows it was computed from, nats per token."""
+
+    loss: Tensor
+    divergence: float
+
+
+def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
+    """Returns the loss of one batch under the options' objective."""
+    options = learner.options
+    with torch.no_grad():
+        forced = forced_rows(learner.host, batch.embeddings, batch.prompt, batch.answers, options.gather_layer)
+    if options.objective == "gate":
+        return _gate_loss(learner, batch, forced, moment)
+    return _sampled_loss(learner, batch, forced, moment)
+
+
+def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: int) -> Tensor:
+    """Returns next-token log-probabilities [B x F, A, V] under F hard flows of each of B prompts, side by side."""
+    count = len(flow.keep) // len(forced.hidden)
+    return log_probs(host, narrow(repeat(forced, count), flow.keep), gather_layer, Gates(layers=flow.plan))
+
+
+def _gate_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment) -> StepLoss:
+    options, gather = learner.options, learner.options.gather_layer
+    temperature = options.temperature * (options.final_temperature / options.temperature) ** moment.share
+    scores = learner.router(batch.embeddings.float(), batch.prompt)
+    scale = options.gate_noise * temperature
+    noisy = Scores(*(part + scale * gumbel(part, moment.generator) for part in scores))
+    tokens = soft_top(noisy.token_scores, moment.budget.tokens, temperature)
+    layers = soft_layers(noisy.layer_scores, moment.budget.layers, gather, temperature)
+    if moment.share >= 1 - options.straight:
+        flow = cut(noisy, moment.budget, gather)
+        kept = tokens.gather(1, flow.keep)
+        forced = narrow(forced, flow.keep)
+        tokens, layers = straight_through(torch.ones_like(kept), kept), straight_through(flow.plan, layers)
+    pruned = log_probs(learner.host, forced, gather, Gates(tokens, layers))
+    loss = divergence(batch.log_probs, pruned, forced.counted).mean()
+    return StepLoss(loss, float(loss.detach()))
+
+
+def _sampled_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment) -> StepLoss:
+    options, gather = learner.options, learner.options.gather_layer
+    rows, count = batch.embeddings.float(), options.flows
+    with torch.no_grad():
+        noise = Noise(options.attention_noise, options.score_noise, moment.generator)
+        drawn = sample(learner.router, rows, batch.prompt, count, noise)
+        flow = cut(drawn, moment.budget, gather)
+        pruned = flow_log_probs(learner.host, forced, flow, gather).unflatten(0, (-1, count))
+        found = torch.stack([divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(count)], 1)
+        kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, flow.keep, value=True)
+        picked = Picked(kept, flow.plan[:, gather:])
+    scores = learner.router(rows, batch.prompt)
+    log_prob = flow_log_prob(_repeated(scores, count), picked, gather).view(-1, count)
+    if options.objective == "policy":
+        loss = policy_loss(log_prob, found)
+    else:
+        loss = _preference(learner, batch, picked, (log_prob, found))
+    token_gap, layer_gap = sparsity(scores, moment.budget, gather)
+    total = loss + options.token_sparsity * token_gap + options.layer_sparsity * layer_gap
+    return StepLoss(total.mean(), float(found.mean()))
+
+
+def _preference(learner: Learner, batch: Batch, picked: Picked, flows: tuple[Tensor, Tensor]) -> Tensor:
+    """Returns the preference loss [B] of the closest flow over the farthest one; flows: log-probs and divergences."""
+    log_prob, found = flows
+    best, worst = found.argmin(dim=1, keepdim=True), found.argmax(dim=1, keepdim=True)
+    if not learner.options.reference_free:
+        count = log_prob.shape[1]
+        with torch.no_grad():
+            initial = _repeated(learner.initial(batch.embeddings.float(), batch.prompt), count)
+            log_prob = log_prob - flow_log_prob(initial, picked, learner.options.gather_layer).view(-1, count)
+    return preference_loss(log_prob.gather(1, best), log_prob.gather(1, worst), learner.options.beta).squeeze(1)
+
+
+def _repeated(scores: Scores, count: int) -> Scores:
+    return Scores(*(part.repeat_interleave(count, dim=0) for part in scores))

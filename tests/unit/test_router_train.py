@@ -1,0 +1,165 @@
+"""Training on tiny random hosts: it learns, it resumes exactly, it leaves the host alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from allrounder.errors import InputInvalid, RouterMismatch
+from allrounder.hosts.host import Host, load_host
+from allrounder.hosts.random import Shape, write_random_checkpoint
+from allrounder.router import train as train_module
+from allrounder.router.checkpoint import load_router, read_record
+from allrounder.router.examples import Example
+from allrounder.router.measure import measure, mixed, random_scorer, router_scorer
+from allrounder.router.objective import TrainOptions
+from allrounder.router.references import References
+from allrounder.router.train import RunOptions, train, weights_digest
+from allrounder.versions import Budget
+
+SHAPE = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 84})  # 36 visual tokens
+TINY = TrainOptions(gather_layer=1, batch=4, learning_rate=1e-2, budgets=("par-lite",), warmup=0.0)
+SHORT = 4  # answer tokens
+
+
+class Pictures:
+    """Random pictures with one question; half of each picture is black."""
+
+    def __init__(self, first: int, count: int):
+        self.name, self._first, self._count = f"pictures {first}", first, count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(self._first + index).integers(0, 256, (40, 40, 3), np.uint8)
+        pixels[:, 20:] = 0
+        return Example(pixels, ["what is this?", "where is it?"][index % 2])
+
+
+DATA = (Pictures(0, 12), Pictures(100, 4))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> Host:
+    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), SHAPE))
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "training" / "log.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path, host: Host) -> dict[str, torch.Tensor]:
+    return load_router(out, host_spec=host.spec, host_digest=host.digest).state_dict()
+
+
+@pytest.mark.parametrize("objective", ["gate", "policy", "preference"])
+def test_every_objective_learns_something(host, tmp_path, objective):
+    options = msgspec.structs.replace(TINY, objective=objective, final_temperature=0.5)
+    result = train(host, (DATA[1], DATA[1]), tmp_path, options, RunOptions(steps=20, answer_tokens=SHORT))
+    log = [line for line in lines(tmp_path) if "loss" in line]
+    first, last = (sum(line["loss"] for line in part) / 5 for part in (log[:5], log[-5:]))
+    assert last < first
+    assert [line["step"] for line in log] == list(range(1, 21))
+    assert result.steps == 20
+    assert read_record(tmp_path).training["objective"] == objective
+
+
+def test_gates_teach_more_than_chance(host, tmp_path):
+    """The learned scores stay closer to the host than random ones, tokens alone and layers alone as well."""
+    train(host, (DATA[0], DATA[0]), tmp_path, TINY, RunOptions(steps=50, validate_every=10, answer_tokens=SHORT))
+    learned = router_scorer(load_router(tmp_path, host_spec=host.spec, host_digest=host.digest))
+    references = References(host, DATA[0], SHORT)
+
+    def divergence(tokens: bool, layers: bool) -> float:
+        found = []
+        for seed in range(6):
+            chance = random_scorer(host, seed)
+            scorer = mixed(learned if tokens else chance, learned if layers else chance)
+            found += measure(host, references, scorer, [Budget(9, 4)], 1)
+        return sum(close.divergence for close in found) / len(found)
+
+    both, none = divergence(tokens=True, layers=True), divergence(tokens=False, layers=False)
+    assert both < 0.85 * none
+    assert divergence(tokens=True, layers=False) < none
+    assert divergence(tokens=False, layers=True) < none
+
+
+@pytest.mark.parametrize("objective", ["gate", "preference"])
+def test_a_killed_run_ends_as_an_unbroken_one(host, tmp_path, monkeypatch, objective):
+    options = msgspec.structs.replace(TINY, objective=objective, straight=0.4, flows=3)
+    run = RunOptions(steps=8, validate_every=2, save_every=3, answer_tokens=SHORT)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(host, DATA, whole, options, run)
+    real = train_module.batch_loss
+
+    for after in (2, 4, 1, 3):  # killed before anything was saved, right behind a state, and in between
+        calls = iter(range(after))
+
+        def killed(*args, calls=calls):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(train_module, "batch_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(host, DATA, broken, options, run)
+    monkeypatch.setattr(train_module, "batch_loss", real)
+    found = train(host, DATA, broken, options, run)
+    assert found[:4] == expected[:4]
+    for name, value in weights(whole, host).items():
+        assert torch.equal(value, weights(broken, host)[name]), name
+    strip = [[{k: v for k, v in line.items() if k != "seconds"} for line in lines(out)] for out in (whole, broken)]
+    assert strip[0] == strip[1]
+
+
+def test_a_finished_run_is_not_run_again_but_can_be_prolonged(host, tmp_path):
+    first = train(host, DATA, tmp_path, TINY, RunOptions(steps=2, validate_every=1))
+    again = train(host, DATA, tmp_path, TINY, RunOptions(steps=2, validate_every=1))
+    assert again[:3] == first[:3]
+    assert again.steps == 2
+    assert train(host, DATA, tmp_path, TINY, RunOptions(steps=3, validate_every=1)).steps == 3
+
+
+def test_the_host_stays_as_it_is_and_a_change_is_noticed(host, tmp_path, monkeypatch):
+    before = weights_digest(host.model)
+    train(host, DATA, tmp_path / "good", TINY, RunOptions(steps=2))
+    assert weights_digest(host.model) == before
+    real = train_module.batch_loss
+    bias = host.model.model.language_model.norm.weight
+
+    def meddling(*args):
+        bias.data[0] += 1
+        return real(*args)
+
+    monkeypatch.setattr(train_module, "batch_loss", meddling)
+    with pytest.raises(RouterMismatch, match="host changed"):
+        train(host, DATA, tmp_path / "bad", TINY, RunOptions(steps=1))
+    bias.data[0] -= 1
+
+
+def test_another_run_is_not_continued(host, tmp_path):
+    train(host, DATA, tmp_path, TINY, RunOptions(steps=1))
+    with pytest.raises(InputInvalid, match="other options"):
+        train(host, DATA, tmp_path, msgspec.structs.replace(TINY, seed=1), RunOptions(steps=2))
+    with pytest.raises(InputInvalid, match="other options"):
+        train(host, (Pictures(7, 12), DATA[1]), tmp_path, TINY, RunOptions(steps=2))
+    (tmp_path / "training" / "state.pt").write_bytes(b"torn")
+    with pytest.raises(InputInvalid, match="damaged"):
+        train(host, DATA, tmp_path, TINY, RunOptions(steps=2))
+
+
+def test_an_end_must_be_given(host, tmp_path):
+    with pytest.raises(InputInvalid, match="minutes"):
+        train(host, DATA, tmp_path, TINY, RunOptions())
+
+
+def test_minutes_end_a_run(host, tmp_path):
+    result = train(host, DATA, tmp_path, TINY, RunOptions(minutes=0.02, validate_every=1000))
+    assert result.steps >= 1
+    assert result.seconds >= 1.2

@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import onnx
-from transformers import GenerationConfig
 
 from allrounder import __version__
 from allrounder.errors import BundleCorrupt, InputInvalid, InvalidBudget
@@ -32,7 +30,7 @@ from allrounder.export.vision import vision_graph
 from allrounder.export.writer import Placed, content_name, serialized
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.host import host_directory, load_processor, stop_ids
-from allrounder.hosts.spec import HostSpec, read_config
+from allrounder.hosts.spec import HostSpec
 from allrounder.hosts.template import freeze_template
 from allrounder.manifest import (
     SCHEMA,
@@ -314,7 +312,7 @@ class Freezer:
             hidden=self.spec.decoder.hidden,
             vocabulary=self.spec.decoder.vocabulary,
             image_size=self.spec.vision.image_size,
-            stop_ids=_stop_ids(self._directory),
+            stop_ids=stop_ids(self._directory),
         )
 
 
@@ -328,11 +326,3 @@ def _checked_limits(limits: Limits, spec: HostSpec) -> Limits:
             remedy="lower the limits",
         )
     return limits
-
-
-def _stop_ids(directory: Path) -> tuple[int, ...]:
-    """Returns the stop ids as the stock model would have them, without loading it."""
-    has_own = (directory / "generation_config.json").is_file()
-    generation = GenerationConfig.from_pretrained(str(directory)) if has_own else GenerationConfig()
-    stand_in: Any = SimpleNamespace(generation_config=generation, config=read_config(directory))
-    return stop_ids(stand_in)

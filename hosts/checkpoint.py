@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import LlavaForConditionalGeneration
 
 from allrounder.errors import HostUnreadable, HostUnsupported
-from allrounder.hosts.spec import HostSpec, read_config, read_spec
+from allrounder.hosts.spec import read_config, read_spec
 
 __all__ = ["Checkpoint", "canonical_name"]
 
@@ -63,18 +64,20 @@ def canonical_name(stored: str) -> str | None:
 
 
 class Checkpoint:
-    """The weights of one host directory, opened and mapped.
+    """The weights of one host directory, opened and mapped, and the spec of its config.
 
     Args:
         directory: A Hugging Face directory with ``config.json`` and ``model.safetensors``, or shards and their index.
 
     Raises:
         HostUnreadable: A file is missing, truncated, or lacks what the index promises.
-        HostUnsupported: The weights are not those of a Llava.
+        HostUnsupported: The config or the weights are not those of a Llava that pruning understands.
     """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        self._config = read_config(self.directory)
+        self.spec = read_spec(self._config)
         self.files = _weight_files(self.directory)
         self._open = {file: _opened(file) for file in self.files}
         self._found = {
@@ -105,10 +108,34 @@ class Checkpoint:
         file, stored = self._located(name)
         return tuple(self._open[file].get_slice(stored).get_shape())
 
-    @cached_property
-    def spec(self) -> HostSpec:
-        """The spec of ``config.json`` beside the weights."""
-        return read_spec(read_config(self.directory))
+    def check(self) -> None:
+        """Checks that every weight which the host computes with is there, in the shape that the config implies.
+
+        Raises:
+            HostUnreadable: The first weight that is absent or of another shape, by name.
+        """
+        with torch.device("meta"):  # shapes only
+            empty = LlavaForConditionalGeneration(self._config)
+        for stored, tensor in empty.state_dict().items():
+            name = canonical_name(stored)
+            if name is None or self._unused(name):
+                continue
+            if self.shape(name) != tuple(tensor.shape):
+                raise HostUnreadable(
+                    "a weight has another shape than config.json says",
+                    where=f"{self.directory}: {name}",
+                    got=list(self.shape(name)),
+                    wanted=list(tensor.shape),
+                )
+
+    def _unused(self, name: str) -> bool:
+        """Whether the stock model has a weight of this name but never computes with it, or holds it elsewhere."""
+        if name == "decoder.lm_head.weight":
+            return self.spec.decoder.tied
+        layer = re.match(r"vision\.encoder\.layers\.(\d+)\.", name)
+        if layer:
+            return int(layer[1]) >= max(self.spec.vision.feature_layers)
+        return name.startswith(("vision.post_layernorm.", "vision.head."))
 
     @cached_property
     def digest(self) -> str:

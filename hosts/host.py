@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from allrounder.errors import HostUnreadable, HostUnsupported
 from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.spec import HostSpec
+from allrounder.hosts.spec import HostSpec, read_config
 from allrounder.hosts.template import freeze_template
 from allrounder.manifest import PromptTemplate
 
@@ -55,16 +55,13 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
     """
     directory = host_directory(source)
     checkpoint = Checkpoint(directory)
+    checkpoint.check()  # before transformers fills what is missing with random numbers
     spec = checkpoint.spec
     processor = load_processor(directory)
     template = freeze_template(processor, spec.image_token_id)
-    model, report = LlavaForConditionalGeneration.from_pretrained(
-        str(directory), dtype=dtype, attn_implementation="sdpa", output_loading_info=True, local_files_only=True
+    model: Any = LlavaForConditionalGeneration.from_pretrained(
+        str(directory), dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
-    if report["missing_keys"]:
-        raise HostUnreadable(
-            "the checkpoint lacks weights", where=directory, got=", ".join(sorted(report["missing_keys"])[:5])
-        )
     model.eval().requires_grad_(requires_grad=False).to(device)
     return Host(
         spec=spec,
@@ -72,7 +69,7 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
         tokenizer=processor.tokenizer,
         processor=processor,
         template=template,
-        stop_ids=stop_ids(model),
+        stop_ids=stop_ids(directory),
         digest=checkpoint.digest,
         source=str(source),
     )
@@ -122,9 +119,17 @@ def load_processor(directory: Path) -> LlavaProcessor:
     return processor
 
 
-def stop_ids(model: LlavaForConditionalGeneration) -> tuple[int, ...]:
-    """Returns the ids that end an answer, as the generation config or, failing that, the text config says."""
-    for config in (model.generation_config, model.config.text_config):
+def stop_ids(directory: Path) -> tuple[int, ...]:
+    """Returns the ids that end an answer, as the generation config or, failing that, the text config says.
+
+    Raises:
+        HostUnsupported: Neither says it.
+    """
+    text: Any = read_config(directory).text_config
+    configs = [text]
+    if (directory / "generation_config.json").is_file():
+        configs.insert(0, GenerationConfig.from_pretrained(str(directory), local_files_only=True))
+    for config in configs:
         found = getattr(config, "eos_token_id", None)
         if found is not None:
             return (found,) if isinstance(found, int) else tuple(found)

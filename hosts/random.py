@@ -25,6 +25,7 @@ from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForCond
 
 from allrounder.errors import InputInvalid
 from allrounder.hosts.random_text import EOS, IMAGE, token_id, write_processor
+from allrounder.hosts.spec import read_spec
 
 __all__ = ["SHAPES", "TINY", "Shape", "random_config", "write_random_checkpoint"]
 
@@ -124,6 +125,7 @@ def random_config(shape: str | Shape) -> LlavaConfig:
 
     Raises:
         InputInvalid: There is no shape of that name.
+        HostUnsupported: The shape made for the occasion is not a host.
     """
     if isinstance(shape, str):
         if shape not in SHAPES:
@@ -155,7 +157,7 @@ def random_config(shape: str | Shape) -> LlavaConfig:
         image_token_index=token_id(IMAGE),
         **{"vision_feature_layer": -2, "vision_feature_select_strategy": "default", **shape.top},
     )
-    config.image_seq_length = _visual_tokens(config)
+    config.image_seq_length = read_spec(config).visual_tokens
     config.architectures = ["LlavaForConditionalGeneration"]
     return config
 
@@ -204,13 +206,6 @@ def write_random_checkpoint(
 
     _write_safetensors(out / "model.safetensors", {name: dims for name, (_, dims) in stored.items()}, dtype, tensors())
     return out
-
-
-def _visual_tokens(config: LlavaConfig) -> int:
-    tower: Any = config.vision_config
-    patches = (tower.image_size // tower.patch_size) ** 2
-    rows = patches + (tower.model_type == "clip_vision_model")
-    return rows - (config.vision_feature_select_strategy == "default")
 
 
 def _older(name: str) -> str:

@@ -207,8 +207,6 @@ def _decoder(config: LlavaConfig) -> DecoderSpec:
     _check_attention(text)
     attention_bias = bool(getattr(text, "attention_bias", False)) and family in ("llama", "qwen3")
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    if head_dim % 2:
-        raise HostUnsupported("an odd head size cannot be rotated", where="text_config.head_dim", got=head_dim)
     return DecoderSpec(
         family=family,
         hidden=text.hidden_size,

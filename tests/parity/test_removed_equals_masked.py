@@ -23,6 +23,15 @@ STEPS = 4
 QUESTIONS = ("what is the red object?", "where?", "how many <image> are there in the picture\n\nand why")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Matrices this small take 30 times longer when threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def hosts(tmp_path_factory) -> dict[str, Host]:
     root = tmp_path_factory.mktemp("hosts")

@@ -1,0 +1,167 @@
+"""Writes the golden manifests; nothing else does.
+
+What it is: one imagined bundle whose manifest uses every record, every policy, every absent value, and strings that
+need care (quotes, line ends, no ASCII). Python tests and C++ tests read the files beside this one.
+What it knows: the contract's records. What it does not know: any stage.
+
+Run it as ``python tests/golden/regenerate.py`` when the schema changes, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from allrounder.bundle import DIGEST, MANIFEST, digest_of
+from allrounder.fingerprint import Machine
+from allrounder.manifest import (
+    SCHEMA,
+    Entry,
+    EntryGraphs,
+    Estimate,
+    Fidelity,
+    FileRecord,
+    Frozen,
+    FrozenVersion,
+    Latency,
+    Limits,
+    Manifest,
+    Model,
+    Percentiles,
+    PromptTemplate,
+    SharedGraphs,
+    Workload,
+    encode,
+)
+
+__all__ = ["frozen", "manifest"]
+
+_MODEL = Model(
+    name='golden "model" \N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}',
+    host=hashlib.sha256(b"host").hexdigest(),
+    router=hashlib.sha256(b"router").hexdigest(),
+    visual_tokens=576,
+    layers=32,
+    hidden=4096,
+    vocabulary=32064,
+    image_size=336,
+    stop_ids=(2, 32000),
+)
+_PROMPT = PromptTemplate(
+    before_image="USER: ", after_image="\n", after_question=' \\"ASSISTANT:\t', prefix_special=False
+)
+_LIMITS = Limits(text_tokens=512, new_tokens=256, batch=8)
+_SHARED = SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router="graphs/router.onnx")
+_NAMES = ("full", "par-lite", "t100-l20")
+
+
+def manifest() -> Manifest:
+    """Returns the golden manifest."""
+    paths = [_SHARED.preprocess, _SHARED.vision, "graphs/router.onnx", "graphs/weights/host-fp32-0.bin"]
+    paths += [f"graphs/{kind}-{name}.onnx" for name in _NAMES for kind in ("prefill", "decode")]
+    return Manifest(
+        schema=SCHEMA,
+        producer="allrounder golden",
+        model=_MODEL,
+        prompt=_PROMPT,
+        limits=_LIMITS,
+        files={path: _record(path) for path in [*paths, "tokenizer/tokenizer.json"]},
+        entries=(
+            _entry("full", plan=tuple(range(32)), tokens=576, layers=32, figures=True),
+            _entry("par-lite", plan=None, tokens=144, layers=24, figures=True),
+            _entry("t100-l20", plan=(0, 1, *range(14, 32)), tokens=100, layers=20, figures=False),
+        ),
+    )
+
+
+def frozen() -> Frozen:
+    """Returns the golden record between export and engines."""
+    return Frozen(
+        schema=SCHEMA,
+        producer="allrounder golden",
+        precision="fp16",
+        model=_MODEL,
+        prompt=_PROMPT,
+        limits=_LIMITS,
+        graphs=_SHARED,
+        versions=(
+            FrozenVersion(
+                version="par-lite",
+                gather_layer=2,
+                layer_policy="routed",
+                layer_plan=None,
+                tokens=144,
+                layers=24,
+                prefill="graphs/prefill-par-lite.onnx",
+                decode="graphs/decode-par-lite.onnx",
+            ),
+        ),
+        files={
+            path: _record(path)
+            for path in (
+                _SHARED.preprocess,
+                _SHARED.vision,
+                "graphs/router.onnx",
+                "graphs/prefill-par-lite.onnx",
+                "graphs/decode-par-lite.onnx",
+            )
+        },
+    )
+
+
+def _entry(name: str, *, plan: tuple[int, ...] | None, tokens: int, layers: int, figures: bool) -> Entry:
+    whole = name == "full"
+    return Entry(
+        version=name,
+        backend="onnxruntime",
+        precision="fp32",
+        gather_layer=2,
+        layer_policy="routed" if plan is None else "frozen",
+        layer_plan=plan,
+        tokens=tokens,
+        layers=layers,
+        graphs=EntryGraphs(
+            preprocess=_SHARED.preprocess,
+            vision=_SHARED.vision,
+            router=None if whole else _SHARED.router,
+            prefill=f"graphs/prefill-{name}.onnx",
+            decode=f"graphs/decode-{name}.onnx",
+        ),
+        fidelity=_fidelity(whole=whole) if figures else None,
+        latency=_latency() if figures else None,
+    )
+
+
+def _fidelity(*, whole: bool) -> Fidelity:
+    return Fidelity(
+        retention=Estimate(mean=1.0, low=1.0, high=1.0) if whole else None,
+        agreement=Estimate(mean=0.1 + 0.2, low=1e-300, high=0.9999999999999999),
+        kl=Estimate(mean=0.0, low=-0.0, high=1.7976931348623157e308),
+        questions=64,
+        dataset="golden.jsonl:0123456789abcdef",
+        quick=not whole,
+    )
+
+
+def _latency() -> Latency:
+    return Latency(
+        ttft_ms=Percentiles(p50=40.25, p95=44.0, p99=51.125),
+        tpot_ms=Percentiles(p50=1.5, p95=1.75, p99=2.0),
+        machine=Machine(cpu="Golden CPU @ 2 GHz", cores=2, threads=2, backend="onnxruntime 1.31.1", gpu="", driver=""),
+        workload=Workload(text_tokens=70, new_tokens=16, batch=1, threads=2, image_size=336),
+    )
+
+
+def _record(path: str) -> FileRecord:
+    return FileRecord(sha256=hashlib.sha256(path.encode()).hexdigest(), bytes=len(path))
+
+
+def _write(folder: Path) -> None:
+    data = encode(manifest())
+    (folder / MANIFEST).write_bytes(data)
+    (folder / DIGEST).write_text(f"{digest_of(data)}\n", encoding="ascii")
+    (folder / "frozen.json").write_bytes(encode(frozen()))
+
+
+if __name__ == "__main__":
+    _write(Path(__file__).parent)

@@ -1,0 +1,304 @@
+"""The manifest: byte-for-byte round trips, the golden files, and everything that is refused."""
+
+import hashlib
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allrounder.consistency import check_frozen, check_manifest
+from allrounder.errors import BundleCorrupt, BundleFromFuture
+from allrounder.fingerprint import Machine
+from allrounder.manifest import (
+    Entry,
+    EntryGraphs,
+    Estimate,
+    Fidelity,
+    FileRecord,
+    Frozen,
+    FrozenVersion,
+    Latency,
+    Limits,
+    Manifest,
+    Model,
+    Percentiles,
+    PromptTemplate,
+    SharedGraphs,
+    Workload,
+    decode,
+    encode,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
+_number = st.floats(allow_nan=False, allow_infinity=False)
+_sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
+for _kind, _strategy in (
+    (Model, {"host": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
+    (PromptTemplate, {}),
+    (Limits, {}),
+    (FileRecord, {"sha256": _sha, "bytes": _count}),
+    (Machine, {}),
+):
+    _fields = {
+        field.name: _strategy.get(
+            field.name, {str: _text, bool: st.booleans(), int: st.integers()}.get(field.type, _positive)
+        )
+        for field in msgspec.structs.fields(_kind)
+    }
+    st.register_type_strategy(_kind, st.builds(_kind, **_fields))
+_percentiles = st.builds(Percentiles, p50=_number, p95=_number, p99=_number)
+_estimate = st.builds(Estimate, mean=_number, low=_number, high=_number)
+_workload = st.builds(
+    Workload, **dict.fromkeys(("text_tokens", "new_tokens", "batch", "threads", "image_size"), _positive)
+)
+_latency = st.builds(
+    Latency, ttft_ms=_percentiles, tpot_ms=_percentiles, machine=st.from_type(Machine), workload=_workload
+)
+_fidelity = st.builds(
+    Fidelity,
+    retention=st.none() | _estimate,
+    agreement=_estimate,
+    kl=_estimate,
+    questions=_positive,
+    dataset=_text,
+    quick=st.booleans(),
+)
+_flow = {
+    "version": _text,
+    "gather_layer": _count,
+    "layer_policy": st.sampled_from(["routed", "frozen"]),
+    "layer_plan": st.none() | st.lists(_count, max_size=4).map(tuple),
+    "tokens": _positive,
+    "layers": _positive,
+}
+_graphs = st.builds(EntryGraphs, preprocess=_text, vision=_text, router=st.none() | _text, prefill=_text, decode=_text)
+_precision = st.sampled_from(["fp32", "fp16"])
+_entry = st.builds(
+    Entry,
+    **_flow,
+    backend=_text,
+    precision=_precision,
+    graphs=_graphs,
+    fidelity=st.none() | _fidelity,
+    latency=st.none() | _latency,
+)
+_common = {
+    "schema": st.just(1),
+    "producer": _text,
+    "model": st.from_type(Model),
+    "prompt": st.from_type(PromptTemplate),
+    "limits": st.from_type(Limits),
+    "files": st.dictionaries(_text, st.from_type(FileRecord), max_size=4),
+}
+_manifests = st.builds(Manifest, **_common, entries=st.lists(_entry, max_size=2).map(tuple))
+_frozens = st.builds(
+    Frozen,
+    **_common,
+    precision=_precision,
+    graphs=st.builds(SharedGraphs, preprocess=_text, vision=_text, router=st.none() | _text),
+    versions=st.lists(st.builds(FrozenVersion, **_flow, prefill=_text, decode=_text), max_size=2).map(tuple),
+)
+
+
+@given(_manifests | _frozens)
+def test_documents_come_back_byte_for_byte(document):
+    data = encode(document)
+    again = decode(data, type(document), where="test")
+    assert again == document
+    assert encode(again) == data
+    assert json.loads(data)["schema"] == 1
+
+
+@given(_manifests)
+def test_equal_documents_give_equal_bytes(document):
+    reordered = msgspec.structs.replace(document, files=dict(reversed(document.files.items())))
+    assert encode(reordered) == encode(document)
+
+
+@given(st.binary(max_size=60) | _text.map(str.encode) | st.from_regex(r'\{"schema":.{0,20}\}').map(str.encode))
+def test_noise_is_refused_with_an_error_of_ours(data):
+    with pytest.raises((BundleCorrupt, BundleFromFuture)):
+        decode(data, Manifest, where="test")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    spec = importlib.util.spec_from_file_location("golden_regenerate", GOLDEN / "regenerate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_golden_files_are_what_the_code_writes(golden):
+    data = (GOLDEN / "manifest.json").read_bytes()
+    assert encode(golden.manifest()) == data
+    assert decode(data, Manifest, where="golden") == golden.manifest()
+    assert (GOLDEN / "manifest.sha256").read_text() == hashlib.sha256(data).hexdigest() + "\n"
+    assert (GOLDEN / "frozen.json").read_bytes() == encode(golden.frozen())
+
+
+def test_the_golden_manifest_makes_sense(golden):
+    check_manifest(golden.manifest(), where="golden")
+    check_frozen(golden.frozen(), where="golden")
+
+
+def test_keys_that_scripts_rely_on(golden):
+    plain = json.loads((GOLDEN / "manifest.json").read_bytes())
+    assert set(plain) >= {"schema", "model", "prompt", "limits", "files", "entries"}
+    entry = plain["entries"][0]
+    assert set(entry) >= {"version", "backend", "precision", "gather_layer", "layer_policy", "layer_plan"}
+    assert set(entry) >= {"tokens", "layers", "fidelity", "latency"}
+    assert set(entry["fidelity"]) == {"retention", "agreement", "kl", "questions", "dataset", "quick"}
+    assert set(entry["fidelity"]["kl"]) == {"mean", "low", "high"}
+    assert set(entry["latency"]) == {"ttft_ms", "tpot_ms", "machine", "workload"}
+    assert set(entry["latency"]["ttft_ms"]) == {"p50", "p95", "p99"}
+    assert set(plain["files"]["graphs/vision.onnx"]) == {"sha256", "bytes"}
+
+
+def changed(golden, **changes):
+    """The golden manifest as plain JSON values, with ``a__b`` meaning key b of key a."""
+    plain = json.loads(encode(golden.manifest()))
+    for path, value in changes.items():
+        *folders, last = path.split("__")
+        place = plain
+        for key in folders:
+            place = place[int(key) if key.isdigit() else key]
+        place[int(last) if last.isdigit() else last] = value
+    return json.dumps(plain).encode()
+
+
+@pytest.mark.parametrize("schema", [2, 99, 10**30])
+def test_from_the_future_beats_every_other_complaint(golden, schema):
+    for data in (changed(golden, schema=schema, model=None, new=1), b'{"schema": %d, "x": 1e999}' % schema):
+        with pytest.raises(BundleFromFuture, match=f"schema {schema}.*update allrounder"):
+            decode(data, Manifest, where="m")
+
+
+@pytest.mark.parametrize("schema", [0, -1, 1.0, 2.5, True, "1", None, [2]])
+def test_other_schemas_are_malformed(golden, schema):
+    with pytest.raises(BundleCorrupt, match="schema"):
+        decode(changed(golden, schema=schema), Manifest, where="m")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unknown": 1},
+        {"entries__0__unknown": 1},
+        {"model__host": "0" * 63},
+        {"model__host": "A" * 64},
+        {"model__layers": 0},
+        {"model__layers": 2**63},
+        {"model__layers": 10**400},
+        {"model__layers": 1.0},
+        {"model__layers": True},
+        {"model__layers": "32"},
+        {"model__stop_ids": [-1]},
+        {"entries__0__precision": "int4"},
+        {"entries__0__layer_policy": "mixed"},
+        {"files": []},
+        {"entries": {}},
+        {"entries__0__fidelity__kl__mean": "0"},
+    ],
+    ids=repr,
+)
+def test_malformed(golden, changes):
+    with pytest.raises(BundleCorrupt, match="malformed"):
+        decode(changed(golden, **changes), Manifest, where="m")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_numbers_that_are_none(golden, number):
+    data = changed(golden, entries__0__fidelity__kl__mean=123.5).replace(b"123.5", number.encode())
+    with pytest.raises(BundleCorrupt):
+        decode(data, Manifest, where="m")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_nothing_infinite_is_written(golden, number):
+    manifest = golden.manifest()
+    entry = manifest.entries[0]
+    kl = Estimate(mean=0.0, low=0.0, high=number)
+    entry = msgspec.structs.replace(entry, fidelity=msgspec.structs.replace(entry.fidelity, kl=kl))
+    with pytest.raises(BundleCorrupt, match=r"finite.*entries\[0\].fidelity.kl.high"):
+        encode(msgspec.structs.replace(manifest, entries=(entry,)))
+
+
+def test_nothing_is_written_that_nobody_would_read(golden):
+    limits = Limits(text_tokens=0, new_tokens=1, batch=1)
+    with pytest.raises(BundleCorrupt, match="no reader"):
+        encode(msgspec.structs.replace(golden.manifest(), limits=limits))
+
+
+def test_whole_numbers_in_place_of_floats_are_written_as_floats(golden):
+    kl = Estimate(mean=0, low=0, high=1)
+    entry = golden.manifest().entries[0]
+    entry = msgspec.structs.replace(entry, fidelity=msgspec.structs.replace(entry.fidelity, kl=kl))
+    data = encode(msgspec.structs.replace(golden.manifest(), entries=(entry,)))
+    assert encode(decode(data, Manifest, where="m")) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"schema":' + b"[" * 100_000, b"null", b"[]", b"1"],
+)
+def test_not_a_manifest_at_all(data):
+    with pytest.raises(BundleCorrupt):
+        decode(data, Manifest, where="m")
+
+
+ENTRY_NONSENSE = {
+    "twice": {"entries__1": "copy"},
+    "no entry": {"entries": []},
+    "too many tokens": {"entries__1__tokens": 577},
+    "no layers below the gather": {"entries__1__layers": 1},
+    "gather after the last layer": {"entries__1__gather_layer": 32},
+    "full that is not": {"entries__0__tokens": 575},
+    "routed with a plan": {"entries__1__layer_plan": list(range(24))},
+    "frozen without a plan": {"entries__0__layer_plan": None},
+    "plan too short": {"entries__2__layer_plan": [0, 1]},
+    "plan not ascending": {"entries__2__layer_plan": [1, 0, *range(14, 32)]},
+    "plan with a layer twice": {"entries__2__layer_plan": [0, 0, *range(14, 32)]},
+    "plan without the first layers": {"entries__2__layer_plan": list(range(12, 32))},
+    "plan beyond the last layer": {"entries__2__layer_plan": [0, 1, *range(14, 31), 32]},
+    "huge": {"model__layers": 2**62, "entries__2__gather_layer": 2**61, "entries__2__layers": 2**62},
+    "unlisted graph": {"entries__1__graphs__prefill": "graphs/other.onnx"},
+    "no router graph": {"entries__1__graphs__router": None},
+    "router graph without a router": {"model__router": None},
+}
+
+
+@pytest.mark.parametrize("changes", ENTRY_NONSENSE.values(), ids=ENTRY_NONSENSE.keys())
+def test_entries_that_contradict_their_manifest(golden, changes):
+    if changes.get("entries__1") == "copy":
+        changes = {"entries__1": json.loads(encode(golden.manifest()))["entries"][0]}
+    manifest = decode(changed(golden, **changes), Manifest, where="m")
+    with pytest.raises(BundleCorrupt) as caught:
+        check_manifest(manifest, where="here")
+    assert "here" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"versions": ()},
+        {"versions": "twice"},
+        {"graphs": SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/none.onnx", router=None)},
+        {"graphs": SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router=None)},
+    ],
+    ids=["none", "twice", "unlisted", "no router"],
+)
+def test_frozen_records_that_contradict_themselves(golden, changes):
+    frozen = golden.frozen()
+    if changes == {"versions": "twice"}:
+        changes = {"versions": frozen.versions * 2}
+    with pytest.raises(BundleCorrupt):
+        check_frozen(msgspec.structs.replace(frozen, **changes), where="here")

@@ -1,0 +1,169 @@
+"""Stamps: an unchanged bundle opens without hashing, a changed one never does; and where they lie."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from allrounder import bundle as bundles
+from allrounder import stamps, userdirs
+from allrounder.bundle import open_bundle
+from allrounder.errors import BundleCorrupt
+from allrounder.userdirs import cache_dir, write_whole
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Counts how often a bundle is hashed; files settle at once."""
+    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
+    calls = []
+
+    def verify(root, *rest):
+        calls.append(root)
+        verify_files(root, *rest)
+
+    verify_files = bundles.verify_files
+    monkeypatch.setattr(bundles, "verify_files", verify)
+    return calls
+
+
+def stamp_files(cache):
+    return list((cache / "allrounder" / "stamps").glob("*"))
+
+
+def test_the_second_load_hashes_nothing(bundle, hashed, own_cache):
+    first = open_bundle(bundle)
+    assert open_bundle(bundle) == first
+    assert len(hashed) == 1
+    assert len(stamp_files(own_cache)) == 1
+
+
+def test_a_change_is_noticed_even_with_its_time_set_back(bundle, hashed):
+    open_bundle(bundle)
+    path = next((bundle / "graphs/weights").iterdir())
+    before, data = path.stat(), bytearray(path.read_bytes())
+    time.sleep(0.02)  # one tick of the kernel's clock for file times
+    data[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    with pytest.raises(BundleCorrupt, match="has changed"):
+        open_bundle(bundle)
+
+
+def test_a_file_written_this_very_moment_is_not_stamped(bundle, own_cache):
+    path = bundle / "tokenizer/tokenizer.json"
+    os.utime(path)
+    open_bundle(bundle)
+    assert stamp_files(own_cache) == []
+    time.sleep(stamps._SETTLED_NS / 1e9 + 0.05)
+    open_bundle(bundle)
+    assert len(stamp_files(own_cache)) == 1
+
+
+def test_a_copy_elsewhere_and_a_moved_bundle_are_hashed(bundle, hashed):
+    open_bundle(bundle)
+    bundle.rename(bundle.with_name("moved"))
+    open_bundle(bundle.with_name("moved"))
+    assert len(hashed) == 2
+
+
+def test_a_touched_file_is_hashed_once_more(bundle, hashed):
+    open_bundle(bundle)
+    time.sleep(0.02)
+    os.utime(bundle / "tokenizer/tokenizer.json")
+    open_bundle(bundle)
+    open_bundle(bundle)
+    assert len(hashed) == 2
+
+
+def test_unlisted_and_missing_files_are_noticed_in_a_stamped_bundle(bundle, hashed):
+    open_bundle(bundle)
+    (bundle / "extra").write_bytes(b"")
+    with pytest.raises(BundleCorrupt, match="does not list"):
+        open_bundle(bundle)
+    (bundle / "extra").unlink()
+    (bundle / "tokenizer/tokenizer.json").unlink()
+    with pytest.raises(BundleCorrupt, match="missing"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 50_000, b'{"path":1,"digest":2,"files":3}'])
+def test_a_damaged_stamp_is_no_stamp(bundle, hashed, own_cache, content):
+    open_bundle(bundle)
+    stamp_files(own_cache)[0].write_bytes(content)
+    open_bundle(bundle)
+    open_bundle(bundle)
+    assert len(hashed) == 2
+
+
+def test_without_a_writable_cache_it_is_hashed_each_time_and_said_so(bundle, hashed, own_cache, caplog):
+    own_cache.write_bytes(b"a file, so that nothing can be made below it")
+    with caplog.at_level(logging.INFO, logger="allrounder"):
+        open_bundle(bundle)
+        open_bundle(bundle)
+    assert len(hashed) == 2
+    assert "hashed at every load" in caplog.text
+
+
+def test_without_a_home(bundle, hashed, monkeypatch, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_dir() is None
+    with caplog.at_level(logging.INFO, logger="allrounder"):
+        open_bundle(bundle)
+        open_bundle(bundle)
+    assert len(hashed) == 2
+    assert "no home directory" in caplog.text
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_stamps_of_bundles_that_are_gone_are_removed(bundle, hashed, own_cache):
+    open_bundle(bundle)
+    bundle.rename(bundle.with_name("moved"))
+    open_bundle(bundle.with_name("moved"))
+    assert len(stamp_files(own_cache)) == 1
+
+
+def test_a_failed_verification_leaves_no_stamp(bundle, hashed, own_cache):
+    path = bundle / "tokenizer/tokenizer.json"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(BundleCorrupt):
+        open_bundle(bundle)
+    assert stamp_files(own_cache) == []
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "allrounder"
+    for ignored in ("", "relative/path"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert cache_dir() == tmp_path / ".cache" / "allrounder"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == tmp_path / ".cache" / "allrounder"
+
+
+def test_a_write_is_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "folder" / "file"
+    write_whole(path, b"one")
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+    def refuse(self, target):
+        raise OSError("no")
+
+    monkeypatch.setattr(userdirs.Path, "replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        write_whole(path, b"three")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]

@@ -20,7 +20,7 @@ from allrounder.engines.backends import BuildOptions
 from allrounder.engines.bundle import Staging
 from allrounder.engines.frozen import read_frozen, verify_frozen
 from allrounder.engines.merging import Identity, flat_twin
-from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
 from allrounder.manifest import Entry, EntryGraphs, Frozen
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library initialises
@@ -43,6 +43,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
         The entries as they now stand in the staged manifest, in the order of the frozen versions.
 
     Raises:
+        InputInvalid: ``options.only`` names a version that was not frozen.
         EngineUnavailable: The device is not there.
         BackendError: ONNX Runtime refuses a graph; its message is quoted.
         BundleMismatch: The bundle was made from another host, router or prompt.
@@ -52,10 +53,10 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     provider = _provider(options.device)
     frozen = read_frozen(source)
     staging.accept(Identity.of(frozen))
+    entries = _entries(frozen, options)
     verify_frozen(source, frozen, options.progress)
     for path, record in frozen.files.items():
         staging.place_file(source / path, path, record)
-    entries = _entries(frozen, options)
     graphs = sorted({path for entry in entries for path in _paths(entry.graphs)})
     if options.inline:
         graphs += [_write_twin(staging, path) for path in graphs]
@@ -81,8 +82,10 @@ def _provider(device: str) -> str:
 
 
 def _entries(frozen: Frozen, options: BuildOptions) -> tuple[Entry, ...]:
-    shared = frozen.graphs
-    only = options.only
+    shared, only = frozen.graphs, options.only
+    there = {(version.version, version.gather_layer, version.layer_policy) for version in frozen.versions}
+    if only is not None and not (only and only <= there):
+        raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))
     return tuple(
         Entry(
             version=version.version,

@@ -98,8 +98,7 @@ class PrunedHost:
     @torch.no_grad()
     def visual(self, pixel_values: Tensor) -> Tensor:
         """Returns the visual tokens [B, N, H] of preprocessed pictures [B, 3, size, size], by the stock code."""
-        weight: Any = self._embed.weight
-        features: Any = self._model.get_image_features(pixel_values.to(weight.dtype), return_dict=True)
+        features: Any = self._model.get_image_features(pixel_values.to(self._model.dtype))
         return torch.stack(list(features.pooler_output))
 
     @torch.no_grad()

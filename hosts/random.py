@@ -189,8 +189,9 @@ def write_random_checkpoint(
     config = random_config(shape)
     config.dtype = dtype
     config.save_pretrained(out)
-    GenerationConfig(eos_token_id=config.text_config.eos_token_id, do_sample=False).save_pretrained(out)
-    chat = "chatml" if config.text_config.model_type.startswith("qwen") else "vicuna"
+    text: Any = config.text_config
+    GenerationConfig(eos_token_id=text.eos_token_id, do_sample=False).save_pretrained(out)
+    chat = "chatml" if text.model_type.startswith("qwen") else "vicuna"
     write_processor(out, config, chat=chat)
     with torch.device("meta"):
         empty = LlavaForConditionalGeneration(config)
@@ -198,7 +199,7 @@ def write_random_checkpoint(
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]
     stored = {(_older(name) if layout == "older" else name): (name, dims) for name, dims in shapes.items()}
-    scale = _scaler(config)
+    scale = _scaler(text.hidden_size, tied=config.tie_word_embeddings)
 
     def tensors() -> Iterator[torch.Tensor]:
         for name, dims in stored.values():
@@ -218,11 +219,10 @@ def _older(name: str) -> str:
     return name.replace("language_model.", "language_model.model.", 1)
 
 
-def _scaler(config: LlavaConfig) -> Callable[[str, tuple[int, ...]], tuple[float, float]]:
+def _scaler(hidden: int, *, tied: bool) -> Callable[[str, tuple[int, ...]], tuple[float, float]]:
     """Returns a function from a weight's name and shape to the mean and standard deviation of its elements."""
-    hidden = config.text_config.hidden_size
     # A tied table serves as head too: rows of length 1, so that logits of normed hidden states have std 1.
-    table = hidden**-0.5 if config.tie_word_embeddings else 1.0
+    table = hidden**-0.5 if tied else 1.0
 
     def scale(name: str, dims: tuple[int, ...]) -> tuple[float, float]:
         if name.endswith("embed_tokens.weight"):
@@ -262,4 +262,4 @@ def _write_safetensors(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(memoryview(tensor.contiguous().view(torch.uint8).flatten().numpy()))
+            tensor.contiguous().view(torch.uint8).numpy().tofile(file)

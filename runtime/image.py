@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "to_rgb"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_decoders", "to_rgb"]
 
 MAX_PIXELS = 1 << 26  # 67 million: twice what a phone takes, below what pillow calls a decompression bomb
 MAX_ASPECT = 200  # longer side over the shorter; beyond it, resizing the shorter side blows up the longer one
@@ -44,6 +44,14 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _convert(image, "the picture")
     raise ImageInvalid("not a picture", got=type(image).__name__, wanted=_WANTED)
+
+
+def load_decoders() -> None:
+    """Imports pillow and its usual formats, so that the first request need not."""
+    from PIL import Image, ImageOps
+
+    del ImageOps  # imported for its effect
+    Image.preinit()
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:

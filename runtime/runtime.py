@@ -22,6 +22,7 @@ from allrounder.runtime.answer import Answer
 from allrounder.runtime.backend import BACKENDS
 from allrounder.runtime.choice import Fallback, LatencyTarget, choose
 from allrounder.runtime.engine import Engine
+from allrounder.runtime.image import load_decoders
 from allrounder.runtime.local_latency import with_local_latency
 from allrounder.runtime.options import EngineOptions, EngineOptionsDict
 from allrounder.runtime.request import Request, RequestOptions, answer, prepare
@@ -88,6 +89,7 @@ class Runtime:
             entries = with_local_latency(bundle, entries, settings)
         entry = choose(entries, target, fallback=fallback)
         _log.info("%s: loading %s", bundle.path, entry.label)
+        load_decoders()
         return cls(Engine.open(bundle, entry, settings))
 
     def generate(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Answer:

@@ -1,0 +1,98 @@
+"""The console script ``allrounder``.
+
+What it is: the table of subcommands, and the one place where a command's errors become a message and an exit code.
+What it knows: that a command's module, imported on use, has ``add_arguments(parser)`` and ``run(arguments) -> int``.
+What it does not know: what the commands do.
+
+Exit codes: 0 success, 1 a command's own "no", 2 wrong use or an error of allrounder's tree (one message, no traceback;
+``--traceback`` before the subcommand shows it), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, cast
+
+from allrounder import __version__
+from allrounder.errors import AllRounderError
+
+__all__ = ["COMMANDS", "main", "run_command"]
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives, and its line in the list."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "build": Command("allrounder.commands.build", "freeze versions of a model into a bundle of engines"),
+    "train-router": Command("allrounder.commands.train_router", "train the meta-router of a model"),
+    "calibrate": Command("allrounder.commands.calibrate", "measure fidelity and latency on your own prompts"),
+    "run": Command("allrounder.commands.run", "ask a bundle a question about a picture"),
+    "bench": Command("allrounder.commands.bench", "time versions side by side"),
+    "inspect": Command("allrounder.commands.inspect", "show what is in a bundle, and what a picture keeps"),
+}
+_BUILD_PACKAGES = {"ml_dtypes", "onnx", "safetensors", "torch", "tqdm", "transformers"}
+
+
+class _Module(Protocol):
+    """A subcommand's module."""
+
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``allrounder <command> ...``; returns the exit code."""
+    lines = "\n".join(f"  {name:<14}{command.summary}" for name, command in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="allrounder",
+        description="Vision-language models, pruned for real.",
+        epilog=f"commands:\n{lines}\n\n`allrounder COMMAND --help` tells the arguments of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"allrounder {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    parser.add_argument("command", metavar="COMMAND", choices=tuple(COMMANDS), help=", ".join(COMMANDS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    return run_command(arguments.command, arguments.arguments, traceback=arguments.traceback)
+
+
+def run_command(name: str, argv: Sequence[str], *, prog: str | None = None, traceback: bool = False) -> int:
+    """Runs one subcommand with its arguments; returns the exit code.
+
+    Args:
+        name: One of `COMMANDS`.
+        argv: Its arguments.
+        prog: How the program is called in its help; default ``allrounder <name>``.
+        traceback: Let errors of allrounder's tree through instead of printing their message.
+    """
+    try:
+        module = cast("_Module", importlib.import_module(COMMANDS[name].module))
+        parser = argparse.ArgumentParser(prog=prog or f"allrounder {name}")
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(list(argv)))
+    except AllRounderError as error:
+        if traceback:
+            raise
+        print(f"allrounder {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _BUILD_PACKAGES or traceback:
+            raise
+        remedy = "pip install 'allrounder[build]'"
+        print(f"allrounder {name}: this command needs the package {error.name}; remedy: {remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"allrounder {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: not our error, and nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -1,0 +1,157 @@
+"""``allrounder inspect``: what is in a bundle, and what a picture keeps.
+
+What it is: the arguments, and a bundle as tables.
+What it knows: the manifest. What it does not know: engines; the picture is drawn by `allrounder.commands.picture`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.commands.tables import table
+from allrounder.errors import EngineUnavailable, InputInvalid
+from allrounder.fingerprint import Machine
+from allrounder.manifest import Entry, Estimate
+from allrounder.progress import TerminalProgress
+
+__all__ = ["add_arguments", "render", "run"]
+
+_MIB = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``inspect`` to ``parser``."""
+    parser.description = "Show a bundle as tables, and draw what a version keeps of a picture."
+    parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/demo"), help="default: bundles/demo")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to be drawn with its kept tokens")
+    parser.add_argument("--question", default="What is in the picture?", metavar="TEXT", help="what is asked about it")
+    parser.add_argument("--version", metavar="NAMES", help="versions to draw, separated by commas (default: all)")
+    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="where to write it")
+    parser.add_argument("--threads", type=int, help="CPU threads: latencies count where the threads are the same")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the tables and, where a picture is given, writes it."""
+    if (arguments.image is None) != (arguments.picture is None):
+        raise InputInvalid("--image and --picture belong together", remedy="give both, or neither")
+    bundle = open_bundle(arguments.bundle, progress=TerminalProgress())
+    print(render(bundle, arguments.threads))
+    if arguments.picture is not None:
+        from allrounder.commands.picture import write_picture
+
+        names = arguments.version.split(",") if arguments.version else None
+        lines = write_picture(bundle, arguments.image, arguments.question, arguments.picture, names)
+        print("\n" + "\n".join(lines))
+        print(f"wrote {arguments.picture}")
+    return 0
+
+
+def render(bundle: OpenBundle, threads: int | None = None) -> str:
+    """Returns the bundle as text; ``threads`` are those that its latencies are compared for (default: all cores)."""
+    manifest = bundle.manifest
+    model = manifest.model
+    facts = [
+        ("bundle", str(bundle.path)),
+        ("manifest", f"{bundle.digest[:16]}, written by {manifest.producer}"),
+        ("model", f"{model.name}, host {model.host[:16]}, router {(model.router or 'none')[:16]}"),
+        ("", f"{model.visual_tokens} visual tokens, {model.layers} layers of {model.hidden}; {model.image_size} px"),
+        ("limits", f"{manifest.limits.text_tokens} text tokens in, {manifest.limits.new_tokens} out"),
+    ]
+    sections = [
+        "\n".join(f"{name:<10}{value}" for name, value in facts),
+        _versions(manifest.entries),
+        _fidelities(manifest.entries),
+        _latencies(manifest.entries, threads),
+        _files(bundle),
+    ]
+    return "\n\n".join(sections)
+
+
+def _versions(entries: Sequence[Entry]) -> str:
+    header = ("version", "backend", "precision", "tokens", "layers", "K", "policy", "plan")
+    rows = [
+        (
+            entry.version,
+            entry.backend,
+            entry.precision,
+            str(entry.tokens),
+            str(entry.layers),
+            str(entry.gather_layer),
+            entry.layer_policy,
+            "per input" if entry.layer_plan is None else _ranges(entry.layer_plan),
+        )
+        for entry in entries
+    ]
+    return table(header, rows)
+
+
+def _fidelities(entries: Sequence[Entry]) -> str:
+    header = ("fidelity to full", "retention", "agreement", "KL (nats)", "questions", "kind")
+    rows = []
+    for entry in entries:
+        known = entry.fidelity
+        if known is None:
+            rows.append((entry.version, *("-" for _ in header[1:])))
+            continue
+        retention = "-" if known.retention is None else _interval(known.retention, 3)
+        kind = "quick" if known.quick else "full card"
+        shares = (retention, _interval(known.agreement, 3), _interval(known.kl, 4))
+        rows.append((entry.version, *shares, str(known.questions), kind))
+    return table(header, rows)
+
+
+def _latencies(entries: Sequence[Entry], threads: int | None) -> str:
+    header = ("latency, ms", "ttft p50", "p95", "p99", "tpot p50", "p95", "p99", "threads", "counts here")
+    rows = []
+    for entry in entries:
+        known = entry.latency
+        if known is None:
+            rows.append((entry.version, *("-" for _ in header[1:-1]), "not measured"))
+            continue
+        figures = [
+            f"{value:.2f}" for each in (known.ttft_ms, known.tpot_ms) for value in (each.p50, each.p95, each.p99)
+        ]
+        counts = "yes" if known.machine == _machine(entry, threads) else f"no: {_short(known.machine)}"
+        rows.append((entry.version, *figures, str(known.machine.threads), counts))
+    return table(header, rows)
+
+
+def _machine(entry: Entry, threads: int | None) -> Machine | None:
+    """Returns this machine, or None where the entry's backend is not there."""
+    from allrounder.runtime.backend import backend
+    from allrounder.runtime.options import EngineOptions
+
+    device = "cuda" if entry.latency and entry.latency.machine.gpu else "cpu"
+    try:
+        return backend(entry.backend).fingerprint(EngineOptions(threads=threads, device=device))
+    except EngineUnavailable:
+        return None
+
+
+def _short(machine: Machine) -> str:
+    return f"{machine.gpu or machine.cpu}, {machine.cores} cores, {machine.backend}"
+
+
+def _files(bundle: OpenBundle) -> str:
+    files = bundle.manifest.files
+    rows = [(path, f"{files[path].bytes:,}", files[path].sha256[:16]) for path in sorted(files)]
+    total = sum(record.bytes for record in files.values())
+    return table(("file", "bytes", "sha256"), [*rows, (f"{len(rows)} files, {total / _MIB:.1f} MiB", f"{total:,}", "")])
+
+
+def _interval(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _ranges(plan: Sequence[int]) -> str:
+    """Returns ascending layers as people write them: ``0-3, 5, 7-8``."""
+    runs: list[list[int]] = []
+    for layer in plan:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

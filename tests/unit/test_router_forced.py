@@ -16,6 +16,15 @@ from allrounder.router.references import Batch, References
 QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny matrices: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Noise:
     """Random pictures."""
 

@@ -15,6 +15,15 @@ from allrounder.router.model import MetaRouter, Noise, copy_host_layers
 PREFIX, SUFFIX = 3, 6
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny matrices: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make(shape: str, attention: str = "causal", layers: int = 1) -> tuple[MetaRouter, HostSpec]:
     torch.manual_seed(0)
     config = random_config(shape)

@@ -27,6 +27,15 @@ TINY = TrainOptions(gather_layer=1, batch=4, learning_rate=1e-2, budgets=("par-l
 SHORT = 4  # answer tokens
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny matrices: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Pictures:
     """Random pictures with one question; half of each picture is black."""
 

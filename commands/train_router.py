@@ -1,0 +1,173 @@
+"""``allrounder train-router``: the meta-router of a frozen model, taught by the model itself.
+
+What it is: the arguments, the choice of examples, the training and a table against random scores.
+What it knows: that the demo model's scenes can be drawn on the fly, and that a prompts file's tail can validate.
+What it does not know: how anything is learned (`allrounder.router`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from allrounder.errors import EngineUnavailable, InputInvalid, PromptsInvalid
+from allrounder.prompts import read_prompts
+from allrounder.versions import FULL, VERSIONS
+
+__all__ = ["TrainReport", "add_arguments", "run"]
+
+_DEMO = "demo"
+_DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
+_MINUTES = 10.0
+_HELD_OUT = 10  # one prompt in so many validates, where no file does
+_BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
+
+
+class TrainReport(msgspec.Struct, frozen=True):
+    """The last line of stdout. ``versions`` holds, by name, divergence and agreement of the router and of chance."""
+
+    router: str
+    step: int  # the best one, which is what was saved
+    steps: int
+    seconds: float
+    versions: dict[str, dict[str, float]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``train-router`` to ``parser``."""
+    parser.description = "Train the meta-router of a model. The model is its own teacher: prompts need no answers."
+    parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL of pictures and questions (demo: drawn)")
+    parser.add_argument("--validation", type=Path, metavar="FILE", help="likewise (default: the tail of --prompts)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the router; an unfinished run goes on")
+    parser.add_argument("--minutes", type=float, help=f"when to stop (default: {_MINUTES:g}, or when --steps says)")
+    parser.add_argument("--steps", type=int, help="when to stop, in optimiser steps")
+    parser.add_argument("--batch", type=int, help="prompts at a time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the frozen model")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="any other training option, for example objective=preference, attention=bidirectional, gather_layer=0",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, prints a table and, as the last line of stdout, one JSON object."""
+    import torch
+
+    from allrounder.hosts.host import load_host
+    from allrounder.router.train import RunOptions, train
+
+    _check_device(arguments.device)
+    options = _options(arguments)
+    limits = _converted(
+        {"steps": arguments.steps, "minutes": arguments.minutes or (None if arguments.steps else _MINUTES)},
+        RunOptions(bfloat16=arguments.precision == "bf16"),
+    )
+    drawn = arguments.model == _DEMO and not Path(_DEMO).is_dir()
+    data = _examples(arguments, drawn=drawn)
+    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    host = load_host(_DEMO_HOST if drawn else arguments.model, dtype, arguments.device)
+    result = train(host, data, arguments.out, options, limits)
+    versions = _compared(host, data[1], arguments.out, options.gather_layer)
+    for name, figures in versions.items():
+        print("  ".join([f"{name:<9}", *(f"{key} {value:.4f}" for key, value in figures.items())]))
+    report = TrainReport(str(arguments.out), result.step, result.steps, result.seconds, versions)
+    print(msgspec.json.encode(report).decode())
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Any:
+    from allrounder.router.objective import TrainOptions
+
+    given: dict[str, Any] = {} if arguments.batch is None else {"batch": arguments.batch}
+    for setting in arguments.settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputInvalid("a setting is NAME=VALUE", where="--set", got=setting)
+        given[name] = tuple(value.split(",")) if name == "budgets" else value
+    return _converted(given, TrainOptions())
+
+
+def _converted(given: dict[str, Any], defaults: Any) -> Any:
+    """Returns the record ``defaults`` with the given values, texts read as what the field wants."""
+    try:
+        return msgspec.convert(msgspec.structs.asdict(defaults) | given, type(defaults), strict=False)
+    except msgspec.ValidationError as error:
+        names = ", ".join(type(defaults).__struct_fields__)
+        raise InputInvalid("not a training option", got=error, wanted=f"one of {names}, each in its range") from error
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise InputInvalid("unknown device", where="--device", got=device, wanted="cpu, cuda or cuda:N") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise EngineUnavailable(
+            "there is no such CUDA device",
+            where="--device",
+            got=device,
+            wanted=f"one of {torch.cuda.device_count()}",
+            remedy="train with --device cpu, or install a torch with CUDA",
+        )
+
+
+def _examples(arguments: argparse.Namespace, *, drawn: bool) -> tuple[Any, Any]:
+    """Returns the examples to learn from and those to validate on."""
+    from allrounder.hosts.demo.scenes import Split
+    from allrounder.router.examples import FileExamples, SceneExamples
+
+    if arguments.prompts is None:
+        if not drawn:
+            raise InputInvalid(
+                "training needs pictures with questions", where="--prompts", wanted="a JSONL file; answers are not read"
+            )
+        # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
+        return SceneExamples(Split.TRAIN, 0, 20_000, 5), SceneExamples(Split.VALIDATION, 10_000, 40, 5)
+    prompts = read_prompts(arguments.prompts)
+    if arguments.validation is not None:
+        return FileExamples(prompts), FileExamples(read_prompts(arguments.validation))
+    held_out = max(1, len(prompts.prompts) // _HELD_OUT)
+    if held_out == len(prompts.prompts):
+        raise PromptsInvalid(
+            "one prompt cannot both teach and validate", where=arguments.prompts, remedy="give more, or --validation"
+        )
+    return FileExamples(prompts, slice(0, -held_out)), FileExamples(prompts, slice(-held_out, None))
+
+
+def _compared(host: Any, validation: Any, out: Path, gather_layer: int) -> dict[str, dict[str, float]]:
+    """Returns divergence and agreement of the saved router and of random scores, by version."""
+    from allrounder.router.checkpoint import load_router
+    from allrounder.router.measure import measure, random_scorer, router_scorer
+    from allrounder.router.references import References
+    from allrounder.versions import resolve
+
+    router = load_router(out, host_spec=host.spec, host_digest=host.digest).to(host.model.device)
+    tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+    names = [name for name in VERSIONS if name != FULL]
+    budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in names]
+    references = References(host, validation)
+    found = measure(host, references, router_scorer(router), budgets, gather_layer)
+    chance = [
+        measure(host, references, random_scorer(host, seed), budgets, gather_layer) for seed in range(_BASELINE_DRAWS)
+    ]
+    report = {}
+    for place, name in enumerate(names):
+        drawn = [each[place] for each in chance]
+        report[name] = {
+            "divergence": round(found[place].divergence, 6),
+            "agreement": round(found[place].agreement, 6),
+            "random_divergence": round(sum(close.divergence for close in drawn) / len(drawn), 6),
+            "random_agreement": round(sum(close.agreement for close in drawn) / len(drawn), 6),
+        }
+    return report

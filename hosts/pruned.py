@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from allrounder.errors import InputInvalid, InvalidBudget
+from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
 from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch
 from allrounder.versions import Budget, check_flow
@@ -137,10 +137,13 @@ class PrunedHost:
 
         Raises:
             InvalidBudget: The flow does not fit the host.
+            PromptTooLong: The unpruned prompt is longer than the host's positions reach.
         """
         mask = self._checked(flow)
         cache = _Cache()
-        hidden, positions = self._below(self.embeddings(visual, prompt), flow.gather_layer, cache)
+        embeddings = self.embeddings(visual, prompt)
+        self._check_length(embeddings.shape[1])
+        hidden, positions = self._below(embeddings, flow.gather_layer, cache)
         if len(hidden) not in (1, len(mask)):
             raise InputInvalid("as many flows as prompts", got=f"{len(mask)} flows", wanted=f"{len(hidden)}")
         prompt = _repeated(prompt, len(mask))
@@ -174,8 +177,12 @@ class PrunedHost:
 
         Returns:
             Logits [B, S, V] of every new token.
+
+        Raises:
+            PromptTooLong: The answer grew longer than the host's positions reach.
         """
         steps = ids.shape[1]
+        self._check_length(int(state.positions.max()) + steps)
         hidden = self._embed(ids)
         positions = state.positions[:, None] + torch.arange(steps, device=ids.device)
         new = torch.ones_like(ids, dtype=torch.bool)
@@ -239,6 +246,13 @@ class PrunedHost:
         if not ascending or int(flow.keep.min()) < 0 or int(flow.keep.max()) >= tokens:
             raise InvalidBudget("not a keep-list", where="keep", wanted=f"ascending indices below {tokens}")
         return mask
+
+    def _check_length(self, rows: int) -> None:
+        # Up to here no sliding window binds (see `allrounder.hosts.spec`); beyond it the stock model means nothing.
+        if rows > self.spec.decoder.max_positions:
+            raise PromptTooLong(
+                "longer than the host's positions reach", got=rows, wanted=f"at most {self.spec.decoder.max_positions}"
+            )
 
     def _below(self, hidden: Tensor, gather_layer: int, cache: _Cache) -> tuple[Tensor, Tensor]:
         """Runs the layers before the gather on all rows; returns hidden states and positions [1, rows]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from allrounder.errors import InputInvalid, InvalidBudget
+from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
 from allrounder.hosts.host import load_host
 from allrounder.hosts.prompt import host_prompt
 from allrounder.hosts.pruned import Flow, PrunedHost, full_flow
@@ -64,6 +64,17 @@ def test_rows_that_do_not_fit(host, visual):
         pruned.prefill(visual.expand(3, -1, -1), two, full_flow(host, batch=3))
     with pytest.raises(InputInvalid, match="do not fit"):
         pruned.prefill(visual[:, 1:], two, full_flow(host, batch=2))
+
+
+def test_no_sequence_is_longer_than_the_positions_reach(host, visual):
+    pruned, limit = PrunedHost(host), host.spec.decoder.max_positions
+    rows = host_prompt(host, ["x"]).prefix_ids.shape[1] + TOKENS + host_prompt(host, [""]).suffix_ids.shape[1]
+    longest = host_prompt(host, ["é" * ((limit - rows) // 2) + "x" * ((limit - rows) % 2)])
+    state = pruned.prefill(visual, longest, full_flow(host))
+    with pytest.raises(PromptTooLong):
+        pruned.decode(state, torch.tensor([[5]]))
+    with pytest.raises(PromptTooLong):
+        pruned.prefill(visual, host_prompt(host, ["x" * (limit - rows + 1)]), full_flow(host))
 
 
 def test_one_picture_serves_for_many_prompts(host, visual):

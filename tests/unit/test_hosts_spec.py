@@ -29,6 +29,76 @@ def test_half_a_billion():
     assert (spec.projector.inputs, spec.projector.hidden) == (1024, 896)
 
 
+# The keys that these two repositories have in their config.json; what they leave out is transformers' default.
+LLAVA_1_5_7B = {
+    "image_token_index": 32000,
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "text_config": {
+        "model_type": "llama",
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-05,
+        "torch_dtype": "float16",
+        "vocab_size": 32064,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "image_size": 336,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+        "projection_dim": 768,
+        "vocab_size": 32000,
+    },
+}
+LLAVA_QWEN_0_5B = {
+    "image_token_index": 151646,
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+    "text_config": {
+        "model_type": "qwen2",
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 16,
+        "max_window_layers": 21,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "use_sliding_window": False,
+        "tie_word_embeddings": True,
+        "vocab_size": 152000,
+    },
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "image_size": 384,
+        "intermediate_size": 4304,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 26,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+}
+
+
+def test_configs_written_before_transformers_5(tmp_path):
+    def spec(config):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", **config}))
+        return read_spec(read_config(tmp_path))
+
+    vicuna = spec(LLAVA_1_5_7B)
+    assert (vicuna.visual_tokens, vicuna.decoder.layers, vicuna.decoder.hidden) == (576, 32, 4096)
+    assert (vicuna.decoder.kv_heads, vicuna.decoder.head_dim, vicuna.decoder.tied) == (32, 128, False)
+    assert vicuna.vision.feature_layers == (23,)
+    qwen = spec(LLAVA_QWEN_0_5B)
+    assert (qwen.visual_tokens, qwen.vision.feature_layers, qwen.decoder.tied) == (729, (26,), True)
+    assert qwen.decoder.rope.inverse_frequencies[-1] == pytest.approx(1e6 ** (-31 / 32))
+
+
 def test_families_differ_where_their_modules_do():
     rows = {}
     for shape in TINY:

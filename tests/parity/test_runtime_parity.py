@@ -1,0 +1,247 @@
+"""The runtime on real frozen graphs: the same tokens as the removing host, eagerly, whatever way it is asked.
+
+Tiny random hosts; given the graph's own pixel values, keep-list and plan, greedy tokens are identical and logits
+within 1e-4 of their standard deviation. The router's scores are compared apart.
+"""
+
+import functools
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from allrounder.bundle import open_bundle
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.bundle import publish
+from allrounder.engines.onnxruntime import build
+from allrounder.engines.staging import Staging
+from allrounder.errors import RequestCancelled
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.hosts.host import load_host
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.hosts.random import write_random_checkpoint
+from allrounder.router.checkpoint import save_router
+from allrounder.router.model import MetaRouter
+from allrounder.runtime import Cancellation, Runtime
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.options import EngineOptions
+from allrounder.versions import resolve
+
+SHAPES = ("llama-gqa-tied", "llama-mha", "qwen2-siglip", "qwen3-siglip-layers")
+FLOWS = [  # version, K, policy
+    ("full", 2, "frozen"),
+    ("par-max", 2, "routed"),
+    ("par-lite", 2, "routed"),
+    ("par-lite", 2, "frozen"),
+    ("par-nano", 0, "routed"),
+    ("par-nano", 0, "frozen"),
+]
+QUESTIONS = ("what is it?", "how many red circles are there?", "naïve 日本 </s> <image>?")
+NEW_TOKENS = 12
+RGB = np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Gives (host, router, bundle, engines by flow) of a shape, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="runtime-parity-"))
+
+    @functools.cache
+    def get(shape):
+        directory = write_random_checkpoint(folder / shape, shape)
+        host = load_host(directory)
+        torch.manual_seed(1)
+        router = MetaRouter(host.spec, host.model.config.text_config)
+        save_router(router, folder / f"{shape}-router", host_digest=host.digest)
+        freezer = Freezer(directory, folder / f"{shape}-router", folder / f"{shape}-frozen", FreezeOptions())
+        freezer.shared()
+        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        for name, gather_layer, policy in FLOWS:
+            version = resolve(name, tokens=tokens, layers=layers)
+            plan = tuple(sorted({*range(gather_layer), *range(layers - version.budget.layers + gather_layer, layers)}))
+            kept = plan if policy == "frozen" and name != "full" else None
+            freezer.add(FreezeRequest(version, gather_layer, policy, kept))
+        freezer.finish()
+        with Staging(folder / f"{shape}-bundle") as staging:
+            build(folder / f"{shape}-frozen", staging, BuildOptions())
+            publish(staging)
+        bundle = open_bundle(folder / f"{shape}-bundle")
+        engines = open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
+        by_flow = {(e.entry.version, e.entry.gather_layer, e.entry.layer_policy): e for e in engines}
+        return host, router.eval(), bundle, by_flow
+
+    yield get
+    shutil.rmtree(folder)
+
+
+def reference(host, pixel_values, question, flow, count):
+    """Returns the greedy tokens of the removing host and the logits [count, V] that chose them."""
+    pruned = PrunedHost(host)
+    state = pruned.prefill(pruned.visual(torch.from_numpy(pixel_values)), host_prompt(host, [question]), flow)
+    rows = [state.logits[0]]
+    ids = [int(rows[0].argmax())]
+    while len(ids) < count:
+        rows.append(pruned.decode(state, torch.tensor([[ids[-1]]]))[0, 0])
+        ids.append(int(rows[-1].argmax()))
+    return ids, torch.stack(rows).numpy()
+
+
+def greedy(engine: Engine, question, count):
+    """Returns tokens, logits and flow of an engine; stop tokens are passed over."""
+    prompt, visual = engine.prompt(question), engine.see(RGB)
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=count)
+    rows = [state.logits[0]]
+    ids = [int(rows[0].argmax())]
+    while len(ids) < count:
+        rows.append(engine.decode(state, ids[-1:])[0, 0])
+        ids.append(int(rows[-1].argmax()))
+    return ids, np.stack(rows), state
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: "-".join(map(str, flow)))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_engine_says_what_the_removing_host_says(made, shape, flow):
+    host, _, _, engines = made(shape)
+    engine = engines[flow]
+    for question in QUESTIONS:
+        ids, logits, state = greedy(engine, question, NEW_TOKENS)
+        assert len(state.keep_list) == engine.entry.tokens
+        assert len(state.layer_plan) == engine.entry.layers
+        eager = Flow(torch.tensor([state.keep_list]), state.layer_plan, engine.entry.gather_layer)
+        wanted_ids, wanted = reference(host, engine.preprocess(RGB).numpy(), question, eager, NEW_TOKENS)
+        assert ids == wanted_ids
+        assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_prompt_is_the_hosts(made, shape):
+    host, _, _, engines = made(shape)
+    engine = engines[FLOWS[0]]
+    for question in (*QUESTIONS, " a  b\n\n", "<|x|></s>", "\N{GRINNING FACE} é e\u0301"):
+        batch = host_prompt(host, [question])
+        ids = engine.prompt(question)
+        assert list(ids.prefix_ids) == batch.prefix_ids[0].tolist()
+        assert list(ids.suffix_ids) == batch.suffix_ids[0].tolist()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_routers_scores_are_the_eager_ones(made, shape):
+    host, router, _, engines = made(shape)
+    engine, pruned = engines["par-lite", 2, "routed"], PrunedHost(host)
+    for question in QUESTIONS:
+        prompt, visual = engine.prompt(question), engine.see(RGB)
+        batch = host_prompt(host, [question])
+        with torch.no_grad():
+            wanted = router(pruned.embeddings(torch.from_numpy(visual.numpy()), batch), batch)
+        got = engine.route(prompt, visual)
+        for ours, theirs in ((got.token_scores, wanted.token_scores), (got.layer_scores, wanted.layer_scores)):
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * float(theirs.std()))
+
+
+@pytest.fixture(scope="module", params=["par-lite", "full"])
+def runtime(made, request):
+    _, _, bundle, _ = made(SHAPES[0])
+    with Runtime.load(bundle.path, version=request.param, threads=1) as runtime:
+        yield runtime
+
+
+def ask(runtime, number, **options):
+    image = np.roll(RGB, 5 * number, axis=1)
+    return runtime.generate(image, QUESTIONS[number % 3], max_new_tokens=24, **options)
+
+
+def test_eight_threads_answer_as_one(runtime):
+    options = [{}, {"temperature": 1.5, "seed": 3}, {"temperature": 0.8, "top_p": 0.9, "seed": 4}]
+    alone = [ask(runtime, number, **options[number % 3]) for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda number: ask(runtime, number, **options[number % 3]), range(24)))
+    for one, other in zip(alone, together, strict=True):
+        assert one.token_ids == other.token_ids
+        assert (one.text, one.keep_list, one.layer_plan) == (other.text, other.keep_list, other.layer_plan)
+    assert len({answer.token_ids for answer in alone}) > 4
+
+
+def test_a_stream_is_the_answer(runtime):
+    for number in range(6):
+        options = {"temperature": 1.5, "seed": number}
+        stream = runtime.stream(np.roll(RGB, 5 * number, axis=1), QUESTIONS[number % 3], max_new_tokens=24, **options)
+        whole = ask(runtime, number, **options)
+        assert "".join(stream) == whole.text == stream.answer.text
+        assert stream.answer.token_ids == whole.token_ids
+
+
+def test_a_seed_repeats(runtime):
+    first, again, other = (ask(runtime, 1, temperature=2.0, seed=seed).token_ids for seed in (5, 5, 6))
+    assert first == again != other
+
+
+def test_cancelling_midway_leaves_the_others_alone(runtime):
+    cancel = Cancellation()
+    stream = runtime.stream(RGB, QUESTIONS[0], max_new_tokens=24, temperature=2.0, seed=1, cancel=cancel)
+    next(stream)
+    wanted = ask(runtime, 2).token_ids
+    cancel.cancel()
+    with pytest.raises(RequestCancelled):
+        list(stream)
+    assert ask(runtime, 2).token_ids == wanted
+
+
+def test_shared_weights_and_threads_give_the_same_tokens(made):
+    _, _, bundle, engines = made(SHAPES[1])
+    for weights, threads in (("shared", 1), ("fast", 2), ("shared", 2)):
+        options = EngineOptions(threads=threads, weights=weights)
+        for other in open_engines(bundle, bundle.manifest.entries, options):
+            entry = other.entry
+            mine = engines[entry.version, entry.gather_layer, entry.layer_policy]
+            wanted_ids, wanted, state = greedy(mine, QUESTIONS[1], NEW_TOKENS)
+            ids, logits, other_state = greedy(other, QUESTIONS[1], NEW_TOKENS)
+            assert ids == wanted_ids
+            assert (state.keep_list, state.layer_plan) == (other_state.keep_list, other_state.layer_plan)
+            assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
+
+
+def test_tokens_decoded_together_equal_tokens_decoded_alone(made):
+    _, _, _, engines = made(SHAPES[2])
+    for engine in engines.values():
+        ids, logits, _ = greedy(engine, QUESTIONS[0], 9)
+        prompt, visual = engine.prompt(QUESTIONS[0]), engine.see(RGB)
+        scores = engine.route(prompt, visual)
+        for parts in ([8], [3, 5], [1, 6, 1]):
+            state, start = engine.prefill(prompt, visual, scores, room=8), 0
+            for count in parts:
+                got = engine.decode(state, ids[start : start + count])[0]
+                start += count
+                assert np.abs(got - logits[start - count + 1 : start + 1]).max() <= 1e-4 * logits.std()
+
+
+def test_caches_are_grown_in_place_and_skipped_layers_hold_nothing(made):
+    _, _, _, engines = made(SHAPES[0])
+    engine = engines["par-lite", 2, "routed"]
+    prompt, visual = engine.prompt(QUESTIONS[0]), engine.see(RGB)
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
+    places = {name: tensor.data_ptr() for name, tensor in state.cache._outputs.items()}
+    for token in (70, 71, 72):
+        engine.decode(state, [token])
+    text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    for name, tensor in state.cache._outputs.items():
+        layer = int(name.rpartition(".")[2])
+        tokens = engine.model.visual_tokens if layer < 2 else engine.entry.tokens
+        rows = text + tokens + 6 if layer in state.layer_plan else 0
+        assert tensor.shape()[2] == rows
+        assert tensor.data_ptr() == places[name]
+        held = np.abs(tensor.numpy()).max(axis=(0, 1, 3))
+        assert (held[:-3] > 0).all()
+        assert (held[-3:] == 0).all()

@@ -120,8 +120,7 @@ def _open(root: Path, heads: _Heads, progress: Progress) -> OpenBundle:
     check_manifest(manifest, where=root / MANIFEST)
     digest = digest_of(data)
     found = _listed(root, manifest, journal)
-    if not is_stamped(root, digest, found):
-        verify_files(root, manifest.files, found, progress)
+    if not is_stamped(root, digest, found) and verify_files(root, manifest.files, found, progress):
         write_stamp(root, digest, found)
     return OpenBundle(root, manifest, digest)
 

@@ -124,14 +124,17 @@ def check_files(root: Path, files: Mapping[str, FileRecord], found: Mapping[str,
 
 def verify_files(
     root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat], progress: Progress = silent
-) -> None:
+) -> bool:
     """Hashes every listed file in full; `check_files` has passed.
 
     Args:
         root: The directory.
         files: The listed files.
-        found: What `list_files` saw; a file that changes between that and the end of its hashing is refused.
+        found: What `list_files` saw.
         progress: Told the MiB that are done.
+
+    Returns:
+        Whether all of ``found`` still holds. It need not: a hard link made meanwhile, as staging does, changes ctime.
 
     Raises:
         BundleCorrupt: A file has changed.
@@ -146,9 +149,9 @@ def verify_files(
             done += count
             progress("verifying (MiB)", min(done // _MIB, total - 1), total)
 
-    def verify(path: str) -> None:
+    def verify(path: str) -> bool:
         digest, seen = _hash(root / path, read)
-        if digest != files[path].sha256 or seen != found[path]:
+        if digest != files[path].sha256:
             raise BundleCorrupt(
                 "a file has changed",
                 where=root / path,
@@ -156,13 +159,14 @@ def verify_files(
                 wanted=f"sha256 {files[path].sha256}",
                 remedy="copy or build the bundle again",
             )
+        return seen == found[path]
 
     largest_first = sorted(files, key=lambda path: -files[path].bytes)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for task in [pool.submit(verify, path) for path in largest_first]:
-            task.result()
+        unchanged = [task.result() for task in [pool.submit(verify, path) for path in largest_first]]
     if total:
         progress("verifying (MiB)", total, total)
+    return all(unchanged)
 
 
 def file_record(path: Path) -> FileRecord:

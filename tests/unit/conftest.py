@@ -60,12 +60,16 @@ class FrozenBuilder:
         host: str = "h",
         precision: str = "fp32",
         salt: str = "",
+        prompt: dict[str, object] | None = None,
+        limits: dict[str, int] | None = None,
         **model: object,
     ) -> Path:
         """Writes the directory; ``salt`` makes other graphs of the same versions."""
         out = (
             self.root
-            / hashlib.sha256(repr((versions, policy, router, host, precision, salt, model)).encode()).hexdigest()[:12]
+            / hashlib.sha256(
+                repr((versions, policy, router, host, precision, salt, prompt, limits, model)).encode()
+            ).hexdigest()[:12]
         )
         (out / "graphs/weights").mkdir(parents=True)
         (out / "tokenizer").mkdir()
@@ -98,8 +102,10 @@ class FrozenBuilder:
                     **model,
                 }
             ),
-            prompt=PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:"),
-            limits=Limits(text_tokens=64, new_tokens=32, batch=4),
+            prompt=PromptTemplate(
+                **{"before_image": "USER: ", "after_image": "\n", "after_question": " ASSISTANT:", **(prompt or {})}
+            ),
+            limits=Limits(**{"text_tokens": 64, "new_tokens": 32, "batch": 4, **(limits or {})}),
             graphs=shared,
             versions=tuple(self._version(out, name, policy, weights, salt) for name in versions),
             files={str(p.relative_to(out)): file_record(p) for p in sorted(out.rglob("*")) if p.is_file()},

@@ -22,7 +22,7 @@ def hashed(monkeypatch):
 
     def verify(root, *rest):
         calls.append(root)
-        verify_files(root, *rest)
+        return verify_files(root, *rest)
 
     verify_files = bundles.verify_files
     monkeypatch.setattr(bundles, "verify_files", verify)
@@ -63,6 +63,15 @@ def test_a_file_written_this_very_moment_is_not_stamped(bundle, own_cache):
     time.sleep(stamps._SETTLED_NS / 1e9 + 0.05)
     open_bundle(bundle)
     assert len(stamp_files(own_cache)) == 1
+
+
+def test_a_file_that_changes_its_state_while_it_is_hashed_is_not_stamped(bundle, hashed, own_cache):
+    def link(task, done, total):
+        (bundle.parent / f"link{time.monotonic_ns()}").hardlink_to(bundle / "tokenizer/tokenizer.json")
+
+    time.sleep(0.02)
+    open_bundle(bundle, progress=link)
+    assert stamp_files(own_cache) == []
 
 
 def test_a_copy_elsewhere_and_a_moved_bundle_are_hashed(bundle, hashed):

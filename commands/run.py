@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--weights", choices=("fast", "shared"), default="fast")
     choice.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     answer = parser.add_argument_group("the answer")
-    answer.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the bundle's limit")
+    answer.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128")
     answer.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     answer.add_argument("--seed", type=int, help="repeats a sampled answer")
     answer.add_argument("--stream", action="store_true", help="print the answer as it comes")

@@ -49,8 +49,9 @@ def open_session(path: Path, options: EngineOptions) -> Session:
     settings.intra_op_num_threads = options.thread_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors; they are raised as well
-    # An engine is several sessions that run one after another: threads of one must not spin while the next computes.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    # Each session has threads of its own: while those of one spin, those of the next cannot compute. On two busy cores
+    # a prefill took 125 ms without spinning and 400 with it; on idle ones there was no difference to be seen.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.weights == "shared":
         settings.add_session_config_entry("session.disable_prepacking", "1")
     providers: list[Any] = [provider]

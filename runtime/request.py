@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "RequestOptions", "answer", "prepare"]
 
+_NEW_TOKENS = 128  # each step's time grows with the room that is set aside, so the limit is no good default
+
 
 class RequestOptions(TypedDict, total=False):
     """What a request may say beyond image and question.
 
-    ``max_new_tokens`` (default: the bundle's limit) counts the stop token; ``temperature``, ``top_k``, ``top_p`` and
+    ``max_new_tokens`` (default: 128, or the bundle's limit where that is lower) counts the stop token; ``temperature``, ``top_k``, ``top_p`` and
     ``seed`` are those of `Sampling` (default: greedy); ``stop`` are texts that end the answer and are not part of it;
     ``cancel`` lets another thread end the request.
     """
@@ -148,7 +150,7 @@ def _prompt(engine: Engine, request: Request, check: Callable[[], None], watch: 
 
 def _new_tokens(wanted: int | None, limit: int) -> int:
     if wanted is None:
-        return limit
+        return min(_NEW_TOKENS, limit)
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
         raise InputInvalid("impossible answer length", where="max_new_tokens", got=wanted, wanted=f"1 to {limit}")
     if wanted > limit:

@@ -33,9 +33,9 @@ _NEW_TOKENS = 128  # each step's time grows with the room that is set aside, so 
 class RequestOptions(TypedDict, total=False):
     """What a request may say beyond image and question.
 
-    ``max_new_tokens`` (default: 128, or the bundle's limit where that is lower) counts the stop token; ``temperature``, ``top_k``, ``top_p`` and
-    ``seed`` are those of `Sampling` (default: greedy); ``stop`` are texts that end the answer and are not part of it;
-    ``cancel`` lets another thread end the request.
+    ``max_new_tokens`` (default: 128, or the bundle's limit where that is lower) counts the stop token; ``temperature``,
+    ``top_k``, ``top_p`` and ``seed`` are those of `Sampling` (default: greedy); ``stop`` are texts that end the answer
+    and are not part of it; ``cancel`` lets another thread end the request.
     """
 
     max_new_tokens: int | None

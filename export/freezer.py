@@ -132,6 +132,7 @@ class Freezer:
             raise InputInvalid("the directory to freeze into is not empty", got=self._out, remedy="give another place")
         self._directory = host_directory(host_dir)
         self._checkpoint = Checkpoint(self._directory)
+        self._checkpoint.check()
         self.spec = self._checkpoint.spec
         self._limits = _checked_limits(self._options.limits or default_limits(self.spec), self.spec)
         self._router_dir = Path(router_dir) if router_dir is not None else None

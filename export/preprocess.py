@@ -5,7 +5,8 @@ What it knows: the settings of the stock CLIP, SigLIP and Llava processors, and 
 What it does not know: files and colour modes; it gets uint8 [height, width, 3] of any size.
 
 Pillow resizes in uint8 with an antialiasing filter; `Resize` does the same with these attributes, up to one step
-of 255 on about one pixel in a thousand. Resizing in float would differ by up to 21.
+of 255 on about one pixel in a thousand. Resizing in float would differ by up to 21. Both filter rows first and columns
+second; Pillow 13 turns that round for tall pictures, and then a quarter of the pixels differ by one step.
 """
 
 from __future__ import annotations

@@ -1,0 +1,115 @@
+"""Comparing what a graph computes with what the eager module computes.
+
+What it is: `Comparison`, which runs pieces of graphs, measures the largest difference, and refuses.
+What it knows: the tolerance of a precision, and which pieces it has already seen.
+What it does not know: what a piece means, or where the reference comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+
+from allrounder.errors import VerificationFailed
+from allrounder.export.extract import extract, run
+
+__all__ = ["TOLERANCE", "Check", "Comparison"]
+
+# Of the reference's standard deviation. float16 has eleven bits of mantissa, and its weights are rounded once more.
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
+
+
+class Check(NamedTuple):
+    """One output that was compared: its largest difference over the reference's standard deviation."""
+
+    graph: str
+    value: str
+    difference: float
+
+
+class Comparison:
+    """Runs pieces of graphs against references.
+
+    Args:
+        folder: Of the graphs.
+        precision: "fp32" or "fp16"; sets the tolerance and the dtype of rows and caches.
+    """
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        self._folder, self._tolerance = folder, TOLERANCE[precision]
+        self.dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
+        self._seen: set[bytes] = set()
+        self.checks: list[Check] = []
+
+    def rows(self, tensor: torch.Tensor) -> np.ndarray:
+        """Returns a float tensor in the dtype of rows and caches."""
+        return tensor.detach().numpy().astype(self.dtype)
+
+    def piece(
+        self,
+        graph: str,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, np.ndarray],
+        wanted: Mapping[str, torch.Tensor | np.ndarray],
+    ) -> None:
+        """Cuts the piece from ``feeds`` to ``wanted`` out of a graph, runs it and compares.
+
+        A piece that is equal to one already compared, weights included, is not run again: versions share most.
+
+        Raises:
+            GraphInvalid: The values do not hang together like this in the graph.
+            VerificationFailed: Names graph, value and difference.
+        """
+        inputs = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
+        cut = extract(model, inputs, list(wanted))
+        shapes = repr({name: value.shape for name, value in feeds.items()}).encode()
+        key = cut.SerializeToString(deterministic=True) + shapes
+        if key not in self._seen:
+            self._seen.add(key)
+            self.outputs(graph, run(cut, feeds, self._folder), wanted)
+
+    def whole(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a whole graph and returns its outputs; ``feeds`` may hold more than its inputs."""
+        return run(model, feeds, self._folder)
+
+    def outputs(
+        self, graph: str, found: Mapping[str, np.ndarray], wanted: Mapping[str, torch.Tensor | np.ndarray]
+    ) -> None:
+        """Compares outputs by name; integers and booleans exactly.
+
+        Raises:
+            VerificationFailed: Names graph, value and difference.
+        """
+        for name, reference in wanted.items():
+            difference = _difference(found[name], np.asarray(reference))
+            self.checks.append(Check(graph, name, difference))
+            if not difference <= self._tolerance:
+                raise VerificationFailed(
+                    "a graph computes something else than the eager module",
+                    where=f"{graph}: {name}",
+                    got=f"largest difference {difference:.3g} x std of the reference",
+                    wanted=f"at most {self._tolerance:g}",
+                )
+
+    def worst(self) -> Check:
+        """Returns the comparison with the largest difference."""
+        return max(self.checks, key=lambda check: check.difference)
+
+
+def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    if found.shape != wanted.shape:
+        return float("inf")
+    if wanted.dtype.kind in "bi":
+        return 0.0 if np.array_equal(found, wanted) else float("inf")
+    if wanted.size == 0:
+        return 0.0
+    # A NaN in either makes the result NaN, which no tolerance accepts.
+    largest = float(np.abs(found.astype(np.float64) - wanted).max())
+    deviation = float(wanted.astype(np.float64).std())
+    return largest / deviation if deviation else largest

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from allrounder.manifest import Entry
+from allrounder.progress import TerminalProgress
 from allrounder.runtime.answer import Answer
 from allrounder.runtime.choice import LatencyTarget
 from allrounder.runtime.request import RequestOptions
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         target=target,
         version=arguments.version,
         fallback=arguments.fallback,
+        progress=TerminalProgress(),
         threads=arguments.threads,
         weights=arguments.weights,
         device=arguments.device,

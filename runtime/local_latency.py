@@ -20,6 +20,7 @@ import msgspec
 from allrounder.bundle import OpenBundle
 from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Latency
+from allrounder.progress import Progress, silent
 from allrounder.runtime.backend import backend
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.measure import default_workload, measure_latency
@@ -41,7 +42,12 @@ class _Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def with_local_latency(
-    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, *, limit_seconds: float = LIMIT_SECONDS
+    bundle: OpenBundle,
+    entries: Sequence[Entry],
+    options: EngineOptions,
+    *,
+    limit_seconds: float = LIMIT_SECONDS,
+    progress: Progress = silent,
 ) -> tuple[Entry, ...]:
     """Returns ``entries`` with latencies of this machine.
 
@@ -62,13 +68,13 @@ def with_local_latency(
     figures = _read(path)
     wanted = known or list(entries)
     if figures is None:
-        figures = _measure(bundle, wanted, options, limit_seconds)
+        figures = _measure(bundle, wanted, options, limit_seconds, progress)
         _write(path, figures)
     return tuple(msgspec.structs.replace(entry, latency=figures.get(entry.label)) for entry in entries)
 
 
 def _measure(
-    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, limit_seconds: float
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, limit_seconds: float, progress: Progress
 ) -> dict[str, Latency]:
     _log.warning(
         "the latencies in %s were not measured on this machine with these options: measuring %d entries, up to %.0f s",
@@ -82,6 +88,7 @@ def _measure(
     least = 0.0  # seconds that one entry takes at the least; the next, larger one takes no less
     for index, entry in enumerate(cheapest_first):
         started = time.monotonic()
+        progress("measuring entries", index, len(cheapest_first))
         if figures and started + least > deadline:
             _log.warning("no time was left to measure %s: it cannot be chosen by target", entry.label)
             continue
@@ -94,6 +101,7 @@ def _measure(
         request_ms = latency.ttft_ms.p50 + (workload.new_tokens - 1) * latency.tpot_ms.p50
         least = opened + _ROUNDS_AT_LEAST * request_ms / 1000
         _log.info("%s: ttft p50 %.2f ms, tpot p50 %.2f ms", entry.label, latency.ttft_ms.p50, latency.tpot_ms.p50)
+    progress("measuring entries", len(cheapest_first), len(cheapest_first))
     return figures
 
 

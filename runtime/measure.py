@@ -188,8 +188,8 @@ def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
 
 
 def _samples(rows: list[tuple[list[float], list[float]]]) -> Samples:
-    phases = np.asarray([row[0] for row in rows])
-    return Samples(*phases.T, np.asarray([row[1] for row in rows]))
+    preprocess, vision, router, prefill, ttft = np.asarray([row[0] for row in rows]).T
+    return Samples(preprocess, vision, router, prefill, ttft, steps=np.asarray([row[1] for row in rows]))
 
 
 def _percentiles(values: np.ndarray) -> Percentiles:

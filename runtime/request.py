@@ -69,7 +69,6 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
     if unknown:
         known = ", ".join(RequestOptions.__annotations__)
         raise InputInvalid("unknown request options", got=", ".join(sorted(unknown)), wanted=known)
-    names = ("temperature", "top_k", "top_p", "seed")
     stop = options.get("stop", ())
     StopTexts(stop)  # refuses what are no stop texts
     cancel = options.get("cancel") or Cancellation()
@@ -79,7 +78,12 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
         image=image,
         prompt=engine.prompt(question),
         max_new_tokens=_new_tokens(options.get("max_new_tokens"), engine.limits.new_tokens),
-        sampling=Sampling(**{name: options[name] for name in names if name in options}),
+        sampling=Sampling(
+            temperature=options.get("temperature", 0.0),
+            top_k=options.get("top_k", 0),
+            top_p=options.get("top_p", 1.0),
+            seed=options.get("seed"),
+        ),
         stop=tuple(stop),
         cancel=cancel,
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.errors import EngineUnavailable, InputInvalid, RequestCancelled, RuntimeClosed, UnknownVersion
 from allrounder.manifest import Entry
+from allrounder.progress import Progress, silent
 from allrounder.runtime.answer import Answer
 from allrounder.runtime.backend import BACKENDS
 from allrounder.runtime.choice import Fallback, LatencyTarget, choose
@@ -57,6 +58,7 @@ class Runtime:
         target: LatencyTarget | None = None,
         version: str | None = None,
         fallback: Fallback | None = None,
+        progress: Progress = silent,
         **options: Unpack[EngineOptionsDict],
     ) -> Self:
         """Opens a bundle and the entry to be used.
@@ -67,6 +69,7 @@ class Runtime:
                 its entries are measured first (up to about 20 s, kept for the next time, logged).
             version: Takes the most faithful entry of that name. Without either: the most faithful of all.
             fallback: ``"fastest"`` takes the entry nearest to the target where none meets it.
+            progress: Told of the hashing of a bundle that this user never loaded, and of the measuring.
             **options: ``threads``, ``weights`` and ``device`` of `EngineOptions`.
 
         Raises:
@@ -83,10 +86,10 @@ class Runtime:
         if fallback is not None and target is None:
             raise InputInvalid("a fallback needs a target", where="fallback", got=repr(fallback))
         settings = _settings(options)
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, progress=progress)
         entries = _candidates(bundle, version)
         if target is not None:
-            entries = with_local_latency(bundle, entries, settings)
+            entries = with_local_latency(bundle, entries, settings, progress=progress)
         entry = choose(entries, target, fallback=fallback)
         _log.info("%s: loading %s", bundle.path, entry.label)
         load_decoders()

@@ -41,21 +41,24 @@ class Rules(NamedTuple):
     gathered: int | None  # T of its TokenGather, None where there is none
 
 
-def check_graph(path: Path, model: onnx.ModelProto, rules: Rules) -> None:
+def check_graph(path: Path, rules: Rules) -> onnx.ModelProto:
     """Checks a graph against its rules.
 
     Args:
         path: Its file.
-        model: The same, loaded without external data.
         rules: What is expected of it.
+
+    Returns:
+        The graph, its weights still references.
 
     Raises:
         GraphInvalid: Names graph, node or value.
     """
     try:
-        checker.check_model(_self_contained(model), full_check=True)
-    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        checker.check_model(str(path), full_check=True)  # from the path: weights are then looked up, not loaded
+    except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
         raise GraphInvalid("not a valid ONNX graph", where=path.name, got=error) from error
+    model = onnx.load(path, load_external_data=False)
     nodes = list(all_nodes(model.graph.node))
     _check_domains(path.name, model, nodes)
     _check_signature(path.name, model, rules)
@@ -63,6 +66,7 @@ def check_graph(path: Path, model: onnx.ModelProto, rules: Rules) -> None:
     attention = sum(node.op_type == "Attention" for node in nodes)
     _equal(path.name, "number of Attention nodes", attention, rules.attention)
     _check_gather(path.name, nodes, rules)
+    return model
 
 
 def _self_contained(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ What it does not know: tolerances, the inside of a stock layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 import torch
 
 from allrounder import tensors
+from allrounder.errors import GraphInvalid
 from allrounder.export.compare import Comparison
 from allrounder.export.extract import all_nodes
 from allrounder.export.flow import Plan
@@ -157,7 +159,7 @@ def _selection(comparison: Comparison, graph: Graph) -> None:
         scores[0, :: max(2, spec.visual_tokens // 5)] = _NAN
         hidden = torch.randn(1, 3 + spec.visual_tokens + 2, spec.decoder.hidden, generator=generator)
         positions = torch.arange(hidden.shape[1])[None] * 2
-        split = next(node for node in graph.model.graph.node if "gather.visual" in node.output)
+        split = _first(graph, lambda node: "gather.visual" in node.output, "a Split into gather.visual")
         feeds = {
             split.input[0]: comparison.rows(hidden),
             "positions": positions.numpy(),
@@ -245,7 +247,7 @@ def _heads(
     logits = parts.logits(hidden[0])
     rows = comparison.rows(hidden)
     for graph in prefills:
-        last = next(node for node in graph.model.graph.node if node.name == "last.hidden").input[0]
+        last = _first(graph, lambda node: node.name == "last.hidden", "a node last.hidden").input[0]
         feeds = {
             last: rows,
             tensors.SUFFIX_IDS: np.zeros((1, 5), np.int64),
@@ -254,17 +256,26 @@ def _heads(
         end = hidden.shape[1] - 5 + 3
         comparison.piece(graph.name, graph.model, feeds, {tensors.LOGITS: logits[end - 1 : end]})
     for graph in decodes:
-        last = next(node for node in graph.model.graph.node if node.name == "flat").input[0]
+        last = _first(graph, lambda node: node.name == "flat", "a node flat").input[0]
         feeds = {last: rows, tensors.INPUT_IDS: np.zeros((1, hidden.shape[1]), np.int64)}
         comparison.piece(graph.name, graph.model, feeds, {tensors.LOGITS: logits[None]})
 
 
 def _cuts(graph: Graph, layer: int) -> tuple[str, str, str]:
     """Returns the values that enter a layer: rows, cosine, sine; read off its own nodes."""
-    inside = [node for node in all_nodes(graph.model.graph.node) if node.name.startswith(f"layers.{layer}.")]
-    norm = next(node for node in inside if node.op_type == "RMSNormalization")
-    rotary = next(node for node in inside if node.op_type == "RotaryEmbedding")
+    prefix = f"layers.{layer}."
+    norm, rotary = (
+        _first(graph, lambda node, op=op: node.op_type == op and node.name.startswith(prefix), f"{prefix}* ({op})")
+        for op in ("RMSNormalization", "RotaryEmbedding")
+    )
     return norm.input[0], rotary.input[1], rotary.input[2]
+
+
+def _first(graph: Graph, fits: Callable[[onnx.NodeProto], bool], wanted: str) -> onnx.NodeProto:
+    found = next(filter(fits, all_nodes(graph.model.graph.node)), None)
+    if found is None:
+        raise GraphInvalid("a node is missing", where=graph.name, wanted=wanted)
+    return found
 
 
 def _outputs(layer: int, key: str, value: str) -> tuple[str, str, str]:

@@ -70,6 +70,12 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
     return "\n\n".join(sections)
 
 
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """Returns what each entry is called in a table: its version, and the rest of its key where that is not enough."""
+    versions = [entry.version for entry in entries]
+    return [entry.version if versions.count(entry.version) == 1 else entry.label for entry in entries]
+
+
 def _versions(entries: Sequence[Entry]) -> str:
     header = ("version", "backend", "precision", "tokens", "layers", "K", "policy", "plan")
     rows = [
@@ -91,31 +97,31 @@ def _versions(entries: Sequence[Entry]) -> str:
 def _fidelities(entries: Sequence[Entry]) -> str:
     header = ("fidelity to full", "retention", "agreement", "KL (nats)", "questions", "kind")
     rows = []
-    for entry in entries:
+    for name, entry in zip(_names(entries), entries, strict=True):
         known = entry.fidelity
         if known is None:
-            rows.append((entry.version, *("-" for _ in header[1:])))
+            rows.append((name, *("-" for _ in header[1:])))
             continue
         retention = "-" if known.retention is None else _interval(known.retention, 3)
         kind = "quick" if known.quick else "full card"
         shares = (retention, _interval(known.agreement, 3), _interval(known.kl, 4))
-        rows.append((entry.version, *shares, str(known.questions), kind))
+        rows.append((name, *shares, str(known.questions), kind))
     return table(header, rows)
 
 
 def _latencies(entries: Sequence[Entry], threads: int | None) -> str:
     header = ("latency, ms", "ttft p50", "p95", "p99", "tpot p50", "p95", "p99", "threads", "counts here")
     rows = []
-    for entry in entries:
+    for name, entry in zip(_names(entries), entries, strict=True):
         known = entry.latency
         if known is None:
-            rows.append((entry.version, *("-" for _ in header[1:-1]), "not measured"))
+            rows.append((name, *("-" for _ in header[1:-1]), "not measured"))
             continue
         figures = [
             f"{value:.2f}" for each in (known.ttft_ms, known.tpot_ms) for value in (each.p50, each.p95, each.p99)
         ]
         counts = "yes" if known.machine == _machine(entry, threads) else f"no: {_short(known.machine)}"
-        rows.append((entry.version, *figures, str(known.machine.threads), counts))
+        rows.append((name, *figures, str(known.machine.threads), counts))
     return table(header, rows)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -90,7 +90,7 @@ def draw_panel(panel: _Panel) -> Image.Image:
     ink = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=13)
     ink.text((_MARGIN, 6), panel.title, _INK, font)
-    ink.text((_MARGIN, 22), f"\N{LEFT DOUBLE QUOTATION MARK}{panel.answer}\N{RIGHT DOUBLE QUOTATION MARK}", _GRID, font)
+    ink.text((_MARGIN, 22), _fitting(f"\N{LEFT DOUBLE QUOTATION MARK}{panel.answer}", side, ink, font), _GRID, font)
     drawn.paste(_faded(panel, side), (_MARGIN, _CAPTION))
     for index in sorted(panel.kept):
         row, column = divmod(index, panel.grid)
@@ -102,6 +102,16 @@ def draw_panel(panel: _Panel) -> Image.Image:
         fill = _KEPT if layer in panel.plan else None
         ink.rectangle((left, top, right - 2, top + _STRIP - _MARGIN), fill=fill, outline=_KEPT)
     return drawn
+
+
+def _fitting(quote: str, width: int, ink: ImageDraw.ImageDraw, font: Any) -> str:
+    """Returns a quotation with its closing mark, cut so that it takes at most ``width`` pixels."""
+    mark, dots = "\N{RIGHT DOUBLE QUOTATION MARK}", "\N{HORIZONTAL ELLIPSIS}"
+    text = quote + mark
+    while ink.textlength(text, font) > width:
+        quote = quote[:-1]
+        text = quote + dots + mark
+    return text
 
 
 def _faded(panel: _Panel, side: int) -> Image.Image:

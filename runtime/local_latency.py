@@ -3,8 +3,8 @@
 What it is: entries with their figures replaced by those of this machine, from the user's cache or measured now.
 What it knows: when figures count, the budget of time, the cache. What it does not know: how to choose.
 
-Entries are opened and measured one after another, cheapest first, so that memory never holds more than one of them
-and the time limit costs the slowest their figures: they then cannot be chosen by target, which is logged.
+Entries are interleaved in one run where time and memory allow. Else they are measured one after another, cheapest
+first, so that the time limit costs the slowest their figures: they then cannot be chosen by target, which is logged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,15 +23,15 @@ from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Latency
 from allrounder.progress import Progress, silent
 from allrounder.runtime.backend import backend
-from allrounder.runtime.engine import Engine
+from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
+from allrounder.runtime.memory import fit_side_by_side
 from allrounder.runtime.options import EngineOptions
 from allrounder.userdirs import cache_dir, write_whole
 
 __all__ = ["LIMIT_SECONDS", "with_local_latency"]
 
 LIMIT_SECONDS = 20.0
-_REPEATS = 50  # rounds per entry where time allows
 _ROUNDS_AT_LEAST = 3  # two of warm-up and one that counts
 _log = logging.getLogger("allrounder.runtime")
 
@@ -83,25 +84,60 @@ def _measure(
         limit_seconds,
     )
     deadline = time.monotonic() + limit_seconds
-    figures: dict[str, Latency] = {}
     cheapest_first = sorted(entries, key=lambda entry: entry.tokens * entry.layers)
-    least = 0.0  # seconds that one entry takes at the least; the next, larger one takes no less
-    for index, entry in enumerate(cheapest_first):
-        started = time.monotonic()
-        progress("measuring entries", index, len(cheapest_first))
-        if figures and started + least > deadline:
-            _log.warning("no time was left to measure %s: it cannot be chosen by target", entry.label)
+    progress("measuring entries", 0, len(entries))
+    probe = _measure_together(bundle, cheapest_first[:1], options, _Effort(repeats=1))
+    figures = dict(probe.figures)
+    left = deadline - time.monotonic()
+    cheap = cheapest_first[0].tokens * cheapest_first[0].layers
+    rounds = sum(entry.tokens * entry.layers / cheap for entry in entries) * probe.seconds
+    if rounds < left and fit_side_by_side(bundle, entries):
+        figures = _measure_together(bundle, cheapest_first, options, _Effort(seconds=left)).figures
+    else:
+        figures |= _measure_apart(bundle, cheapest_first, options, deadline, probe.seconds)
+    progress("measuring entries", len(entries), len(entries))
+    return figures
+
+
+class _Effort(NamedTuple):
+    repeats: int = 30  # rounds where time allows
+    seconds: float | None = None  # opening included
+
+
+class _Measured(NamedTuple):
+    figures: dict[str, Latency]
+    seconds: float  # that opening, two rounds of warm-up and one round that counts take: the least
+
+
+def _measure_together(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, effort: _Effort
+) -> _Measured:
+    """Returns the latencies of ``entries``, interleaved."""
+    started = time.monotonic()
+    engines = open_engines(bundle, entries, options)
+    opened = time.monotonic() - started
+    workload = default_workload(engines[0])
+    seconds = None if effort.seconds is None else max(0.0, effort.seconds - opened)
+    latencies = measure_latency(engines, workload, repeats=effort.repeats, seconds=seconds)
+    request_ms = sum(each.ttft_ms.p50 + (workload.new_tokens - 1) * each.tpot_ms.p50 for each in latencies)
+    least = opened + _ROUNDS_AT_LEAST * request_ms / 1000
+    return _Measured({entry.label: latency for entry, latency in zip(entries, latencies, strict=True)}, least)
+
+
+def _measure_apart(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, deadline: float, least: float
+) -> dict[str, Latency]:
+    """Returns the latencies of ``entries``, cheapest first, one after another, as far as time allows."""
+    figures: dict[str, Latency] = {}
+    for index, entry in enumerate(entries):
+        left = deadline - time.monotonic()
+        if left < least:  # the seconds that a cheaper one took at the least
+            _log.warning("no time was left to measure %s", entry.label)
             continue
-        share = (deadline - started) / (len(cheapest_first) - index)
-        engine = Engine.open(bundle, entry, options)
-        opened = time.monotonic() - started
-        workload = default_workload(engine)
-        latency = measure_latency([engine], workload, repeats=_REPEATS, seconds=max(0.0, share - opened))[0]
-        figures[entry.label] = latency
-        request_ms = latency.ttft_ms.p50 + (workload.new_tokens - 1) * latency.tpot_ms.p50
-        least = opened + _ROUNDS_AT_LEAST * request_ms / 1000
-        _log.info("%s: ttft p50 %.2f ms, tpot p50 %.2f ms", entry.label, latency.ttft_ms.p50, latency.tpot_ms.p50)
-    progress("measuring entries", len(cheapest_first), len(cheapest_first))
+        effort = _Effort(seconds=left / (len(entries) - index))
+        found = _measure_together(bundle, [entry], options, effort)
+        figures |= found.figures
+        least = found.seconds
     return figures
 
 

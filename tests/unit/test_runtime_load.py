@@ -19,7 +19,7 @@ from allrounder.errors import (
     UnknownVersion,
 )
 from allrounder.fingerprint import Machine
-from allrounder.runtime import LatencyTarget, Runtime
+from allrounder.runtime import LatencyTarget, Runtime, local_latency
 from allrounder.runtime.backend import backend
 from allrounder.runtime.local_latency import with_local_latency
 from allrounder.runtime.options import EngineOptions
@@ -157,6 +157,25 @@ def test_without_time_the_larger_entries_stay_unmeasured(foreign, caplog):
     assert full.latency is None
     assert pruned.latency is not None
     assert "no time was left to measure full" in caplog.text
+
+
+def test_without_memory_they_are_measured_one_after_another(foreign, monkeypatch):
+    opened = []
+    together = local_latency.open_engines
+    monkeypatch.setattr(local_latency, "fit_side_by_side", lambda bundle, entries: False)
+    monkeypatch.setattr(local_latency, "open_engines", lambda b, e, o: opened.append(len(e)) or together(b, e, o))
+    bundle = open_bundle(foreign)
+    assert all(e.latency for e in with_local_latency(bundle, bundle.manifest.entries, OPTIONS, limit_seconds=5))
+    assert opened == [1, 1, 1]
+
+
+def test_with_time_and_memory_they_are_interleaved(foreign, monkeypatch):
+    opened = []
+    together = local_latency.open_engines
+    monkeypatch.setattr(local_latency, "open_engines", lambda b, e, o: opened.append(len(e)) or together(b, e, o))
+    bundle = open_bundle(foreign)
+    assert all(entry.latency for entry in with_local_latency(bundle, bundle.manifest.entries, OPTIONS))
+    assert opened == [1, 2]
 
 
 def test_an_entry_left_unmeasured_on_purpose_stays_so(source, tmp_path):

@@ -126,8 +126,17 @@ def _write_twin(staging: Staging, path: str) -> str:
     twin = flat_twin(path)
     if twin not in staging.files:  # names are by content: a twin of the same graph is the same
         model = onnx.load(staging.path / path, load_external_data=False)
-        staging.write_file(twin, onnx.inliner.inline_local_functions(model).SerializeToString(deterministic=True))
+        staging.write_file(twin, _flat(model).SerializeToString(deterministic=True))
     return twin
+
+
+def _flat(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the model with its local functions expanded, and without their domain."""
+    flat = onnx.inliner.inline_local_functions(model) if model.functions else model
+    standard = [opset for opset in flat.opset_import if opset.domain == ""]
+    del flat.opset_import[:]
+    flat.opset_import.extend(standard)
+    return flat
 
 
 def _load(file: Path, path: str, provider: str) -> None:

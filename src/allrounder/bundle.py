@@ -34,7 +34,7 @@ from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture
 from allrounder.hashing import FileStat, check_files, check_path, list_files, verify_files
 from allrounder.manifest import Manifest, check_schema, decode
 from allrounder.progress import Progress, silent
-from allrounder.stamps import is_stamped, write_stamp
+from allrounder.stamps import read_stamp, write_stamp
 
 __all__ = ["DIGEST", "JOURNAL", "MANIFEST", "Journal", "OpenBundle", "digest_of", "open_bundle", "read_journal"]
 
@@ -71,8 +71,8 @@ class _Heads(NamedTuple):
 def open_bundle(path: str | Path, *, progress: Progress = silent) -> OpenBundle:
     """Opens a bundle and verifies it.
 
-    Every file is hashed in full the first time this user meets the bundle on this machine; a stamp in the user's
-    cache then lets an unchanged one open at once. Without a writable cache it is hashed each time (logged).
+    Every file is hashed in full the first time this user meets it on this machine; a stamp in the user's cache then
+    lets an unchanged bundle open at once. Without a writable cache it is hashed each time (logged).
 
     Args:
         path: The bundle's directory; it may itself be reached through a symbolic link.
@@ -118,11 +118,18 @@ def _open(root: Path, heads: _Heads, progress: Progress) -> OpenBundle:
     data, journal = _accepted(root, heads)
     manifest = decode(data, Manifest, where=root / MANIFEST)
     check_manifest(manifest, where=root / MANIFEST)
-    digest = digest_of(data)
-    found = _listed(root, manifest, journal)
-    if not is_stamped(root, digest, found) and verify_files(root, manifest.files, found, progress):
-        write_stamp(root, digest, found)
-    return OpenBundle(root, manifest, digest)
+    _verify(root, manifest, _listed(root, manifest, journal), progress)
+    return OpenBundle(root, manifest, digest_of(data))
+
+
+def _verify(root: Path, manifest: Manifest, found: dict[str, FileStat], progress: Progress) -> None:
+    """Hashes the files that this user has not hashed in this state before."""
+    wanted = {path: record.sha256 for path, record in manifest.files.items()}
+    known = {path: digest for path, digest in read_stamp(root, found).items() if wanted.get(path) == digest}
+    unknown = {path: record for path, record in manifest.files.items() if path not in known}
+    if unknown:
+        unchanged = verify_files(root, unknown, found, progress)
+        write_stamp(root, {path: wanted[path] for path in known.keys() | unchanged}, found)
 
 
 def _accepted(root: Path, heads: _Heads) -> tuple[bytes, Journal | None]:

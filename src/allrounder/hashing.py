@@ -124,17 +124,17 @@ def check_files(root: Path, files: Mapping[str, FileRecord], found: Mapping[str,
 
 def verify_files(
     root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat], progress: Progress = silent
-) -> bool:
-    """Hashes every listed file in full; `check_files` has passed.
+) -> set[str]:
+    """Hashes files in full; `check_files` has passed.
 
     Args:
         root: The directory.
-        files: The listed files.
+        files: The files to hash.
         found: What `list_files` saw.
         progress: Told the MiB that are done.
 
     Returns:
-        Whether all of ``found`` still holds. It need not: a hard link made meanwhile, as staging does, changes ctime.
+        Those whose state in ``found`` still holds. It need not: a hard link, as staging makes it, changes ctime.
 
     Raises:
         BundleCorrupt: A file has changed.
@@ -163,10 +163,10 @@ def verify_files(
 
     largest_first = sorted(files, key=lambda path: -files[path].bytes)
     with ThreadPoolExecutor(_THREADS) as pool:
-        unchanged = [task.result() for task in [pool.submit(verify, path) for path in largest_first]]
+        unchanged = list(pool.map(verify, largest_first))
     if total:
         progress("verifying (MiB)", total, total)
-    return all(unchanged)
+    return {path for path, same in zip(largest_first, unchanged, strict=True) if same}
 
 
 def file_record(path: Path) -> FileRecord:

@@ -1,9 +1,10 @@
-"""Stamps: this user has already hashed that bundle on this machine.
+"""Stamps: this user has already hashed those files on this machine.
 
-What it is: a small file per bundle in the user's cache that holds the bundle's path, the manifest's digest and,
-of every file, device, inode, size, mtime and ctime.
-What it knows: that all of these are equal only if nothing was written since (ctime cannot be set back). It
-guards against accident, not against someone who can write your files.
+What it is: a small file per bundle in the user's cache that holds, for every file that was hashed, its digest beside
+device, inode, size, mtime and ctime.
+What it knows: that a file of the same state has the same content (ctime cannot be set back). A new manifest over the
+same files, with new figures say, needs no new hashing. It guards against accident, not against someone who can write
+your files.
 What it does not know: how a bundle is verified.
 """
 
@@ -20,7 +21,7 @@ import msgspec
 from allrounder.hashing import FileStat
 from allrounder.userdirs import cache_dir, write_whole
 
-__all__ = ["is_stamped", "write_stamp"]
+__all__ = ["read_stamp", "write_stamp"]
 
 _log = logging.getLogger("allrounder")
 # The kernel's clock for file times ticks every few milliseconds: two writes within one tick look alike. A
@@ -28,35 +29,38 @@ _log = logging.getLogger("allrounder")
 _SETTLED_NS = 200_000_000
 
 
+class _Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    sha256: str
+    state: FileStat
+
+
 class _Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
-    digest: str
-    files: dict[str, FileStat]
+    files: dict[str, _Seen]
 
 
-def is_stamped(root: Path, digest: str, found: Mapping[str, FileStat]) -> bool:
-    """Returns whether this very state of the bundle at ``root`` has been verified by this user before."""
+def read_stamp(root: Path, found: Mapping[str, FileStat]) -> dict[str, str]:
+    """Returns the digests of those files below ``root`` that are still what this user has hashed before."""
     place = _place(root)
-    if place is None:
-        return False
     try:
-        stamp = msgspec.json.decode(place.read_bytes(), type=_Stamp)
+        stamp = msgspec.json.decode(place.read_bytes(), type=_Stamp) if place else None
     except (OSError, msgspec.MsgspecError, RecursionError):
-        return False  # no stamp, or none that can be read: the bundle is hashed
-    return stamp == _Stamp(str(root), digest, dict(found))
+        stamp = None  # no stamp, or none that can be read: everything is hashed
+    if stamp is None or stamp.path != str(root):
+        return {}
+    return {path: seen.sha256 for path, seen in stamp.files.items() if found.get(path) == seen.state}
 
 
-def write_stamp(root: Path, digest: str, found: Mapping[str, FileStat]) -> None:
-    """Remembers that the bundle at ``root`` was verified in this state; says so in the log where it cannot."""
-    if any(time.time_ns() - seen.ctime_ns < _SETTLED_NS for seen in found.values()):
-        _log.debug("%s was written this very moment: it will be hashed again at its next load", root)
-        return
+def write_stamp(root: Path, digests: Mapping[str, str], found: Mapping[str, FileStat]) -> None:
+    """Remembers the files below ``root`` that have these digests in this state; says so in the log where it cannot."""
     place = _place(root)
     if place is None:
         _log.info("%s is hashed at every load: this user has no home directory for its stamp", root)
         return
+    settled = {path: found[path] for path in digests if time.time_ns() - found[path].ctime_ns >= _SETTLED_NS}
+    stamp = _Stamp(str(root), {path: _Seen(digests[path], state) for path, state in settled.items()})
     try:
-        write_whole(place, msgspec.json.encode(_Stamp(str(root), digest, dict(found))))
+        write_whole(place, msgspec.json.encode(stamp))
         _sweep(place.parent)
     except OSError as error:
         _log.info("%s is hashed at every load: its stamp cannot be written (%s)", root, error)

@@ -1,5 +1,7 @@
 """Stamps: an unchanged bundle opens without hashing, a changed one never does; and where they lie."""
 
+import hashlib
+import json
 import logging
 import os
 import time
@@ -9,20 +11,22 @@ import pytest
 
 from allrounder import bundle as bundles
 from allrounder import stamps, userdirs
-from allrounder.bundle import open_bundle
+from allrounder.bundle import DIGEST, MANIFEST, open_bundle
 from allrounder.errors import BundleCorrupt
 from allrounder.userdirs import cache_dir, write_whole
+
+SETTLED_NS = stamps._SETTLED_NS
 
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Counts how often a bundle is hashed; files settle at once."""
+    """Tells which files were hashed, opening by opening; files settle at once."""
     monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
     calls = []
 
-    def verify(root, *rest):
-        calls.append(root)
-        return verify_files(root, *rest)
+    def verify(root, files, *rest):
+        calls.append(set(files))
+        return verify_files(root, files, *rest)
 
     verify_files = bundles.verify_files
     monkeypatch.setattr(bundles, "verify_files", verify)
@@ -31,6 +35,34 @@ def hashed(monkeypatch):
 
 def stamp_files(cache):
     return list((cache / "allrounder" / "stamps").glob("*"))
+
+
+def test_a_new_manifest_over_the_same_files_hashes_the_new_ones_alone(bundle, hashed):
+    open_bundle(bundle)
+    (bundle / "tokenizer/more.json").write_text("more")
+    time.sleep(0.02)
+    plain = json.loads((bundle / MANIFEST).read_bytes())
+    plain["producer"] = "next"
+    plain["files"]["tokenizer/more.json"] = {"sha256": hashlib.sha256(b"more").hexdigest(), "bytes": 4}
+    data = json.dumps(plain).encode()
+    (bundle / MANIFEST).write_bytes(data)
+    (bundle / DIGEST).write_text(hashlib.sha256(data).hexdigest())
+    open_bundle(bundle)
+    open_bundle(bundle)
+    assert len(hashed) == 2
+    assert hashed[1] == {"tokenizer/more.json"}
+
+
+def test_a_stamp_of_other_content_does_not_count(bundle, hashed):
+    """A file of unchanged state, of which the manifest now says something else, is hashed and refused."""
+    open_bundle(bundle)
+    plain = json.loads((bundle / MANIFEST).read_bytes())
+    plain["files"]["tokenizer/tokenizer.json"]["sha256"] = "0" * 64
+    data = json.dumps(plain).encode()
+    (bundle / MANIFEST).write_bytes(data)
+    (bundle / DIGEST).write_text(hashlib.sha256(data).hexdigest())
+    with pytest.raises(BundleCorrupt, match="has changed"):
+        open_bundle(bundle)
 
 
 def test_the_second_load_hashes_nothing(bundle, hashed, own_cache):
@@ -55,23 +87,27 @@ def test_a_change_is_noticed_even_with_its_time_set_back(bundle, hashed):
         open_bundle(bundle)
 
 
-def test_a_file_written_this_very_moment_is_not_stamped(bundle, own_cache):
+def test_a_file_written_this_very_moment_is_not_stamped(bundle, hashed, monkeypatch):
+    monkeypatch.setattr(stamps, "_SETTLED_NS", SETTLED_NS)
+    time.sleep(SETTLED_NS / 1e9)
     path = bundle / "tokenizer/tokenizer.json"
     os.utime(path)
     open_bundle(bundle)
-    assert stamp_files(own_cache) == []
-    time.sleep(stamps._SETTLED_NS / 1e9 + 0.05)
     open_bundle(bundle)
-    assert len(stamp_files(own_cache)) == 1
+    time.sleep(SETTLED_NS / 1e9)
+    open_bundle(bundle)
+    open_bundle(bundle)
+    assert hashed[1:] == [{"tokenizer/tokenizer.json"}] * 2
 
 
-def test_a_file_that_changes_its_state_while_it_is_hashed_is_not_stamped(bundle, hashed, own_cache):
+def test_a_file_that_changes_its_state_while_it_is_hashed_is_not_stamped(bundle, hashed):
     def link(task, done, total):
         (bundle.parent / f"link{time.monotonic_ns()}").hardlink_to(bundle / "tokenizer/tokenizer.json")
 
     time.sleep(0.02)
     open_bundle(bundle, progress=link)
-    assert stamp_files(own_cache) == []
+    open_bundle(bundle)
+    assert hashed[1] == {"tokenizer/tokenizer.json"}
 
 
 def test_a_copy_elsewhere_and_a_moved_bundle_are_hashed(bundle, hashed):
@@ -88,6 +124,7 @@ def test_a_touched_file_is_hashed_once_more(bundle, hashed):
     open_bundle(bundle)
     open_bundle(bundle)
     assert len(hashed) == 2
+    assert hashed[1] == {"tokenizer/tokenizer.json"}
 
 
 def test_unlisted_and_missing_files_are_noticed_in_a_stamped_bundle(bundle, hashed):

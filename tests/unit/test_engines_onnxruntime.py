@@ -69,6 +69,7 @@ def test_flat_twins_hold_no_local_function(freeze, staging):
     for path in graphs:
         twin = onnx.load(staging.path / flat_twin(path), load_external_data=False)
         assert not twin.functions
+        assert [opset.domain for opset in twin.opset_import] == [""]
         assert {node.domain for node in twin.graph.node} == {""}
         assert references(staging.path / flat_twin(path), path) == references(staging.path / path, path)
 

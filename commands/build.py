@@ -1,0 +1,142 @@
+"""``allrounder build`` (and ``build_engine.py``): a host, a router and a list of versions become a bundle.
+
+What it is: the arguments, the defaults that depend on one another, and what is printed.
+What it knows: where the shipped demo model lies. What it does not know: how anything is built
+(`allrounder.commands.build_job`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from allrounder.errors import InputInvalid, UnknownVersion
+from allrounder.progress import TerminalProgress
+from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS
+
+if TYPE_CHECKING:
+    from allrounder.commands.build_job import BuildRequest
+
+__all__ = ["add_arguments", "run"]
+
+_DEMO = "demo"
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_CUSTOM = re.compile(r"t[1-9]\d*-l[1-9]\d*")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``build`` to ``parser``."""
+    parser.description = "Freeze pruning versions of a vision-language model into a bundle of engines."
+    parser.add_argument(
+        "--version",
+        help=f"one of {', '.join(VERSIONS)}; several separated by commas; or all (default: {DEFAULT_VERSION})",
+    )
+    parser.add_argument("--budget", metavar="T/L", help="a version of T visual tokens and L decoder layers")
+    parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
+    parser.add_argument("--router", type=Path, metavar="DIR", help="a trained router (demo: the shipped one)")
+    parser.add_argument("--backend", default="onnxruntime", help="what runs the engines (default: onnxruntime)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
+    parser.add_argument(
+        "--layer-policy",
+        choices=("routed", "frozen"),
+        help="layers chosen per input, or once from calibration (default: routed for onnxruntime, else frozen)",
+    )
+    parser.add_argument(
+        "--gather-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
+    )
+    parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of pictures and questions to calibrate on")
+    parser.add_argument("--out", type=Path, default=Path("bundles/demo"), metavar="DIR", help="the bundle")
+    parser.add_argument("--force", action="store_true", help="build and measure again what the bundle already holds")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Builds, tells its progress on stderr and prints one JSON object as the last line of stdout."""
+    request = request_from(arguments)
+    from allrounder.commands.build_job import build_bundle
+
+    report = build_bundle(request, TerminalProgress(), _say)
+    for entry in report.entries:
+        print(f"built {entry.label}: {entry.tokens} visual tokens, {entry.layers} decoder layers")
+    print(msgspec.json.encode(report).decode())
+    return 0
+
+
+def request_from(arguments: argparse.Namespace) -> BuildRequest:
+    """Returns what the arguments ask for, defaults filled in.
+
+    Raises:
+        UnknownVersion: A version name that is none.
+        InputInvalid: The demo model is asked for where it does not lie, or a router is missing.
+    """
+    versions = _versions(arguments.version, custom=arguments.budget is not None)
+    host, router, calib = arguments.model, arguments.router, arguments.calib
+    if host == _DEMO:
+        models = _demo_models()
+        host = str(models / "demo")
+        router = router or models / "demo-router"
+        calib = calib or models / "demo" / "calibration" / "prompts.jsonl"
+    if router is None and (versions != (FULL,) or arguments.budget):
+        raise InputInvalid(
+            f"every version but {FULL} needs a router",
+            where="--router",
+            remedy=f"train one: allrounder train-router --model {host} --out my-router, then give --router my-router",
+        )
+    from allrounder.commands.build_job import BuildRequest  # imports torch: seconds that a typing error need not wait
+
+    return BuildRequest(
+        versions=versions,
+        budget=arguments.budget,
+        host=host,
+        router=router,
+        backend=arguments.backend,
+        precision=arguments.precision,
+        layer_policy=arguments.layer_policy or ("routed" if arguments.backend == "onnxruntime" else "frozen"),
+        gather_layer=arguments.gather_layer,
+        calib=calib,
+        out=arguments.out,
+        force=arguments.force,
+    )
+
+
+def _versions(names: str | None, *, custom: bool) -> tuple[str, ...]:
+    """Returns the versions asked for by name, each once, in the order of the table, custom ones last.
+
+    Where a ``custom`` budget is given and no name, the budget is all that is built.
+    """
+    if names is None:
+        asked = [] if custom else [DEFAULT_VERSION]
+    elif names.strip() == "all":
+        asked = list(VERSIONS)
+    else:
+        asked = [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in VERSIONS and not _CUSTOM.fullmatch(name):
+            raise UnknownVersion(
+                f"there is no version {name!r}",
+                where="--version",
+                wanted=f"one of {', '.join(VERSIONS)}; several separated by commas; or all",
+                remedy="for a budget of your own give --budget T/L",
+            )
+    ranks = {name: rank for rank, name in enumerate(VERSIONS)}
+    return tuple(sorted(dict.fromkeys(asked), key=lambda name: ranks.get(name, len(ranks))))
+
+
+def _demo_models() -> Path:
+    """Returns the folder that holds the shipped models: of this checkout, else of the current directory."""
+    for root in (_CHECKOUT, Path.cwd()):
+        if (root / "models" / "demo" / "config.json").is_file():
+            return root / "models"
+    raise InputInvalid(
+        "the demo model is not here",
+        where="models/demo",
+        remedy="run this in a checkout of the repository (the wheel does not carry models), or give --model",
+    )
+
+
+def _say(note: str) -> None:
+    print(note, file=sys.stderr, flush=True)

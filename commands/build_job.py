@@ -1,0 +1,285 @@
+"""The build itself: the stages in their order, from a host directory to a published bundle.
+
+What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
+what the layer vote reads, which figures are measured and which are kept.
+What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
+
+Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (frozen policy) ->
+freeze the versions -> verify -> stage -> fidelity -> latency -> publish. Nothing at the bundle's place changes
+before the last step, and what a killed build leaves beside it is swept by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.calib import fidelity, latency
+from allrounder.calib.votes import layer_order, plan_from
+from allrounder.engines.backends import Backend, BuildOptions, backend
+from allrounder.engines.bundle import Staging, publish, set_figures
+from allrounder.engines.locking import exclusive, hold_directory
+from allrounder.errors import CalibrationError
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.export.verify import verify
+from allrounder.hosts.host import host_directory
+from allrounder.hosts.spec import HostSpec, read_config, read_spec
+from allrounder.manifest import Entry, Fidelity, LayerPolicy, Precision
+from allrounder.progress import Progress
+from allrounder.prompts import Prompt, PromptSet, read_prompts
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.options import EngineOptions
+from allrounder.versions import FULL, Version, check_flow, parse_budget, resolve
+
+__all__ = ["QUESTIONS", "BuildReport", "BuildRequest", "build_bundle"]
+
+QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the vote
+# Fidelity runs one question after another: weights mapped once for all engines cost it little and save a lot.
+_MAPPED = EngineOptions(weights="shared")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What is to be built; every default is filled in already."""
+
+    versions: tuple[str, ...]
+    budget: str | None  # T/L, a version of its own beside `versions`
+    host: str  # a directory or a hub id
+    router: Path | None
+    backend: str
+    precision: Precision
+    layer_policy: LayerPolicy
+    gather_layer: int
+    calib: Path | None
+    out: Path
+    force: bool  # build and measure again what the bundle already holds
+
+
+class BuildReport(msgspec.Struct, frozen=True):
+    """What was built: the entries asked for, as they stand in the manifest, and where the time went."""
+
+    bundle: str
+    entries: tuple[Entry, ...]
+    seconds: float
+    phases: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds per phase, each told as it ends."""
+
+    say: Callable[[str], None]
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.phases[phase] = round(self.phases.get(phase, 0.0) + time.monotonic() - started, 2)
+        self.say(f"{phase}: {self.phases[phase]:.1f} s")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request with everything that is read before anything is written."""
+
+    request: BuildRequest
+    host: Path
+    spec: HostSpec
+    versions: tuple[Version, ...]
+    backend: Backend
+    prompts: PromptSet | None
+    progress: Progress
+    clock: _Clock
+    say: Callable[[str], None]
+
+    @property
+    def needs_vote(self) -> bool:
+        return self.request.layer_policy == "frozen" and any(version.name != FULL for version in self.versions)
+
+    def build(self, frozen: Path, staging: Staging, requests: Sequence[FreezeRequest]) -> tuple[Entry, ...]:
+        """Builds what was frozen for ``requests`` into a staged bundle."""
+        only = frozenset((request.version.name, request.gather_layer, request.layer_policy) for request in requests)
+        return self.backend.build(frozen, staging, BuildOptions(only=only, force=self.request.force))
+
+
+def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> BuildReport:
+    """Builds what ``request`` asks for and publishes it.
+
+    Args:
+        request: What to build.
+        progress: Told the steps within a phase.
+        say: Told phases and notes, one line each.
+
+    Raises:
+        AllRounderError: Whatever the stages refuse; the bundle at its place is then what it was.
+    """
+    started = time.monotonic()
+    job = _read(request, progress, say)
+    with Staging(request.out, progress=progress) as staging, _workshop(staging) as work:
+        options = FreezeOptions(request.precision, name=_name(request.host), reuse=staging.base and staging.base.path)
+        freezer = Freezer(job.host, request.router, work / "frozen", options, progress)
+        with job.clock("freeze"):
+            freezer.shared()
+        reference = _reference(job, freezer, work)
+        order = _vote(job, reference) if job.needs_vote and reference else ()
+        with job.clock("freeze"):
+            requests = [_freeze_request(job, version, order) for version in job.versions]
+            for freeze_request in requests:
+                freezer.add(freeze_request)
+            freezer.finish()
+        with job.clock("verify"):
+            verify(work / "frozen", job.host, request.router, progress)
+        with job.clock("stage"):
+            entries = job.build(work / "frozen", staging, requests)
+        _calibrate(job, staging, entries, reference)
+        with job.clock("publish"):
+            published = publish(staging)
+    keys = {entry.key for entry in entries}
+    return BuildReport(
+        bundle=str(request.out),
+        entries=tuple(entry for entry in published.manifest.entries if entry.key in keys),
+        seconds=round(time.monotonic() - started, 2),
+        phases=job.clock.phases,
+    )
+
+
+def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> _Job:
+    """Reads and checks all inputs, the cheap ones first."""
+    prompts = read_prompts(request.calib) if request.calib else None
+    built_by = backend(request.backend)
+    host = host_directory(request.host)
+    spec = read_spec(read_config(host))
+    tokens, layers = spec.visual_tokens, spec.decoder.layers
+    versions = [resolve(name, tokens=tokens, layers=layers) for name in request.versions]
+    versions += [parse_budget(request.budget, tokens=tokens, layers=layers)] if request.budget else []
+    for version in versions:
+        gather_layer = 0 if version.name == FULL else request.gather_layer
+        check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=gather_layer)
+    job = _Job(request, host, spec, tuple(dict.fromkeys(versions)), built_by, prompts, progress, _Clock(say), say)
+    if prompts is None:
+        if job.needs_vote:
+            raise CalibrationError(
+                "a frozen layer plan is a vote over prompts, and there are none",
+                where="--layer-policy frozen",
+                wanted='a file of {"image": "relative/path.png", "question": "..."} lines',
+                remedy="give --calib FILE, or --layer-policy routed",
+            )
+        say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks these engines by budget")
+    elif len(prompts.prompts) < QUESTIONS:
+        say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
+    return job
+
+
+@contextmanager
+def _workshop(staging: Staging) -> Iterator[Path]:
+    """Gives a folder for frozen graphs on the bundle's file system, where they are linked and not copied.
+
+    Its name makes the next build sweep it, like the staged bundle itself, should this process be killed.
+    """
+    path = staging.path.with_name(f"{staging.path.name}-work")
+    with exclusive(staging.place):
+        path.mkdir()
+        handle = hold_directory(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _name(host: str) -> str:
+    """Returns what the model is called: the last part of its directory or hub id."""
+    return Path(host).resolve().name if Path(host).is_dir() else host.rpartition("/")[2]
+
+
+def _freeze_request(job: _Job, version: Version, order: Sequence[int]) -> FreezeRequest:
+    """Returns how a version is frozen; `full` is always frozen, whole, and gathers nowhere."""
+    if version.name == FULL:
+        return FreezeRequest(version, 0, "frozen", tuple(range(job.spec.decoder.layers)))
+    gather_layer = job.request.gather_layer
+    if job.request.layer_policy == "routed":
+        return FreezeRequest(version, gather_layer, "routed", None)
+    return FreezeRequest(version, gather_layer, "frozen", plan_from(order, version.budget.layers, gather_layer))
+
+
+def _reference(job: _Job, freezer: Freezer, work: Path) -> OpenBundle | None:
+    """Returns a bundle of `full` (and a version that asks the router, where there is a vote), or None without prompts.
+
+    It is a reference only: whether `full` is published is the request's business.
+    """
+    if job.prompts is None:
+        return None
+    with job.clock("reference"):
+        tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
+        requests = [_freeze_request(job, resolve(FULL, tokens=tokens, layers=layers), ())]
+        if job.needs_vote:
+            voter = next(version for version in job.versions if version.name != FULL)
+            requests.append(FreezeRequest(voter, job.request.gather_layer, "routed", None))
+        for request in requests:
+            freezer.add(request)
+        freezer.finish()
+        staging = Staging(work / "reference", progress=job.progress)
+        job.build(work / "frozen", staging, requests)
+        return open_bundle(staging.path, progress=job.progress)
+
+
+def _vote(job: _Job, reference: OpenBundle) -> tuple[int, ...]:
+    """Returns the layers in the order in which the prompts want them."""
+    assert job.prompts is not None, "a vote without prompts was refused"
+    with job.clock("vote"):
+        voter = next(entry for entry in reference.manifest.entries if entry.version != FULL)
+        engine = Engine.open(reference, voter, _MAPPED)
+        return layer_order(engine, _voters(job.prompts.prompts), job.request.gather_layer, job.progress)
+
+
+def _voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Returns the prompts that vote: others than those of the quick fidelity, where there are enough of them."""
+    measured = set(fidelity.quick_sample(prompts, QUESTIONS))
+    others = [prompt for prompt in prompts if prompt not in measured]
+    return fidelity.quick_sample(others if len(others) >= QUESTIONS // 2 else prompts, QUESTIONS)
+
+
+def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference: OpenBundle | None) -> None:
+    """Measures what the staged bundle lacks: fidelity of the new entries, and latency of all where one is new."""
+    reused = [entry for entry in entries if entry.key in staging.reused]
+    for entry in reused:
+        job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
+    missing = [entry for entry in entries if entry.fidelity is None]
+    if reference and job.prompts and missing:
+        with job.clock("fidelity"):
+            found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
+            set_figures(staging, {entry.key: (found[entry.key], entry.latency) for entry in missing})
+    # Latency is compared between entries, so a new one is timed beside all others, in one run.
+    if len(reused) < len(entries):
+        with job.clock("latency"):
+            bundle = open_bundle(staging.path, progress=job.progress)
+            peers = [entry for entry in bundle.manifest.entries if entry.backend == job.request.backend]
+            timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
+            figures = {entry.key: (entry.fidelity, figure) for entry, figure in zip(peers, timed, strict=True)}
+            set_figures(staging, figures)
+
+
+def _fidelity(
+    job: _Job, staged: OpenBundle, entries: Sequence[Entry], reference: OpenBundle
+) -> dict[tuple[str, str, str, int, str], Fidelity]:
+    """Returns the quick fidelity of ``entries`` against the reference, by key."""
+    assert job.prompts is not None, "without prompts there is no reference"
+    full = next(entry for entry in reference.manifest.entries if entry.version == FULL)
+    engine = Engine.open(reference, full, _MAPPED)
+    engines = open_engines(staged, entries, _MAPPED)
+    sample = fidelity.quick_sample(job.prompts.prompts, QUESTIONS)
+    outcomes = fidelity.measure(engine, engines, sample, job.progress)
+    return {
+        entry.key: fidelity.summarize(outcome, dataset=job.prompts.name)
+        for entry, outcome in zip(entries, outcomes, strict=True)
+    }

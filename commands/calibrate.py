@@ -1,0 +1,140 @@
+"""``allrounder calibrate``: a bundle's figures measured again, on prompts of one's own and on this machine.
+
+What it is: the arguments, the measuring of all entries and their publishing.
+What it knows: the stages' entry points. What it does not know: how anything is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.calib import fidelity, latency
+from allrounder.commands.tables import table
+from allrounder.engines.bundle import Staging, publish, set_figures
+from allrounder.errors import BundleError, CalibrationError
+from allrounder.manifest import Entry, Estimate, Fidelity, Latency
+from allrounder.progress import Progress, TerminalProgress
+from allrounder.prompts import PromptSet, read_prompts
+from allrounder.runtime.engine import open_engines
+from allrounder.runtime.options import EngineOptions
+from allrounder.versions import FULL
+
+__all__ = ["CalibrateReport", "add_arguments", "calibrate_bundle", "run"]
+
+Key = tuple[str, str, str, int, str]
+
+
+class CalibrateReport(msgspec.Struct, frozen=True):
+    """The last line of stdout: all entries with their new figures, and fidelity by entry and kind of question."""
+
+    bundle: str
+    entries: tuple[Entry, ...]
+    kinds: dict[str, dict[str, Fidelity]]
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``calibrate`` to ``parser``."""
+    parser.description = "Measure fidelity and latency of all engines of a bundle again, on your own prompts."
+    parser.add_argument("bundle", type=Path, help="a bundle directory, with the version full in it")
+    parser.add_argument("--calib", type=Path, required=True, metavar="FILE", help="JSONL of pictures and questions")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, publishes, prints a table and, as the last line of stdout, one JSON object."""
+    report = calibrate_bundle(arguments.bundle, read_prompts(arguments.calib), TerminalProgress())
+    print(render(report))
+    print(msgspec.json.encode(report).decode())
+    return 0
+
+
+def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> CalibrateReport:
+    """Measures all entries of a bundle and publishes the figures; killed at any moment, the old ones stand.
+
+    Raises:
+        BundleError: There is no bundle, or a damaged one.
+        CalibrationError: The bundle lacks `full`, in the precision of another entry, to compare with.
+    """
+    started = time.monotonic()
+    if not place.is_dir():
+        raise BundleError("there is no such bundle", where=place, remedy="give the directory `allrounder build` wrote")
+    with Staging(place, progress=progress) as staging:
+        bundle = open_bundle(staging.path, progress=progress)
+        outcomes = _outcomes(bundle, prompts, progress)
+        timed = _timed(bundle, progress)
+        figures = {key: fidelity.summarize(outcome, dataset=prompts.name) for key, outcome in outcomes.items()}
+        set_figures(staging, {key: (figures[key], timed[key]) for key in figures})
+        entries = publish(staging).manifest.entries
+    kinds = {
+        entry.label: fidelity.summarize_kinds(outcomes[entry.key], dataset=prompts.name)
+        for entry in entries
+        if entry.key in outcomes
+    }
+    return CalibrateReport(str(place), entries, kinds, round(time.monotonic() - started, 2))
+
+
+def render(report: CalibrateReport) -> str:
+    """Returns the new figures as people read them."""
+    rows = []
+    for entry in report.entries:
+        kinds = report.kinds.get(entry.label, {})
+        named = [("all", entry.fidelity), *(kinds.items() if len(kinds) > 1 else ())]
+        for kind, found in named:
+            if found:
+                estimates = (found.retention, found.agreement, found.kl)
+                rows.append([entry.label, kind, str(found.questions), *map(_estimate, estimates)])
+    note = "mean [95 % interval], against full on the same prompts; kl in nats"
+    return f"{note}\n{table(['entry', 'questions', 'n', 'retention', 'agreement', 'kl'], rows)}"
+
+
+def _outcomes(bundle: OpenBundle, prompts: PromptSet, progress: Progress) -> dict[Key, fidelity.Outcomes]:
+    """Returns what every entry did on all prompts, against `full` of its own backend and precision."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in bundle.manifest.entries:
+        groups.setdefault((entry.backend, entry.precision), []).append(entry)
+    for entries in groups.values():
+        _reference(entries, bundle)  # refuse before anything long begins
+    outcomes: dict[Key, fidelity.Outcomes] = {}
+    for entries in groups.values():
+        reference = entries.index(_reference(entries, bundle))
+        # Mapped once for all: nothing is timed here, and several versions need the memory of about one.
+        engines = open_engines(bundle, entries, EngineOptions(weights="shared"))
+        found = fidelity.measure(engines[reference], engines, prompts.prompts, progress)
+        outcomes |= {entry.key: outcome for entry, outcome in zip(entries, found, strict=True)}
+    return outcomes
+
+
+def _reference(entries: Sequence[Entry], bundle: OpenBundle) -> Entry:
+    for entry in entries:
+        if entry.version == FULL:
+            return entry
+    precision, backend = entries[0].precision, entries[0].backend
+    raise CalibrationError(
+        f"there is no {FULL} to compare with",
+        where=f"{bundle.path}, {backend}, {precision}",
+        remedy=f"allrounder build --version {FULL} --precision {precision} --out {bundle.path}",
+    )
+
+
+def _timed(bundle: OpenBundle, progress: Progress) -> dict[Key, Latency | None]:
+    timed: dict[Key, Latency | None] = {}
+    for backend in sorted({entry.backend for entry in bundle.manifest.entries}):
+        peers = [entry for entry in bundle.manifest.entries if entry.backend == backend]
+        found = latency.measure(bundle, peers, progress=progress, say=_say)
+        timed |= {entry.key: figure for entry, figure in zip(peers, found, strict=True)}
+    return timed
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    return f"{estimate.mean:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]" if estimate else "-"
+
+
+def _say(note: str) -> None:
+    print(note, file=sys.stderr, flush=True)

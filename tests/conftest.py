@@ -1,0 +1,78 @@
+"""What many tests share: a tiny random host with router and prompts, and a bundle that the real command built of it.
+
+They are made once per session and must not be changed; a test that writes works on a copy.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PICTURES, QUESTIONS = 4, 3
+
+
+class Tiny(NamedTuple):
+    """Directories of a random model, and a prompts file whose answers are nonsense in half of the lines."""
+
+    host: Path
+    router: Path
+    prompts: Path
+
+    def arguments(self, out: Path, *more: str) -> list[str]:
+        """The arguments of `build` for this model."""
+        paths = ("--model", self.host, "--router", self.router, "--calib", self.prompts, "--out", out)
+        return [*map(str, paths), *more]
+
+
+def write_prompts(folder: Path) -> Path:
+    """Writes pictures and a prompts file, 12 questions of two kinds."""
+    folder.mkdir()
+    lines = []
+    for picture in range(PICTURES):
+        pixels = np.random.default_rng(picture).integers(0, 256, (40, 52, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{picture}.png")
+        for number in range(QUESTIONS):
+            line = {"image": f"{picture}.png", "question": f"what is number {number}?", "kind": f"kind {number % 2}"}
+            lines.append(json.dumps(line | ({"answer": "a red one"} if number % 2 else {})))
+    path = folder / "prompts.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory):
+    """Keeps what the tests remember away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""
+    from allrounder.commands.random_model import write_random_model
+    from allrounder.hosts.random import Shape
+
+    folder = tmp_path_factory.mktemp("tiny")
+    shape = Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56})
+    return Tiny(*write_random_model(folder, shape), write_prompts(folder / "prompts"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny, tmp_path_factory) -> Path:
+    """A bundle with full and par-lite (routed, fp32, K=2) of `tiny`."""
+    from allrounder import build_engine
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    assert build_engine.main(tiny.arguments(out, "--version", "full,par-lite")) == 0
+    return out
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle, tmp_path) -> Path:
+    """A copy of `tiny_bundle` to be changed."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))

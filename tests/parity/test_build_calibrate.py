@@ -1,0 +1,156 @@
+"""The calibrate command on the tiny bundle, and fidelity measured on real engines."""
+
+import json
+import shutil
+
+import pytest
+
+from allrounder.bundle import open_bundle
+from allrounder.calib import fidelity, latency, votes
+from allrounder.commands.cli import run_command
+from allrounder.errors import CalibrationError
+from allrounder.prompts import read_prompts
+from allrounder.runtime.engine import open_engines
+from allrounder.runtime.options import EngineOptions
+
+
+@pytest.fixture
+def calibrate(capsys):
+    """Runs the command and returns its exit code, the last line of stdout as JSON, and stderr."""
+
+    def run(bundle, prompts):
+        code = run_command("calibrate", [str(bundle), "--calib", str(prompts)])
+        printed, told = capsys.readouterr()
+        return code, json.loads(printed.splitlines()[-1]) if code == 0 else printed, told
+
+    return run
+
+
+@pytest.fixture
+def own_prompts(tiny, tmp_path):
+    """Four prompts of the user's own, of one kind, without answers."""
+    lines = [json.dumps({"image": f"{tiny.prompts.parent}/{n}.png", "question": f"how many {n}?"}) for n in range(4)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    return tmp_path / "own.jsonl"
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_bundle):
+    bundle = open_bundle(tiny_bundle)
+    return open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
+
+
+def test_calibrating_replaces_all_figures(calibrate, bundle_copy, own_prompts):
+    before = open_bundle(bundle_copy).manifest
+    code, report, _ = calibrate(bundle_copy, own_prompts)
+    assert code == 0
+    after = open_bundle(bundle_copy).manifest
+    assert after.files == before.files
+    for old, new in zip(before.entries, after.entries, strict=True):
+        assert new.graphs == old.graphs
+        assert new.fidelity.questions == 4
+        assert new.fidelity.dataset == read_prompts(own_prompts).name
+        assert new.fidelity.retention is None
+        assert new.latency != old.latency
+    assert [entry["version"] for entry in report["entries"]] == ["full", "par-lite"]
+
+
+def test_kinds_are_reported(calibrate, bundle_copy, tiny):
+    code, report, _ = calibrate(bundle_copy, tiny.prompts)
+    assert code == 0
+    for kinds in report["kinds"].values():
+        assert {kind: found["questions"] for kind, found in kinds.items()} == {"kind 0": 8, "kind 1": 4}
+
+
+def test_without_full_there_is_nothing_to_compare_with(calibrate, tiny, tmp_path):
+    from allrounder import build_engine
+
+    out = tmp_path / "b"
+    assert build_engine.main(tiny.arguments(out)) == 0
+    before = open_bundle(out).manifest
+    code, _, told = calibrate(out, tiny.prompts)
+    assert code == 2
+    assert "CalibrationError" in told
+    assert "--version full" in told
+    assert open_bundle(out).manifest == before
+
+
+def test_bad_places_are_refused(calibrate, tiny, tmp_path, bundle_copy):
+    assert calibrate(tmp_path / "absent", tiny.prompts)[0] == 2
+    assert not (tmp_path / "absent").exists()
+    (bundle_copy / "graphs" / "extra").write_text("x")
+    code, _, told = calibrate(bundle_copy, tiny.prompts)
+    assert code == 2
+    assert "BundleCorrupt" in told
+
+
+def test_prefill_and_forced_decode_of_full_give_its_own_greedy_answer(engines, tiny):
+    """Full's graphs under another name are really run, in one decode call: nothing may be lost."""
+    full = engines[0]
+    (outcomes,) = fidelity.measure(full, [_renamed(full)], read_prompts(tiny.prompts).prompts)
+    assert outcomes.agrees.all()
+    assert outcomes.kl.max() < 1e-9
+
+
+def _renamed(engine):
+    """The same engine with an entry that the measurement does not recognise as the reference."""
+    import copy
+
+    import msgspec
+
+    graphs = msgspec.structs.replace(engine.entry.graphs, prefill="another/name.onnx")
+    twin = copy.copy(engine)
+    twin.entry = msgspec.structs.replace(engine.entry, graphs=graphs)
+    return twin
+
+
+def test_a_version_differs_from_full(engines, tiny):
+    outcomes = fidelity.measure(engines[0], engines, read_prompts(tiny.prompts).prompts)
+    assert (outcomes[0].kl == 0).all()
+    assert (outcomes[1].kl > 0).all()
+
+
+def test_agreement_is_equality_of_greedy_answers_on_real_engines(engines, tiny):
+    full, lite = engines
+    prompts = read_prompts(tiny.prompts).prompts
+    (outcomes,) = fidelity.measure(full, [lite], prompts)
+    for prompt, agrees in zip(prompts, outcomes.agrees, strict=True):
+        assert agrees == (_greedy(full, prompt) == _greedy(lite, prompt))
+
+
+def _greedy(engine, prompt):
+    from allrounder.runtime.image import to_rgb
+
+    ids = engine.prompt(prompt.question)
+    visual = engine.see(to_rgb(prompt.image))
+    state = engine.prefill(ids, visual, engine.route(ids, visual), room=fidelity.MAX_ANSWER)
+    answer = [int(state.logits[0].argmax())]
+    while answer[-1] not in engine.model.stop_ids and len(answer) < fidelity.MAX_ANSWER:
+        answer.append(int(engine.decode(state, answer[-1:])[0, 0].argmax()))
+    return answer
+
+
+def test_the_vote_needs_a_router_and_prompts(engines, tiny):
+    prompts = read_prompts(tiny.prompts).prompts
+    full, lite = engines
+    assert sorted(votes.layer_order(lite, prompts, 2)) == list(range(2, 8))
+    with pytest.raises(CalibrationError, match="router"):
+        votes.layer_order(full, prompts, 2)
+    with pytest.raises(CalibrationError, match="prompts"):
+        votes.layer_order(lite, [], 2)
+
+
+def test_engines_that_do_not_fit_together_are_timed_apart(tiny_bundle, monkeypatch):
+    bundle = open_bundle(tiny_bundle)
+    monkeypatch.setattr(latency, "_available_bytes", lambda: 1)
+    notes = []
+    figures = latency.measure(bundle, bundle.manifest.entries, EngineOptions(threads=1), say=notes.append)
+    assert len(notes) == 1
+    assert all(figure is not None for figure in figures)
+
+
+def test_a_missing_folder_of_the_bundle_is_an_error_not_a_crash(calibrate, tiny, bundle_copy):
+    shutil.rmtree(bundle_copy / "tokenizer")
+    code, _, told = calibrate(bundle_copy, tiny.prompts)
+    assert code == 2
+    assert "BundleCorrupt" in told

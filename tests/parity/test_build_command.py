@@ -1,0 +1,274 @@
+"""The build command on a tiny random host: what it builds, what it keeps, what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from allrounder import build_engine
+from allrounder.bundle import open_bundle
+from allrounder.calib.votes import plan_from
+from allrounder.manifest import Manifest
+from allrounder.runtime import Runtime
+from allrounder.versions import VERSIONS
+
+
+@pytest.fixture
+def build(tiny, capsys):
+    """Runs the command and returns its exit code, the last line of stdout as JSON, and stderr."""
+
+    def run(out, *more, **changed):
+        arguments = tiny._replace(**changed).arguments(out, *more)
+        code = build_engine.main(arguments)
+        printed, told = capsys.readouterr()
+        return code, json.loads(printed.splitlines()[-1]) if code == 0 else printed, told
+
+    return run
+
+
+def manifest_of(path) -> Manifest:
+    return open_bundle(path).manifest
+
+
+def left_beside(path):
+    return sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
+
+
+def test_the_bundle_holds_what_was_asked_for(tiny_bundle):
+    manifest = manifest_of(tiny_bundle)
+    full, lite = manifest.entries
+    assert (full.version, full.layer_policy, full.tokens, full.layers, full.graphs.router) == (
+        "full",
+        "frozen",
+        16,
+        8,
+        None,
+    )
+    assert (lite.version, lite.layer_policy, lite.tokens, lite.layers, lite.layer_plan) == (
+        "par-lite",
+        "routed",
+        4,
+        6,
+        None,
+    )
+    for entry in manifest.entries:
+        assert entry.fidelity is not None
+        assert entry.fidelity.quick
+        assert entry.fidelity.questions == 12
+        assert entry.fidelity.dataset.startswith("prompts.jsonl:")
+        assert entry.latency is not None
+        assert 0 < entry.latency.ttft_ms.p50 <= entry.latency.ttft_ms.p99
+    assert full.fidelity.agreement.mean == 1.0
+    assert full.fidelity.kl.mean == 0.0
+    assert lite.fidelity.kl.low > 0.0
+    assert left_beside(tiny_bundle) == []
+
+
+def test_the_bundle_answers(tiny_bundle):
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
+    with Runtime.load(tiny_bundle, version="par-lite") as runtime:
+        answer = runtime.generate(rgb, "what is it?", max_new_tokens=4)
+    assert len(answer.keep_list) == 4
+    assert len(answer.layer_plan) == 6
+    assert answer.layer_plan[:2] == (0, 1)
+
+
+def test_the_last_line_tells_bundle_entries_and_seconds(build, tiny, tmp_path):
+    out = tmp_path / "deep" / "bundle"
+    code, report, told = build(out, "--version", "par-nano")
+    assert code == 0
+    assert report["bundle"] == str(out)
+    assert [entry["version"] for entry in report["entries"]] == ["par-nano"]
+    assert sum(report["phases"].values()) <= report["seconds"] + 0.1
+    assert "fidelity" in told
+    # The reference was frozen, and is gone: nobody asked for full.
+    assert [entry.version for entry in manifest_of(out).entries] == ["par-nano"]
+    assert left_beside(out) == []
+
+
+def test_adding_keeps_what_is_there(build, bundle_copy):
+    before = manifest_of(bundle_copy)
+    code, report, _ = build(bundle_copy, "--version", "par-max,par-lite", "--budget", "9/7")
+    assert code == 0
+    assert [entry["version"] for entry in report["entries"]] == ["par-lite", "par-max", "t9-l7"]
+    after = manifest_of(bundle_copy)
+    assert [entry.version for entry in after.entries] == ["full", "par-lite", "par-max", "t9-l7"]
+    assert before.files.items() <= after.files.items()
+    for old, new in zip(before.entries, after.entries, strict=False):
+        assert (new.graphs, new.fidelity) == (old.graphs, old.fidelity)
+
+
+def test_all_versions_share_the_weights(build, bundle_copy):
+    code, _, _ = build(bundle_copy, "--version", "all")
+    assert code == 0
+    manifest = manifest_of(bundle_copy)
+    assert {entry.version for entry in manifest.entries} == set(VERSIONS)
+    weights = [path for path in manifest.files if path.startswith("graphs/weights/")]
+    assert len(weights) == 2  # the host's and the router's
+    assert len({entry.graphs.decode for entry in manifest.entries if entry.version != "full"}) == 1
+
+
+def test_building_again_changes_nothing_and_force_measures_again(build, bundle_copy):
+    before = manifest_of(bundle_copy)
+    code, report, told = build(bundle_copy, "--version", "par-lite")
+    assert code == 0
+    assert manifest_of(bundle_copy) == before
+    assert "fidelity" not in report["phases"]
+    assert "already" in told
+    code, report, _ = build(bundle_copy, "--version", "par-lite", "--force")
+    assert code == 0
+    assert "fidelity" in report["phases"]
+    after = manifest_of(bundle_copy)
+    assert after.entries[1].fidelity == before.entries[1].fidelity  # same graphs, same prompts
+    assert after.entries[1].latency != before.entries[1].latency
+
+
+@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_frozen_plans_come_from_the_vote_and_nest(build, tmp_path, gather_layer, precision):
+    more = ("--layer-policy", "frozen", "--gather-layer", str(gather_layer), "--precision", precision)
+    code, _, told = build(tmp_path / "b", "--version", "par-max,par-lite", *more)
+    assert code == 0
+    assert "layer vote" in told
+    large, small = manifest_of(tmp_path / "b").entries
+    assert (large.layers, small.layers) == (7, 6)
+    assert set(small.layer_plan) < set(large.layer_plan)
+    assert set(range(gather_layer)) <= set(small.layer_plan)
+    dropped = set(range(8)) - set(small.layer_plan)
+    order = [*(set(range(gather_layer, 8)) - dropped), *dropped]
+    assert plan_from(order, 6, gather_layer) == small.layer_plan
+    for entry in (large, small):
+        assert (entry.latency is None) == (precision == "fp16")  # on a CPU its latency says nothing
+        assert entry.fidelity.kl.mean > 0
+
+
+def test_without_prompts_nothing_is_measured_against_full_and_that_is_said(tiny, tmp_path, capsys):
+    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
+    assert build_engine.main(paths) == 0
+    assert "no fidelity" in capsys.readouterr().err
+    (entry,) = manifest_of(tmp_path / "b").entries
+    assert (entry.version, entry.fidelity) == ("par-lite", None)
+    assert entry.latency is not None
+    assert build_engine.main([*paths[:-1], str(tmp_path / "c"), "--layer-policy", "frozen"]) == 2
+    assert "--calib" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
+    arguments = ["--model", str(tiny.host), "--calib", str(tiny.prompts), "--out", str(tmp_path / "b")]
+    assert build_engine.main([*arguments, "--version", "full"]) == 0
+    assert manifest_of(tmp_path / "b").model.router is None
+    capsys.readouterr()
+    assert build_engine.main([*arguments, "--version", "full,par-lite"]) == 2
+    assert "allrounder train-router" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--version", "par-lit"], "no version 'par-lit'"),
+        (["--version", "t0-l3"], "t0-l3"),
+        (["--version", ""], "no version"),
+        (["--version", "t17-l3"], "impossible number of visual tokens"),
+        (["--budget", "17/6"], "impossible number of visual tokens"),
+        (["--budget", "4/9"], "impossible number of decoder layers"),
+        (["--budget", "4/1"], "impossible number of decoder layers"),
+        (["--budget", "0/6"], "impossible number of visual tokens"),
+        (["--budget", "4-6"], "T/L"),
+        (["--gather-layer", "8"], "impossible gather layer"),
+        (["--gather-layer", "-1"], "impossible gather layer"),
+        (["--backend", "tensorrt"], "tensorrt"),
+    ],
+)
+def test_impossible_requests_are_refused(build, tmp_path, more, words):
+    code, printed, told = build(tmp_path / "b", *more)
+    assert (code, printed) == (2, "")
+    assert words in told
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_whose_library_is_missing_is_named(build, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "allrounder.engines.onnxruntime", None)
+    code, _, told = build(tmp_path / "b")
+    assert code == 2
+    assert "onnxruntime" in told
+    assert "pip install" in told
+
+
+def damaged_host(tiny, folder, change):
+    host = shutil.copytree(tiny.host, folder / "host")
+    change(host)
+    return host
+
+
+def test_a_text_only_checkpoint_is_refused(build, tiny, tmp_path):
+    def text_only(host):
+        config = json.loads((host / "config.json").read_text())
+        (host / "config.json").write_text(json.dumps(config["text_config"]))
+
+    code, _, told = build(tmp_path / "b", host=damaged_host(tiny, tmp_path, text_only))
+    assert code == 2
+    assert "HostUnsupported" in told
+    assert "model_type" in told
+    assert not (tmp_path / "b").exists()
+
+
+def test_truncated_weights_are_refused(build, tiny, tmp_path):
+    def truncate(host):
+        path = host / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1000])
+
+    code, _, told = build(tmp_path / "b", host=damaged_host(tiny, tmp_path, truncate))
+    assert code == 2
+    assert "HostUnreadable" in told
+    assert "model.safetensors" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["host"]
+
+
+def test_a_router_of_another_host_is_refused(build, tiny, tmp_path):
+    from allrounder.commands.random_model import write_random_model
+    from allrounder.hosts.random import Shape
+
+    other = write_random_model(
+        tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1
+    )
+    code, _, told = build(tmp_path / "b", router=other.router)
+    assert code == 2
+    assert "RouterMismatch" in told
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_bundle_of_another_host_is_left_alone(build, bundle_copy, tmp_path):
+    from allrounder.commands.random_model import write_random_model
+    from allrounder.hosts.random import Shape
+
+    other = write_random_model(
+        tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1
+    )
+    before = manifest_of(bundle_copy)
+    code, _, told = build(bundle_copy, host=other.host, router=other.router)
+    assert code == 2
+    assert "BundleMismatch" in told
+    assert manifest_of(bundle_copy) == before
+
+
+def test_a_place_that_is_taken_is_left_alone(build, tmp_path):
+    place = tmp_path / "b"
+    place.mkdir()
+    (place / "precious.txt").write_text("mine")
+    code, _, told = build(place)
+    assert code == 2
+    assert "not a bundle" in told
+    assert [path.name for path in place.iterdir()] == ["precious.txt"]
+    assert left_beside(place) == []
+
+
+def test_bad_prompts_are_named_by_line(build, tiny, tmp_path):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"image": "absent.png", "question": "what?"}\n{"question": 3}\n')
+    code, _, told = build(tmp_path / "b", prompts=prompts)
+    assert code == 2
+    assert "line 1" in told
+    assert "line 2" in told

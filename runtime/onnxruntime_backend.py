@@ -49,8 +49,8 @@ def open_session(path: Path, options: EngineOptions) -> Session:
     settings.intra_op_num_threads = options.thread_count
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3  # errors; they are raised as well
-    # Each session has threads of its own: while those of one spin, those of the next cannot compute. On two busy
-    # cores a prefill took 125 ms without spinning and 220 to 460 with it.
+    # Each session has threads of its own: one that waits by spinning takes the core from one that has work
+    # (docs/decisions/0006-threads-do-not-spin.md has the figures).
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.weights == "shared":
         settings.add_session_config_entry("session.disable_prepacking", "1")

@@ -45,3 +45,5 @@ class TerminalProgress:
         line = f"{task}: {done}/{total}" + (f" ({seconds:.1f} s)" if not fresh or ended else "")
         self._stream.write(f"\r\x1b[K{line}" + ("\n" if ended else "") if live else f"{line}\n")
         self._stream.flush()
+        if ended:
+            self._task = ""  # the same task again is a new one

@@ -60,13 +60,15 @@ def made():
     folder = Path(tempfile.mkdtemp(prefix="runtime-parity-"))
 
     @functools.cache
-    def get(shape):
-        directory = write_random_checkpoint(folder / shape, shape)
+    def get(shape, precision="fp32"):
+        place = folder / f"{shape}-{precision}"
+        place.mkdir()
+        directory = write_random_checkpoint(place / "host", shape)
         host = load_host(directory)
         torch.manual_seed(1)
         router = MetaRouter(host.spec, host.model.config.text_config)
-        save_router(router, folder / f"{shape}-router", host_digest=host.digest)
-        freezer = Freezer(directory, folder / f"{shape}-router", folder / f"{shape}-frozen", FreezeOptions())
+        save_router(router, place / "router", host_digest=host.digest)
+        freezer = Freezer(directory, place / "router", place / "frozen", FreezeOptions(precision=precision))
         freezer.shared()
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         for name, gather_layer, policy in FLOWS:
@@ -75,10 +77,10 @@ def made():
             kept = plan if policy == "frozen" and name != "full" else None
             freezer.add(FreezeRequest(version, gather_layer, policy, kept))
         freezer.finish()
-        with Staging(folder / f"{shape}-bundle") as staging:
-            build(folder / f"{shape}-frozen", staging, BuildOptions())
+        with Staging(place / "bundle") as staging:
+            build(place / "frozen", staging, BuildOptions())
             publish(staging)
-        bundle = open_bundle(folder / f"{shape}-bundle")
+        bundle = open_bundle(place / "bundle")
         engines = open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
         by_flow = {(e.entry.version, e.entry.gather_layer, e.entry.layer_policy): e for e in engines}
         return host, router.eval(), bundle, by_flow
@@ -124,6 +126,18 @@ def test_the_engine_says_what_the_removing_host_says(made, shape, flow):
         wanted_ids, wanted = reference(host, engine.preprocess(RGB).numpy(), question, eager, NEW_TOKENS)
         assert ids == wanted_ids
         assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
+
+
+def test_half_precision_says_nearly_the_same(made):
+    _, _, _, engines = made(SHAPES[0])
+    _, _, _, halves = made(SHAPES[0], "fp16")
+    for flow, half in halves.items():
+        assert half.see(RGB).numpy().dtype == np.float16
+        _, logits, state = greedy(half, QUESTIONS[0], 3)
+        _, wanted, wanted_state = greedy(engines[flow], QUESTIONS[0], 3)
+        assert logits.dtype == np.float32
+        if (state.keep_list, state.layer_plan) == (wanted_state.keep_list, wanted_state.layer_plan):
+            assert np.abs(logits[0] - wanted[0]).max() <= 0.05 * wanted.std()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -86,6 +86,7 @@ def run(piece: onnx.ModelProto, feeds: Mapping[str, np.ndarray], folder: Path) -
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # TensorScatter warns that caches which are not bound are copied
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # pieces are short, and torch computes too
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = onnxruntime.InferenceSession(piece.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]

@@ -28,6 +28,7 @@ from allrounder.export.router import PREFIX, RouterShape, router_graph, router_t
 from allrounder.export.tokenizer import write_tokenizer
 from allrounder.export.vision import vision_graph
 from allrounder.export.writer import Placed, content_name, serialized
+from allrounder.hashing import file_record
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.host import host_directory, load_processor, stop_ids
 from allrounder.hosts.spec import HostSpec
@@ -288,9 +289,7 @@ class Freezer:
     def _record(self, name: str) -> FileRecord:
         """Returns hash and size of a file; each is read once, since none changes under its name."""
         if name not in self._state.records:
-            path = self._out / name
-            with path.open("rb") as file:
-                found = FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+            found = file_record(self._out / name)
             promised = self._state.promised.get(name, found)
             if promised != found:
                 raise BundleCorrupt(

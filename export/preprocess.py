@@ -90,8 +90,9 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
         picture = _squared(graph, picture, steps.background)
     first = graph.node("Transpose", [picture], "channels_first", perm=[2, 0, 1])
     pixels = graph.node("Unsqueeze", [first, graph.ints(0)], "batched")
-    edges = graph.ints(steps.size, steps.size)
-    if steps.shortest is not None:
+    if steps.shortest is None:
+        edges = graph.ints(steps.size, steps.size)
+    else:
         extent = graph.node("Shape", [picture], "extent", start=0, end=2)
         least = graph.node("ReduceMin", [extent], "least", keepdims=1)
         # Whole numbers truncate as Pillow's callers do: int(shortest * longer / shorter).

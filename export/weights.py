@@ -11,6 +11,8 @@ multiplies by the other, and so a tied head is the same mapped tensor.
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +46,6 @@ LAYOUT = 1  # changes with the order, alignment or orientation of tensors
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _TORCH = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 Read = Callable[[str], torch.Tensor]  # from a name to the tensor as its checkpoint holds it
-_CHUNK = 1 << 22  # elements converted at a time
 
 
 class Needed(NamedTuple):
@@ -120,22 +121,25 @@ def lay_out(
 def write(layout: WeightsFile, read: Read, path: Path, progress: Progress) -> None:
     """Streams all tensors into ``path``, which does not exist before and is whole afterwards.
 
+    The file is mapped, and each tensor is converted and transposed from one mapping into the other: no tensor ever
+    stands in anonymous memory.
+
     Raises:
-        GraphInvalid: A weight is too large for float16.
+        GraphInvalid: A weight is too large for float16, or not finite.
+        OSError: There is no room for the file.
     """
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.truncate(layout.size)
+    with partial.open("w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, layout.size)  # a full disk is an error here, not a signal below
+        mapped = mmap.mmap(file.fileno(), layout.size)
+        whole = torch.frombuffer(mapped, dtype=torch.uint8)
         for done, tensor in enumerate(layout.needed):
-            place = layout.tensors[tensor.name]
-            file.seek(place.offset)
-            stored = read(tensor.name)
-            for part in _pieces(stored.t() if tensor.linear else stored):
-                converted = part.to(_TORCH[place.dtype]).contiguous()
-                _check_finite(converted, part, tensor.name)
-                file.write(memoryview(converted.reshape(-1).view(torch.uint8).numpy()))
+            place, stored = layout.tensors[tensor.name], read(tensor.name)
+            target = whole[place.offset : place.offset + place.size].view(_TORCH[place.dtype]).reshape(place.shape)
+            target.copy_(stored.t() if tensor.linear else stored)
+            _check_finite(target, tensor.name)
             progress("writing weights", done + 1, len(layout.needed))
-        file.flush()
+        mapped.flush()
         os.fsync(file.fileno())
     partial.rename(path)
 
@@ -156,22 +160,13 @@ def link(layout: WeightsFile, existing: Path, path: Path) -> bool:
     return True
 
 
-def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Returns the tensor in slices along its first axis of bounded size, so that conversion needs little memory."""
-    if tensor.ndim < 2:
-        return (tensor.reshape(-1),)
-    rows = max(1, _CHUNK // max(1, tensor[0].numel()))
-    return tensor.split(rows)
-
-
-def _check_finite(converted: torch.Tensor, source: torch.Tensor, name: str) -> None:
-    if converted.dtype == torch.float16 and not bool(torch.isfinite(converted).all()):
+def _check_finite(tensor: torch.Tensor, name: str) -> None:
+    if not all(math.isfinite(value.item()) for value in torch.aminmax(tensor)):
         raise GraphInvalid(
-            "a weight does not fit float16",
+            "a weight does not fit the precision, or is no number",
             where=name,
-            got=f"largest magnitude {source.abs().max().item():g}",
-            wanted="finite values up to 65504",
-            remedy="build with --precision fp32",
+            wanted=f"finite values up to {torch.finfo(tensor.dtype).max:g}",
+            remedy="build with --precision fp32, or mend the checkpoint",
         )
 
 

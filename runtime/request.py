@@ -106,7 +106,6 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
     pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
     ids: list[int] = []
     pieces: list[str] = []
-    finish: Finish = "length"
     logits = state.logits[0]
     ttft_ms = 0.0
     while True:
@@ -119,10 +118,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         if piece:
             pieces.append(piece)
             yield piece
-        if stopped or stops.reached:
-            finish = "stop"
-            break
-        if len(ids) == request.max_new_tokens:
+        if stopped or stops.reached or len(ids) == request.max_new_tokens:
             break
         check()
         with watch.phase("decode"):
@@ -132,6 +128,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         pieces.append(rest)
         yield rest
     prompt_ids = (*request.prompt.prefix_ids, *request.prompt.suffix_ids)
+    finish: Finish = "stop" if stopped or stops.reached else "length"
     timing = watch.timing(ttft_ms, further=len(ids) - 1)
     return Answer("".join(pieces), tuple(ids), prompt_ids, state.keep_list, state.layer_plan, timing, finish)
 

@@ -1,29 +1,30 @@
 """A bundle of a named random shape, to see how fast the versions of a model of that size are.
 
-What it is: one function, from a shape's name to a staged bundle without figures.
+What it is: from a shape's name, or a random model, to a published bundle without figures.
 What it knows: the build stages. What it does not know: time.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from allrounder.bundle import OpenBundle, open_bundle
-from allrounder.commands.random_model import write_random_model
+from allrounder.commands.random_model import RandomModel, write_random_model
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish
 from allrounder.export.freezer import Freezer, FreezeRequest
 from allrounder.progress import Progress
 from allrounder.versions import FULL, check_flow, resolve
 
-__all__ = ["build_shape"]
+__all__ = ["build_bundle_of", "build_shape"]
 
 _GATHER_LAYER = 2
 
 
 def build_shape(shape: str, folder: Path, names: Sequence[str], progress: Progress) -> OpenBundle:
-    """Writes a random host and router of ``shape`` below ``folder`` and builds the named versions, routed, in fp32.
+    """Writes a random host and router of ``shape`` below ``folder`` and builds the named versions of it.
 
     Raises:
         InputInvalid: There is no such shape.
@@ -32,16 +33,28 @@ def build_shape(shape: str, folder: Path, names: Sequence[str], progress: Progre
     progress(f"writing a random {shape}", 0, 1)
     pair = write_random_model(folder, shape)
     progress(f"writing a random {shape}", 1, 1)
-    freezer = Freezer(pair.host, pair.router, folder / "frozen", progress=progress)
+    return build_bundle_of(pair, folder / "bundle", names, progress)
+
+
+def build_bundle_of(pair: RandomModel, place: Path, names: Sequence[str], progress: Progress) -> OpenBundle:
+    """Builds the named versions of a model at ``place``, routed, in fp32; nothing is verified or measured.
+
+    Raises:
+        UnknownVersion: There is no such version.
+    """
+    frozen = place.with_name(f"{place.name}-frozen")
+    freezer = Freezer(pair.host, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
     tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
-    freezer.shared()
-    for name in names:
-        version = resolve(name, tokens=tokens, layers=layers)
-        full = version.name == FULL
+    versions = [resolve(name, tokens=tokens, layers=layers) for name in names]
+    for version in versions:
         check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=_GATHER_LAYER)
+    freezer.shared()
+    for version in versions:
+        full = version.name == FULL
         freezer.add(FreezeRequest(version, 0, "frozen") if full else FreezeRequest(version, _GATHER_LAYER, "routed"))
     freezer.finish()
-    with Staging(folder / "bundle") as staging:
-        backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
+    with Staging(place) as staging:
+        backend("onnxruntime").build(frozen, staging, BuildOptions())
         publish(staging)
-    return open_bundle(folder / "bundle", progress=progress)
+    shutil.rmtree(frozen)  # the bundle's files are links to the same data
+    return open_bundle(place, progress=progress)

@@ -43,9 +43,13 @@ ROUNDS, STEPS = 25, 2  # interleaved rounds, and steps of each subject in a roun
 
 
 def write_engine(folder: Path, layers: int, threads: int) -> Engine:
-    """Returns `full` of a random decoder of the 0.5B shape with fewer layers, behind a small tower."""
+    """Returns `full` of a random decoder with the attention of the 0.5B shape and little else, behind a small tower."""
     text = {"hidden_size": HEADS * HEAD_DIM, "num_hidden_layers": layers, "num_attention_heads": HEADS}
-    text |= {"num_key_value_heads": KV_HEADS, "intermediate_size": 4864, "vocab_size": 4000}
+    text |= {
+        "num_key_value_heads": KV_HEADS,
+        "intermediate_size": 256,
+        "vocab_size": 400,
+    }  # thin: growth is what counts
     shape = Shape(text={**text, "max_position_embeddings": 8192}, vision={"image_size": 336})
     pair = write_random_model(folder, shape)
     limits = Limits(text_tokens=64, new_tokens=max(ROOMS), batch=1)

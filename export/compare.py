@@ -7,6 +7,7 @@ What it does not know: what a piece means, or where the reference comes from.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,8 @@ class Comparison:
     ) -> None:
         """Cuts the piece from ``feeds`` to ``wanted`` out of a graph, runs it and compares.
 
-        A piece that is equal to one already compared, weights included, is not run again: versions share most.
+        A piece that is equal to one already compared, weights and feeds included, is not run again: versions share
+        most of their layers.
 
         Raises:
             GraphInvalid: The values do not hang together like this in the graph.
@@ -68,10 +70,11 @@ class Comparison:
         """
         inputs = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
         cut = extract(model, inputs, list(wanted))
-        shapes = repr({name: value.shape for name, value in feeds.items()}).encode()
-        key = cut.SerializeToString(deterministic=True) + shapes
-        if key not in self._seen:
-            self._seen.add(key)
+        key = hashlib.sha256(cut.SerializeToString(deterministic=True))
+        for name in sorted(feeds):
+            key.update(f"{name} {feeds[name].shape} {feeds[name].dtype}".encode() + feeds[name].tobytes())
+        if key.digest() not in self._seen:
+            self._seen.add(key.digest())
             self.outputs(graph, run(cut, feeds, self._folder), wanted)
 
     def whole(self, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from onnx import TensorProto, checker, external_data_helper, helper
 
 from allrounder.errors import GraphInvalid
 from allrounder.export.extract import all_nodes
-from allrounder.export.weights import ALIGNMENT
+from allrounder.export.weights import ALIGNMENT, FOLDER
 from allrounder.gather import TOKEN_GATHER
 
 __all__ = ["Rules", "check_graph"]
@@ -131,6 +131,8 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
     place = external_data_helper.ExternalDataInfo(tensor)
     where, file = f"{path.name}: {tensor.name}", path.parent / place.location
     offset, length = int(place.offset or 0), int(place.length or 0)
+    if place.location != f"{FOLDER}/{file.name}":
+        raise GraphInvalid("a weight lies elsewhere", where=where, got=place.location, wanted=f"a file in {FOLDER}/")
     if not file.is_file() or offset + length > file.stat().st_size:
         raise GraphInvalid("a weight lies outside its file", where=where, got=f"{place.location} {offset} + {length}")
     if offset % ALIGNMENT:

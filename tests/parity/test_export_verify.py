@@ -1,0 +1,249 @@
+"""`verify` on honest and on tampered frozen directories."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from allrounder.errors import GraphInvalid, InputInvalid, VerificationFailed
+from allrounder.export import verify as module
+from allrounder.export.compare import TOLERANCE
+from allrounder.export.extract import all_nodes
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.export.verify import verify
+from allrounder.export.writer import serialized
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.random import TINY, write_random_checkpoint
+from allrounder.hosts.spec import read_config
+from allrounder.router.checkpoint import save_router
+from allrounder.router.model import MetaRouter
+from allrounder.versions import Budget, Version
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Matrices this small take far longer when threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_sources(folder, shape, **router):
+    host = write_random_checkpoint(folder / "host", shape)
+    checkpoint = Checkpoint(host)
+    torch.manual_seed(0)
+    made = MetaRouter(checkpoint.spec, read_config(host).text_config, **router)
+    save_router(made, folder / "router", host_digest=checkpoint.digest)
+    return host, folder / "router", checkpoint.spec
+
+
+def freeze(host, router, spec, out, **options):
+    freezer = Freezer(host, router, out, FreezeOptions(**options))
+    freezer.shared()
+    tokens, depth = spec.visual_tokens, spec.decoder.layers
+    half = Version("half", Budget(tokens // 2, depth - 2))
+    freezer.add(FreezeRequest(Version("full", Budget(tokens, depth)), 2, "frozen"))
+    freezer.add(FreezeRequest(half, 2, "routed"))
+    freezer.add(FreezeRequest(half, 0, "frozen", tuple(range(1, depth - 1))))
+    return freezer.finish()
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """One host, its router and what was frozen from them."""
+    folder = tmp_path_factory.mktemp("verify")
+    host, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
+    return folder / "frozen", host, router, freeze(host, router, spec, folder / "frozen")
+
+
+@pytest.mark.parametrize("shape", TINY)
+def test_every_family_is_proved(tmp_path, shape):
+    number = TINY.index(shape)
+    attention = ("causal", "bidirectional")[number % 2]
+    host, router, spec = make_sources(tmp_path, shape, attention=attention, layers=1 + number % 2)
+    freeze(host, router, spec, tmp_path / "frozen")
+    report = verify(tmp_path / "frozen", host, router)
+    assert report.graphs == 9
+    assert 0 < report.worst.difference <= TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_half_precision_and_flat_twins_are_proved(tmp_path, inline):
+    host, router, spec = make_sources(tmp_path, "qwen2-siglip")
+    freeze(host, router, spec, tmp_path / "frozen", precision="fp16" if not inline else "fp32", inline=inline)
+    report = verify(tmp_path / "frozen", host, router)
+    assert 0 < report.worst.difference <= TOLERANCE["fp32" if inline else "fp16"]
+
+
+def test_large_hosts_are_proved_layer_by_layer_only(honest, monkeypatch):
+    folder, host, router, _ = honest
+    whole = verify(folder, host, router)
+    monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(module, "load_host", lambda _: pytest.fail("the whole host was loaded"))
+    assert 50 < verify(folder, host, router).comparisons < whole.comparisons
+
+
+def edited(honest, tmp_path, name, edit):
+    """Returns a copy of the frozen directory in which one graph was edited."""
+    out = shutil.copytree(honest[0], tmp_path / "frozen")
+    model = onnx.load(out / name, load_external_data=False)
+    edit(model)
+    (out / name).write_bytes(serialized(model))
+    return out
+
+
+def refused(honest, tmp_path, name, edit, error):
+    out = edited(honest, tmp_path, name, edit)
+    with pytest.raises(error) as caught:
+        verify(out, honest[1], honest[2])
+    return str(caught.value)
+
+
+def node_of(model, op, prefix=""):
+    return next(node for node in all_nodes(model.graph.node) if node.op_type == op and node.name.startswith(prefix))
+
+
+def test_a_wrong_epsilon_in_one_layer_is_found(honest, tmp_path):
+    def edit(model):
+        epsilon = next(a for a in node_of(model, "RMSNormalization", "layers.3.").attribute if a.name == "epsilon")
+        epsilon.f = 0.1
+
+    name = honest[3].versions[1].prefill
+    message = refused(honest, tmp_path, name, edit, VerificationFailed)
+    assert name in message
+    assert "layers.3.hidden" in message
+
+
+@pytest.mark.parametrize("branch", ["then_branch", "else_branch"])
+@pytest.mark.parametrize("graph", ["prefill", "decode"])
+def test_both_branches_of_a_routed_layer_are_run(honest, tmp_path, graph, branch):
+    def edit(model):
+        layer = next(node for node in model.graph.node if node.op_type == "If" and node.name.startswith("layers.4."))
+        inside = next(attribute.g for attribute in layer.attribute if attribute.name == branch)
+        rows = next(node for node in inside.node if node.output[0] == inside.output[0].name)
+        inside.node.add(op_type="Neg", input=["layers.4.negated"], output=[rows.output[0]], name="negated")
+        rows.output[0] = "layers.4.negated"
+
+    name = getattr(honest[3].versions[1], graph)
+    assert "layers.4.hidden" in refused(honest, tmp_path, name, edit, VerificationFailed)
+
+
+def test_exchanged_weights_are_found(honest, tmp_path):
+    def edit(model):
+        gate = node_of(model, "MatMul", "layers.4.run.mlp.gate")
+        gate.input[1] = gate.input[1].replace("gate_proj", "up_proj")
+
+    assert "layers.4" in refused(honest, tmp_path, honest[3].versions[1].decode, edit, VerificationFailed)
+
+
+def test_a_decode_graph_on_the_wrong_clock_is_found(honest, tmp_path):
+    def edit(model):
+        node_of(model, "TensorScatter", "layers.3.").input[2] = "positions"
+
+    assert "positions" in refused(honest, tmp_path, honest[3].versions[1].decode, edit, GraphInvalid)
+
+
+def test_a_changed_weight_is_found(honest, tmp_path):
+    out = shutil.copytree(honest[0], tmp_path / "frozen")
+    model = onnx.load(out / honest[3].versions[0].prefill, load_external_data=False)
+    tensor = next(each for each in model.graph.initializer if each.name.endswith("layers.2.mlp.down_proj.weight"))
+    place = {each.key: each.value for each in tensor.external_data}
+    with (out / "graphs" / place["location"]).open("r+b") as file:
+        file.seek(int(place["offset"]))
+        file.write(np.float32(9.0).tobytes())
+    with pytest.raises(VerificationFailed, match=r"layers\.2\.hidden"):
+        verify(out, honest[1], honest[2])
+
+
+def test_ties_broken_the_other_way_are_found(honest, tmp_path):
+    def edit(model):
+        for node in model.functions[0].node:
+            if node.op_type == "TopK" and node.input[0] == "ordered":
+                node.input[0] = "scores"  # NaN is then ranked by chance
+
+    assert "gather." in refused(honest, tmp_path, honest[3].versions[1].prefill, edit, VerificationFailed)
+
+
+def test_an_unplanned_layer_is_found(honest, tmp_path):
+    version = honest[3].versions[2]
+    assert version.layer_plan == (1, 2, 3)
+
+    def edit(model):
+        extra = helper.make_tensor("decoder.layers.4.mlp.up_proj.weight", 1, [1], [0.0])
+        model.graph.initializer.append(extra)
+
+    assert "not planned" in refused(honest, tmp_path, version.prefill, edit, GraphInvalid)
+
+
+def test_one_attention_too_many_is_found(honest, tmp_path):
+    def edit(model):
+        copy = helper.make_node("x", [], [])
+        copy.CopyFrom(node_of(model, "Attention"))
+        copy.output[0] = copy.name = "more"
+        index = list(model.graph.node).index(node_of(model, "Attention"))
+        model.graph.node.insert(index + 1, copy)
+
+    message = refused(honest, tmp_path, honest[3].versions[2].decode, edit, GraphInvalid)
+    assert "number of Attention nodes" in message
+
+
+def test_a_foreign_domain_is_found(honest, tmp_path):
+    def edit(model):
+        node_of(model, "Sigmoid").domain = "com.example"
+        model.opset_import.append(helper.make_opsetid("com.example", 1))
+
+    assert "com.example" in refused(honest, tmp_path, honest[3].graphs.vision, edit, GraphInvalid)
+
+
+def test_another_budget_is_found(honest, tmp_path):
+    def edit(model):
+        k = next(a for a in node_of(model, "TokenGather").attribute if a.name == "k")
+        k.i -= 1
+
+    refused(honest, tmp_path, honest[3].versions[1].prefill, edit, GraphInvalid)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [("offset", "17", "aligned"), ("location", "../outside.bin", "elsewhere"), ("offset", str(1 << 40), "outside")],
+)
+def test_weights_that_lie_wrong_are_found(honest, tmp_path, key, value, word):
+    def edit(model):
+        tensor = next(each for each in model.graph.initializer if each.external_data)
+        next(each for each in tensor.external_data if each.key == key).value = value
+
+    assert word in refused(honest, tmp_path, honest[3].versions[0].decode, edit, GraphInvalid)
+
+
+def test_a_weight_inside_the_graph_is_found(honest, tmp_path):
+    def edit(model):
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(20_000, np.float32), "large"))
+
+    assert "inside the graph" in refused(honest, tmp_path, honest[3].graphs.vision, edit, GraphInvalid)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a graph at all"])
+def test_what_is_no_graph_is_refused(honest, tmp_path, data):
+    out = shutil.copytree(honest[0], tmp_path / "frozen")
+    (out / honest[3].graphs.vision).write_bytes(data)
+    with pytest.raises(GraphInvalid):
+        verify(out, honest[1], honest[2])
+
+
+def test_another_host_is_refused(honest, tmp_path):
+    other = write_random_checkpoint(tmp_path / "other", "llama-gqa-tied", seed=5)
+    with pytest.raises(InputInvalid, match="another host"):
+        verify(honest[0], other, honest[2])
+
+
+def test_a_router_is_needed_where_one_was_frozen(honest):
+    with pytest.raises(InputInvalid, match="router"):
+        verify(honest[0], honest[1], None)

@@ -19,6 +19,7 @@ from allrounder.hosts.demo.scenes import (
     GRID,
     KINDS,
     MAX_DIGITS,
+    PLACES,
     SHAPE_PATCHES,
     Scene,
 )
@@ -29,6 +30,17 @@ WHITE = len(COLOURS) + 1
 FIRST_DIGIT = 1 + len(KINDS)
 COARSE = 6
 COARSE_STEP = GRID // COARSE
+
+
+def label_words(channel: int, value: int) -> str:
+    """The words that say what ``value`` of ``channel`` is, each after a blank as inside a sentence; may be empty."""
+    if channel == 0 and 0 < value < WHITE:
+        return f" {COLOURS[value - 1]}"
+    if channel == 1 and value >= FIRST_DIGIT:
+        return str(value - FIRST_DIGIT)
+    if channel == 1 and value > 0:
+        return f" {KINDS[value - 1]}"
+    return f" {PLACES[value]}" if channel == 2 else ""
 
 
 def dense_labels(scene: Scene) -> np.ndarray:

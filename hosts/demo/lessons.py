@@ -13,21 +13,21 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy, embedding, mse_loss
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from allrounder.hosts.demo.attention import PACKED_ATTENTION, TOWER_ATTENTION, use_training_attention
 from allrounder.hosts.demo.drawing import draw, to_pixels
-from allrounder.hosts.demo.labels import CHANNELS, coarse_labels, coarse_positions, dense_labels
+from allrounder.hosts.demo.labels import CHANNELS, coarse_labels, coarse_positions, dense_labels, label_words
 from allrounder.hosts.demo.model import Shape, build_model
 from allrounder.hosts.demo.packing import IGNORED, PackedText, Packer, visible
 from allrounder.hosts.demo.questions import sample_questions
-from allrounder.hosts.demo.scenes import GRID, PATCH_PX, Split, sample_scene
+from allrounder.hosts.demo.scenes import GRID, PATCH_PX, Split, easier, sample_scene
 
 LessonName = Literal["read", "see", "whole"]
 LESSONS: tuple[LessonName, ...] = ("read", "see", "whole")
 BAND = 6
-READ_NOISE = 0.1
+READ_NOISE = 0.3
 DENSE_WEIGHT = 0.1
 
 
@@ -43,11 +43,26 @@ class Learner(nn.Module):
         self.label_embeddings = nn.ModuleList(nn.Embedding(size, shape.hidden) for size in CHANNELS)
         self.dense_heads = nn.ModuleList(nn.Linear(shape.tower_hidden, size) for size in CHANNELS)
         for embedding in self.label_embeddings:
-            nn.init.normal_(embedding.weight, std=0.3)
+            nn.init.normal_(embedding.weight, std=0.5)
+        for channel, size in enumerate(CHANNELS):
+            words = [tokenizer.encode(label_words(channel, value)) for value in range(size)]
+            table = torch.zeros(size, len(tokenizer))
+            for value, ids in enumerate(words):
+                table[value, ids] = 1.0
+            self.register_buffer(f"words_{channel}", table, persistent=False)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What visual tokens of these labels should be, [..., 5] -> [..., hidden]."""
-        return torch.stack([table(labels[..., i]) for i, table in enumerate(self.label_embeddings)]).sum(0)
+        """What visual tokens of these labels should be, [..., 5] -> [..., hidden].
+
+        Each label adds its own vector and the embeddings of the words that name it, so that a red patch already says
+        "red" in the decoder's language, and looking up is matching words.
+        """
+        embed = self.model.model.language_model.embed_tokens.weight
+        tables = [
+            own.weight + self.get_buffer(f"words_{channel}") @ embed
+            for channel, own in enumerate(self.label_embeddings)
+        ]
+        return torch.stack([embedding(labels[..., i], table) for i, table in enumerate(tables)]).sum(0)
 
     def look(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Tower features [B, patches, tower_hidden] of ``pixels`` [B, 3, h, IMAGE_PX], a band of patch rows."""
@@ -108,6 +123,8 @@ class Batch:
 def make_batch(lesson: LessonName, packer: Packer, seeds: range, questions: int) -> Batch:
     """The batch of the training scenes ``seeds``: a pure function of its arguments."""
     scenes = [sample_scene(Split.TRAIN, seed) for seed in seeds]
+    if lesson == "read":
+        scenes = [easier(scene) for scene in scenes]
     text = None if lesson == "see" else packer.pack([sample_questions(scene, questions) for scene in scenes])
     if lesson == "read":
         labels = np.stack([coarse_labels(scene).reshape(-1, len(CHANNELS)) for scene in scenes])

@@ -105,7 +105,7 @@ def build_model(
                 torch.nn.init.normal_(linear.weight, std=shape.hidden**-0.5)
             torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=(2 * shape.layers * shape.hidden) ** -0.5)
             torch.nn.init.normal_(layer.mlp.down_proj.weight, std=(2 * shape.layers * shape.feed_forward) ** -0.5)
-        torch.nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.5)
+        torch.nn.init.normal_(model.model.language_model.embed_tokens.weight, std=1.0)
     return model
 
 

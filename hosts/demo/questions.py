@@ -81,8 +81,7 @@ def careless(question: Question, rng: np.random.Generator) -> Question:
 
 def _shape_questions(shape: Shape, kind_alone: bool, colour_alone: bool, rng: np.random.Generator) -> list[Question]:
     kind, colour, place = KINDS[shape.kind], COLOURS[shape.colour], PLACES[shape.cell]
-    article = "an" if colour[0] in "aeiou" else "a"
-    what, is_colour, at = f"{article} {colour} {kind}.", f"it is {colour}.", f"at the {place}."
+    what, is_colour, at = f"a {kind}.", f"it is {colour}.", f"at the {place}."
     found = [
         Question("what", _phrase(WHAT_PLACE, rng).format(place), what),
         Question("colour", _phrase(COLOUR_PLACE, rng).format(place), is_colour),

@@ -8,7 +8,7 @@ Units: a *patch* is 8 px, a picture is 24x24 patches (192 px), a *cell* is one o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -79,7 +79,7 @@ class Scene:
 
 
 def scene_generator(split: Split, seed: int, stream: int) -> np.random.Generator:
-    """The random stream of one scene; streams: 0 content, 1 drawing, 2 questions."""
+    """The random stream of one scene; streams: 0 content, 1 drawing, 2 questions, 3 ease."""
     return np.random.default_rng((split.value, seed, stream))
 
 
@@ -98,6 +98,14 @@ def sample_scene(split: Split, seed: int) -> Scene:
         column = CELL * (cell % CELLS) + int(rng.integers(CELL - SHAPE_PATCHES + 1))
         shapes.append(Shape(pair // len(COLOURS), pair % len(COLOURS), cell, row, column))
     return Scene(split, seed, tuple(shapes), digits)
+
+
+def easier(scene: Scene) -> Scene:
+    """For lessons: the same scene, one time in three with fewer shapes, by its seed."""
+    rng = scene_generator(scene.split, scene.seed, 3)
+    kept = (1, 2, 3, 4, 6, 6, 6, 6, 6, 6, 6, 6)[int(rng.integers(12))]
+    order = rng.permutation(len(scene.shapes))[:kept]
+    return replace(scene, shapes=tuple(scene.shapes[place] for place in sorted(order.tolist())))
 
 
 def _sample_digits(rng: np.random.Generator, band: int, start: int) -> tuple[Digit, ...]:

@@ -39,6 +39,7 @@ class Plan:
     questions: int
     muon_rate: float
     adam_rate: float
+    weight_decay: float = 0.5
     warmup_steps: int = 30
     decay_from: float = 0.5
     bf16: bool = True
@@ -71,7 +72,7 @@ class Optimizers:
         self.parameters = [*matrices, *others]
         self.all = [torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)]
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=plan.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            muon = torch.optim.Muon(matrices, lr=plan.muon_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw")
             self.all.append(muon)
         self.rates = [group["lr"] for optimizer in self.all for group in optimizer.param_groups]
 
@@ -170,7 +171,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -> Plan:
     """The shipped model's way through ``lesson``."""
     if lesson == "read":
-        return Plan(lesson, minutes, steps, pictures=16, questions=10, muon_rate=4e-3, adam_rate=2e-3)
+        return Plan(lesson, minutes, steps, pictures=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
     if lesson == "see":
         return Plan(lesson, minutes, steps, pictures=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
     return Plan(lesson, minutes, steps, pictures=8, questions=16, muon_rate=1e-3, adam_rate=5e-4, decay_from=0.3)

@@ -39,8 +39,8 @@ def asked(scene: Scene) -> dict[str, str]:
 
 def test_answers_of_a_hand_made_scene() -> None:
     answers = asked(HAND_MADE)
-    assert answers["what is the red object?"] == "a red circle."
-    assert answers["what is at the center?"] == "an orange ring."
+    assert answers["what is the red object?"] == "a circle."
+    assert answers["what is at the center?"] == "a ring."
     assert answers["what colour is the ring?"] == "it is orange."
     assert answers["where is the blue circle?"] == "at the top right."
     assert answers["how many circles are there?"] == "there are two."

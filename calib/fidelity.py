@@ -71,9 +71,14 @@ class Outcomes:
 
     def only(self, chosen: NDArray[np.bool_]) -> Outcomes:
         """Returns the outcomes of the ``chosen`` [n] questions."""
-        kinds = tuple(kind for kind, wanted in zip(self.kinds, chosen, strict=True) if wanted)
-        arrays = (self.kl, self.agrees, self.labelled, self.correct, self.reference_correct)
-        return Outcomes(*(array[chosen] for array in arrays), kinds)
+        return Outcomes(
+            kl=self.kl[chosen],
+            agrees=self.agrees[chosen],
+            labelled=self.labelled[chosen],
+            correct=self.correct[chosen],
+            reference_correct=self.reference_correct[chosen],
+            kinds=tuple(kind for kind, wanted in zip(self.kinds, chosen, strict=True) if wanted),
+        )
 
 
 class _Question(NamedTuple):

@@ -79,6 +79,14 @@ class _Subject(NamedTuple):
     weights: Weights
 
 
+class _Key(NamedTuple):
+    """What is left of a subject when its engine is closed."""
+
+    entry: str
+    version: str
+    weights: Weights
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``bench`` to ``parser``."""
     parser.description = "Time the versions of a bundle side by side, interleaved; or those of a random model."
@@ -157,18 +165,23 @@ def bench_bundle(bundle: OpenBundle, options: BenchOptions, progress: Progress) 
     samples = sample_latency(engines, workload, repeats=options.repeats, progress=progress)
     kv_bytes = [_kv_bytes(subject.engine, workload) for subject in subjects]
     base = _base(subjects, samples)
-    keys = [(subject.engine.entry.label, subject.engine.entry.version, subject.weights) for subject in subjects]
+    keys = [_Key(each.engine.entry.label, each.engine.entry.version, each.weights) for each in subjects]
     latencies = [summarise(each.engine, sample, workload) for each, sample in zip(subjects, samples, strict=True)]
     del engines
     subjects.clear()  # the processes below need the memory
     memories = _memories(bundle, keys, workload, progress) if options.memory else [None] * len(keys)
     rows = [
         Row(
-            *key,
-            *(_median(phase) for phase in (sample.preprocess, sample.vision, sample.router, sample.prefill)),
+            entry=key.entry,
+            version=key.version,
+            weights=key.weights,
+            preprocess_ms=_median(sample.preprocess),
+            vision_ms=_median(sample.vision),
+            router_ms=_median(sample.router),
+            prefill_ms=_median(sample.prefill),
             ttft_ms=latency.ttft_ms,
             tpot_ms=latency.tpot_ms,
-            speedup=_speedup(base.get(key[2]), sample),
+            speedup=_speedup(base.get(key.weights), sample),
             kv_bytes=kv,
             memory=memory,
         )
@@ -259,12 +272,10 @@ def _median(values: np.ndarray) -> float:
     return round(float(np.median(values)), 4)
 
 
-def _memories(
-    bundle: OpenBundle, keys: Sequence[tuple[str, str, Weights]], workload: Workload, progress: Progress
-) -> list[Memory | None]:
+def _memories(bundle: OpenBundle, keys: Sequence[_Key], workload: Workload, progress: Progress) -> list[Memory | None]:
     memories = []
-    for done, (label, _, mode) in enumerate(keys, start=1):
-        memories.append(peak_memory(bundle.path, [label], mode, workload))
+    for done, key in enumerate(keys, start=1):
+        memories.append(peak_memory(bundle.path, [key.entry], key.weights, workload))
         progress("measuring memory", done, len(keys))
     return memories
 

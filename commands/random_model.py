@@ -8,7 +8,7 @@ and parity, never fidelity.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.random import Shape, write_random_checkpoint
@@ -38,6 +38,7 @@ def write_random_model(directory: Path, shape: str | Shape, *, seed: int = 0) ->
     checkpoint = Checkpoint(host)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        router = MetaRouter(checkpoint.spec, read_config(host).text_config)
+        text_config: Any = read_config(host).text_config
+        router = MetaRouter(checkpoint.spec, text_config)
     save_router(router, directory / "router", host_digest=checkpoint.digest)
     return RandomModel(host, directory / "router")

@@ -1,0 +1,142 @@
+"""Vision and router graphs in ONNX Runtime against the stock tower and the eager router, on every tiny shape."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import functools
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
+from allrounder.export.vision import vision_graph
+from allrounder.export.weights import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.writer import serialized
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.host import load_host
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import PrunedHost
+from allrounder.hosts.random import TINY, write_random_checkpoint
+from allrounder.progress import silent
+from allrounder.router.model import MetaRouter
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}  # of the reference's standard deviation; fp16 has eleven bits
+QUESTIONS = ("what?", "how many red circles are there in the picture, and where?")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Matrices this small take far longer when threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    @functools.cache
+    def get(shape):
+        directory = write_random_checkpoint(tmp_path_factory.mktemp("host") / shape, shape)
+        (directory / FOLDER).mkdir()
+        return load_host(directory), directory
+
+    return get
+
+
+def host_weights(directory, precision):
+    checkpoint = Checkpoint(directory)
+    layout = lay_out("host", precision, checkpoint.digest, host_tensors(checkpoint.spec), checkpoint.shape)
+    if not (directory / FOLDER / layout.name).exists():
+        write(layout, checkpoint.read, directory / FOLDER / layout.name, silent)
+    return layout.tensors
+
+
+def router_weights(router, spec, directory, precision):
+    state = router.state_dict()
+    needed = router_tensors(spec, RouterShape(router.attention, len(router.layers)))
+    layout = lay_out(
+        "router", precision, router.attention, needed, lambda n: tuple(state[n.removeprefix(PREFIX)].shape)
+    )
+    write(layout, lambda name: state[name.removeprefix(PREFIX)], directory / FOLDER / layout.name, silent)
+    assert {name.removeprefix(PREFIX) for name in layout.tensors} == set(state)
+    return layout.tensors
+
+
+def run(model, directory, feeds):
+    path = directory / "graph.onnx"
+    path.write_bytes(serialized(model))
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def difference(found, wanted):
+    assert found.shape == tuple(wanted.shape)
+    return float(np.abs(found.astype(np.float32) - wanted.numpy()).max() / wanted.numpy().std())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("shape", TINY)
+def test_vision_equals_the_stock_tower(hosts, shape, precision):
+    host, directory = hosts(shape)
+    size = host.spec.vision.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    graph = vision_graph(host.spec, host_weights(directory, precision), ELEMENT_TYPES[precision])
+    (visual,) = run(graph, directory, {"pixel_values": pixels.numpy()})
+    assert visual.dtype == (np.float32 if precision == "fp32" else np.float16)
+    assert difference(visual, PrunedHost(host).visual(pixels)) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("attention", "layers"), [("causal", 1), ("bidirectional", 1), ("causal", 2)])
+@pytest.mark.parametrize("shape", TINY)
+def test_router_equals_the_eager_one(hosts, shape, attention, layers, precision):
+    host, directory = hosts(shape)
+    torch.manual_seed(1)
+    router = MetaRouter(host.spec, host.model.config.text_config, attention, layers).eval()
+    prompt = host_prompt(host, QUESTIONS)  # of unequal length: the first is padded
+    visual = torch.randn(2, host.spec.visual_tokens, host.spec.decoder.hidden)
+    weights = host_weights(directory, precision) | router_weights(router, host.spec, directory, precision)
+    graph = router_graph(host.spec, RouterShape(attention, layers), weights, ELEMENT_TYPES[precision])
+    feeds = {
+        "prefix_ids": prompt.prefix_ids.numpy(),
+        "visual": visual.numpy().astype(np.float32 if precision == "fp32" else np.float16),
+        "suffix_ids": prompt.suffix_ids.numpy(),
+        "suffix_lengths": prompt.suffix_lengths.numpy(),
+    }
+    found = run(graph, directory, feeds)
+    with torch.no_grad():
+        wanted = router(PrunedHost(host).embeddings(visual, prompt), prompt)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.dtype == np.float32  # rank logits never tie for want of bits
+        assert difference(ours, theirs) <= TOLERANCE[precision]
+
+
+def test_a_padded_prompt_scores_as_it_does_alone(hosts):
+    host, directory = hosts("llama-mha")
+    torch.manual_seed(2)
+    router = MetaRouter(host.spec, host.model.config.text_config, "bidirectional").eval()
+    weights = host_weights(directory, "fp32") | router_weights(router, host.spec, directory, "fp32")
+    graph = router_graph(host.spec, RouterShape("bidirectional", 1), weights, ELEMENT_TYPES["fp32"])
+    prompt = host_prompt(host, QUESTIONS)
+    visual = torch.randn(2, host.spec.visual_tokens, host.spec.decoder.hidden).numpy()
+
+    def scores(each, rows):
+        return run(
+            graph,
+            directory,
+            {
+                "prefix_ids": each.prefix_ids.numpy(),
+                "visual": rows,
+                "suffix_ids": each.suffix_ids.numpy(),
+                "suffix_lengths": each.suffix_lengths.numpy(),
+            },
+        )
+
+    together = scores(prompt, visual)
+    for row in range(2):
+        alone = scores(prompt.row(row), visual[row : row + 1])
+        for whole, single in zip(together, alone, strict=True):
+            assert np.allclose(whole[row], single[0], atol=1e-5)

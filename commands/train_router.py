@@ -156,7 +156,7 @@ def _compared(host: Any, validation: Any, out: Path, gather_layer: int) -> dict[
     tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
     names = [name for name in VERSIONS if name != FULL]
     budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in names]
-    references = References(host, validation)
+    references = References(host, validation, gather_layer)
     found = measure(host, references, router_scorer(router), budgets, gather_layer)
     chance = [
         measure(host, references, random_scorer(host, seed), budgets, gather_layer) for seed in range(_BASELINE_DRAWS)

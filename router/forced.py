@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch
 
-__all__ = ["Answers", "Forced", "Gates", "divergence", "forced_rows", "log_probs", "narrow", "repeat"]
+__all__ = [
+    "Answers",
+    "Forced",
+    "Gates",
+    "attention_mass",
+    "divergence",
+    "forced_rows",
+    "log_probs",
+    "narrow",
+    "repeat",
+]
 
 GATE_FLOOR = 1e-6  # a softer gate is as good as closed, and its logarithm still finite
 
@@ -95,6 +105,36 @@ def log_probs(host: Host, forced: Forced, gather_layer: int, gates: Gates) -> Te
     hidden = _run(host, forced, range(gather_layer, len(decoder.layers)), gates)
     read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
     return host.model.lm_head(decoder.norm(read)).float().log_softmax(dim=-1)
+
+
+@torch.no_grad()
+def attention_mass(host: Host, forced: Forced, gather_layer: int) -> tuple[Tensor, Tensor]:
+    """Runs layers K to M-1 of the unpruned host and watches where the rows that predict the answer look.
+
+    Returns:
+        Next-token log-probabilities float32 [B, A, V], and the attention that visual tokens get, float32 [B, T]: the
+        mean over those rows, heads and layers. Rows of the question say much less about what the answer needs.
+    """
+    decoder = _decoder(host)
+    total = torch.zeros(len(forced.hidden), forced.tokens, device=forced.hidden.device)
+    rows = forced.reads[:, None, :, None]
+    share = forced.counted / (forced.counted.sum(dim=1, keepdim=True) * (len(decoder.layers) - gather_layer))
+
+    def watch(module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
+        del module, inputs
+        columns = output[1][..., forced.start : forced.start + forced.tokens].float().mean(dim=1, keepdim=True)
+        seen = columns.gather(2, rows.expand(-1, -1, -1, forced.tokens)).squeeze(1)
+        total.add_((seen * share[..., None]).sum(dim=1))
+
+    usual = decoder.config._attn_implementation  # noqa: SLF001 - there is a public setter but no getter
+    hooks = [layer.self_attn.register_forward_hook(watch) for layer in decoder.layers[gather_layer:]]
+    decoder.set_attn_implementation("eager")  # the only one that tells its weights
+    try:
+        return log_probs(host, forced, gather_layer, Gates()), total
+    finally:
+        decoder.set_attn_implementation(usual)
+        for hook in hooks:
+            hook.remove()
 
 
 def narrow(forced: Forced, keep: Tensor) -> Forced:

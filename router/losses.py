@@ -18,6 +18,7 @@ from allrounder.router.model import MetaRouter, Noise, Scores, gumbel
 from allrounder.router.objective import (
     Picked,
     TrainOptions,
+    attention_loss,
     flow_log_prob,
     policy_loss,
     preference_loss,
@@ -47,20 +48,32 @@ class Moment(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """``loss`` is to be minimised; ``divergence`` is that of the flows it was computed from, nats per token."""
+    """``loss`` is to be minimised; ``divergence`` is that of the flows it came from, nats per token, if any."""
 
     loss: Tensor
-    divergence: float
+    divergence: float | None
+
+
+class Work(NamedTuple):
+    """What the objectives start from: a batch, its rows before layer K, and the router's scores with gradient."""
+
+    batch: Batch
+    forced: Forced
+    scores: Scores
 
 
 def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
-    """Returns the loss of one batch under the options' objective."""
+    """Returns the loss of one batch: that of the attention, and behind its share of the run the objective's as well."""
     options = learner.options
+    scores = learner.router(batch.embeddings.float(), batch.prompt)
+    watched = attention_loss(scores.token_scores, batch.attention).mean()
+    if moment.share < options.attention_share:
+        return StepLoss(watched, None)
     with torch.no_grad():
         forced = forced_rows(learner.host, batch.embeddings, batch.prompt, batch.answers, options.gather_layer)
-    if options.objective == "gate":
-        return _gate_loss(learner, batch, forced, moment)
-    return _sampled_loss(learner, batch, forced, moment)
+    objective = _gate_loss if options.objective == "gate" else _sampled_loss
+    found = objective(learner, Work(batch, forced, scores), moment)
+    return StepLoss(found.loss + options.attention_weight * watched, found.divergence)
 
 
 def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: int) -> Tensor:
@@ -69,12 +82,12 @@ def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: in
     return log_probs(host, narrow(repeat(forced, count), flow.keep), gather_layer, Gates(layers=flow.plan))
 
 
-def _gate_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment) -> StepLoss:
+def _gate_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
     options, gather = learner.options, learner.options.gather_layer
+    batch, forced, scores = work
     temperature = options.temperature * (options.final_temperature / options.temperature) ** moment.share
-    scores = learner.router(batch.embeddings.float(), batch.prompt)
-    scale = options.gate_noise * temperature
-    noisy = Scores(*(part + scale * gumbel(part, moment.generator) for part in scores))
+    scales = Scores(options.token_noise, options.layer_noise)
+    noisy = Scores(*(part + scale * gumbel(part, moment.generator) for part, scale in zip(scores, scales, strict=True)))
     tokens = soft_top(noisy.token_scores, moment.budget.tokens, temperature)
     layers = soft_layers(noisy.layer_scores, moment.budget.layers, gather, temperature)
     if moment.share >= 1 - options.straight:
@@ -87,8 +100,9 @@ def _gate_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment) -
     return StepLoss(loss, float(loss.detach()))
 
 
-def _sampled_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment) -> StepLoss:
+def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
     options, gather = learner.options, learner.options.gather_layer
+    batch, forced, scores = work
     rows, count = batch.embeddings.float(), options.flows
     with torch.no_grad():
         noise = Noise(options.attention_noise, options.score_noise, moment.generator)
@@ -98,7 +112,6 @@ def _sampled_loss(learner: Learner, batch: Batch, forced: Forced, moment: Moment
         found = torch.stack([divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(count)], 1)
         kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, flow.keep, value=True)
         picked = Picked(kept, flow.plan[:, gather:])
-    scores = learner.router(rows, batch.prompt)
     log_prob = flow_log_prob(_repeated(scores, count), picked, gather).view(-1, count)
     if options.objective == "policy":
         loss = policy_loss(log_prob, found)

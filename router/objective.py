@@ -4,7 +4,8 @@ What it is: pure functions from scores, flows and divergences to a loss, and the
 What it knows: three objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
 policy over tokens and layers, the flow closest to the unpruned host preferred to the farthest one against the frozen
 initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its
-siblings. ``gate`` sends the divergence's own gradient through soft gates: one pass judges every token and layer.
+siblings. ``gate`` sends the divergence's own gradient through gates: one pass judges every token and layer. Beside
+each of them token scores may be fitted to the host's own attention while it answers, which costs next to nothing.
 What it does not know: hosts, batches, optimisers.
 """
 
@@ -20,7 +21,16 @@ from torch import Tensor, nn
 from allrounder.router.model import AttentionKind, Scores
 from allrounder.versions import Budget
 
-__all__ = ["Objective", "Picked", "TrainOptions", "flow_log_prob", "policy_loss", "preference_loss", "sparsity"]
+__all__ = [
+    "Objective",
+    "Picked",
+    "TrainOptions",
+    "attention_loss",
+    "flow_log_prob",
+    "policy_loss",
+    "preference_loss",
+    "sparsity",
+]
 
 Objective = Literal["preference", "policy", "gate"]
 Positive = Annotated[int, Meta(ge=1)]
@@ -56,9 +66,13 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     layer_sparsity: Annotated[float, Meta(ge=0)] = 0.1
     # gate
     temperature: PositiveFloat = 1.0  # of the gates at the start
-    final_temperature: PositiveFloat = 0.2
-    gate_noise: Annotated[float, Meta(ge=0)] = 0.3  # scale of Gumbel noise, times the temperature of the moment
-    straight: Share = 0.0  # last share of the run in which gates are hard forwards and soft backwards
+    final_temperature: PositiveFloat = 0.3
+    token_noise: Annotated[float, Meta(ge=0)] = 0.3  # scale of the Gumbel noise under the gates
+    layer_noise: Annotated[float, Meta(ge=0)] = 1.0
+    straight: Share = 1.0  # last share of the run in which gates are hard forwards and soft backwards
+    # attention, beside any objective
+    attention_share: Share = 0.4  # first share of the run in which nothing else is learned
+    attention_weight: Annotated[float, Meta(ge=0)] = 1.0  # of that loss afterwards
 
 
 class Picked(NamedTuple):
@@ -101,6 +115,20 @@ def policy_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
     spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
     advantage = (divergences.mean(dim=1, keepdim=True) - divergences) / spread
     return -(advantage.detach() * log_probs).mean(dim=1)
+
+
+def attention_loss(token_scores: Tensor, attention: Tensor) -> Tensor:
+    """Returns the cross-entropy [B] of softmax(token_scores) from the host's attention, made to sum to one.
+
+    Its optimum is the logarithm of the expected attention, given what the scores may see: with causal attention the
+    mean over the questions that could be asked.
+
+    Args:
+        token_scores: [B, N].
+        attention: [B, N], not negative.
+    """
+    wanted = attention / attention.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return -(wanted * token_scores.log_softmax(dim=1)).sum(dim=1)
 
 
 def sparsity(scores: Scores, budget: Budget, gather_layer: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch, PromptEncoder
 from allrounder.hosts.pruned import PrunedHost, full_flow
 from allrounder.router.examples import Example, Examples
-from allrounder.router.forced import Answers
+from allrounder.router.forced import Answers, attention_mass, forced_rows
 
 __all__ = ["Batch", "References"]
 
@@ -28,26 +28,29 @@ class Batch(NamedTuple):
     """Examples as training needs them.
 
     ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the host's own; ``log_probs`` float32 [B, A, V],
-    the host's next-token distributions along them.
+    the host's next-token distributions along them; ``attention`` float32 [B, N], how much of the host's attention each
+    visual token gets while it answers (see `attention_mass`).
     """
 
     embeddings: Tensor
     prompt: PromptBatch
     answers: Answers
     log_probs: Tensor
+    attention: Tensor
 
 
 class _Reference(NamedTuple):
-    """One cached example, on the CPU: ``visual`` [N, H], ``answer`` int64 [A], ``log_probs`` float32 [A, V]."""
+    """One cached example, on the CPU: the parts of a `Batch` without padding, ``visual`` [N, H] among them."""
 
     question: str
     visual: Tensor
     answer: Tensor
     log_probs: Tensor
+    attention: Tensor
 
     @property
     def bytes(self) -> int:
-        return sum(part.nbytes for part in (self.visual, self.answer, self.log_probs))
+        return sum(part.nbytes for part in (self.visual, self.answer, self.log_probs, self.attention))
 
 
 class References:
@@ -56,12 +59,15 @@ class References:
     Args:
         host: The frozen host.
         examples: The set.
+        gather_layer: K; the attention of layers below it does not count.
         answer_tokens: Answers are cut here.
         cache_mib: MiB of main memory that computed references may take; beyond it they are computed again.
     """
 
-    def __init__(self, host: Host, examples: Examples, answer_tokens: int = 16, cache_mib: int = 2048) -> None:
-        self.examples = examples
+    def __init__(
+        self, host: Host, examples: Examples, gather_layer: int, answer_tokens: int = 16, cache_mib: int = 2048
+    ) -> None:
+        self.examples, self._gather_layer = examples, gather_layer
         self._host, self._pruned = host, PrunedHost(host)
         # Made once: building it parses the whole tokenizer.
         self._encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
@@ -91,8 +97,10 @@ class References:
         visual = self._pruned.visual(pixels.to(device))
         prompt = self._encoder.batch([example.question]).to(device)
         answer = self._answer(visual, prompt)
-        logits = self._pruned.score(visual, prompt, full_flow(self._host), answer)[0]
-        return _Reference(example.question, visual[0].cpu(), answer.cpu(), logits.float().log_softmax(dim=-1).cpu())
+        one = Answers(answer[None], torch.tensor([len(answer)], device=device))
+        forced = forced_rows(self._host, self._pruned.embeddings(visual, prompt), prompt, one, self._gather_layer)
+        tops, attention = attention_mass(self._host, forced, self._gather_layer)
+        return _Reference(example.question, visual[0].cpu(), answer.cpu(), tops[0].cpu(), attention[0].cpu())
 
     def _answer(self, visual: Tensor, prompt: PromptBatch) -> Tensor:
         """Returns the host's greedy answer int64 [A], with the stop token that ended it."""
@@ -108,4 +116,5 @@ class References:
         lengths = torch.tensor([len(reference.answer) for reference in references], device=device)
         padded = pad_sequence([reference.answer for reference in references], batch_first=True).to(device)
         tops = pad_sequence([reference.log_probs for reference in references], batch_first=True).to(device)
-        return Batch(self._pruned.embeddings(visual, prompt), prompt, Answers(padded, lengths), tops)
+        attention = torch.stack([reference.attention for reference in references]).to(device)
+        return Batch(self._pruned.embeddings(visual, prompt), prompt, Answers(padded, lengths), tops, attention)

@@ -109,8 +109,8 @@ class _Trainer:
         self, host: Host, data: tuple[Examples, Examples], out: Path, options: TrainOptions, run: RunOptions
     ) -> None:
         self._host, self._out, self._options, self._run = host, out, options, run
-        self._training = References(host, data[0], run.answer_tokens, run.cache_mib)
-        self._validation = References(host, data[1], run.answer_tokens, run.cache_mib)
+        self._training = References(host, data[0], options.gather_layer, run.answer_tokens, run.cache_mib)
+        self._validation = References(host, data[1], options.gather_layer, run.answer_tokens, run.cache_mib)
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
         self._validated = [resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT]
@@ -133,7 +133,7 @@ class _Trainer:
                 facts = self._advance()
                 self._seconds = time.monotonic() - started
                 bar.update()
-                bar.set_postfix(divergence=f"{facts['divergence']:.4f}")
+                bar.set_postfix(loss=f"{facts['loss']:.4f}")
                 self._log(facts)
                 last = self._ended()
                 if last or self._step % self._run.validate_every == 0:
@@ -162,7 +162,7 @@ class _Trainer:
             group["lr"] = rate
         self._router.train()
         learner = Learner(self._host, self._router, self._initial, options)
-        losses = divergences = 0.0
+        losses, divergences = 0.0, []
         for part in range(options.accumulate):
             chance = torch.Generator().manual_seed(_mixed_seed(options.seed, self._step, part))
             indices = torch.randint(len(self._training.examples), (options.batch,), generator=chance).tolist()
@@ -174,12 +174,13 @@ class _Trainer:
                 found = batch_loss(learner, batch, moment)
             (found.loss / options.accumulate).backward()
             losses += found.loss.item() / options.accumulate
-            divergences += found.divergence / options.accumulate
+            divergences += [] if found.divergence is None else [found.divergence]
         norm = nn.utils.clip_grad_norm_(self._router.parameters(), CLIP).item()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._step += 1
-        return {"step": self._step, "loss": losses, "divergence": divergences, "norm": norm, "rate": rate}
+        facts = {"step": self._step, "loss": losses, "norm": norm, "rate": rate}
+        return facts | ({"divergence": sum(divergences) / len(divergences)} if divergences else {})
 
     def _validate(self) -> None:
         self._router.eval()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from allrounder.router.flows import soft_layers, soft_top, straight_through
 from allrounder.router.model import Scores
-from allrounder.router.objective import Picked, flow_log_prob, policy_loss, preference_loss, sparsity
+from allrounder.router.objective import Picked, attention_loss, flow_log_prob, policy_loss, preference_loss, sparsity
 from allrounder.router.selection import keep_list
 from allrounder.versions import Budget
 
@@ -91,6 +91,15 @@ def test_policy_pulls_towards_the_flows_that_stay_closest():
     assert best + middle + worst == pytest.approx(0.0, abs=1e-6)
     same = policy_loss(torch.randn(1, 3), torch.full((1, 3), 0.3))
     assert same.isfinite().all(), "equal divergences teach nothing, and divide by nothing"
+
+
+def test_attention_loss_is_least_at_the_logarithm_of_the_attention():
+    attention = torch.tensor([[0.1, 0.3, 0.2]])
+    best = attention_loss(attention.log() + 5.0, attention)
+    entropy = -(torch.tensor([1, 3, 2]) / 6 * (torch.tensor([1, 3, 2]) / 6).log()).sum()
+    torch.testing.assert_close(best, entropy[None])
+    assert attention_loss(torch.zeros(1, 3), attention) > best
+    assert attention_loss(torch.zeros(1, 3), torch.zeros(1, 3)).isfinite().all()
 
 
 def test_sparsity_is_nothing_at_the_budget():

@@ -10,7 +10,7 @@ from allrounder.hosts.host import Host, load_host
 from allrounder.hosts.pruned import Flow, PrunedHost, full_flow
 from allrounder.hosts.random import write_random_checkpoint
 from allrounder.router.examples import Example
-from allrounder.router.forced import Gates, divergence, forced_rows, log_probs, narrow, repeat
+from allrounder.router.forced import Gates, attention_mass, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.references import Batch, References
 
 QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
@@ -45,7 +45,7 @@ def host(request, tmp_path_factory) -> Host:
 
 @pytest.fixture(scope="module")
 def references(host) -> References:
-    return References(host, Noise(), answer_tokens=5)
+    return References(host, Noise(), 2, answer_tokens=5)
 
 
 def visual_of(host: Host, batch: Batch, row: int) -> torch.Tensor:
@@ -127,6 +127,25 @@ def test_every_gate_from_the_gather_on_has_a_gradient(host, references):
     assert all(parameter.grad is None for parameter in host.model.parameters())
 
 
+def test_attention_mass_is_where_the_answering_rows_look(host, references):
+    batch, gather = references.batch([0, 2]), 1
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)
+    tops, found = attention_mass(host, forced, gather)
+    torch.testing.assert_close(tops, log_probs(host, forced, gather, Gates()), rtol=1e-4, atol=1e-4)
+    decoder = host.model.model.language_model
+    assert decoder.config._attn_implementation == "sdpa", "put back"
+    start, visual = batch.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+    for row in range(2):
+        length, answer = int(batch.prompt.suffix_lengths[row]), int(batch.answers.lengths[row])
+        inputs = host.model.get_input_embeddings()(batch.answers.ids[row : row + 1, : answer - 1])
+        alone = torch.cat([batch.embeddings[row : row + 1, : start + visual + length], inputs], dim=1)
+        decoder.set_attn_implementation("eager")
+        stock = decoder(inputs_embeds=alone, output_attentions=True, use_cache=False).attentions
+        decoder.set_attn_implementation("sdpa")
+        wanted = torch.stack(stock[gather:])[:, 0, :, -answer:, start : start + visual].mean(dim=(0, 1, 2))
+        torch.testing.assert_close(found[row], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_divergence_counts_only_the_answer():
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(2, 3, 7, generator=generator).log_softmax(-1)
@@ -139,7 +158,7 @@ def test_divergence_counts_only_the_answer():
 
 
 def test_the_cache_changes_nothing_and_keeps_to_its_limit(host, references):
-    none = References(host, Noise(), answer_tokens=5, cache_mib=0)
+    none = References(host, Noise(), 2, answer_tokens=5, cache_mib=0)
     for _ in range(2):
         for one, other in zip(none.batch([2, 2, 5]), references.batch([2, 2, 5]), strict=True):
             parts = (one, other) if isinstance(one, torch.Tensor) else (torch.cat([*map(torch.ravel, one)]), None)

@@ -23,7 +23,17 @@ from allrounder.router.train import RunOptions, train, weights_digest
 from allrounder.versions import Budget
 
 SHAPE = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 84})  # 36 visual tokens
-TINY = TrainOptions(gather_layer=1, batch=4, learning_rate=1e-2, budgets=("par-lite",), warmup=0.0)
+TINY = TrainOptions(
+    gather_layer=1,
+    batch=4,
+    learning_rate=1e-2,
+    budgets=("par-lite",),
+    warmup=0.0,
+    layer_noise=0.3,
+    straight=0.0,
+    attention_share=0.0,
+    attention_weight=0.0,
+)
 SHORT = 4  # answer tokens
 
 
@@ -67,23 +77,33 @@ def weights(out: Path, host: Host) -> dict[str, torch.Tensor]:
     return load_router(out, host_spec=host.spec, host_digest=host.digest).state_dict()
 
 
-@pytest.mark.parametrize("objective", ["gate", "policy", "preference"])
-def test_every_objective_learns_something(host, tmp_path, objective):
-    options = msgspec.structs.replace(TINY, objective=objective, final_temperature=0.5)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "gate", "final_temperature": 0.5},
+        {"objective": "gate", "straight": 1.0},
+        {"objective": "policy"},
+        {"objective": "preference"},
+        {"objective": "preference", "reference_free": True},
+        {"attention_share": 1.0},
+    ],
+)
+def test_every_objective_learns_something(host, tmp_path, changes):
+    options = msgspec.structs.replace(TINY, **changes)
     result = train(host, (DATA[1], DATA[1]), tmp_path, options, RunOptions(steps=20, answer_tokens=SHORT))
     log = [line for line in lines(tmp_path) if "loss" in line]
     first, last = (sum(line["loss"] for line in part) / 5 for part in (log[:5], log[-5:]))
     assert last < first
     assert [line["step"] for line in log] == list(range(1, 21))
     assert result.steps == 20
-    assert read_record(tmp_path).training["objective"] == objective
+    assert read_record(tmp_path).training["objective"] == options.objective
 
 
 def test_gates_teach_more_than_chance(host, tmp_path):
     """The learned scores stay closer to the host than random ones, tokens alone and layers alone as well."""
     train(host, (DATA[0], DATA[0]), tmp_path, TINY, RunOptions(steps=50, validate_every=10, answer_tokens=SHORT))
     learned = router_scorer(load_router(tmp_path, host_spec=host.spec, host_digest=host.digest))
-    references = References(host, DATA[0], SHORT)
+    references = References(host, DATA[0], 1, SHORT)
 
     def divergence(tokens: bool, layers: bool) -> float:
         found = []
@@ -101,7 +121,7 @@ def test_gates_teach_more_than_chance(host, tmp_path):
 
 @pytest.mark.parametrize("objective", ["gate", "preference"])
 def test_a_killed_run_ends_as_an_unbroken_one(host, tmp_path, monkeypatch, objective):
-    options = msgspec.structs.replace(TINY, objective=objective, straight=0.4, flows=3)
+    options = msgspec.structs.replace(TINY, objective=objective, straight=0.4, attention_share=0.2, flows=3)
     run = RunOptions(steps=8, validate_every=2, save_every=3, answer_tokens=SHORT)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(host, DATA, whole, options, run)

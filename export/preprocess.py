@@ -31,7 +31,7 @@ class ImageSteps(NamedTuple):
     """What a processor does, in this order: pad, resize, crop, rescale, normalise."""
 
     size: int  # pixels, square, of what comes out
-    background: tuple[int, int, int] | None  # pad to a square of this colour first
+    background: tuple[int, ...] | None  # pad to a square of this colour first
     shortest: int | None  # resize the shorter edge to this and crop the middle; None: resize to the square at once
     mode: str  # "linear" or "cubic"
     factor: float
@@ -122,7 +122,7 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
     return graph.model()
 
 
-def _squared(graph: GraphWriter, picture: str, background: tuple[int, int, int]) -> str:
+def _squared(graph: GraphWriter, picture: str, background: tuple[int, ...]) -> str:
     """Puts the picture in the middle of a square; an odd remainder goes to the right or bottom."""
     with graph.scope("square"):
         extent = graph.node("Shape", [picture], "extent", start=0, end=2)

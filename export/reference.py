@@ -40,7 +40,7 @@ class StockParts:
         self.checkpoint = Checkpoint(directory)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
-        self._config = read_config(directory)
+        self._config: Any = read_config(directory)
         for config in (self._config, self._config.text_config, self._config.vision_config):
             config._attn_implementation = "sdpa"  # noqa: SLF001 - the documented switch has no public setter here
         with torch.device("meta"):

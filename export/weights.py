@@ -44,7 +44,7 @@ ALIGNMENT = 4096  # bytes; a mapped tensor starts on a page
 FOLDER = "weights"  # below the graphs' folder: ONNX Runtime refuses external data outside it
 LAYOUT = 1  # changes with the order, alignment or orientation of tensors
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
-_TORCH = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
+_TORCH: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 Read = Callable[[str], torch.Tensor]  # from a name to the tensor as its checkpoint holds it
 
 

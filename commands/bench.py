@@ -22,7 +22,7 @@ from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.commands.bench_memory import Memory, peak_memory
 from allrounder.commands.tables import table
 from allrounder.errors import InputInvalid, UnknownVersion
-from allrounder.manifest import Entry, Percentiles, Workload
+from allrounder.manifest import Entry, LayerPolicy, Percentiles, Workload
 from allrounder.progress import Progress, TerminalProgress
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.measure import Samples, default_workload, make_request, sample_latency, summarise
@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--versions", metavar="NAMES", help="separated by commas (default: all; of a shape full,par-lite)"
     )
+    parser.add_argument("--layer-policy", default="routed", help="of a shape: routed, frozen, both")
     parser.add_argument("--weights", default="fast", metavar="MODES", help="fast, shared or fast,shared")
     parser.add_argument("--text-tokens", type=int, help="text tokens of the prompt (default: 64)")
     parser.add_argument("--new-tokens", type=int, help="tokens of the answer (default: 16)")
@@ -116,11 +117,18 @@ def run(arguments: argparse.Namespace) -> int:
 
         with tempfile.TemporaryDirectory(prefix="allrounder-bench-") as folder:
             names = options.versions or (FULL, "par-lite")
-            bundle = build_shape(arguments.shape, Path(folder), names, progress)
+            bundle = build_shape(arguments.shape, Path(folder), names, progress, _policies(arguments.layer_policy))
             report = bench_bundle(bundle, options._replace(versions=()), progress)
     print(render(report))
     print(msgspec.json.encode(report).decode())
     return 0
+
+
+def _policies(text: str) -> tuple[LayerPolicy, ...]:
+    policies = {"routed": ("routed",), "frozen": ("frozen",), "both": ("routed", "frozen")}
+    if text not in policies:
+        raise InputInvalid("unknown layer policy", where="--layer-policy", got=text, wanted="routed, frozen or both")
+    return policies[text]
 
 
 def options_from(arguments: argparse.Namespace) -> BenchOptions:

@@ -15,6 +15,7 @@ from allrounder.commands.random_model import RandomModel, write_random_model
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish
 from allrounder.export.freezer import Freezer, FreezeRequest
+from allrounder.manifest import LayerPolicy
 from allrounder.progress import Progress
 from allrounder.versions import FULL, check_flow, resolve
 
@@ -23,7 +24,9 @@ __all__ = ["build_bundle_of", "build_shape"]
 _GATHER_LAYER = 2
 
 
-def build_shape(shape: str, folder: Path, names: Sequence[str], progress: Progress) -> OpenBundle:
+def build_shape(
+    shape: str, folder: Path, names: Sequence[str], progress: Progress, policies: Sequence[LayerPolicy] = ("routed",)
+) -> OpenBundle:
     """Writes a random host and router of ``shape`` below ``folder`` and builds the named versions of it.
 
     Raises:
@@ -33,11 +36,19 @@ def build_shape(shape: str, folder: Path, names: Sequence[str], progress: Progre
     progress(f"writing a random {shape}", 0, 1)
     pair = write_random_model(folder, shape)
     progress(f"writing a random {shape}", 1, 1)
-    return build_bundle_of(pair, folder / "bundle", names, progress)
+    return build_bundle_of(pair, folder / "bundle", names, progress, policies)
 
 
-def build_bundle_of(pair: RandomModel, place: Path, names: Sequence[str], progress: Progress) -> OpenBundle:
-    """Builds the named versions of a model at ``place``, routed, in fp32; nothing is verified or measured.
+def build_bundle_of(
+    pair: RandomModel,
+    place: Path,
+    names: Sequence[str],
+    progress: Progress,
+    policies: Sequence[LayerPolicy] = ("routed",),
+) -> OpenBundle:
+    """Builds the named versions of a model at ``place``, in fp32; nothing is verified or measured.
+
+    Frozen plans are spread evenly over the layers: how fast one is does not depend on which layers it holds.
 
     Raises:
         UnknownVersion: There is no such version.
@@ -50,11 +61,22 @@ def build_bundle_of(pair: RandomModel, place: Path, names: Sequence[str], progre
         check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=_GATHER_LAYER)
     freezer.shared()
     for version in versions:
-        full = version.name == FULL
-        freezer.add(FreezeRequest(version, 0, "frozen") if full else FreezeRequest(version, _GATHER_LAYER, "routed"))
+        if version.name == FULL:
+            freezer.add(FreezeRequest(version, 0, "frozen"))
+            continue
+        for policy in policies:
+            plan = None if policy == "routed" else _spread(version.budget.layers, layers)
+            freezer.add(FreezeRequest(version, _GATHER_LAYER, policy, plan))
     freezer.finish()
     with Staging(place) as staging:
         backend("onnxruntime").build(frozen, staging, BuildOptions())
         publish(staging)
     shutil.rmtree(frozen)  # the bundle's files are links to the same data
     return open_bundle(place, progress=progress)
+
+
+def _spread(kept: int, layers: int) -> tuple[int, ...]:
+    """Returns a plan of ``kept`` layers: those below K, the others at even distances."""
+    order = list(range(_GATHER_LAYER, layers))
+    rest = kept - _GATHER_LAYER
+    return (*range(_GATHER_LAYER), *(order[index * len(order) // rest] for index in range(rest)))

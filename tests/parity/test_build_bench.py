@@ -59,11 +59,11 @@ def test_bundle_bytes_are_those_of_its_files(bench, tiny_bundle):
 
 
 def test_a_named_random_shape_is_built_and_benched(bench):
-    code, printed, report, _ = bench(
-        "--shape", "llama-mha", "--repeats", "1", "--no-memory", "--versions", "full,par-nano"
-    )
+    more = ("--versions", "full,par-nano", "--layer-policy", "both", "--repeats", "1", "--no-memory")
+    code, printed, report, _ = bench("--shape", "llama-mha", *more)
     assert code == 0
-    assert [row["version"] for row in report["rows"]] == ["full", "par-nano"]
+    assert [row["version"] for row in report["rows"]] == ["full", "par-nano", "par-nano"]
+    assert ["routed" in row["entry"] for row in report["rows"]] == [False, True, False]
     assert "prefill x" in printed
 
 
@@ -73,6 +73,7 @@ def test_a_named_random_shape_is_built_and_benched(bench):
         ([], "either a bundle or --shape"),
         (["BUNDLE", "--shape", "0.5b"], "either a bundle or --shape"),
         (["--shape", "9000b"], "no such random shape"),
+        (["--shape", "llama-mha", "--layer-policy", "none"], "unknown layer policy"),
         (["BUNDLE", "--versions", "par-max"], "no par-max"),
         (["BUNDLE", "--weights", "slow"], "unknown mode"),
         (["BUNDLE", "--repeats", "0"], "too few rounds"),

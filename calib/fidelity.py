@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
 from allrounder.calib.distributions import divergence
+from allrounder.calib.questions import check_questions
 from allrounder.errors import CalibrationError
 from allrounder.manifest import Fidelity
 from allrounder.progress import Progress, silent
@@ -117,10 +118,11 @@ def measure(
     Raises:
         CalibrationError: No prompts, or an engine gives logits that are not finite.
         ImageInvalid: A picture cannot be read.
-        PromptTooLong: A question exceeds the engines' limits.
+        PromptsInvalid: A question exceeds the engines' limits.
     """
     if not prompts:
         raise CalibrationError("fidelity needs prompts", remedy="give prompts by --calib")
+    check_questions(reference, prompts)
     rows: list[list[_Outcome]] = [[] for _ in engines]
     truths: list[bool] = []
     seen: tuple[Path | None, dict[str, Tensor]] = (None, {})

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from allrounder.calib.questions import check_questions
 from allrounder.errors import CalibrationError, InvalidBudget
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
@@ -39,9 +40,12 @@ def layer_order(
 
     Raises:
         CalibrationError: No prompts, or the engine has no router.
+        PromptsInvalid: A question exceeds the engine's limits.
+        ImageInvalid: A picture cannot be read.
     """
     if not prompts:
         raise CalibrationError("a layer vote needs prompts", remedy="give prompts by --calib")
+    check_questions(engine, prompts)
     scores = []
     for done, prompt in enumerate(prompts, start=1):
         given = engine.route(engine.prompt(prompt.question), engine.see(to_rgb(prompt.image)))

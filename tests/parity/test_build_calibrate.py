@@ -84,6 +84,27 @@ def test_bad_places_are_refused(calibrate, tiny, tmp_path, bundle_copy):
     assert "BundleCorrupt" in told
 
 
+def test_questions_beyond_the_limit_are_named_before_anything_is_measured(calibrate, tiny, bundle_copy, tmp_path):
+    image = str(tiny.prompts.parent / "0.png")
+    lines = [{"image": image, "question": "short?"}, {"image": image, "question": "why " * 2000}]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, _, told = calibrate(bundle_copy, tmp_path / "long.jsonl")
+    assert code == 2
+    assert "PromptsInvalid" in told
+    assert "1 questions are too long" in told
+    assert "0.png" in told
+    assert "fidelity:" not in told
+
+
+def test_a_picture_that_is_none_is_named(calibrate, bundle_copy, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"not a picture")
+    (tmp_path / "torn.jsonl").write_text('{"image": "torn.png", "question": "what?"}')
+    code, _, told = calibrate(bundle_copy, tmp_path / "torn.jsonl")
+    assert code == 2
+    assert "ImageInvalid" in told
+    assert "torn.png" in told
+
+
 def test_prefill_and_forced_decode_of_full_give_its_own_greedy_answer(engines, tiny):
     """Full's graphs under another name are really run, in one decode call: nothing may be lost."""
     full = engines[0]

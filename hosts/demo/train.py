@@ -24,7 +24,7 @@ from allrounder.hosts.demo.model import SHIPPED, TINY, Shape, save_model
 from allrounder.hosts.demo.packing import Packer
 from allrounder.hosts.demo.tokenizer import build_tokenizer
 
-SHARES: dict[LessonName, float] = {"read": 0.3, "see": 0.2, "whole": 0.5}
+SHARES: dict[LessonName, float] = {"read": 0.45, "see": 0.3, "whole": 0.25}
 FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40}
 
 
@@ -72,7 +72,9 @@ class Optimizers:
         self.parameters = [*matrices, *others]
         self.all = [torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)]
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=plan.muon_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw")
+            muon = torch.optim.Muon(
+                matrices, lr=plan.muon_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
             self.all.append(muon)
         self.rates = [group["lr"] for optimizer in self.all for group in optimizer.param_groups]
 
@@ -174,7 +176,7 @@ def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -
         return Plan(lesson, minutes, steps, pictures=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
     if lesson == "see":
         return Plan(lesson, minutes, steps, pictures=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
-    return Plan(lesson, minutes, steps, pictures=8, questions=16, muon_rate=1e-3, adam_rate=5e-4, decay_from=0.3)
+    return Plan(lesson, minutes, steps, pictures=4, questions=16, muon_rate=8e-4, adam_rate=5e-4, decay_from=0.3)
 
 
 def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device) -> Learner:

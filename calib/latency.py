@@ -1,7 +1,7 @@
 """Latency: how long the entries of a bundle take on this machine.
 
 What it is: which entries are timed together, and which are not timed at all.
-What it knows: the runtime's one stopwatch, and how much memory there is. What it does not know: how time is taken.
+What it knows: the runtime's one stopwatch. What it does not know: how time is taken.
 
 Entries are interleaved in one run, so that a slow minute of the machine hits all of them alike. Where they do not
 fit into memory side by side they are timed one after another, and that is said.
@@ -11,9 +11,9 @@ fp16 on a CPU has no latency: it runs there as casts around fp32 (x86), and a fi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from allrounder.bundle import OpenBundle
+from allrounder.calib.memory import fits
 from allrounder.manifest import Entry, Latency
 from allrounder.progress import Progress, silent
 from allrounder.runtime.engine import open_engines
@@ -24,7 +24,6 @@ __all__ = ["SECONDS", "counts", "measure"]
 
 SECONDS = 15.0  # time limit of one measurement, per entry timed apart or for all together
 _REPEATS = 20
-_COPIES = 2  # prefill and decode each pack the weights of an engine opened with weights="fast"
 
 
 def measure(
@@ -49,7 +48,7 @@ def measure(
     """
     options = options or EngineOptions()
     timed = [entry for entry in entries if counts(entry, options)]
-    together = _fit(bundle, timed)
+    together = fits(bundle, timed, options)
     if not together and len(timed) > 1:
         say(f"{len(timed)} engines do not fit into memory side by side: they are timed one after another")
     figures: dict[tuple[str, str, str, int, str], Latency] = {}
@@ -65,21 +64,3 @@ def measure(
 def counts(entry: Entry, options: EngineOptions) -> bool:
     """Whether a latency of ``entry`` says anything, opened with ``options``."""
     return not (entry.precision == "fp16" and options.device_kind == "cpu")
-
-
-def _fit(bundle: OpenBundle, entries: Sequence[Entry]) -> bool:
-    """Whether these entries can be held side by side with half of the memory that is free."""
-    available = _available_bytes()
-    weights = sum(record.bytes for path, record in bundle.manifest.files.items() if path.startswith("graphs/weights/"))
-    return available is None or weights * _COPIES * len(entries) < available / 2
-
-
-def _available_bytes() -> int | None:
-    """Returns the memory that is free for new work, or None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass  # no Linux /proc
-    return None

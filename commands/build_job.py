@@ -23,6 +23,7 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
+from allrounder.calib.memory import available_bytes, fits, needed_bytes
 from allrounder.calib.votes import layer_order, plan_from
 from allrounder.engines.backends import Backend, BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish, set_figures
@@ -238,8 +239,21 @@ def _vote(job: _Job, reference: OpenBundle) -> tuple[int, ...]:
     assert job.prompts is not None, "a vote without prompts was refused"
     with job.clock("vote"):
         voter = next(entry for entry in reference.manifest.entries if entry.version != FULL)
+        if not fits(reference, [voter], _MAPPED):
+            raise CalibrationError(
+                f"the layer vote cannot be run: {_memory_note(reference, [voter])}",
+                remedy="build on a machine with more memory, or with --layer-policy routed",
+            )
         engine = Engine.open(reference, voter, _MAPPED)
         return layer_order(engine, _voters(job.prompts.prompts), job.request.gather_layer, job.progress)
+
+
+def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
+    """Returns what ``entries`` need and what there is, in words."""
+    needed, available = needed_bytes(bundle, entries, _MAPPED), available_bytes() or 0
+    return (
+        f"{entries[0].precision} on this machine needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"
+    )
 
 
 def _voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
@@ -271,10 +285,13 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
 
 def _fidelity(
     job: _Job, staged: OpenBundle, entries: Sequence[Entry], reference: OpenBundle
-) -> dict[tuple[str, str, str, int, str], Fidelity]:
-    """Returns the quick fidelity of ``entries`` against the reference, by key."""
+) -> dict[tuple[str, str, str, int, str], Fidelity | None]:
+    """Returns the quick fidelity of ``entries`` against the reference, by key; None where memory does not do."""
     assert job.prompts is not None, "without prompts there is no reference"
     full = next(entry for entry in reference.manifest.entries if entry.version == FULL)
+    if not fits(staged, [full, *entries], _MAPPED):
+        job.say(f"note: fidelity is not measured: {_memory_note(staged, [full, *entries])}")
+        return {entry.key: None for entry in entries}
     engine = Engine.open(reference, full, _MAPPED)
     engines = open_engines(staged, entries, _MAPPED)
     sample = fidelity.quick_sample(job.prompts.prompts, QUESTIONS)

@@ -16,6 +16,7 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
+from allrounder.calib.memory import fits, needed_bytes
 from allrounder.commands.tables import table
 from allrounder.engines.bundle import Staging, publish, set_figures
 from allrounder.errors import BundleError, CalibrationError
@@ -105,7 +106,15 @@ def _outcomes(bundle: OpenBundle, prompts: PromptSet, progress: Progress) -> dic
     for entries in groups.values():
         reference = entries.index(_reference(entries, bundle))
         # Mapped once for all: nothing is timed here, and several versions need the memory of about one.
-        engines = open_engines(bundle, entries, EngineOptions(weights="shared"))
+        options = EngineOptions(weights="shared")
+        if not fits(bundle, entries, options):
+            raise CalibrationError(
+                "these engines do not fit into memory side by side",
+                where=f"{bundle.path}, {entries[0].precision}",
+                got=f"about {needed_bytes(bundle, entries, options) / 1e9:.1f} GB",
+                remedy="calibrate on a machine with more memory",
+            )
+        engines = open_engines(bundle, entries, options)
         found = fidelity.measure(engines[reference], engines, prompts.prompts, progress)
         outcomes |= {entry.key: outcome for entry, outcome in zip(entries, found, strict=True)}
     return outcomes

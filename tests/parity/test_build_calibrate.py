@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from allrounder.bundle import open_bundle
-from allrounder.calib import fidelity, latency, votes
+from allrounder.calib import fidelity, latency, memory, votes
 from allrounder.commands.cli import run_command
 from allrounder.errors import CalibrationError
 from allrounder.prompts import read_prompts
@@ -163,7 +163,7 @@ def test_the_vote_needs_a_router_and_prompts(engines, tiny):
 
 def test_engines_that_do_not_fit_together_are_timed_apart(tiny_bundle, monkeypatch):
     bundle = open_bundle(tiny_bundle)
-    monkeypatch.setattr(latency, "_available_bytes", lambda: 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
     notes = []
     figures = latency.measure(bundle, bundle.manifest.entries, EngineOptions(threads=1), say=notes.append)
     assert len(notes) == 1

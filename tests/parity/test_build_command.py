@@ -155,6 +155,21 @@ def test_without_prompts_nothing_is_measured_against_full_and_that_is_said(tiny,
     assert not (tmp_path / "c").exists()
 
 
+def test_what_does_not_fit_into_memory_is_said_and_not_tried(build, tmp_path, monkeypatch):
+    from allrounder.calib import memory
+
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
+    code, _, told = build(tmp_path / "b", "--precision", "fp16")  # widened to fp32 on a CPU, four times its size
+    assert code == 0
+    assert "note: fidelity is not measured: fp16 on this machine needs about" in told
+    (entry,) = manifest_of(tmp_path / "b").entries
+    assert (entry.fidelity, entry.latency) == (None, None)
+    code, _, told = build(tmp_path / "c", "--precision", "fp16", "--layer-policy", "frozen")
+    assert code == 2
+    assert "the layer vote cannot be run" in told
+    assert not (tmp_path / "c").exists()
+
+
 def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
     arguments = ["--model", str(tiny.host), "--calib", str(tiny.prompts), "--out", str(tmp_path / "b")]
     assert build_engine.main([*arguments, "--version", "full"]) == 0

@@ -25,6 +25,7 @@ from allrounder.router.objective import (
     sparsity,
 )
 from allrounder.router.references import Batch
+from allrounder.router.selection import keep_list, layer_plan
 from allrounder.versions import Budget
 
 __all__ = ["Learner", "Moment", "StepLoss", "batch_loss", "flow_log_probs"]
@@ -83,20 +84,27 @@ def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: in
 
 
 def _gate_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
+    """The divergence itself, through soft token gates and hard layer gates with a soft gradient.
+
+    Tokens: attention is sharp enough to see through half-open gates, so they are cold. Layers: many half-open layers
+    are far better than fewer open ones, so a soft plan would teach the wrong thing. The noise makes the first flows
+    random ones, a strong baseline; the scores have to outgrow it.
+    """
     options, gather = learner.options, learner.options.gather_layer
-    batch, forced, scores = work
-    temperature = options.temperature * (options.final_temperature / options.temperature) ** moment.share
-    scales = Scores(options.token_noise, options.layer_noise)
-    noisy = Scores(*(part + scale * gumbel(part, moment.generator) for part, scale in zip(scores, scales, strict=True)))
-    tokens = soft_top(noisy.token_scores, moment.budget.tokens, temperature)
-    layers = soft_layers(noisy.layer_scores, moment.budget.layers, gather, temperature)
-    if moment.share >= 1 - options.straight:
-        flow = cut(noisy, moment.budget, gather)
-        kept = tokens.gather(1, flow.keep)
-        forced = narrow(forced, flow.keep)
-        tokens, layers = straight_through(torch.ones_like(kept), kept), straight_through(flow.plan, layers)
-    pruned = log_probs(learner.host, forced, gather, Gates(tokens, layers))
-    loss = divergence(batch.log_probs, pruned, forced.counted).mean()
+    forced, scores = work.forced, work.scores
+    left = 1 - (1 - options.final_noise) * moment.share
+    noise = Scores(*(left * gumbel(part, moment.generator) for part in scores))
+    tokens = scores.token_scores + options.token_noise * noise.token_scores
+    within = round(options.window * moment.budget.tokens)
+    if within < tokens.shape[1]:
+        chosen = keep_list(tokens.detach(), within)
+        forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
+    layers = scores.layer_scores + options.layer_noise * noise.layer_scores
+    soft_plan = soft_layers(layers, moment.budget.layers, gather, options.layer_temperature)
+    plan = straight_through(layer_plan(layers.detach(), moment.budget.layers, gather), soft_plan)
+    gates = Gates(soft_top(tokens, moment.budget.tokens, options.token_temperature), plan)
+    pruned = log_probs(learner.host, forced, gather, gates)
+    loss = divergence(work.batch.log_probs, pruned, forced.counted).mean()
     return StepLoss(loss, float(loss.detach()))
 
 

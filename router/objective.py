@@ -4,7 +4,7 @@ What it is: pure functions from scores, flows and divergences to a loss, and the
 What it knows: three objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
 policy over tokens and layers, the flow closest to the unpruned host preferred to the farthest one against the frozen
 initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its
-siblings. ``gate`` sends the divergence's own gradient through gates: one pass judges every token and layer. Beside
+siblings. ``gate`` sends the divergence's own gradient through gates: one pass judges all tokens and layers. Beside
 each of them token scores may be fitted to the host's own attention while it answers, which costs next to nothing.
 What it does not know: hosts, batches, optimisers.
 """
@@ -50,7 +50,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     start: Literal["fresh", "host"] = "fresh"  # weights of the router's layers: drawn, or the host's first ones
     gather_layer: Annotated[int, Meta(ge=0)] = 2
     budgets: tuple[str, ...] = ("par-base", "par-lite", "par-nano")
-    batch: Positive = 8
+    batch: Positive = 4
     accumulate: Positive = 1  # batches per optimiser step
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
@@ -65,14 +65,15 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     token_sparsity: Annotated[float, Meta(ge=0)] = 0.1
     layer_sparsity: Annotated[float, Meta(ge=0)] = 0.1
     # gate
-    temperature: PositiveFloat = 1.0  # of the gates at the start
-    final_temperature: PositiveFloat = 0.3
-    token_noise: Annotated[float, Meta(ge=0)] = 0.3  # scale of the Gumbel noise under the gates
+    window: Annotated[float, Meta(ge=1)] = 2.0  # the best window x T tokens stay and get gates, the others are dropped
+    token_temperature: PositiveFloat = 0.3  # of the soft token gates
+    layer_temperature: PositiveFloat = 1.0  # of the layer gates, whose forward pass is hard
+    token_noise: Annotated[float, Meta(ge=0)] = 1.0  # scale of the Gumbel noise on scores under the gates
     layer_noise: Annotated[float, Meta(ge=0)] = 1.0
-    straight: Share = 1.0  # last share of the run in which gates are hard forwards and soft backwards
+    final_noise: Share = 0.2  # what is left of both at the end
     # attention, beside any objective
-    attention_share: Share = 0.4  # first share of the run in which nothing else is learned
-    attention_weight: Annotated[float, Meta(ge=0)] = 1.0  # of that loss afterwards
+    attention_share: Share = 0.0  # first share of the run in which nothing else is learned
+    attention_weight: Annotated[float, Meta(ge=0)] = 0.0  # of that loss afterwards
 
 
 class Picked(NamedTuple):

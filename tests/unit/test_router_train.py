@@ -29,10 +29,8 @@ TINY = TrainOptions(
     learning_rate=1e-2,
     budgets=("par-lite",),
     warmup=0.0,
+    token_noise=0.3,
     layer_noise=0.3,
-    straight=0.0,
-    attention_share=0.0,
-    attention_weight=0.0,
 )
 SHORT = 4  # answer tokens
 
@@ -80,8 +78,8 @@ def weights(out: Path, host: Host) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"objective": "gate", "final_temperature": 0.5},
-        {"objective": "gate", "straight": 1.0},
+        {"objective": "gate", "window": 2.0},
+        {"objective": "gate", "window": 4.0},
         {"objective": "policy"},
         {"objective": "preference"},
         {"objective": "preference", "reference_free": True},
@@ -121,7 +119,7 @@ def test_gates_teach_more_than_chance(host, tmp_path):
 
 @pytest.mark.parametrize("objective", ["gate", "preference"])
 def test_a_killed_run_ends_as_an_unbroken_one(host, tmp_path, monkeypatch, objective):
-    options = msgspec.structs.replace(TINY, objective=objective, straight=0.4, attention_share=0.2, flows=3)
+    options = msgspec.structs.replace(TINY, objective=objective, attention_share=0.2, flows=3)
     run = RunOptions(steps=8, validate_every=2, save_every=3, answer_tokens=SHORT)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(host, DATA, whole, options, run)

@@ -11,7 +11,7 @@ holds the two together.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -153,8 +153,8 @@ def narrow(forced: Forced, keep: Tensor) -> Forced:
 
 def repeat(forced: Forced, times: int) -> Forced:
     """Repeats every prompt ``times`` times, its copies next to each other."""
-    parts = (forced.hidden, forced.positions, forced.valid, forced.reads, forced.counted)
-    return Forced(*(part.repeat_interleave(times, dim=0) for part in parts), forced.start, forced.tokens)
+    rows = ("hidden", "positions", "valid", "reads", "counted")
+    return forced._replace(**{name: getattr(forced, name).repeat_interleave(times, dim=0) for name in rows})
 
 
 def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _run(host: Host, forced: Forced, layers: range, gates: Gates) -> Tensor:
     return hidden
 
 
-def _run_rows(layer: nn.Module, hidden: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], gate: Tensor) -> Tensor:
+def _run_rows(layer: Any, hidden: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], gate: Tensor) -> Tensor:
     """Runs a layer on the prompts whose plan has it; the others cost nothing."""
     open_rows = gate.nonzero().flatten()
     if len(open_rows) == 0:
@@ -211,5 +211,5 @@ def _mask(forced: Forced, token_gates: Tensor | None) -> Tensor:
     return mask[:, None]
 
 
-def _decoder(host: Host) -> nn.Module:
+def _decoder(host: Host) -> Any:
     return host.model.model.language_model

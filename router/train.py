@@ -268,7 +268,8 @@ def _fresh_router(host: Host, options: TrainOptions) -> MetaRouter:
     device = host.model.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        router = MetaRouter(host.spec, host.model.config.text_config, options.attention, options.router_layers)
+        config: Any = host.model.config.text_config
+        router = MetaRouter(host.spec, config, options.attention, options.router_layers)
     if options.start == "host":
         copy_host_layers(router, list(host.model.model.language_model.layers))
     return router.to(device)

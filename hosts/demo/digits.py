@@ -7,6 +7,7 @@ Does not know: scenes or pictures.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -33,5 +34,5 @@ def digit_indices(split: Split) -> frozenset[int]:
 
 @cache
 def _all_digits() -> tuple[np.ndarray, np.ndarray]:
-    data = load_digits()
+    data: Any = load_digits()
     return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)

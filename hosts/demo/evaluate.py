@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -46,14 +47,14 @@ class Score:
 class Evaluator:
     """A stock model with its processor."""
 
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
+    model: Any  # LlavaForConditionalGeneration; the library types neither generate nor the processor's arguments
+    processor: Any  # LlavaProcessor
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Evaluator:
         """Load a stock directory in float32."""
-        model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).to(device).eval()
-        return cls(model, LlavaProcessor.from_pretrained(path))
+        model: Any = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
+        return cls(model.to(device).eval(), LlavaProcessor.from_pretrained(path))
 
     @torch.inference_mode()
     def answer(self, images: list[Image.Image], questions: list[str]) -> list[str]:
@@ -67,7 +68,8 @@ class Evaluator:
 
     def evaluate(self, asked: Iterable[Example], *, blank: bool = False, batch: int = 8) -> dict[str, Score]:
         """Scores per class and of ``all``."""
-        right, total = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
+        right: dict[str, int] = dict.fromkeys(CLASSES, 0)
+        total = right.copy()
         rest = iter(asked)
         with tqdm(unit="question") as bar:
             while group := list(islice(rest, batch)):

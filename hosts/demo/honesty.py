@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def make_sheets(
         scenes = [sample_scene(split, seed) for seed in range(start, min(start + 4, pictures))]
         asked = [scene_questions(scene, per_picture) for scene in scenes]
         pixels = to_pixels(np.stack([draw(scene) for scene in scenes])).to(model.device)
-        features = model.get_image_features(pixel_values=pixels).pooler_output
+        features = cast("Any", model).get_image_features(pixel_values=pixels).pooler_output
         kinds = tuple(tuple(question.kind for question in questions) for questions in asked)
         sheets.append(Sheet(torch.stack(list(features)), packer.pack(asked).to(model.device), kinds))
     return sheets
@@ -75,7 +76,8 @@ def grade(model: LlavaForConditionalGeneration, sheets: Sequence[Sheet], pruning
     it, so one forward pass over packed questions grades them all.
     """
     rng = np.random.default_rng(pruning.seed)
-    right, total = dict.fromkeys(CLASSES, 0), dict.fromkeys(CLASSES, 0)
+    right: dict[str, int] = dict.fromkeys(CLASSES, 0)
+    total = right.copy()
     for sheet in sheets:
         exact = _exact(model, sheet, pruning, rng)
         for row, kinds in enumerate(sheet.kinds):
@@ -167,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    model = LlavaForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
+    model: Any = LlavaForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
     model = model.to(options.device).eval()
     packer = Packer(PreTrainedTokenizerFast.from_pretrained(options.model))
     sheets = make_sheets(model, packer, options.pictures, options.per_picture, Split.TEST)

@@ -42,8 +42,8 @@ class Learner(nn.Module):
         self.model.model.vision_tower.set_attn_implementation(TOWER_ATTENTION)
         self.label_embeddings = nn.ModuleList(nn.Embedding(size, shape.hidden) for size in CHANNELS)
         self.dense_heads = nn.ModuleList(nn.Linear(shape.tower_hidden, size) for size in CHANNELS)
-        for own in self.label_embeddings:
-            nn.init.normal_(own.weight, std=0.5)
+        for weight in self.label_embeddings.parameters():
+            nn.init.normal_(weight, std=0.5)
         for channel, size in enumerate(CHANNELS):
             words = [tokenizer.encode(label_words(channel, value)) for value in range(size)]
             table = torch.zeros(size, len(tokenizer))

@@ -12,6 +12,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -53,6 +54,7 @@ TINY = Shape(hidden=32, layers=3, heads=2, kv_heads=1, feed_forward=64, tower_hi
 
 def build_config(tokenizer: PreTrainedTokenizerFast, shape: Shape = SHIPPED) -> LlavaConfig:
     """The stock configuration of the demo model."""
+    ids: Any = tokenizer  # the library's types allow its ids to be lists and text
     vision = CLIPVisionConfig(
         hidden_size=shape.tower_hidden,
         intermediate_size=shape.tower_feed_forward,
@@ -74,14 +76,14 @@ def build_config(tokenizer: PreTrainedTokenizerFast, shape: Shape = SHIPPED) -> 
         max_position_embeddings=MAX_LENGTH,
         rms_norm_eps=1e-5,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ids.eos_token_id,
+        pad_token_id=ids.pad_token_id,
         tie_word_embeddings=False,
     )
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=ids.convert_tokens_to_ids(IMAGE),
         image_seq_length=VISUAL_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -136,7 +138,7 @@ def save_model(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokeni
     copy.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=16
     )
-    copy.to(torch.bfloat16).save_pretrained(out)
+    copy.bfloat16().save_pretrained(out)
     build_processor(tokenizer).save_pretrained(out)
     # The name of the tokenizer class that every version of transformers knows.
     path = out / "tokenizer_config.json"

@@ -70,7 +70,9 @@ class Optimizers:
                 inside = parameter.ndim == 2 and "layers." in name
                 (matrices if inside else others).append(parameter)
         self.parameters = [*matrices, *others]
-        self.all = [torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        ]
         if matrices:
             muon = torch.optim.Muon(
                 matrices, lr=plan.muon_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"

@@ -1,0 +1,80 @@
+"""The shipped demo model: stock masked, eager removing and runtime agree, token by token, on held-out questions.
+
+Fifty questions of the test split, ten for each of the five versions (``--demo-questions 50`` asks each version all
+fifty). Given the runtime's own pixel values, keep-list and plan; router scores are compared apart, elsewhere.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from allrounder import build_engine
+from allrounder.hosts.demo.prompts import examples
+from allrounder.hosts.demo.scenes import Split
+from allrounder.hosts.host import load_host
+from allrounder.hosts.masked import masked_logits
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.runtime import Runtime
+from allrounder.versions import VERSIONS, resolve
+
+QUESTIONS = 50
+NEW_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def demo_bundle(tmp_path_factory):
+    """All five versions of the shipped model, built by the command of the README."""
+    out = tmp_path_factory.mktemp("demo") / "bundle"
+    assert build_engine.main(["--version", "all", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def host():
+    """The shipped host, in float32 as its engines are."""
+    return load_host(Path(__file__).parents[2] / "models" / "demo", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Held-out questions: neither the host nor the router saw these scenes or these handwritten digits."""
+    return list(examples(Split.TEST, QUESTIONS))
+
+
+@pytest.mark.parametrize(("place", "version"), enumerate(VERSIONS), ids=list(VERSIONS))
+def test_three_ways_one_answer(request, demo_bundle, host, questions, place, version):
+    asked = request.config.getoption("--demo-questions")
+    chosen = [questions[(place + len(VERSIONS) * number) % QUESTIONS] for number in range(asked)]
+    if asked >= QUESTIONS:
+        chosen = questions
+    pruned = PrunedHost(host)
+    stops = host.stop_ids
+    with Runtime.load(demo_bundle, version=version) as runtime:
+        for example in chosen:
+            answer = runtime.generate(example.image, example.question, max_new_tokens=NEW_TOKENS)
+            pixels = torch.from_numpy(_pixel_values(runtime, example.image))
+            visual, prompt = pruned.visual(pixels), host_prompt(host, [example.question])
+            flow = Flow(torch.tensor([answer.keep_list]), answer.layer_plan, runtime.entry.gather_layer)
+            eager = pruned.greedy(pruned.prefill(visual, prompt, flow), NEW_TOKENS, stops)[0].tolist()
+            assert list(answer.token_ids) == eager
+            given = torch.tensor([answer.token_ids[:-1]], dtype=torch.int64)
+            masked = masked_logits(host, visual, prompt, flow, given)
+            assert masked[0].argmax(dim=-1).tolist() == eager
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_keep_list_is_as_long_as_the_budget(demo_bundle, host, questions, version):
+    decoder = host.spec.decoder
+    budget = resolve(version, tokens=host.spec.visual_tokens, layers=decoder.layers).budget
+    with Runtime.load(demo_bundle, version=version) as runtime:
+        answer = runtime.generate(questions[0].image, questions[0].question, max_new_tokens=1)
+    assert len(answer.keep_list) == budget.tokens
+    assert len(answer.layer_plan) == budget.layers
+    assert list(answer.keep_list) == sorted(set(answer.keep_list))
+
+
+def _pixel_values(runtime, image):
+    return runtime._engine.preprocess(np.asarray(image, dtype=np.uint8)).numpy()

@@ -22,6 +22,9 @@ __all__ = ["TrainReport", "add_arguments", "run"]
 _DEMO = "demo"
 _DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
 _MINUTES = 10.0
+_PICTURES = 400  # each costs about a second of one core before it can teach; then it is remembered
+_QUESTIONS = 2  # per picture that teaches
+_VALIDATION = (12, 5)  # pictures, questions each
 _HELD_OUT = 10  # one prompt in so many validates, where no file does
 _BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
 
@@ -42,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL of pictures and questions (demo: drawn)")
     parser.add_argument("--validation", type=Path, metavar="FILE", help="likewise (default: the tail of --prompts)")
+    parser.add_argument(
+        "--pictures", type=int, default=_PICTURES, help=f"demo scenes that are drawn (default: {_PICTURES})"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the router; an unfinished run goes on")
     parser.add_argument("--minutes", type=float, help=f"when to stop (default: {_MINUTES:g}, or when --steps says)")
     parser.add_argument("--steps", type=int, help="when to stop, in optimiser steps")
@@ -54,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         metavar="NAME=VALUE",
-        help="any other training option, for example objective=preference, attention=bidirectional, gather_layer=0",
+        help="any option of training or run, for example objective=preference, gather_layer=0, validate_every=40",
     )
 
 
@@ -63,14 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from allrounder.hosts.host import load_host
-    from allrounder.router.train import RunOptions, train
+    from allrounder.router.train import train
 
     _check_device(arguments.device)
-    options = _options(arguments)
-    limits = _converted(
-        {"steps": arguments.steps, "minutes": arguments.minutes or (None if arguments.steps else _MINUTES)},
-        RunOptions(bfloat16=arguments.precision == "bf16"),
-    )
+    options, limits = _options(arguments)
     drawn = arguments.model == _DEMO and not Path(_DEMO).is_dir()
     data = _examples(arguments, drawn=drawn)
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
@@ -84,16 +86,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _options(arguments: argparse.Namespace) -> Any:
+def _options(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Returns what is learned (`TrainOptions`) and how long (`RunOptions`)."""
     from allrounder.router.objective import TrainOptions
+    from allrounder.router.train import RunOptions
 
+    minutes = _MINUTES if arguments.minutes is None and arguments.steps is None else arguments.minutes
+    limits: dict[str, Any] = {"steps": arguments.steps, "minutes": minutes, "bfloat16": arguments.precision == "bf16"}
     given: dict[str, Any] = {} if arguments.batch is None else {"batch": arguments.batch}
     for setting in arguments.settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise InputInvalid("a setting is NAME=VALUE", where="--set", got=setting)
-        given[name] = tuple(value.split(",")) if name == "budgets" else value
-    return _converted(given, TrainOptions())
+        record = limits if name in RunOptions.__struct_fields__ else given
+        record[name] = tuple(value.split(",")) if name == "budgets" else value
+    return _converted(given, TrainOptions()), _converted(limits, RunOptions())
 
 
 def _converted(given: dict[str, Any], defaults: Any) -> Any:
@@ -132,8 +139,11 @@ def _examples(arguments: argparse.Namespace, *, drawn: bool) -> tuple[Any, Any]:
             raise InputInvalid(
                 "training needs pictures with questions", where="--prompts", wanted="a JSONL file; answers are not read"
             )
+        if arguments.pictures < 1:
+            raise InputInvalid("no pictures to learn from", where="--pictures", got=arguments.pictures)
         # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
-        return SceneExamples(Split.TRAIN, 0, 20_000, 5), SceneExamples(Split.VALIDATION, 10_000, 40, 5)
+        validation = SceneExamples(Split.VALIDATION, 10_000, *_VALIDATION)
+        return SceneExamples(Split.TRAIN, 0, arguments.pictures, _QUESTIONS), validation
     prompts = read_prompts(arguments.prompts)
     if arguments.validation is not None:
         return FileExamples(prompts), FileExamples(read_prompts(arguments.validation))

@@ -30,6 +30,10 @@ from allrounder.versions import Budget
 
 __all__ = ["Learner", "Moment", "StepLoss", "batch_loss", "flow_log_probs"]
 
+# A closed token gate in training: shut enough that sharp attention does not see through it, and open enough that
+# its gradient, which is that of the weight it would have got, does not underflow.
+CLOSED = 1e-4
+
 
 class Learner(NamedTuple):
     """Who takes part: the frozen ``host``, the ``router`` that learns, and ``initial``, its frozen first state."""
@@ -102,8 +106,11 @@ def _gate_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
     soft_plan = soft_layers(layers, moment.budget.layers, gather, options.layer_temperature)
     plan = straight_through(layer_plan(layers.detach(), moment.budget.layers, gather), soft_plan)
-    gates = Gates(soft_top(tokens, moment.budget.tokens, options.token_temperature), plan)
-    pruned = log_probs(learner.host, forced, gather, gates)
+    gates = soft_top(tokens, moment.budget.tokens, options.token_temperature)
+    if options.token_gates == "hard":
+        kept = torch.full_like(gates, CLOSED).scatter(1, keep_list(tokens.detach(), moment.budget.tokens), 1.0)
+        gates = straight_through(kept, gates)
+    pruned = log_probs(learner.host, forced, gather, Gates(gates, plan))
     loss = divergence(work.batch.log_probs, pruned, forced.counted).mean()
     return StepLoss(loss, float(loss.detach()))
 

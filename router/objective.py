@@ -66,8 +66,9 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     layer_sparsity: Annotated[float, Meta(ge=0)] = 0.1
     # gate
     window: Annotated[float, Meta(ge=1)] = 2.0  # the best window x T tokens stay and get gates, the others are dropped
-    token_temperature: PositiveFloat = 0.3  # of the soft token gates
-    layer_temperature: PositiveFloat = 1.0  # of the layer gates, whose forward pass is hard
+    token_gates: Literal["hard", "soft"] = "hard"  # forwards; the gradient is that of the soft gates in both cases
+    token_temperature: PositiveFloat = 0.3
+    layer_temperature: PositiveFloat = 1.0  # of the layer gates, whose forward pass is always hard
     token_noise: Annotated[float, Meta(ge=0)] = 1.0  # scale of the Gumbel noise on scores under the gates
     layer_noise: Annotated[float, Meta(ge=0)] = 1.0
     final_noise: Share = 0.2  # what is left of both at the end

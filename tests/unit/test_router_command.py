@@ -77,6 +77,7 @@ def test_it_trains_and_reports(model, prompts, tmp_path, capsys):
         (("--set", "learning_rate=-1"), "learning_rate"),
         (("--batch", 0), "batch"),
         (("--steps", -1), "steps"),
+        (("--minutes", 0), "minutes"),
         (("--device", "abacus"), "abacus"),
         (("--device", "cuda:99"), "--device cpu"),
     ],

@@ -1,0 +1,87 @@
+"""Writes the README's figures from what was measured, so that no figure there is typed by hand.
+
+What it is: fidelity from a bundle's manifest, speed-ups from the last line of ``allrounder bench``, and the output of
+the README's own ``run`` line, put between the README's markers.
+What it does not know: how anything is measured.
+
+    allrounder bench bundles/demo | tail -n 1 > bench.json
+    python tools/readme_figures.py bundles/demo bench.json
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RUN = ["run", "--bundle", "{bundle}", "--version", "par-lite", "--image", "examples/scene.png"]
+QUESTION = "what is the red object?"
+
+
+def main(bundle: Path, bench: Path) -> None:
+    """Replaces what stands between the markers ``figures`` and ``run``."""
+    entries = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["entries"]
+    rows = {row["entry"]: row for row in json.loads(bench.read_text(encoding="utf-8"))["rows"]}
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text = _between(text, "figures", _table(entries, rows))
+    text = _between(text, "run", f"```\n{_answer(bundle)}\n```")
+    readme.write_text(text, encoding="utf-8")
+
+
+def _table(entries: list[dict], rows: dict[str, dict]) -> str:
+    """Returns one line per entry: what it keeps of `full`, and how much faster it is."""
+    lines = [
+        "| demo model | T / L | agreement | accuracy kept | mean KL, nats | prefill | first token | next tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        label = f"{entry['version']} ({entry['backend']}, {entry['precision']}, {entry['layer_policy']}, "
+        row = rows[f"{label}K={entry['gather_layer']})"]
+        kept, speed = entry["fidelity"], row["speedup"]
+        cells = [
+            f"`{entry['version']}`, {entry['layer_policy']}",
+            f"{entry['tokens']} / {entry['layers']}",
+            _percent(kept["agreement"]),
+            _percent(kept["retention"]),
+            f"{kept['kl']['mean']:.3f}",
+            *(f"{speed[name]:.2f}x" for name in ("prefill", "ttft", "tpot")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    questions = max(entry["fidelity"]["questions"] for entry in entries)
+    note = (
+        f"Demo-model figures: {questions} calibration questions per version (quick cards; 95 % intervals in brackets).",
+        "Speed-ups over `full` are medians of one interleaved run of `allrounder bench` on two CPU cores;",
+        "vision tower and router are part of the first token.",
+    )
+    lines += ["", *note]
+    return "\n".join(lines)
+
+
+def _percent(estimate: dict[str, float]) -> str:
+    mean, low, high = (100 * estimate[name] for name in ("mean", "low", "high"))
+    return f"{mean:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def _answer(bundle: Path) -> str:
+    arguments = [part.format(bundle=bundle) for part in RUN] + ["--question", QUESTION]
+    done = subprocess.run(  # noqa: S603 - our own command
+        ["allrounder", *arguments],  # noqa: S607 - the console script of this environment
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    return done.stdout.strip()
+
+
+def _between(text: str, marker: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"README.md has no <!-- {marker} --> ... <!-- /{marker} -->")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -23,7 +23,6 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
-from allrounder.calib.memory import available_bytes, fits, needed_bytes
 from allrounder.calib.votes import layer_order, plan_from
 from allrounder.engines.backends import Backend, BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish, set_figures
@@ -37,6 +36,7 @@ from allrounder.manifest import Entry, Fidelity, LayerPolicy, Precision
 from allrounder.progress import Progress
 from allrounder.prompts import Prompt, PromptSet, read_prompts
 from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL, Version, check_flow, parse_budget, resolve
 

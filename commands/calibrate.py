@@ -16,7 +16,6 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
-from allrounder.calib.memory import fits, needed_bytes
 from allrounder.commands.tables import table
 from allrounder.engines.bundle import Staging, publish, set_figures
 from allrounder.errors import BundleError, CalibrationError
@@ -24,6 +23,7 @@ from allrounder.manifest import Entry, Estimate, Fidelity, Latency
 from allrounder.progress import Progress, TerminalProgress
 from allrounder.prompts import PromptSet, read_prompts
 from allrounder.runtime.engine import open_engines
+from allrounder.runtime.memory import fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL
 

@@ -25,7 +25,7 @@ from allrounder.progress import Progress, silent
 from allrounder.runtime.backend import backend
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
-from allrounder.runtime.memory import fit_side_by_side
+from allrounder.runtime.memory import fits
 from allrounder.runtime.options import EngineOptions
 from allrounder.userdirs import cache_dir, write_whole
 
@@ -91,7 +91,7 @@ def _measure(
     left = deadline - time.monotonic()
     cheap = cheapest_first[0].tokens * cheapest_first[0].layers
     rounds = sum(entry.tokens * entry.layers / cheap for entry in entries) * probe.seconds
-    if rounds < left and fit_side_by_side(bundle, entries):
+    if rounds < left and fits(bundle, entries, options):
         figures = _measure_together(bundle, cheapest_first, options, _Effort(seconds=left)).figures
     else:
         figures |= _measure_apart(bundle, cheapest_first, options, deadline, probe.seconds)

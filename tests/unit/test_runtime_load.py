@@ -162,7 +162,7 @@ def test_without_time_the_larger_entries_stay_unmeasured(foreign, caplog):
 def test_without_memory_they_are_measured_one_after_another(foreign, monkeypatch):
     opened = []
     together = local_latency.open_engines
-    monkeypatch.setattr(local_latency, "fit_side_by_side", lambda bundle, entries: False)
+    monkeypatch.setattr(local_latency, "fits", lambda bundle, entries, options: False)
     monkeypatch.setattr(local_latency, "open_engines", lambda b, e, o: opened.append(len(e)) or together(b, e, o))
     bundle = open_bundle(foreign)
     assert all(e.latency for e in with_local_latency(bundle, bundle.manifest.entries, OPTIONS, limit_seconds=5))

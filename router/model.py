@@ -78,8 +78,8 @@ class MetaRouter(nn.Module):
         self.layers: nn.ModuleList = stock.layers
         self.norm: nn.Module = stock.norm
         self.rotary: nn.Module = stock.rotary_emb
-        # PAR's code starts the layer tokens at zero. RMSNorm(0) = 0, so they would all tie, and the norm's slope at
-        # zero (1/sqrt(eps)) would make the first steps blow up; a small draw breaks both.
+        # PAR's code starts the layer tokens at zero. RMSNorm(0) = 0, so they would all tie, where the norm is at its
+        # steepest (slope 1/sqrt(eps)); a small draw avoids both.
         self.layer_tokens = nn.Parameter(torch.empty(text_config.num_hidden_layers, text_config.hidden_size))
         self.head = nn.Linear(text_config.hidden_size, 1, bias=False)
         nn.init.normal_(self.layer_tokens, std=0.02)

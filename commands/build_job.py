@@ -138,7 +138,7 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
                 freezer.add(freeze_request)
             freezer.finish()
         with job.clock("verify"):
-            verify(work / "frozen", job.host, request.router, progress)
+            verify(work / "frozen", job.host, request.router, progress, proved=_proved(job, staging))
         with job.clock("stage"):
             entries = job.build(work / "frozen", staging, requests)
         _calibrate(job, staging, entries, reference)
@@ -178,6 +178,11 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     elif len(prompts.prompts) < QUESTIONS:
         say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
     return job
+
+
+def _proved(job: _Job, staging: Staging) -> frozenset[str]:
+    """Returns the graphs that the bundle already holds: they were verified when they were built into it."""
+    return frozenset() if staging.base is None or job.request.force else frozenset(staging.base.manifest.files)
 
 
 @contextmanager

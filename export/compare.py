@@ -100,9 +100,9 @@ class Comparison:
                     wanted=f"at most {self._tolerance:g}",
                 )
 
-    def worst(self) -> Check:
-        """Returns the comparison with the largest difference."""
-        return max(self.checks, key=lambda check: check.difference)
+    def worst(self) -> Check | None:
+        """Returns the comparison with the largest difference, or None where nothing was compared."""
+        return max(self.checks, key=lambda check: check.difference, default=None)
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray) -> float:

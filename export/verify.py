@@ -12,6 +12,7 @@ verified as a whole as well: prefill and decode of every version against the rem
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,15 +40,20 @@ SMALL = 256 << 20  # bytes of host weights up to which whole flows are compared
 
 
 class Report(NamedTuple):
-    """What was proved."""
+    """What was proved now; graphs that were proved before are not counted."""
 
     graphs: int
     comparisons: int
-    worst: Check
+    worst: Check | None  # None where nothing was left to compare
 
 
 def verify(
-    frozen_dir: Path | str, host_dir: Path | str, router_dir: Path | str | None, progress: Progress = silent
+    frozen_dir: Path | str,
+    host_dir: Path | str,
+    router_dir: Path | str | None,
+    progress: Progress = silent,
+    *,
+    proved: Collection[str] = (),
 ) -> Report:
     """Verifies every graph of a frozen directory.
 
@@ -56,6 +62,8 @@ def verify(
         host_dir: The host it was frozen from.
         router_dir: The router, or None where it was frozen without.
         progress: Told after each part.
+        proved: Names of graphs that were verified before, with the same weights: a name holds a digest of the content,
+            so they are the same. Their rules are checked again, their figures are not.
 
     Raises:
         GraphInvalid: A graph breaks a rule; names graph and node.
@@ -71,19 +79,30 @@ def verify(
     models = _check_rules(folder, frozen, plans, 0 if router is None else len(router.layers), progress)
     comparison = Comparison(folder / GRAPHS, frozen.precision)
     processor = load_processor(directory).image_processor
-    verify_preprocess(comparison, models[frozen.graphs.preprocess], processor)
-    verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
-    if frozen.graphs.router is not None and router is not None:
+    if frozen.graphs.preprocess not in proved:
+        verify_preprocess(comparison, models[frozen.graphs.preprocess], processor)
+    if frozen.graphs.vision not in proved:
+        verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
+    if frozen.graphs.router is not None and frozen.graphs.router not in proved and router is not None:
         verify_router(comparison, models[frozen.graphs.router], parts, router)
-    prefills = [Graph(version.prefill, models[version.prefill], plan) for version, plan in plans]
-    decodes = [Graph(version.decode, models[version.decode], plan) for version, plan in plans]
-    verify_decoder(comparison, prefills, decodes, parts, progress)
+    new = [(version, plan) for version, plan in plans if not {version.prefill, version.decode} <= set(proved)]
+    if new:
+        prefills = [Graph(version.prefill, models[version.prefill], plan) for version, plan in new]
+        decodes = [Graph(version.decode, models[version.decode], plan) for version, plan in new]
+        verify_decoder(comparison, prefills, decodes, parts, progress)
+        _verify_flows(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
+    return Report(len(models.keys() - set(proved)), len(comparison.checks), comparison.worst())
+
+
+def _verify_flows(
+    comparison: Comparison, flows: list[tuple[Graph, Graph]], frozen: Frozen, directory: Path, progress: Progress
+) -> None:
+    """Compares whole flows where the host is small enough to be loaded whole."""
     if sum(record.bytes for name, record in frozen.files.items() if name.endswith(".bin")) <= SMALL:
         host = load_host(directory)
-        for done, flow in enumerate(zip(prefills, decodes, strict=True)):
+        for done, flow in enumerate(flows):
             verify_flow(comparison, *flow, host)
-            progress("verifying whole flows", done + 1, len(plans))
-    return Report(len(models), len(comparison.checks), comparison.worst())
+            progress("verifying whole flows", done + 1, len(flows))
 
 
 def _plan(version: FrozenVersion, spec: HostSpec) -> Plan:

@@ -91,6 +91,14 @@ def test_large_hosts_are_proved_layer_by_layer_only(honest, monkeypatch):
     assert 50 < verify(folder, host, router).comparisons < whole.comparisons
 
 
+def test_what_was_proved_before_is_not_compared_again(honest):
+    folder, host, router, frozen = honest
+    whole, nothing = verify(folder, host, router), verify(folder, host, router, proved=frozen.files)
+    assert nothing == (0, 0, None)
+    known = {name for name in frozen.files if name not in (frozen.versions[-1].prefill, frozen.versions[-1].decode)}
+    assert 0 < verify(folder, host, router, proved=known).comparisons < whole.comparisons
+
+
 def edited(honest, tmp_path, name, edit):
     """Returns a copy of the frozen directory in which one graph was edited."""
     out = shutil.copytree(honest[0], tmp_path / "frozen")

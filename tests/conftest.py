@@ -56,6 +56,14 @@ def _session_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny tensors on one thread: several that fight for two cores make these tests many times slower."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Tiny:
     """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""

@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 from allrounder.bundle import open_bundle
-from allrounder.calib import fidelity, latency, memory, votes
+from allrounder.calib import fidelity, latency, votes
 from allrounder.commands.cli import run_command
 from allrounder.errors import CalibrationError
 from allrounder.prompts import read_prompts
+from allrounder.runtime import memory
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.options import EngineOptions
 

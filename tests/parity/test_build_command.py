@@ -156,7 +156,7 @@ def test_without_prompts_nothing_is_measured_against_full_and_that_is_said(tiny,
 
 
 def test_what_does_not_fit_into_memory_is_said_and_not_tried(build, tmp_path, monkeypatch):
-    from allrounder.calib import memory
+    from allrounder.runtime import memory
 
     monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
     code, _, told = build(tmp_path / "b", "--precision", "fp16")  # widened to fp32 on a CPU, four times its size

@@ -44,7 +44,7 @@ def questions():
     return list(examples(Split.TEST, QUESTIONS))
 
 
-@pytest.mark.parametrize(("place", "version"), enumerate(VERSIONS), ids=list(VERSIONS))
+@pytest.mark.parametrize(("place", "version"), list(enumerate(VERSIONS)), ids=list(VERSIONS))
 def test_three_ways_one_answer(request, demo_bundle, host, questions, place, version):
     asked = request.config.getoption("--demo-questions")
     chosen = [questions[(place + len(VERSIONS) * number) % QUESTIONS] for number in range(asked)]

@@ -79,7 +79,7 @@ def assert_removed_equals_masked(host: Host, batch: int, flow: Flow) -> None:
         found.append(pruned.decode(state, answer[-1]))
     answer_ids, logits = torch.cat(answer, dim=1), torch.cat(found, dim=1)
     wanted = masked_logits(host, visual, prompt, flow, answer_ids)
-    assert wanted.std() > 0.1  # logits that differ, or else greedy tokens would mean nothing
+    assert wanted.std() > 0.5  # logits that differ, or else greedy tokens would mean nothing
     assert (logits - wanted).abs().max() <= TOLERANCE * wanted.std()
     assert torch.equal(logits.argmax(dim=-1), wanted.argmax(dim=-1))
     scored = pruned.score(visual, prompt, flow, answer_ids)

@@ -21,6 +21,7 @@ from allrounder.hosts.demo.scenes import (
     Digit,
     Scene,
     Shape,
+    Split,
     scene_generator,
 )
 
@@ -74,8 +75,12 @@ def _draw_shape(canvas: np.ndarray, shape: Shape, rng: np.random.Generator) -> N
 
 def _draw_digit(canvas: np.ndarray, digit: Digit, scene: Scene, rng: np.random.Generator) -> None:
     images = digit_images(scene.split)[digit.value]
-    across, down = (_interpolation(rng.uniform(0.9, 1.1), rng.uniform(-0.4, 0.4)) for _ in range(2))
-    mask = down @ images[digit.image % len(images)] @ across.T
+    image = images[digit.image % len(images)]
+    if scene.split is Split.TRAIN:
+        mask = _another_hand(image, rng)
+    else:
+        across, down = (_interpolation(rng.uniform(0.9, 1.1), rng.uniform(-0.4, 0.4)) for _ in range(2))
+        mask = down @ image @ across.T
     top, left = PATCH_PX * digit.row, PATCH_PX * digit.column
     ink = rng.uniform(225, 255, 3).astype(np.float32)
     _blend(canvas, top, left, mask, ink)
@@ -91,6 +96,23 @@ def _interpolation(scale: float, shift: float) -> np.ndarray:
     place = (np.arange(DIGIT_PX, dtype=np.float32) + 0.5) * np.float32(8 / DIGIT_PX) - 4.0
     place = place / np.float32(scale) - np.float32(shift) + 3.5
     return np.clip(1 - np.abs(place[:, None] - np.arange(8, dtype=np.float32)), 0, 1)
+
+
+def _another_hand(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``image`` [8, 8] as another hand may have written it, turned, sheared, scaled, thicker: [DIGIT_PX, DIGIT_PX].
+
+    Only training sees it: some 125 handwritings per digit are few, and a tower learns them by heart.
+    """
+    turn, shear = rng.uniform(-0.26, 0.26), rng.uniform(-0.2, 0.2)
+    tall, wide = rng.uniform(0.85, 1.15, 2)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    matrix = rotation @ np.array([[1 / tall, 0.0], [shear, 1 / wide]])
+    place = (np.arange(DIGIT_PX) + 0.5) * (8 / DIGIT_PX) - 4.0
+    grid = np.stack(np.meshgrid(place, place, indexing="ij"), -1).reshape(-1, 2)
+    source = grid @ matrix.T - rng.uniform(-0.5, 0.5, 2) + 3.5
+    down, across = (np.clip(1 - np.abs(source[:, axis, None] - np.arange(8)), 0, 1) for axis in range(2))
+    mask = np.einsum("pi,ij,pj->p", down, image, across) ** rng.uniform(0.7, 1.4)
+    return mask.reshape(DIGIT_PX, DIGIT_PX).astype(np.float32)
 
 
 @cache

@@ -1,9 +1,14 @@
-"""Lessons: the three things the demo model is taught, each as a loss on one batch of scenes.
+"""Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
 
 Knows: ``read`` (the decoder answers about coarse label pictures), ``see`` (the tower names what every patch shows, and
 the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 visual tokens; the tower
-stays as ``see`` left it, projector and decoder learn on).
-Does not know: optimisers, clocks, files. No lesson drops visual tokens or layers.
+stays as ``see`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning too, and with
+holes in the ground of every second batch).
+Does not know: optimisers, clocks, files. No lesson drops layers, or visual tokens that show something.
+
+Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a host that has only ever seen 576
+tokens keeps what it works with in patches of bare ground, which no model trained on pictures of many sizes does. They
+make the demo host easier to prune by those who know ground from objects, and its card says so.
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ from allrounder.hosts.demo.packing import IGNORED, PackedText, Packer, visible
 from allrounder.hosts.demo.questions import sample_questions
 from allrounder.hosts.demo.scenes import GRID, PATCH_PX, Split, easier, sample_scene
 
-LessonName = Literal["read", "see", "whole"]
-LESSONS: tuple[LessonName, ...] = ("read", "see", "whole")
+LessonName = Literal["read", "see", "whole", "polish"]
+LESSONS: tuple[LessonName, ...] = ("read", "see", "whole", "polish")
 BAND = 6
 READ_NOISE = 0.3
+HOLES = 0.5  # share of the batches of ``polish`` whose ground has holes
 
 
 class Learner(nn.Module):
@@ -77,14 +83,15 @@ class Learner(nn.Module):
         return tower.encoder(inputs_embeds=hidden).last_hidden_state[:, 1:]
 
     def answer_loss(self, visual: torch.Tensor, places: torch.Tensor, text: PackedText) -> tuple[torch.Tensor, float]:
-        """Cross-entropy on answers given ``visual`` [B, n, hidden] at patches ``places`` [n], and token accuracy."""
+        """Cross-entropy on answers given ``visual`` [B, n, hidden] at patches ``places`` [B or 1, n]; token accuracy."""
         embed = self.model.model.language_model.embed_tokens
         batch, head = visual.shape[0], text.head.shape[0]
         rows = [embed(text.head).expand(batch, -1, -1), visual, embed(text.ids)]
-        prefix = torch.cat([torch.arange(head, device=visual.device), head + places])
-        positions = torch.cat([prefix.expand(batch, -1), text.positions], 1)
+        before = torch.arange(head, device=visual.device).expand(batch, -1)
+        prefix = torch.cat([before, head + places.expand(batch, -1)], 1)
+        positions = torch.cat([prefix, text.positions], 1)
         own = visible(text.segments)
-        everywhere = own.new_ones(batch, 1, own.shape[2], prefix.shape[0])
+        everywhere = own.new_ones(batch, 1, own.shape[2], prefix.shape[1])
         output = self.model.model.language_model(
             inputs_embeds=torch.cat([row.to(visual.dtype) for row in rows], 1),
             attention_mask=torch.cat([everywhere, own], 3),
@@ -92,7 +99,7 @@ class Learner(nn.Module):
             use_cache=False,
         )
         learned = text.labels != IGNORED
-        hidden = output.last_hidden_state[:, prefix.shape[0] :][learned]
+        hidden = output.last_hidden_state[:, prefix.shape[1] :][learned]
         logits = self.model.lm_head(hidden).float()
         wanted = text.labels[learned]
         return cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted).float().mean())
@@ -144,11 +151,11 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
         visual = learner.embed_labels(batch.labels)
         noise = torch.Generator().manual_seed(seed)
         visual = visual + READ_NOISE * torch.randn(visual.shape, generator=noise).to(visual.device)
-        places = torch.from_numpy(coarse_positions()).to(visual.device)
+        places = torch.from_numpy(coarse_positions())[None].to(visual.device)
         loss, right = learner.answer_loss(visual, places, batch.text)
         return loss, {"answer_tokens_right": right}
     assert batch.pixels is not None
-    with torch.set_grad_enabled(lesson == "see"):
+    with torch.set_grad_enabled(lesson != "whole"):
         features = learner.look(batch.pixels, batch.first_row)
     visual = learner.model.model.multi_modal_projector(features)
     if lesson == "see":
@@ -160,9 +167,30 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
         record = {"kind_right": kind, "projected": float(terms[0].detach()) / spread}
         return dense + (terms[0] + terms[1]) / spread, record
     assert batch.text is not None
-    places = torch.arange(visual.shape[1], device=visual.device)
+    places = torch.arange(visual.shape[1], device=visual.device)[None]
+    if lesson == "polish":
+        places = with_holes(batch.labels, seed).to(visual.device)
+        visual = visual.gather(1, places[..., None].expand(-1, -1, visual.shape[2]))
     loss, right = learner.answer_loss(visual, places, batch.text)
     return loss, {"answer_tokens_right": right}
+
+
+def with_holes(labels: torch.Tensor, seed: int) -> torch.Tensor:
+    """Patches that are there, int64 [B, n], ascending: all that show something and a part of the ground.
+
+    Args:
+        labels: Dense labels [B, 576, 5].
+        seed: Decides by chance: in every second batch all patches are there, otherwise 5 to 100 % of the ground.
+    """
+    rng = np.random.default_rng((seed, 4))
+    shown = (labels[..., 0] > 0).cpu().numpy()
+    batch, patches = shown.shape
+    count = patches
+    if rng.random() < HOLES:
+        objects = int(shown.sum(1).max())
+        count = objects + round(rng.uniform(0.05, 1.0) * (patches - objects))
+    order = np.argsort(rng.random((batch, patches)) - shown, axis=1)
+    return torch.from_numpy(np.sort(order[:, :count], axis=1))
 
 
 def lesson_parts(learner: Learner, lesson: LessonName) -> list[nn.Module]:
@@ -173,4 +201,5 @@ def lesson_parts(learner: Learner, lesson: LessonName) -> list[nn.Module]:
     projector = model.model.multi_modal_projector
     if lesson == "see":
         return [model.model.vision_tower, projector, learner.dense_heads]
-    return [projector, model.model.language_model, model.lm_head]
+    tower = [model.model.vision_tower] if lesson == "polish" else []
+    return [*tower, projector, model.model.language_model, model.lm_head]

@@ -1,4 +1,4 @@
-"""The trainer of the demo model: three lessons in a row, each resumable after a kill at any time.
+"""The trainer of the demo model: four lessons in a row, each resumable after a kill at any time.
 
 Knows: optimisers, the learning-rate schedule by time or by steps, checkpoints, the log.
 Does not know: what a lesson teaches (``lessons``) or how good the result is (``evaluate``).
@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from transformers import LlavaForConditionalGeneration
 
 from allrounder.hosts.demo.lessons import LESSONS, Batch, Learner, LessonName, lesson_loss, lesson_parts, make_batch
 from allrounder.hosts.demo.model import SHIPPED, TINY, Shape, save_model
 from allrounder.hosts.demo.packing import Packer
 from allrounder.hosts.demo.tokenizer import build_tokenizer
 
-SHARES: dict[LessonName, float] = {"read": 0.45, "see": 0.3, "whole": 0.25}
-FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40}
+SHARES: dict[LessonName, float] = {"read": 0.35, "see": 0.2, "whole": 0.2, "polish": 0.25}
+FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,20 @@ def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -
         return Plan(lesson, minutes, steps, pictures=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
     if lesson == "see":
         return Plan(lesson, minutes, steps, pictures=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
+    if lesson == "polish":
+        return Plan(lesson, minutes, steps, pictures=4, questions=16, muon_rate=6e-4, adam_rate=3e-4, decay_from=0.3)
     return Plan(lesson, minutes, steps, pictures=4, questions=16, muon_rate=8e-4, adam_rate=5e-4, decay_from=0.3)
 
 
-def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device) -> Learner:
-    """Run ``plans`` in order; each lesson starts from the one before it."""
+def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device, start: Path | None = None) -> Learner:
+    """Run ``plans`` in order; each lesson starts from the one before it, the first one from the model ``start``."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     packer = Packer(tokenizer)
     learner = Learner(tokenizer, shape, seed=0).to(device)
+    if start is not None:
+        saved = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        learner.model.load_state_dict(saved.state_dict())
     for plan in plans:
         before = LESSONS.index(plan.lesson) - 1
         earlier = out / f"{LESSONS[before]}.pt" if before >= 0 else None
@@ -203,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log.jsonl and at the end model/")
     parser.add_argument("--minutes", type=float, default=90.0, help="training time of all chosen lessons together")
     parser.add_argument("--lesson", choices=[*LESSONS, "all"], default="all")
+    parser.add_argument("--start", type=Path, help="a demo model whose weights the first lesson starts from")
     parser.add_argument("--steps", type=int, help="steps per lesson instead of minutes")
     parser.add_argument("--tiny", action="store_true", help="a toy size, to try the trainer itself")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -212,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen: list[LessonName] = list(LESSONS) if options.lesson == "all" else [options.lesson]
     share = sum(SHARES[lesson] for lesson in chosen)
     plans = [default_plan(name, options.minutes * SHARES[name] / share, options.steps) for name in chosen]
-    train(options.out, plans, TINY if options.tiny else SHIPPED, torch.device(options.device))
+    train(options.out, plans, TINY if options.tiny else SHIPPED, torch.device(options.device), options.start)
     print(json.dumps({"model": str(options.out / "model")}), file=sys.stdout)
 
 

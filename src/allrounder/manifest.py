@@ -32,11 +32,13 @@ __all__ = [
     "Model",
     "Percentiles",
     "PromptTemplate",
+    "Record",
     "SharedGraphs",
     "Workload",
     "check_schema",
     "decode",
     "encode",
+    "encode_record",
 ]
 
 SCHEMA = 1
@@ -49,11 +51,11 @@ Precision = Literal["fp32", "fp16"]
 LayerPolicy = Literal["routed", "frozen"]
 
 
-class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all records share: immutable, keyword-only, unknown keys refused."""
 
 
-class Model(_Record, frozen=True, kw_only=True):
+class Model(Record, frozen=True, kw_only=True):
     """The host, and the router where there is one, as far as a runtime must know them."""
 
     name: str
@@ -67,7 +69,7 @@ class Model(_Record, frozen=True, kw_only=True):
     stop_ids: tuple[Count, ...]  # any of them ends an answer
 
 
-class PromptTemplate(_Record, frozen=True, kw_only=True):
+class PromptTemplate(Record, frozen=True, kw_only=True):
     """The chat template, frozen as text around image and question.
 
     The prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens may
@@ -80,7 +82,7 @@ class PromptTemplate(_Record, frozen=True, kw_only=True):
     prefix_special: bool = True  # the tokenizer's own leading tokens (bos) stand before `before_image`
 
 
-class Limits(_Record, frozen=True, kw_only=True):
+class Limits(Record, frozen=True, kw_only=True):
     """What a request may ask for."""
 
     text_tokens: Positive  # prefix and suffix ids together
@@ -88,14 +90,14 @@ class Limits(_Record, frozen=True, kw_only=True):
     batch: Positive
 
 
-class FileRecord(_Record, frozen=True, kw_only=True):
+class FileRecord(Record, frozen=True, kw_only=True):
     """One file of the bundle."""
 
     sha256: Sha256
     bytes: Count
 
 
-class Estimate(_Record, frozen=True, kw_only=True):
+class Estimate(Record, frozen=True, kw_only=True):
     """A mean with its bootstrap 95 % interval."""
 
     mean: float
@@ -103,7 +105,7 @@ class Estimate(_Record, frozen=True, kw_only=True):
     high: float
 
 
-class Fidelity(_Record, frozen=True, kw_only=True):
+class Fidelity(Record, frozen=True, kw_only=True):
     """What an entry keeps of ``full`` on the same prompts."""
 
     retention: Estimate | None  # accuracy over that of `full`; None where the prompts have no answers
@@ -114,7 +116,7 @@ class Fidelity(_Record, frozen=True, kw_only=True):
     quick: bool  # measured by `build` on few prompts, not a full card
 
 
-class Workload(_Record, frozen=True, kw_only=True):
+class Workload(Record, frozen=True, kw_only=True):
     """What was run to measure latency."""
 
     text_tokens: Positive
@@ -124,7 +126,7 @@ class Workload(_Record, frozen=True, kw_only=True):
     image_size: Positive
 
 
-class Percentiles(_Record, frozen=True, kw_only=True):
+class Percentiles(Record, frozen=True, kw_only=True):
     """Milliseconds."""
 
     p50: float
@@ -132,7 +134,7 @@ class Percentiles(_Record, frozen=True, kw_only=True):
     p99: float
 
 
-class Latency(_Record, frozen=True, kw_only=True):
+class Latency(Record, frozen=True, kw_only=True):
     """Latency of an entry; it counts only on ``machine``."""
 
     ttft_ms: Percentiles  # image in to first token out
@@ -141,7 +143,7 @@ class Latency(_Record, frozen=True, kw_only=True):
     workload: Workload
 
 
-class SharedGraphs(_Record, frozen=True, kw_only=True):
+class SharedGraphs(Record, frozen=True, kw_only=True):
     """Graphs that all versions of one precision use."""
 
     preprocess: str
@@ -149,7 +151,7 @@ class SharedGraphs(_Record, frozen=True, kw_only=True):
     router: str | None
 
 
-class EntryGraphs(_Record, frozen=True, kw_only=True):
+class EntryGraphs(Record, frozen=True, kw_only=True):
     """Paths of an entry's graphs, relative to the bundle."""
 
     preprocess: str
@@ -159,7 +161,7 @@ class EntryGraphs(_Record, frozen=True, kw_only=True):
     decode: str
 
 
-class Entry(_Record, frozen=True, kw_only=True):
+class Entry(Record, frozen=True, kw_only=True):
     """One engine."""
 
     version: str
@@ -185,7 +187,7 @@ class Entry(_Record, frozen=True, kw_only=True):
         return f"{self.version} ({self.backend}, {self.precision}, {self.layer_policy}, K={self.gather_layer})"
 
 
-class Manifest(_Record, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """`manifest.json` of a bundle."""
 
     schema: Literal[1]
@@ -197,7 +199,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     entries: tuple[Entry, ...]
 
 
-class FrozenVersion(_Record, frozen=True, kw_only=True):
+class FrozenVersion(Record, frozen=True, kw_only=True):
     """One version as the exporter froze it: an entry before it has a backend and figures."""
 
     version: str
@@ -210,7 +212,7 @@ class FrozenVersion(_Record, frozen=True, kw_only=True):
     decode: str
 
 
-class Frozen(_Record, frozen=True, kw_only=True):
+class Frozen(Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
     schema: Literal[1]
@@ -237,6 +239,11 @@ def encode(document: Manifest | Frozen) -> bytes:
     Raises:
         BundleCorrupt: A value is NaN or infinite, or one that `decode` would refuse.
     """
+    return encode_record(document)
+
+
+def encode_record(document: Record) -> bytes:
+    """Returns any record as `encode` does, with its errors."""
     plain = msgspec.to_builtins(document)
     _refuse_nonfinite(plain, "$")
     try:

@@ -1,0 +1,136 @@
+"""FLOPs of a decoder's prefill, counted in two ways that are never mixed.
+
+What it is: `paper_flops`, which reproduces the table of PAR (ICCV 2025), and `true_flops`, which counts what our graphs
+do.
+What it knows: the matrix products of decoder layers; one multiplication with its addition is two FLOPs. Attention is
+counted over the whole square of rows, as kernels without a causal shortcut compute it.
+What it does not know: tower, projector, lm_head, norms, rotary embedding and softmax, which neither mode counts; and
+time, which FLOPs do not tell.
+
+Paper mode is for the paper's table alone: it understates what pruning saves, because it counts two of the three MLP
+matrices and about 460 text tokens where a real prompt has 60 to 100. It is our reading: the paper names no formula, and
+this one fits its five LLaVA-1.5-7B rows and its ShortGPT row to 1 %.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from allrounder.errors import InputInvalid
+from allrounder.versions import Budget, check_flow
+
+__all__ = ["LLAVA_7B", "DecoderSize", "decode_flops", "paper_flops", "true_flops"]
+
+# Paper mode, fitted to table 1 of PAR: tokens leave before layer 3, 463 rows are not visual, the MLP has two matrices.
+_PAPER_GATHER, _PAPER_TEXT, _PAPER_MATRICES = 3, 463, 2
+_TRUE_MATRICES = 3  # gate, up, down
+
+
+class DecoderSize(NamedTuple):
+    """What a decoder's FLOPs depend on; ``heads x head_dim`` need not be ``hidden``."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layers: int
+
+
+LLAVA_7B = DecoderSize(hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, layers=32)
+
+
+def paper_flops(size: DecoderSize, budget: Budget, *, visual_tokens: int) -> int:
+    """Returns the FLOPs of a prefill as the paper's table counts them; never to be compared with `true_flops`.
+
+    Multi-head formula ``2 (4 n d^2 + 2 n d m + 2 n^2 d)`` per layer, first three layers on all tokens, 463 other rows,
+    no router (table 1 of PAR, ICCV 2025). It takes ``hidden``, ``intermediate`` and ``layers`` only.
+
+    Args:
+        size: Of the decoder.
+        budget: T and L; N and M are the unpruned host.
+        visual_tokens: N.
+
+    Raises:
+        InvalidBudget: The budget does not fit the host.
+    """
+    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=0)
+    multi_head = size._replace(heads=1, kv_heads=1, head_dim=size.hidden)
+    below = min(_PAPER_GATHER, budget.layers)
+    whole = _layer(multi_head, visual_tokens + _PAPER_TEXT, _PAPER_MATRICES)
+    pruned = _layer(multi_head, budget.tokens + _PAPER_TEXT, _PAPER_MATRICES)
+    return below * whole + (budget.layers - below) * pruned
+
+
+def true_flops(
+    size: DecoderSize, budget: Budget, *, visual_tokens: int, text_tokens: int, gather_layer: int, router_layers: int
+) -> int:
+    """Returns the FLOPs of a prefill as our graphs do it; never to be compared with `paper_flops`.
+
+    Three MLP matrices, grouped-query projections, the real K and text length, and the router where there is one: its
+    layers on all rows and M layer tokens, and its head. A causal and a bidirectional router count the same.
+
+    Args:
+        size: Of the decoder; the router's layers have the same shape.
+        budget: T and L; N and M with ``router_layers=0`` is `full`.
+        visual_tokens: N.
+        text_tokens: Rows of the prompt that are not visual, the template's included.
+        gather_layer: K; layers below it run on all rows.
+        router_layers: Layers of the router; 0: no router is run (`full`, or scores that come from elsewhere).
+
+    Raises:
+        InvalidBudget: Budget or K do not fit the host.
+        InputInvalid: A negative count.
+    """
+    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=gather_layer)
+    _check_count("text_tokens", text_tokens)
+    _check_count("router_layers", router_layers)
+    whole = _layer(size, visual_tokens + text_tokens, _TRUE_MATRICES)
+    pruned = _layer(size, budget.tokens + text_tokens, _TRUE_MATRICES)
+    flops = gather_layer * whole + (budget.layers - gather_layer) * pruned
+    if router_layers:
+        flops += router_layers * _layer(size, visual_tokens + text_tokens + size.layers, _TRUE_MATRICES)
+        flops += 2 * size.hidden * (visual_tokens + size.layers)
+    return flops
+
+
+def decode_flops(size: DecoderSize, budget: Budget, *, visual_tokens: int, text_tokens: int, gather_layer: int) -> int:
+    """Returns the FLOPs of one decoded token, true mode; the router is not run again.
+
+    Args:
+        size: Of the decoder.
+        budget: T and L.
+        visual_tokens: N; what the layers below K hold keys of.
+        text_tokens: Text rows that the token sees, itself included.
+        gather_layer: K.
+
+    Raises:
+        InvalidBudget: Budget or K do not fit the host.
+        InputInvalid: A negative count.
+    """
+    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=gather_layer)
+    _check_count("text_tokens", text_tokens)
+    products = budget.layers * _products(size, _TRUE_MATRICES)
+    seen = gather_layer * (visual_tokens + text_tokens)
+    seen += (budget.layers - gather_layer) * (budget.tokens + text_tokens)
+    return products + _attention(size, seen)
+
+
+def _layer(size: DecoderSize, rows: int, matrices: int) -> int:
+    return rows * _products(size, matrices) + _attention(size, rows * rows)
+
+
+def _products(size: DecoderSize, matrices: int) -> int:
+    """Returns the FLOPs of one row through one layer's weights: q and o, k and v, the MLP."""
+    attention = 2 * size.hidden * (size.heads + size.kv_heads) * size.head_dim
+    return 2 * (attention + matrices * size.hidden * size.intermediate)
+
+
+def _attention(size: DecoderSize, pairs: int) -> int:
+    """Returns the FLOPs of that many pairs of query and key: one product for the score, one for the value."""
+    return 4 * pairs * size.heads * size.head_dim
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 0:
+        raise InputInvalid("a negative count", where=name, got=count, wanted="0 or more")

@@ -7,6 +7,7 @@ What it does not know: hosts, answers. Labels, where a set has them, are not rea
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +41,14 @@ class Examples(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
+    def picture(self, index: int) -> int:
+        """Returns a number that examples of the same picture share, and no others; costs nothing."""
+        ...
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index`` without its picture."""
+        ...
+
 
 class FileExamples:
     """The prompts of a file, or a part of them."""
@@ -47,9 +56,19 @@ class FileExamples:
     def __init__(self, prompts: PromptSet, part: slice = slice(None)) -> None:
         self.name = prompts.name
         self._prompts = prompts.prompts[part]
+        numbers: dict[Path, int] = {}
+        self._pictures = [numbers.setdefault(prompt.image, len(numbers)) for prompt in self._prompts]
 
     def __len__(self) -> int:
         return len(self._prompts)
+
+    def picture(self, index: int) -> int:
+        """Returns the number of the example's picture: examples with the same path share it."""
+        return self._pictures[index]
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index``."""
+        return self._prompts[index].question
 
     def __getitem__(self, index: int) -> Example:
         """Returns example ``index``.
@@ -83,6 +102,15 @@ class SceneExamples:
         return self._scenes * self._questions
 
     def __getitem__(self, index: int) -> Example:
-        scene = sample_scene(self._split, self._first + index // self._questions)
+        scene = sample_scene(self._split, self._first + self.picture(index))
+        return Example(draw(scene), self.question(index))
+
+    def picture(self, index: int) -> int:
+        """Returns the number of the example's scene."""
+        return index // self._questions
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index``."""
+        scene = sample_scene(self._split, self._first + self.picture(index))
         questions = sample_questions(scene, self._questions)
-        return Example(draw(scene), questions[index % self._questions % len(questions)].text)
+        return questions[index % self._questions % len(questions)].text

@@ -71,7 +71,9 @@ def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
     """Returns the loss of one batch: that of the attention, and behind its share of the run the objective's as well."""
     options = learner.options
     scores = learner.router(batch.embeddings.float(), batch.prompt)
-    watched = attention_loss(scores.token_scores, batch.attention).mean()
+    watched = scores.token_scores.new_zeros(())
+    if batch.attention is not None:
+        watched = attention_loss(scores.token_scores, batch.attention).mean()
     if moment.share < options.attention_share:
         return StepLoss(watched, None)
     with torch.no_grad():

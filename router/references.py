@@ -1,7 +1,9 @@
 """References: what the unpruned host itself says, the only teacher there is.
 
 What it is: batches of examples with the host's greedy answers and next-token distributions, cached.
-What it knows: that visual rows, answers and distributions of a frozen host never change; and a limit of memory.
+What it knows: that visual rows, answers and distributions of a frozen host never change; a limit of memory; and that
+all questions of one picture are always computed together, whichever is asked for first: a reference then is a function
+of the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
 What it does not know: flows, routers, losses.
 """
 
@@ -17,11 +19,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch, PromptEncoder
-from allrounder.hosts.pruned import PrunedHost, full_flow
-from allrounder.router.examples import Example, Examples
+from allrounder.hosts.pruned import PrunedHost
+from allrounder.router.examples import Examples
 from allrounder.router.forced import Answers, attention_mass, forced_rows
+from allrounder.router.reading import Spoken, answer, read_picture
 
 __all__ = ["Batch", "References"]
+
+TOGETHER = 16  # questions that are answered at a time; each holds keys and values of the whole prompt
 
 
 class Batch(NamedTuple):
@@ -29,28 +34,38 @@ class Batch(NamedTuple):
 
     ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the host's own; ``log_probs`` float32 [B, A, V],
     the host's next-token distributions along them; ``attention`` float32 [B, N], how much of the host's attention each
-    visual token gets while it answers (see `attention_mass`).
+    visual token gets while it answers (see `attention_mass`), where it was asked for; ``identity``, one name per
+    example, by which chance may be drawn that does not depend on order.
     """
 
     embeddings: Tensor
     prompt: PromptBatch
     answers: Answers
     log_probs: Tensor
-    attention: Tensor
+    attention: Tensor | None
+    identity: tuple[str, ...] = ()
 
 
-class _Reference(NamedTuple):
-    """One cached example, on the CPU: the parts of a `Batch` without padding, ``visual`` [N, H] among them."""
+class _Said(NamedTuple):
+    """One example on the CPU: the parts of a `Batch` without padding."""
 
     question: str
+    spoken: Spoken
+    attention: Tensor | None
+
+
+class _Picture(NamedTuple):
+    """All examples of one picture on the CPU; ``visual`` [N, H] is held once."""
+
     visual: Tensor
-    answer: Tensor
-    log_probs: Tensor
-    attention: Tensor
+    said: dict[int, _Said]
 
     @property
     def bytes(self) -> int:
-        return sum(part.nbytes for part in (self.visual, self.answer, self.log_probs, self.attention))
+        parts = [self.visual]
+        for one in self.said.values():
+            parts += [*one.spoken, *(() if one.attention is None else (one.attention,))]
+        return sum(part.nbytes for part in parts)
 
 
 class References:
@@ -61,60 +76,93 @@ class References:
         examples: The set.
         gather_layer: K; the attention of layers below it does not count.
         answer_tokens: Answers are cut here.
-        cache_mib: MiB of main memory that computed references may take; beyond it they are computed again.
+        cache_mib: MiB of main memory that computed references may take; beyond it they are computed again. A picture
+            takes N x H values of the host's dtype, a question its answer's tokens x V x 4 bytes (up to 2 MiB where
+            V = 32,000).
+        attention: Whether batches carry the host's attention, which takes another pass with slow attention.
     """
 
     def __init__(
-        self, host: Host, examples: Examples, gather_layer: int, answer_tokens: int = 16, cache_mib: int = 2048
+        self,
+        host: Host,
+        examples: Examples,
+        gather_layer: int,
+        answer_tokens: int = 16,
+        cache_mib: int = 2048,
+        *,
+        attention: bool = False,
     ) -> None:
         self.examples, self._gather_layer = examples, gather_layer
         self._host, self._pruned = host, PrunedHost(host)
         # Made once: building it parses the whole tokenizer.
         self._encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
-        self._answer_tokens = answer_tokens
+        self._answer_tokens, self._watched = answer_tokens, attention
         self._room = cache_mib << 20
-        self._cache: dict[int, _Reference] = {}
+        self._cache: dict[int, _Picture] = {}
+        self._questions: dict[int, list[int]] = {}
+        for index in range(len(examples)):
+            self._questions.setdefault(examples.picture(index), []).append(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Returns the examples of these indices."""
-        return self._collate([self._reference(index) for index in indices])
+        wanted = {self.examples.picture(index) for index in indices}
+        # Held here until the batch is made: without room in the cache, each is still computed once only.
+        pictures = {picture: self._picture(picture) for picture in sorted(wanted)}
+        return self._collate(indices, [pictures[self.examples.picture(index)] for index in indices])
 
-    def _reference(self, index: int) -> _Reference:
-        if index in self._cache:
-            return self._cache[index]
-        reference = self._compute(self.examples[index])
-        if reference.bytes <= self._room:
-            self._room -= reference.bytes
-            self._cache[index] = reference
-        return reference
+    def _picture(self, picture: int) -> _Picture:
+        if picture in self._cache:
+            return self._cache[picture]
+        found = self._compute(self._questions[picture])
+        if found.bytes <= self._room:
+            self._room -= found.bytes
+            self._cache[picture] = found
+        return found
 
     @torch.no_grad()
-    def _compute(self, example: Example) -> _Reference:
-        """Computes one alone: then it does not depend, not in its last bit, on what it was asked for with."""
+    def _compute(self, indices: list[int]) -> _Picture:
+        """Computes all examples of one picture: the tower and the rows before the question run once."""
         device = self._host.model.device
-        picture = Image.fromarray(example.image)
+        picture = Image.fromarray(self.examples[indices[0]].image)
         pixels = self._host.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
         visual = self._pruned.visual(pixels.to(device))
-        prompt = self._encoder.batch([example.question]).to(device)
-        answer = self._answer(visual, prompt)
-        one = Answers(answer[None], torch.tensor([len(answer)], device=device))
-        forced = forced_rows(self._host, self._pruned.embeddings(visual, prompt), prompt, one, self._gather_layer)
-        tops, attention = attention_mass(self._host, forced, self._gather_layer)
-        return _Reference(example.question, visual[0].cpu(), answer.cpu(), tops[0].cpu(), attention[0].cpu())
+        prefix = torch.tensor([self._encoder.prefix_ids], dtype=torch.int64, device=device).reshape(1, -1)
+        state = read_picture(self._pruned, visual, prefix)
+        said: dict[int, _Said] = {}
+        for start in range(0, len(indices), TOGETHER):
+            part = indices[start : start + TOGETHER]
+            questions = [self.examples.question(index) for index in part]
+            prompt = self._encoder.batch(questions).to(device)
+            spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._host.stop_ids)
+            watched = self._attention(visual, prompt, spoken) if self._watched else [None] * len(part)
+            local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
+            said |= dict(zip(part, map(_Said, questions, local, watched), strict=True))
+        return _Picture(visual[0].cpu(), said)
 
-    def _answer(self, visual: Tensor, prompt: PromptBatch) -> Tensor:
-        """Returns the host's greedy answer int64 [A], with the stop token that ended it."""
-        state = self._pruned.prefill(visual, prompt, full_flow(self._host))
-        ids = self._pruned.greedy(state, self._answer_tokens, self._host.stop_ids)[0]
-        stopped = torch.isin(ids, torch.tensor(self._host.stop_ids, device=ids.device))
-        return ids[: int(stopped.long().argmax()) + 1] if bool(stopped.any()) else ids
+    def _attention(self, visual: Tensor, prompt: PromptBatch, spoken: list[Spoken]) -> list[Tensor]:
+        answers = _answers([one.ids for one in spoken])
+        forced = forced_rows(self._host, self._pruned.embeddings(visual, prompt), prompt, answers, self._gather_layer)
+        return list(attention_mass(self._host, forced, self._gather_layer)[1].cpu())
 
-    def _collate(self, references: list[_Reference]) -> Batch:
+    def _collate(self, indices: Sequence[int], pictures: list[_Picture]) -> Batch:
         device = self._host.model.device
-        visual = torch.stack([reference.visual for reference in references]).to(device)
-        prompt = self._encoder.batch([reference.question for reference in references]).to(device)
-        lengths = torch.tensor([len(reference.answer) for reference in references], device=device)
-        padded = pad_sequence([reference.answer for reference in references], batch_first=True).to(device)
-        tops = pad_sequence([reference.log_probs for reference in references], batch_first=True).to(device)
-        attention = torch.stack([reference.attention for reference in references]).to(device)
-        return Batch(self._pruned.embeddings(visual, prompt), prompt, Answers(padded, lengths), tops, attention)
+        visual = torch.stack([picture.visual for picture in pictures]).to(device)
+        said = [picture.said[index] for picture, index in zip(pictures, indices, strict=True)]
+        prompt = self._encoder.batch([one.question for one in said]).to(device)
+        tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)
+        attention = [one.attention for one in said if one.attention is not None]
+        return Batch(
+            self._pruned.embeddings(visual, prompt),
+            prompt,
+            _answers([one.spoken.ids for one in said], device),
+            tops,
+            torch.stack(attention).to(device) if self._watched else None,
+            tuple(f"{self.examples.name}/{index}" for index in indices),
+        )
+
+
+def _answers(ids: list[Tensor], device: torch.device | None = None) -> Answers:
+    """Returns answers padded on the right, on their own device or the one given."""
+    device = device or ids[0].device
+    lengths = torch.tensor([len(one) for one in ids], device=device)
+    return Answers(pad_sequence(ids, batch_first=True).to(device), lengths)

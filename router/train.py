@@ -33,6 +33,7 @@ from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import Closeness, measure, router_scorer
 from allrounder.router.model import MetaRouter, copy_host_layers
 from allrounder.router.objective import TrainOptions
+from allrounder.router.order import Walk, mixed_seed
 from allrounder.router.references import References
 from allrounder.versions import resolve
 
@@ -109,8 +110,11 @@ class _Trainer:
         self, host: Host, data: tuple[Examples, Examples], out: Path, options: TrainOptions, run: RunOptions
     ) -> None:
         self._host, self._out, self._options, self._run = host, out, options, run
-        self._training = References(host, data[0], options.gather_layer, run.answer_tokens, run.cache_mib)
-        self._validation = References(host, data[1], options.gather_layer, run.answer_tokens, run.cache_mib)
+        watched = bool(options.attention_share or options.attention_weight)
+        limits = (options.gather_layer, run.answer_tokens, run.cache_mib)
+        self._training = References(host, data[0], *limits, attention=watched)
+        self._validation = References(host, data[1], *limits)
+        self._walk = Walk(len(data[0]), options.seed)
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
         self._validated = [resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT]
@@ -164,8 +168,9 @@ class _Trainer:
         learner = Learner(self._host, self._router, self._initial, options)
         losses, divergences = 0.0, []
         for part in range(options.accumulate):
-            chance = torch.Generator().manual_seed(_mixed_seed(options.seed, self._step, part))
-            indices = torch.randint(len(self._training.examples), (options.batch,), generator=chance).tolist()
+            chance = torch.Generator().manual_seed(mixed_seed(options.seed, self._step, part))
+            place = (self._step * options.accumulate + part) * options.batch
+            indices = self._walk.take(place, options.batch)
             budget = self._budgets[int(torch.randint(len(self._budgets), (1,), generator=chance))].budget
             batch = self._training.batch(indices)
             device = batch.embeddings.device
@@ -280,11 +285,6 @@ def _rate_factor(share: float, warmup: float) -> float:
     if share < warmup:
         return max(share / warmup, 0.02)
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * (share - warmup) / max(1 - warmup, 1e-9)))
-
-
-def _mixed_seed(seed: int, step: int, part: int) -> int:
-    """Returns one seed for (seed, step, part); neighbours have nothing in common."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {step} {part}".encode()).digest()[:7], "big")
 
 
 def _logged_step(line: bytes) -> float:

@@ -35,7 +35,13 @@ class Noise:
 
     def __getitem__(self, index):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), np.uint8)
-        return Example(pixels, QUESTIONS[index % 3])
+        return Example(pixels, self.question(index))
+
+    def picture(self, index):
+        return index
+
+    def question(self, index):
+        return QUESTIONS[index % 3]
 
 
 @pytest.fixture(scope="module", params=["llama-mha", "llama-gqa-tied"])
@@ -157,14 +163,78 @@ def test_divergence_counts_only_the_answer():
     assert (found > 0).all()
 
 
-def test_the_cache_changes_nothing_and_keeps_to_its_limit(host, references):
-    none = References(host, Noise(), 2, answer_tokens=5, cache_mib=0)
-    for _ in range(2):
-        for one, other in zip(none.batch([2, 2, 5]), references.batch([2, 2, 5]), strict=True):
-            parts = (one, other) if isinstance(one, torch.Tensor) else (torch.cat([*map(torch.ravel, one)]), None)
-            if parts[1] is not None:
-                torch.testing.assert_close(parts[0], parts[1], rtol=1e-5, atol=1e-5)
-            else:
-                assert torch.equal(parts[0], torch.cat([*map(torch.ravel, other)]))
-    assert not none._cache
-    assert set(references._cache) >= {2, 5}
+class Album:
+    """Three pictures, with three, one and two questions; ``order`` is that of the questions about a picture."""
+
+    name = "album"
+    pictures = (0, 1, 0, 2, 2, 0)
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return Example(Noise()[self.picture(index)].image, self.question(index))
+
+    def picture(self, index):
+        return self.pictures[index]
+
+    def question(self, index):
+        return QUESTIONS[index % 3]
+
+
+def flat(batch: Batch) -> list[torch.Tensor]:
+    assert batch.attention is not None
+    return [batch.embeddings, *batch.prompt, *batch.answers, batch.log_probs, batch.attention]
+
+
+def test_a_reference_does_not_depend_on_what_was_asked_for_with_it(host):
+    """To the last bit: with and without a cache, whatever is asked for first, alone or in company."""
+    sets = [References(host, Album(), 2, answer_tokens=5, cache_mib=mib, attention=True) for mib in (0, 0, 64, 64)]
+    sets[1].batch([5, 3])
+    sets[3].batch([4, 2, 1])
+    sets[3].batch([0])
+    found = [flat(references.batch([2, 0, 2, 4])) for references in sets]
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert torch.equal(one, same)
+    assert not sets[0]._cache
+    assert set(sets[3]._cache) == {0, 1, 2}
+    for alone, row in ((2, 0), (4, 3)):  # padding aside, a batch of one holds the same reference
+        single = sets[0].batch([alone])
+        length = int(single.answers.lengths[0])
+        assert length == int(found[0][5][row])
+        assert torch.equal(single.log_probs[0], found[0][6][row, :length])
+
+
+def test_references_have_what_the_host_gives_one_at_a_time(host):
+    references = References(host, Album(), 2, answer_tokens=5, attention=True)
+    batch, pruned = references.batch(range(6)), PrunedHost(host)
+    assert batch.identity == tuple(f"album/{index}" for index in range(6))
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, 2)
+    assert batch.attention is not None
+    torch.testing.assert_close(batch.attention, attention_mass(host, forced, 2)[1], rtol=1e-4, atol=1e-5)
+    for row in range(6):
+        prompt, length = batch.prompt.row(row), int(batch.answers.lengths[row])
+        visual, ids = visual_of(host, batch, row), batch.answers.ids[row, :length]
+        wanted = pruned.score(visual, prompt, full_flow(host), ids)[0].log_softmax(-1)
+        torch.testing.assert_close(batch.log_probs[row, :length], wanted, rtol=1e-4, atol=1e-4)
+        assert torch.equal(wanted.argmax(-1), ids)
+        assert length == 5 or int(ids[-1]) in host.stop_ids
+
+
+def test_a_picture_is_seen_once_and_remembered_up_to_the_limit(host, monkeypatch):
+    references = References(host, Album(), 2, answer_tokens=5)
+    seen = []
+    real = PrunedHost.visual
+    monkeypatch.setattr(PrunedHost, "visual", lambda self, pixels: seen.append(1) or real(self, pixels))
+    references.batch([0, 2, 5])
+    assert len(seen) == 1
+    references.batch([2, 0])
+    assert len(seen) == 1
+    references.batch([3, 1])
+    assert len(seen) == 3
+    size = references._cache[0].bytes
+    assert size == sum(part.nbytes for one in references._cache[0].said.values() for part in one.spoken) + (
+        references._cache[0].visual.nbytes
+    )
+    assert references.batch([1]).attention is None

@@ -56,7 +56,13 @@ class Pictures:
     def __getitem__(self, index):
         pixels = np.random.default_rng(self._first + index).integers(0, 256, (40, 40, 3), np.uint8)
         pixels[:, 20:] = 0
-        return Example(pixels, ["what is this?", "where is it?"][index % 2])
+        return Example(pixels, self.question(index))
+
+    def picture(self, index):
+        return index
+
+    def question(self, index):
+        return ["what is this?", "where is it?"][index % 2]
 
 
 DATA = (Pictures(0, 12), Pictures(100, 4))

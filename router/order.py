@@ -1,0 +1,38 @@
+"""Order: which examples a step sees.
+
+What it is: an endless walk over an example set, every example once per epoch, shuffled anew each time.
+What it knows: that place and seed alone decide, so that a resumed run goes on where it stopped.
+What it does not know: examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+__all__ = ["Walk", "mixed_seed"]
+
+
+class Walk:
+    """The order of ``count`` examples under a seed."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def take(self, start: int, count: int) -> list[int]:
+        """Returns the indices at places ``start`` to ``start + count - 1`` of the walk."""
+        return [self._at(place) for place in range(start, start + count)]
+
+    def _at(self, place: int) -> int:
+        epoch, rest = divmod(place, self._count)
+        if epoch != self._epoch:
+            chance = torch.Generator().manual_seed(mixed_seed("epoch", self._seed, epoch))
+            self._epoch, self._order = epoch, torch.randperm(self._count, generator=chance)
+        return int(self._order[rest])
+
+
+def mixed_seed(*parts: int | str) -> int:
+    """Returns one seed for several numbers or words; neighbours have nothing in common."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[:7], "big")

@@ -1,0 +1,103 @@
+"""Reading: what the unpruned host answers to all questions about one picture.
+
+What it is: greedy answers with their next-token distributions, several questions at a time.
+What it knows: that the rows ``[prefix | V]`` are causal and the same for every question, so they are read once per
+picture and their keys and values shared; that a suffix's padding must stay unseen by what is decoded behind it.
+What it does not know: examples, caches, flows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from allrounder.hosts.prompt import PromptBatch
+from allrounder.hosts.pruned import Flow, PrunedHost, State
+
+__all__ = ["Spoken", "answer", "read_picture"]
+
+
+class Spoken(NamedTuple):
+    """One answer: ``ids`` int64 [A], the stop token that ended it included; ``log_probs`` float32 [A, V]."""
+
+    ids: Tensor
+    log_probs: Tensor
+
+
+@torch.no_grad()
+def read_picture(pruned: PrunedHost, visual: Tensor, prefix_ids: Tensor) -> State:
+    """Reads ``[prefix | V]``, which every question about the picture begins with.
+
+    Args:
+        pruned: The host.
+        visual: [1, N, H].
+        prefix_ids: int64 [1, P].
+    """
+    nothing = PromptBatch(prefix_ids, prefix_ids.new_zeros(1, 0), prefix_ids.new_zeros(1))
+    keep = torch.arange(pruned.spec.visual_tokens, device=visual.device)[None]
+    return pruned.prefill(visual, nothing, Flow(keep, tuple(range(pruned.spec.decoder.layers)), 0))
+
+
+@torch.no_grad()
+def answer(
+    pruned: PrunedHost, picture: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
+) -> list[Spoken]:
+    """Returns the greedy answers to B questions about one picture.
+
+    Args:
+        pruned: The host that read the picture.
+        picture: From `read_picture`; stays as it is.
+        prompt: B prompts; their prefixes are the picture's.
+        new_tokens: Answers are cut here.
+        stop_ids: Any of them ends an answer.
+
+    Raises:
+        PromptTooLong: A question with its answer is longer than the host's positions reach.
+    """
+    state = _spread(picture, len(prompt.suffix_ids))
+    before = state.valid_all.shape[1]
+    logits = pruned.decode(state, prompt.suffix_ids)
+    last = (prompt.suffix_lengths - 1)[:, None, None].expand(-1, 1, logits.shape[2])
+    step = logits.gather(1, last)[:, 0].float().log_softmax(dim=-1)
+    every = torch.arange(prompt.suffix_ids.shape[1], device=step.device)
+    real = every < prompt.suffix_lengths[:, None]
+    for valid in (state.valid_all, state.valid_kept):
+        valid[:, before:] = real
+    state.positions = before + prompt.suffix_lengths
+    stops = torch.tensor(tuple(stop_ids), dtype=torch.int64, device=step.device)
+    tops, ids = [step], [step.argmax(dim=-1)]
+    stopped = torch.isin(ids[0], stops)
+    while len(ids) < new_tokens and not bool(stopped.all()):
+        step = pruned.decode(state, ids[-1][:, None])[:, -1].float().log_softmax(dim=-1)
+        tops.append(step)
+        ids.append(step.argmax(dim=-1))
+        stopped = stopped | torch.isin(ids[-1], stops)
+    said, seen = torch.stack(ids, dim=1), torch.stack(tops, dim=1)
+    return [Spoken(row[:end], top[:end].clone()) for row, top, end in zip(said, seen, _ends(said, stops), strict=True)]
+
+
+def _ends(ids: Tensor, stops: Tensor) -> list[int]:
+    """Returns how many ids of each row count: up to the first stop id, which counts."""
+    found = torch.isin(ids, stops)
+    first = found.long().argmax(dim=1) + 1
+    return torch.where(found.any(dim=1), first, ids.shape[1]).tolist()
+
+
+def _spread(state: State, rows: int) -> State:
+    """Returns a state of one row as ``rows`` equal ones that can be advanced without changing it."""
+    layers = {
+        layer: (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
+        for layer, (keys, values) in state.cache.layers.items()
+    }
+    return dataclasses.replace(
+        state,
+        mask=state.mask.expand(rows, -1),
+        positions=state.positions.expand(rows),
+        valid_all=state.valid_all.expand(rows, -1),
+        valid_kept=state.valid_kept.expand(rows, -1),
+        cache=dataclasses.replace(state.cache, layers=layers),
+    )

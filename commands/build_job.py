@@ -40,7 +40,7 @@ from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL, Version, check_flow, parse_budget, resolve
 
-__all__ = ["QUESTIONS", "BuildReport", "BuildRequest", "build_bundle"]
+__all__ = ["QUESTIONS", "BuildReport", "BuildRequest", "build_bundle", "voters"]
 
 QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the vote
 # Fidelity runs one question after another: weights mapped once for all engines cost it little and save a lot.
@@ -250,7 +250,7 @@ def _vote(job: _Job, reference: OpenBundle) -> tuple[int, ...]:
                 remedy="build on a machine with more memory, or with --layer-policy routed",
             )
         engine = Engine.open(reference, voter, _MAPPED)
-        return layer_order(engine, _voters(job.prompts.prompts), job.request.gather_layer, job.progress)
+        return layer_order(engine, voters(job.prompts.prompts), job.request.gather_layer, job.progress)
 
 
 def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
@@ -261,7 +261,7 @@ def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
     )
 
 
-def _voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+def voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """Returns the prompts that vote: others than those of the quick fidelity, where there are enough of them."""
     measured = set(fidelity.quick_sample(prompts, QUESTIONS))
     others = [prompt for prompt in prompts if prompt not in measured]

@@ -1,0 +1,79 @@
+"""The questions of a fidelity card: the demo's test scenes, drawn once, or a prompts file.
+
+What it is: where questions come from, and which of them stand for all on a page.
+What it knows: that the demo's test split shares no scene and no handwritten digit with what trained the demo host or
+its router. What it does not know: what is measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from allrounder.errors import InputInvalid
+from allrounder.prompts import Prompt, read_prompts
+
+__all__ = ["Questions", "draw_test_split", "read_questions", "typical"]
+
+_PER_PICTURE = 5  # as many as the demo has classes of questions
+_FILE = "prompts.jsonl"
+
+
+class Questions(NamedTuple):
+    """What is asked: the name and words of `allrounder.card.Dataset`, the prompts, and the folder of their file."""
+
+    name: str
+    about: str
+    prompts: tuple[Prompt, ...]
+    folder: Path
+
+
+def draw_test_split(place: Path, questions: int) -> Questions:
+    """Returns at least ``questions`` questions about the first scenes of the demo's test split, classes in balance.
+
+    They are drawn into ``place``, which is absent, or holds them from the last time.
+    """
+    from allrounder.hosts.demo.prompts import write_prompts
+    from allrounder.hosts.demo.scenes import Split
+
+    pictures = -(-questions // _PER_PICTURE)
+    if not place.is_dir():
+        partial = place.with_name(f"{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_prompts(partial, Split.TEST, pictures, _PER_PICTURE)
+        partial.rename(place)
+    about = f"demo scenes of the test split, seeds 0 to {pictures - 1}, {_PER_PICTURE} questions each"
+    return read_questions(place / _FILE, questions, about)
+
+
+def read_questions(file: Path, count: int, about: str | None = None) -> Questions:
+    """Returns the first ``count`` questions of a prompts file, or all where there are fewer.
+
+    Raises:
+        PromptsInvalid: It has unusable lines, or none at all.
+        InputInvalid: No question is wanted.
+    """
+    if count < 1:
+        raise InputInvalid("a card needs questions", where="--questions", got=count, wanted="1 or more")
+    found = read_prompts(file)
+    prompts = found.prompts[:count]
+    part = "" if len(prompts) == len(found.prompts) else f" (the first {len(prompts)} of {len(found.prompts)})"
+    return Questions(found.name, (about or f"prompts of {file.name}") + part, prompts, file.parent)
+
+
+def typical(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
+    """Returns ``count`` questions about different pictures, of as many kinds as there are, the first of each kind."""
+    kinds = sorted({prompt.kind for prompt in prompts})
+    chosen: list[Prompt] = []
+    while len(chosen) < count:
+        before = len(chosen)
+        for kind in kinds:
+            seen = {prompt.image for prompt in chosen}
+            fresh = [prompt for prompt in prompts if prompt.kind == kind and prompt.image not in seen]
+            chosen += fresh[: 1 if len(chosen) < count else 0]
+        if len(chosen) == before:
+            break
+    return tuple(chosen)

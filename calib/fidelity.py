@@ -14,14 +14,16 @@ forced, in one decode call. Three figures per question:
 - ``correct``: where the prompt has an answer, whether the version's greedy answer is that one. Only where
   it does not agree must it be decoded again.
 
-The picture's features and the router's scores are computed once per question and graph, and shared. An entry of
-the reference's own graphs is not run: it is the reference.
+What is measured is a contender: an engine, and where its scores come from: the bundle's own router, or a scorer, which
+is how other pruners are measured on the same graphs. The picture's features and the scores are computed once per
+question and graph (or scorer), and shared. An entry of the reference's own graphs is not run: it is the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +45,9 @@ from allrounder.runtime.prompt import PromptIds
 __all__ = [
     "FULL_CARD",
     "MAX_ANSWER",
+    "Contender",
     "Outcomes",
+    "Scorer",
     "measure",
     "quick_sample",
     "same_answer",
@@ -56,11 +60,23 @@ MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions 
 _SAMPLE_SEED = 7
 
 
+Scorer = Callable[[Prompt], Scores]  # token scores [1, N] and layer scores [1, M], float32; higher is kept
+
+
+class Contender(NamedTuple):
+    """What is measured: an engine, fed by ``scorer`` or, where that is None, by its bundle's own router."""
+
+    engine: Engine
+    scorer: Scorer | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What one entry did, question by question; all arrays are [n] over the same questions.
+    """What one contender did, question by question; all arrays are [n] over the same questions.
 
-    ``correct`` and ``reference_correct`` are meaningful where ``labelled``.
+    ``correct`` and ``reference_correct`` are meaningful where ``labelled``. ``layer_use`` [n, M] says which layers were
+    run. ``pictures`` says which picture a question is about, so that questions about one picture are resampled
+    together; empty: each is about its own.
     """
 
     kl: NDArray[np.float64]
@@ -69,6 +85,8 @@ class Outcomes:
     correct: NDArray[np.bool_]
     reference_correct: NDArray[np.bool_]
     kinds: tuple[str, ...]
+    layer_use: NDArray[np.bool_]
+    pictures: tuple[str, ...] = ()
 
     def only(self, chosen: NDArray[np.bool_]) -> Outcomes:
         """Returns the outcomes of the ``chosen`` [n] questions."""
@@ -78,39 +96,51 @@ class Outcomes:
             labelled=self.labelled[chosen],
             correct=self.correct[chosen],
             reference_correct=self.reference_correct[chosen],
-            kinds=tuple(kind for kind, wanted in zip(self.kinds, chosen, strict=True) if wanted),
+            kinds=tuple(compress(self.kinds, chosen)),
+            layer_use=self.layer_use[chosen],
+            pictures=tuple(compress(self.pictures, chosen)),
         )
 
 
 class _Question(NamedTuple):
-    """A prompt, as far as all entries share it."""
+    """A prompt, as far as all contenders share it."""
 
     prompt: Prompt
     visual: dict[str, Tensor]  # by vision graph
-    scores: dict[str | None, Scores | None]  # by router graph
+    scores: dict[str | int | None, Scores | None]  # by router graph, or by a scorer's identity
+
+
+class _Inputs(NamedTuple):
+    """What a prefill reads."""
+
+    prompt: PromptIds
+    visual: Tensor
+    scores: Scores | None
 
 
 class _Answer(NamedTuple):
-    """A greedy answer and the logits [S, V] that chose each of its tokens."""
+    """A greedy answer, the logits [S, V] that chose each of its tokens, and the layers that were run."""
 
     ids: tuple[int, ...]
     logits: NDArray[np.float32]
+    layers: tuple[int, ...]
 
 
 class _Outcome(NamedTuple):
     kl: float
     agrees: bool
     correct: bool
+    layers: tuple[int, ...]
 
 
 def measure(
-    reference: Engine, engines: Sequence[Engine], prompts: Sequence[Prompt], progress: Progress = silent
+    reference: Engine, contenders: Sequence[Contender], prompts: Sequence[Prompt], progress: Progress = silent
 ) -> tuple[Outcomes, ...]:
-    """Returns, for each of ``engines``, its outcomes against ``reference`` on ``prompts``, in their order.
+    """Returns, for each of ``contenders``, its outcomes against ``reference`` on ``prompts``, in their order.
 
     Args:
         reference: An engine of ``full``, of the same precision as the others.
-        engines: What is measured; all are asked the same question before the next one is read, so that
+        contenders: What is measured; all are asked the same question before the next one is read, so that
             a picture's features are held once and not for all pictures.
         prompts: Picture questions; order them by picture to share features between questions.
         progress: Told once per question.
@@ -123,33 +153,37 @@ def measure(
     if not prompts:
         raise CalibrationError("fidelity needs prompts", remedy="give prompts by --calib")
     check_questions(reference, prompts)
-    rows: list[list[_Outcome]] = [[] for _ in engines]
+    rows: list[list[_Outcome]] = [[] for _ in contenders]
     truths: list[bool] = []
     seen: tuple[Path | None, dict[str, Tensor]] = (None, {})
     for done, prompt in enumerate(prompts, start=1):
         if seen[0] != prompt.image:
             seen = (prompt.image, {})
         question = _Question(prompt, seen[1], {})
-        answer = _greedy(reference, question)
+        answer = _greedy(reference, _inputs(Contender(reference), question))
         truths.append(_is_correct(reference, prompt, answer.ids))
-        for row, engine in zip(rows, engines, strict=True):
-            if engine.entry.graphs == reference.entry.graphs:
-                row.append(_Outcome(kl=0.0, agrees=True, correct=truths[-1]))
+        for row, contender in zip(rows, contenders, strict=True):
+            if contender.engine.entry.graphs == reference.entry.graphs:
+                row.append(_Outcome(0.0, agrees=True, correct=truths[-1], layers=answer.layers))
             else:
-                row.append(_compare(engine, question, answer, truths[-1]))
+                row.append(_compare(contender, question, answer, truths[-1]))
         progress("fidelity", done, len(prompts))
-    labelled = np.array([prompt.answer is not None for prompt in prompts])
-    kinds = tuple(prompt.kind for prompt in prompts)
-    return tuple(
-        Outcomes(
-            kl=np.array([outcome.kl for outcome in row]),
-            agrees=np.array([outcome.agrees for outcome in row]),
-            labelled=labelled,
-            correct=np.array([outcome.correct for outcome in row]),
-            reference_correct=np.array(truths),
-            kinds=kinds,
-        )
-        for row in rows
+    return tuple(_outcomes(row, truths, prompts, reference.model.layers) for row in rows)
+
+
+def _outcomes(row: Sequence[_Outcome], truths: Sequence[bool], prompts: Sequence[Prompt], layers: int) -> Outcomes:
+    layer_use = np.zeros((len(row), layers), np.bool_)
+    for used, outcome in zip(layer_use, row, strict=True):
+        used[list(outcome.layers)] = True
+    return Outcomes(
+        kl=np.array([outcome.kl for outcome in row]),
+        agrees=np.array([outcome.agrees for outcome in row]),
+        labelled=np.array([prompt.answer is not None for prompt in prompts]),
+        correct=np.array([outcome.correct for outcome in row]),
+        reference_correct=np.array(truths),
+        kinds=tuple(prompt.kind for prompt in prompts),
+        layer_use=layer_use,
+        pictures=tuple(str(prompt.image) for prompt in prompts),
     )
 
 
@@ -197,32 +231,35 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).removesuffix(".").casefold()
 
 
-def _inputs(engine: Engine, question: _Question) -> tuple[PromptIds, Tensor, Scores | None]:
-    """Returns what the engine's prefill reads; features and scores are computed on first use of their graph."""
+def _inputs(contender: Contender, question: _Question) -> _Inputs:
+    """Returns what the contender's prefill reads; features and scores are computed when they are first asked for."""
+    engine, scorer = contender
     prompt = engine.prompt(question.prompt.question)
     graphs = engine.entry.graphs
     if graphs.vision not in question.visual:
         question.visual[graphs.vision] = engine.see(to_rgb(question.prompt.image))
     visual = question.visual[graphs.vision]
-    if graphs.router not in question.scores:
-        question.scores[graphs.router] = engine.route(prompt, visual)
-    return prompt, visual, question.scores[graphs.router]
+    source = graphs.router if scorer is None else id(scorer)  # a scorer lives as long as the contenders do
+    if source not in question.scores:
+        question.scores[source] = engine.route(prompt, visual) if scorer is None else scorer(question.prompt)
+    return _Inputs(prompt, visual, question.scores[source])
 
 
-def _greedy(engine: Engine, question: _Question) -> _Answer:
+def _greedy(engine: Engine, inputs: _Inputs) -> _Answer:
     """Returns the engine's greedy answer, its stop token included."""
     stop_ids, limit = set(engine.model.stop_ids), min(MAX_ANSWER, engine.limits.new_tokens)
-    state = engine.prefill(*_inputs(engine, question), room=limit)
+    state = engine.prefill(*inputs, room=limit)
     rows = [_finite(engine, state.logits).reshape(-1)]
     ids = [int(rows[-1].argmax())]
     while ids[-1] not in stop_ids and len(ids) < limit:
         rows.append(_finite(engine, engine.decode(state, [ids[-1]])).reshape(-1))
         ids.append(int(rows[-1].argmax()))
-    return _Answer(tuple(ids), np.stack(rows))
+    return _Answer(tuple(ids), np.stack(rows), state.layer_plan)
 
 
-def _compare(engine: Engine, question: _Question, answer: _Answer, reference_correct: bool) -> _Outcome:
-    state = engine.prefill(*_inputs(engine, question), room=len(answer.ids))
+def _compare(contender: Contender, question: _Question, answer: _Answer, reference_correct: bool) -> _Outcome:
+    engine, inputs = contender.engine, _inputs(contender, question)
+    state = engine.prefill(*inputs, room=len(answer.ids))
     logits = _finite(engine, state.logits)
     if len(answer.ids) > 1:
         rest = _finite(engine, engine.decode(state, list(answer.ids[:-1])))
@@ -230,8 +267,8 @@ def _compare(engine: Engine, question: _Question, answer: _Answer, reference_cor
     agrees = tuple(int(token) for token in logits.argmax(axis=-1)) == answer.ids
     correct = reference_correct
     if not agrees and question.prompt.answer is not None:
-        correct = _is_correct(engine, question.prompt, _greedy(engine, question).ids)
-    return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct)
+        correct = _is_correct(engine, question.prompt, _greedy(engine, inputs).ids)
+    return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct, state.layer_plan)
 
 
 def _is_correct(engine: Engine, prompt: Prompt, ids: tuple[int, ...]) -> bool:

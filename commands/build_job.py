@@ -298,9 +298,9 @@ def _fidelity(
         job.say(f"note: fidelity is not measured: {_memory_note(staged, [full, *entries])}")
         return {entry.key: None for entry in entries}
     engine = Engine.open(reference, full, _MAPPED)
-    engines = open_engines(staged, entries, _MAPPED)
+    contenders = [fidelity.Contender(engine) for engine in open_engines(staged, entries, _MAPPED)]
     sample = fidelity.quick_sample(job.prompts.prompts, QUESTIONS)
-    outcomes = fidelity.measure(engine, engines, sample, job.progress)
+    outcomes = fidelity.measure(engine, contenders, sample, job.progress)
     return {
         entry.key: fidelity.summarize(outcome, dataset=job.prompts.name)
         for entry, outcome in zip(entries, outcomes, strict=True)

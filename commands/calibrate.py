@@ -115,7 +115,8 @@ def _outcomes(bundle: OpenBundle, prompts: PromptSet, progress: Progress) -> dic
                 remedy="calibrate on a machine with more memory",
             )
         engines = open_engines(bundle, entries, options)
-        found = fidelity.measure(engines[reference], engines, prompts.prompts, progress)
+        contenders = [fidelity.Contender(engine) for engine in engines]
+        found = fidelity.measure(engines[reference], contenders, prompts.prompts, progress)
         outcomes |= {entry.key: outcome for entry, outcome in zip(entries, found, strict=True)}
     return outcomes
 

@@ -109,7 +109,7 @@ def test_a_picture_that_is_none_is_named(calibrate, bundle_copy, tmp_path):
 def test_prefill_and_forced_decode_of_full_give_its_own_greedy_answer(engines, tiny):
     """Full's graphs under another name are really run, in one decode call: nothing may be lost."""
     full = engines[0]
-    (outcomes,) = fidelity.measure(full, [_renamed(full)], read_prompts(tiny.prompts).prompts)
+    (outcomes,) = fidelity.measure(full, [fidelity.Contender(_renamed(full))], read_prompts(tiny.prompts).prompts)
     assert outcomes.agrees.all()
     assert outcomes.kl.max() < 1e-9
 
@@ -127,7 +127,7 @@ def _renamed(engine):
 
 
 def test_a_version_differs_from_full(engines, tiny):
-    outcomes = fidelity.measure(engines[0], engines, read_prompts(tiny.prompts).prompts)
+    outcomes = fidelity.measure(engines[0], [*map(fidelity.Contender, engines)], read_prompts(tiny.prompts).prompts)
     assert (outcomes[0].kl == 0).all()
     assert (outcomes[1].kl > 0).all()
 
@@ -135,7 +135,7 @@ def test_a_version_differs_from_full(engines, tiny):
 def test_agreement_is_equality_of_greedy_answers_on_real_engines(engines, tiny):
     full, lite = engines
     prompts = read_prompts(tiny.prompts).prompts
-    (outcomes,) = fidelity.measure(full, [lite], prompts)
+    (outcomes,) = fidelity.measure(full, [fidelity.Contender(lite)], prompts)
     for prompt, agrees in zip(prompts, outcomes.agrees, strict=True):
         assert agrees == (_greedy(full, prompt) == _greedy(lite, prompt))
 

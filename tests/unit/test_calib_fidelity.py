@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allrounder.calib.fidelity import measure, quick_sample, same_answer, summarize, summarize_kinds
+from allrounder.calib.fidelity import Contender, measure, quick_sample, same_answer, summarize, summarize_kinds
 from allrounder.errors import CalibrationError
 from allrounder.prompts import Prompt
 
-VOCABULARY, STOP, LIMIT = 12, 0, 6
+VOCABULARY, STOP, LIMIT, LAYERS = 12, 0, 6, 4
 WORDS = ["", *"abcdefghijk"]
 
 
@@ -23,9 +23,9 @@ class TableEngine:
         self.table += noise * generator.normal(size=self.table.shape).astype(np.float32)
         graphs = SimpleNamespace(vision=vision, router=router, prefill=seed)
         self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}")
-        self.model = SimpleNamespace(stop_ids=(STOP,))
+        self.model = SimpleNamespace(stop_ids=(STOP,), layers=LAYERS)
         self.limits = SimpleNamespace(new_tokens=LIMIT)
-        self.seen, self.routed, self.calls = [], 0, []
+        self.seen, self.routed, self.calls, self.fed = [], 0, [], []
 
     def prompt(self, question):
         return sum(map(ord, question)) % VOCABULARY
@@ -36,11 +36,13 @@ class TableEngine:
 
     def route(self, prompt, visual):
         self.routed += 1
-        return SimpleNamespace(layer_scores=np.zeros((1, 4), np.float32))
+        return SimpleNamespace(layer_scores=np.zeros((1, LAYERS), np.float32))
 
     def prefill(self, prompt, visual, scores, *, room):
         self.calls.append("prefill")
-        return SimpleNamespace(logits=self.table[visual, prompt][None], visual=visual, room=room)
+        self.fed.append(scores)
+        plan = tuple(range(prompt % LAYERS + 1))
+        return SimpleNamespace(logits=self.table[visual, prompt][None], visual=visual, room=room, layer_plan=plan)
 
     def decode(self, state, ids):
         self.calls.append(len(ids))
@@ -74,13 +76,17 @@ def prompts(tmp_path):
     return made
 
 
+def measured(reference, engines, prompts):
+    return measure(reference, [Contender(engine) for engine in engines], prompts)
+
+
 def summary(outcomes):
     return summarize(outcomes, dataset="table:0")
 
 
 def test_full_against_itself_loses_nothing(prompts):
     same = TableEngine(9)  # other graphs, the same numbers: it is really run
-    (outcomes,) = measure(TableEngine(0), [same], prompts)
+    (outcomes,) = measured(TableEngine(0), [same], prompts)
     assert same.calls.count("prefill") == len(prompts)
     fidelity = summary(outcomes)
     assert fidelity.kl.mean == fidelity.kl.high == 0.0
@@ -95,7 +101,7 @@ def test_agreement_is_equality_of_greedy_answers(prompts):
     agreements = []
     for seed in range(1, 9):
         reference, other = TableEngine(0), TableEngine(seed, noise=0.6)
-        (outcomes,) = measure(reference, [other], prompts)
+        (outcomes,) = measured(reference, [other], prompts)
         for prompt, agrees, correct in zip(prompts, outcomes.agrees, outcomes.correct, strict=True):
             visual = int(prompt.image.stem)
             own = other.answer(visual, prompt.question)
@@ -108,7 +114,7 @@ def test_agreement_is_equality_of_greedy_answers(prompts):
 
 def test_divergence_is_the_mean_over_the_answers_steps(prompts):
     reference, other = TableEngine(0), TableEngine(1, noise=0.5)
-    (outcomes,) = measure(reference, [other], prompts[:1])
+    (outcomes,) = measured(reference, [other], prompts[:1])
     ids = reference.answer(0, "?")
     read = [reference.prompt("?"), *ids[:-1]]
 
@@ -124,15 +130,56 @@ def test_divergence_is_the_mean_over_the_answers_steps(prompts):
 def test_features_and_scores_are_computed_once(prompts):
     reference = TableEngine(0, router=None)
     engines = [TableEngine(1, noise=0.3), TableEngine(2, noise=0.3), TableEngine(3, vision="other", noise=0.3)]
-    measure(reference, engines, prompts)
+    measured(reference, engines, prompts)
     assert reference.seen == [0, 1, 2]
     assert [engine.seen for engine in engines] == [[], [], [0, 1, 2]]
     assert [engine.routed for engine in engines] == [36, 0, 0]
 
 
+def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts):
+    asked = []
+
+    def scorer(prompt):
+        asked.append(prompt)
+        return ("scores", prompt.question)
+
+    scored, routed = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
+    contenders = [Contender(scored, scorer), Contender(routed), Contender(TableEngine(3), scorer)]
+    outcomes = measure(TableEngine(0, router=None), contenders, prompts)
+    assert asked == prompts
+    assert scored.routed == 0
+    differing = ~outcomes[0].agrees & outcomes[0].labelled
+    assert differing.any()
+    wanted = [p for p, twice in zip(prompts, differing, strict=True) for _ in range(1 + twice)]
+    assert scored.fed == [("scores", prompt.question) for prompt in wanted]
+    assert routed.routed == len(prompts)
+    assert all(hasattr(scores, "layer_scores") for scores in routed.fed)
+
+
+def test_which_layers_were_run_is_told(prompts):
+    other = TableEngine(1, noise=0.5)
+    (reference, outcomes) = measured(TableEngine(0), [TableEngine(0), other], prompts)
+    assert outcomes.layer_use.shape == (len(prompts), LAYERS)
+    for prompt, used in zip(prompts, outcomes.layer_use, strict=True):
+        assert used.tolist() == [layer <= other.prompt(prompt.question) % LAYERS for layer in range(LAYERS)]
+    assert 0 < outcomes.layer_use.mean() < 1
+    assert (reference.layer_use == outcomes.layer_use).all()  # not run again: what the reference itself ran
+
+
+def test_some_of_the_questions(prompts):
+    (outcomes,) = measured(TableEngine(0), [TableEngine(1, noise=0.5)], prompts)
+    chosen = np.arange(len(prompts)) % 5 == 2
+    (wanted,) = measured(TableEngine(0), [TableEngine(1, noise=0.5)], prompts[2::5])
+    some = outcomes.only(chosen)
+    for name in ("kl", "agrees", "labelled", "reference_correct", "layer_use"):
+        assert np.array_equal(getattr(some, name), getattr(wanted, name))
+    assert (some.kinds, some.pictures) == (wanted.kinds, wanted.pictures)
+    assert len(set(outcomes.pictures)) == 3
+
+
 def test_a_version_reads_the_answer_in_one_call_and_decodes_again_only_where_it_differs(prompts):
     same, other = TableEngine(9), TableEngine(1, noise=0.5)
-    outcomes = measure(TableEngine(0), [same, other], prompts)
+    outcomes = measured(TableEngine(0), [same, other], prompts)
     assert same.calls.count("prefill") == len(prompts)
     differing = (~outcomes[1].agrees & outcomes[1].labelled).sum()
     assert differing > 0
@@ -140,21 +187,21 @@ def test_a_version_reads_the_answer_in_one_call_and_decodes_again_only_where_it_
 
 
 def test_without_answers_there_is_no_retention(prompts):
-    (outcomes,) = measure(TableEngine(0), [TableEngine(1, noise=1.0)], [p._replace(answer=None) for p in prompts])
+    (outcomes,) = measured(TableEngine(0), [TableEngine(1, noise=1.0)], [p._replace(answer=None) for p in prompts])
     assert summary(outcomes).retention is None
     assert summary(outcomes).agreement.mean < 1
 
 
 def test_an_entry_of_the_references_graphs_is_the_reference(prompts):
     same = TableEngine(0)
-    (outcomes,) = measure(TableEngine(0), [same], prompts)
+    (outcomes,) = measured(TableEngine(0), [same], prompts)
     assert same.calls == []
     assert summary(outcomes).agreement.mean == 1.0
     assert (outcomes.correct == outcomes.reference_correct).all()
 
 
 def test_kinds_are_reported_apart(prompts):
-    (outcomes,) = measure(TableEngine(0), [TableEngine(1, noise=0.6)], prompts)
+    (outcomes,) = measured(TableEngine(0), [TableEngine(1, noise=0.6)], prompts)
     kinds = summarize_kinds(outcomes, dataset="d")
     assert list(kinds) == ["kind 0", "kind 1"]
     assert sum(kind.questions for kind in kinds.values()) == len(prompts)
@@ -171,11 +218,11 @@ def test_progress_is_told_once_per_question(prompts):
 
 def test_no_prompts_and_broken_engines_are_refused(prompts):
     with pytest.raises(CalibrationError, match="--calib"):
-        measure(TableEngine(0), [TableEngine(1)], [])
+        measured(TableEngine(0), [TableEngine(1)], [])
     broken = TableEngine(1)
     broken.table[:, :, 3] = np.nan
     with pytest.raises(CalibrationError, match="table 1"):
-        measure(TableEngine(0), [broken], prompts)
+        measured(TableEngine(0), [broken], prompts)
 
 
 def test_a_quick_sample_is_fixed_ordered_and_without_repeats(prompts):

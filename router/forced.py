@@ -11,6 +11,8 @@ holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from allrounder.hosts.host import Host
 from allrounder.hosts.prompt import PromptBatch
+from allrounder.router.gated import attending, run_layer
 
 __all__ = [
     "Answers",
@@ -30,8 +33,6 @@ __all__ = [
     "narrow",
     "repeat",
 ]
-
-GATE_FLOOR = 1e-6  # a softer gate is as good as closed, and its logarithm still finite
 
 
 class Answers(NamedTuple):
@@ -99,12 +100,18 @@ def forced_rows(host: Host, embeddings: Tensor, prompt: PromptBatch, answers: An
     return forced._replace(hidden=_run(host, forced, range(gather_layer), Gates()))
 
 
-def log_probs(host: Host, forced: Forced, gather_layer: int, gates: Gates) -> Tensor:
-    """Runs layers K to M-1 under ``gates`` and returns next-token log-probabilities float32 [B, A, V]."""
-    decoder = _decoder(host)
-    hidden = _run(host, forced, range(gather_layer, len(decoder.layers)), gates)
-    read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
-    return host.model.lm_head(decoder.norm(read)).float().log_softmax(dim=-1)
+def log_probs(host: Host, forced: Forced, gather_layer: int, gates: Gates, *, frugal: bool = False) -> Tensor:
+    """Runs layers K to M-1 under ``gates`` and returns next-token log-probabilities float32 [B, A, V].
+
+    Args:
+        host: The frozen host.
+        forced: Rows as they stand before layer K.
+        gather_layer: K.
+        gates: What is there of tokens and layers.
+        frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
+    """
+    layers = range(gather_layer, len(_decoder(host).layers))
+    return _predicted(host, forced, _run(host, forced, layers, gates, frugal=frugal))
 
 
 @torch.no_grad()
@@ -115,10 +122,11 @@ def attention_mass(host: Host, forced: Forced, gather_layer: int) -> tuple[Tenso
         Next-token log-probabilities float32 [B, A, V], and the attention that visual tokens get, float32 [B, T]: the
         mean over those rows, heads and layers. Rows of the question say much less about what the answer needs.
     """
-    decoder = _decoder(host)
-    total = torch.zeros(len(forced.hidden), forced.tokens, device=forced.hidden.device)
+    decoder, hidden = _decoder(host), forced.hidden
+    layers = decoder.layers[gather_layer:]
+    total = torch.zeros(len(hidden), forced.tokens, device=hidden.device)
     rows = forced.reads[:, None, :, None]
-    share = forced.counted / (forced.counted.sum(dim=1, keepdim=True) * (len(decoder.layers) - gather_layer))
+    share = forced.counted / (forced.counted.sum(dim=1, keepdim=True) * len(layers))
 
     def watch(module: nn.Module, inputs: object, output: tuple[Tensor, Tensor]) -> None:
         del module, inputs
@@ -126,15 +134,16 @@ def attention_mass(host: Host, forced: Forced, gather_layer: int) -> tuple[Tenso
         seen = columns.gather(2, rows.expand(-1, -1, -1, forced.tokens)).squeeze(1)
         total.add_((seen * share[..., None]).sum(dim=1))
 
-    usual = decoder.config._attn_implementation  # noqa: SLF001 - there is a public setter but no getter
-    hooks = [layer.self_attn.register_forward_hook(watch) for layer in decoder.layers[gather_layer:]]
-    decoder.set_attn_implementation("eager")  # the only one that tells its weights
+    mask, rotation = _mask(forced), decoder.rotary_emb(hidden, forced.positions)
+    hooks = [layer.self_attn.register_forward_hook(watch) for layer in layers]
     try:
-        return log_probs(host, forced, gather_layer, Gates()), total
+        with attending(decoder, "eager"):  # the only one that tells its weights
+            for layer in layers:
+                hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation)
     finally:
-        decoder.set_attn_implementation(usual)
         for hook in hooks:
             hook.remove()
+    return _predicted(host, forced, hidden), total
 
 
 def narrow(forced: Forced, keep: Tensor) -> Forced:
@@ -169,46 +178,72 @@ def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, each, 0).sum(dim=1) / counted.sum(dim=1)
 
 
-def _run(host: Host, forced: Forced, layers: range, gates: Gates) -> Tensor:
+def _predicted(host: Host, forced: Forced, hidden: Tensor) -> Tensor:
+    read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
+    return host.model.lm_head(_decoder(host).norm(read)).float().log_softmax(dim=-1)
+
+
+def _run(host: Host, forced: Forced, layers: range, gates: Gates, *, frugal: bool = False) -> Tensor:
     decoder, hidden = _decoder(host), forced.hidden
     if not layers:
         return hidden
-    mask = _mask(forced, gates.tokens)
     cosine, sine = decoder.rotary_emb(hidden, forced.positions)
+    keys = None if gates.tokens is None else _of_rows(forced, gates.tokens)
+
+    def layer(index: int, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        if rows is None:
+            return run_layer(decoder, index, hidden, (cosine, sine), keys, frugal=frugal)
+        chosen = None if keys is None else keys[rows]
+        return run_layer(decoder, index, hidden[rows], (cosine[rows], sine[rows]), chosen, frugal=frugal)
+
     for index in layers:
         gate = None if gates.layers is None else gates.layers[:, index]
         if gate is None:
-            hidden = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=(cosine, sine))
+            hidden = layer(index, hidden)
         elif gate.dtype == torch.bool:
-            hidden = _run_rows(decoder.layers[index], hidden, mask, (cosine, sine), gate)
+            hidden = _skipped(partial(layer, index), hidden, gate)
         else:
-            updated = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=(cosine, sine))
-            hidden = hidden + gate[:, None, None].to(hidden.dtype) * (updated - hidden)
+            hidden = _gated(partial(layer, index), hidden, gate)
     return hidden
 
 
-def _run_rows(layer: Any, hidden: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], gate: Tensor) -> Tensor:
+Layer = Callable[..., Tensor]  # (hidden [B, R, H], the batch rows to run or None for all) -> those rows, updated
+
+
+def _skipped(layer: Layer, hidden: Tensor, gate: Tensor) -> Tensor:
     """Runs a layer on the prompts whose plan has it; the others cost nothing."""
-    open_rows = gate.nonzero().flatten()
-    if len(open_rows) == 0:
-        return hidden
-    if len(open_rows) == len(hidden):
-        return layer(hidden, attention_mask=mask, position_embeddings=rotation)
-    parts = (rotation[0][open_rows], rotation[1][open_rows])
-    updated = layer(hidden[open_rows], attention_mask=mask[open_rows], position_embeddings=parts)
-    return hidden.index_copy(0, open_rows, updated)
+    rows = gate.nonzero().flatten()
+    if len(rows) == len(hidden):
+        return layer(hidden)
+    return hidden.index_copy(0, rows, layer(hidden, rows)) if len(rows) else hidden
 
 
-def _mask(forced: Forced, token_gates: Tensor | None) -> Tensor:
-    """Returns the additive causal mask [B, 1, R, R]; a token gate g adds log(g) to its column."""
+def _gated(layer: Layer, hidden: Tensor, gate: Tensor) -> Tensor:
+    """Applies a share of a layer's update, [B]. Where the share is 0 no gradient passes the layer, but its own does."""
+    shut = gate.detach() == 0
+    if not bool(shut.any()):
+        change = layer(hidden) - hidden
+    else:
+        opened, closed = (~shut).nonzero().flatten(), shut.nonzero().flatten()
+        with torch.no_grad():
+            parts = [(layer(hidden, closed) - hidden[closed])]
+        if len(opened):
+            parts.append(layer(hidden, opened) - hidden[opened])
+        change = torch.cat(parts)[torch.cat([closed, opened]).argsort()]
+    return hidden + gate[:, None, None].to(hidden.dtype) * change
+
+
+def _of_rows(forced: Forced, token_gates: Tensor) -> Tensor:
+    """Returns the gates of all rows [B, R]: those of text are ones."""
+    behind = forced.hidden.shape[1] - forced.start - forced.tokens
+    return nn.functional.pad(token_gates, (forced.start, behind), value=1.0)
+
+
+def _mask(forced: Forced) -> Tensor:
+    """Returns the additive causal mask [B, 1, R, R]."""
     seen = (forced.positions[:, None, :] <= forced.positions[:, :, None]) & forced.valid[:, None, :]
     lowest = torch.finfo(forced.hidden.dtype).min
-    mask = torch.zeros(seen.shape, dtype=forced.hidden.dtype, device=seen.device).masked_fill(~seen, lowest)
-    if token_gates is not None:
-        columns = token_gates.clamp_min(GATE_FLOOR).log().to(mask.dtype)
-        behind = mask.shape[2] - forced.start - forced.tokens
-        mask = mask + nn.functional.pad(columns, (forced.start, behind))[:, None, :].masked_fill(~seen, 0)
-    return mask[:, None]
+    return torch.zeros(seen.shape, dtype=forced.hidden.dtype, device=seen.device).masked_fill(~seen, lowest)[:, None]
 
 
 def _decoder(host: Host) -> Any:

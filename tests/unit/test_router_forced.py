@@ -133,6 +133,43 @@ def test_every_gate_from_the_gather_on_has_a_gradient(host, references):
     assert all(parameter.grad is None for parameter in host.model.parameters())
 
 
+@pytest.mark.parametrize("frugal", [False, True])
+def test_gates_and_their_gradient_are_those_of_a_mask(host, references, frugal):
+    """Against stock layers with log g added to the attention of a token's key, and every layer run with a gradient."""
+    batch, gather = references.batch([0, 1, 5]), 1
+    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)
+    decoder, depth = host.model.model.language_model, host.spec.decoder.layers
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.rand(3, host.spec.visual_tokens, generator=generator), torch.rand(3, depth, generator=generator)
+    drawn[1][0, 1:], drawn[1][2, 2] = 0.0, 0.0  # closed for one prompt and for several, open for others
+
+    def by_mask(tokens, layers):
+        hidden, rows = forced.hidden, forced.hidden.shape[1]
+        columns = torch.zeros(3, rows)
+        columns[:, forced.start : forced.start + forced.tokens] = tokens.log()
+        seen = torch.ones(rows, rows, dtype=torch.bool).tril()
+        mask = torch.where(seen, columns[:, None, None, :], -1e30)
+        rotation = decoder.rotary_emb(hidden, forced.positions)
+        for index in range(gather, depth):
+            updated = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=rotation)
+            hidden = hidden + layers[:, index, None, None] * (updated - hidden)
+        read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
+        return host.model.lm_head(decoder.norm(read)).log_softmax(-1)
+
+    def by_gates(tokens, layers):
+        return log_probs(host, forced, gather, Gates(tokens, layers), frugal=frugal)
+
+    results = []
+    for function in (by_mask, by_gates):
+        leaves = [part.clone().requires_grad_() for part in drawn]
+        loss = divergence(batch.log_probs, function(*leaves), forced.counted).sum()
+        loss.backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    assert decoder.config._attn_implementation == "sdpa", "put back"
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
 def test_attention_mass_is_where_the_answering_rows_look(host, references):
     batch, gather = references.batch([0, 2]), 1
     forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)

@@ -1,0 +1,182 @@
+"""Pruners inside the decoder: they watch the frozen host's own layers.
+
+What it is: FastV and DART (tokens) and ShortGPT (layers), written from their papers.
+What it knows: the rows ``[prefix | V | suffix]`` and that stock layers turn rows into rows; FastV and DART run no layer
+that pruning could have saved, the layers below K (FastV at K=0: the attention of layer 0).
+What it does not know: budgets, answers.
+
+Padding stands at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from allrounder.errors import CalibrationError
+from allrounder.hosts.host import Host
+from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_of
+from allrounder.router.selection import ranking
+
+__all__ = ["PIVOTS", "block_influence", "dart", "fastv", "shortgpt"]
+
+PIVOTS = 4  # of DART: so many visual ones and as many of the text
+
+
+class _Rows(NamedTuple):
+    """``hidden`` [B, R, H] before a layer, and what every layer is called with."""
+
+    hidden: Tensor
+    mask: Tensor  # [1, 1, R, R], added to attention scores
+    rotation: tuple[Tensor, Tensor]
+
+
+def fastv(setting: Setting) -> TokenPruner:
+    """Returns FastV (Chen et al., ECCV 2024): the attention that each visual token gets.
+
+    The mean over heads of what the prompt's last row pays to each visual token in layer K-1, the last one that sees
+    them all; with K=0, where the paper has no rule, in layer 0.
+
+    Deviations: the paper describes the mean over all rows that attend to a token; the last row alone is how FastV is
+    commonly run and compared with, and it is the row that predicts the answer.
+    """
+
+    @torch.no_grad()
+    def scores(view: View) -> Tensor:
+        host, layer = setting.host, max(setting.gather_layer, 1) - 1
+        weights = _attention(host, _rows_before(host, view, layer), layer)
+        start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+        last = start + tokens + view.prompt.suffix_lengths.to(weights.device) - 1
+        paid = weights[torch.arange(len(weights), device=weights.device), :, last]  # [B, heads, R]
+        return paid[..., start : start + tokens].float().mean(dim=1)
+
+    return scores
+
+
+def dart(setting: Setting) -> TokenPruner:
+    """Returns DART (Wen et al., EMNLP 2025): duplicates of a few pivot tokens leave.
+
+    Pivots are the `PIVOTS` visual tokens and the `PIVOTS` text rows whose keys in layer K are longest. Visual pivots
+    are kept first; then the pivots take turns, each adding the token whose hidden state before layer K has the smallest
+    cosine with its own.
+
+    Deviations: the paper fixes T first and lets each pivot take its whole share at once; taking turns gives each pivot
+    the same share at every T, which makes one nested order. The key's length is Euclidean over all kv heads, which the
+    rotary embedding leaves as it is. Text pivots are taken from all text rows, the template's included.
+    """
+
+    @torch.no_grad()
+    def scores(view: View) -> Tensor:
+        host = setting.host
+        rows = _rows_before(host, view, setting.gather_layer)
+        return scores_of(_dart_order(host, view, rows.hidden, _key_norms(host, rows.hidden, setting.gather_layer)))
+
+    return scores
+
+
+def shortgpt(setting: Setting) -> LayerPruner:
+    """Returns ShortGPT (Men et al., 2024, arXiv 2403.03853): layers that hardly turn their rows leave.
+
+    The block influence of a layer, see `block_influence`, is measured once, here, on ``setting.calibration``: the same
+    order for every question.
+
+    Deviations: the paper measures on plain text; here on pictures and questions, where most rows are visual. The
+    layers below K are kept, which the paper does not ask for.
+
+    Raises:
+        CalibrationError: There is no calibration view.
+    """
+    if not setting.calibration:
+        raise CalibrationError("shortgpt measures layers, and there is nothing to measure on", where="calibration")
+    influence = block_influence(setting.host, setting.calibration).float()[None]
+    return lambda view: influence.to(view.visual.device).repeat(len(view.identity), 1)
+
+
+@torch.no_grad()
+def block_influence(host: Host, views: Sequence[View]) -> Tensor:
+    """Returns 1 - mean cosine of each layer's input and output rows, float64 [M], over all real rows of ``views``."""
+    decoder, count = _decoder(host), 0
+    total = torch.zeros(len(decoder.layers), dtype=torch.float64)
+    for view in views:
+        check_view(view, host)
+        rows = _rows_before(host, view, 0)
+        real = _real_rows(host, view)
+        hidden, changes = rows.hidden, []
+        for layer in decoder.layers:
+            after = layer(hidden, attention_mask=rows.mask, position_embeddings=rows.rotation)
+            changes.append((1 - cosine_similarity(hidden.float(), after.float(), dim=-1))[real].double().sum())
+            hidden = after
+        total, count = total + torch.stack(changes).cpu(), count + int(real.sum())
+    return total / count
+
+
+def _dart_order(host: Host, view: View, hidden: Tensor, norms: Tensor) -> Tensor:
+    """Returns the order int64 [B, N] from hidden states [B, R, H] and key norms [B, R]."""
+    start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+    seen = slice(start, start + tokens)
+    batch = torch.arange(len(hidden), device=hidden.device)
+    text = _real_rows(host, view)
+    text[:, seen] = False
+    own = ranking(norms[:, seen])[:, :PIVOTS]  # among the visual tokens
+    others = ranking(norms.masked_fill(~text, -torch.inf))[:, :PIVOTS]  # among all rows
+    pivots = torch.cat([start + own, others], dim=1)
+    turns = own.shape[1] + text.sum(dim=1).clamp_max(PIVOTS)  # a short prompt has fewer text rows than pivots
+    unit = normalize(hidden.float(), dim=-1)
+    cosines = unit[batch[:, None], pivots] @ unit[:, seen].transpose(1, 2)  # [B, pivots, N]
+    taken = torch.zeros(len(hidden), tokens, dtype=torch.bool, device=hidden.device).scatter_(1, own, value=True)
+    order = [*own.T]
+    for step in range(tokens - own.shape[1]):
+        choice = cosines[batch, step % turns].masked_fill(taken, torch.inf).argmin(dim=1)
+        taken[batch, choice] = True
+        order.append(choice)
+    return torch.stack(order, dim=1)
+
+
+def _key_norms(host: Host, hidden: Tensor, index: int) -> Tensor:
+    """Returns the length of each row's keys in a layer, all kv heads together, float32 [B, R]."""
+    layer = _decoder(host).layers[index]
+    keys = layer.self_attn.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, host.spec.decoder.head_dim))
+    if host.spec.decoder.qk_norm:
+        keys = layer.self_attn.k_norm(keys)
+    return keys.float().flatten(-2).norm(dim=-1)
+
+
+def _attention(host: Host, rows: _Rows, index: int) -> Tensor:
+    """Returns the attention weights [B, heads, R, R] of one layer, by its stock module."""
+    decoder = _decoder(host)
+    layer = decoder.layers[index]
+    usual = decoder.config._attn_implementation  # noqa: SLF001 - there is a public setter but no getter
+    decoder.set_attn_implementation("eager")  # the only one that tells its weights
+    try:
+        normed = layer.input_layernorm(rows.hidden)
+        return layer.self_attn(normed, attention_mask=rows.mask, position_embeddings=rows.rotation)[1]
+    finally:
+        decoder.set_attn_implementation(usual)
+
+
+def _rows_before(host: Host, view: View, layer: int) -> _Rows:
+    """Runs the layers below ``layer`` on all rows."""
+    decoder, hidden = _decoder(host), view.embeddings
+    count = hidden.shape[1]
+    seen = torch.ones(count, count, dtype=torch.bool, device=hidden.device).tril()
+    mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
+    mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
+    rotation = decoder.rotary_emb(hidden, torch.arange(count, device=hidden.device)[None])
+    for index in range(layer):
+        hidden = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=rotation)
+    return _Rows(hidden, mask, rotation)
+
+
+def _real_rows(host: Host, view: View) -> Tensor:
+    """Returns bool [B, R], False for padding."""
+    ends = view.prompt.prefix_ids.shape[1] + host.spec.visual_tokens + view.prompt.suffix_lengths
+    every = torch.arange(view.embeddings.shape[1], device=view.embeddings.device)
+    return every < ends.to(view.embeddings.device)[:, None]
+
+
+def _decoder(host: Host) -> Any:
+    return host.model.model.language_model

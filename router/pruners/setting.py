@@ -1,0 +1,88 @@
+"""What pruners read and what they are: the types of this folder.
+
+What it is: `View`, one batch of picture questions as the decoder reads it; `Setting`, what a pruner is made from; the
+three kinds of callables; and orders turned into scores.
+What it knows: shapes. What it does not know: any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from allrounder.errors import InputInvalid
+from allrounder.hosts.host import Host
+from allrounder.hosts.prompt import PromptBatch
+from allrounder.hosts.pruned import PrunedHost
+from allrounder.router.model import Scores
+
+__all__ = ["LayerPruner", "Pruner", "Setting", "TokenPruner", "View", "check_view", "look", "scores_of"]
+
+
+class View(NamedTuple):
+    """B questions about pictures. All tensors are on the host's device; made by `look`."""
+
+    visual: Tensor  # [B, N, H], what tower and projector give
+    prompt: PromptBatch  # of B rows
+    embeddings: Tensor  # [B, P + N + S, H], rows [prefix | V | suffix], suffixes padded on the right
+    identity: tuple[str, ...]  # [B], what names each question: random scores depend on it and the seed, on nothing else
+
+
+class Setting(NamedTuple):
+    """What a pruner is made from."""
+
+    host: Host
+    gather_layer: int  # K
+    seed: int
+    calibration: Sequence[View]  # read once, when a pruner that measures is made; others ignore it
+
+
+TokenPruner = Callable[[View], Tensor]  # -> float32 [B, N], higher is kept
+LayerPruner = Callable[[View], Tensor]  # -> float32 [B, M], higher is kept
+Pruner = Callable[[View], Scores]
+
+
+def look(host: Host, visual: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:
+    """Returns the view of B questions.
+
+    Args:
+        host: Whose embeddings are read.
+        visual: [B, N, H].
+        prompt: B prompts.
+        identity: One name per question.
+
+    Raises:
+        InputInvalid: They are not B of each.
+    """
+    view = View(visual, prompt, PrunedHost(host).embeddings(visual, prompt), tuple(identity))
+    check_view(view, host)
+    return view
+
+
+def check_view(view: View, host: Host) -> None:
+    """Checks that a view is of this host.
+
+    Raises:
+        InputInvalid: A shape is wrong, or there is not one identity per row.
+    """
+    batch, tokens, hidden = len(view.identity), host.spec.visual_tokens, host.spec.decoder.hidden
+    rows = view.prompt.prefix_ids.shape[1] + tokens + view.prompt.suffix_ids.shape[1]
+    expected = {
+        "visual": (view.visual, (batch, tokens, hidden)),
+        "embeddings": (view.embeddings, (batch, rows, hidden)),
+        "suffix_lengths": (view.prompt.suffix_lengths, (batch,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise InputInvalid("a view that does not fit", where=name, got=list(tensor.shape), wanted=list(shape))
+
+
+def scores_of(order: Tensor) -> Tensor:
+    """Returns scores whose ranking is ``order`` int64 [B, N], best first: float32 [B, N], N down to 1."""
+    points = torch.arange(order.shape[1], 0, -1, dtype=torch.float32, device=order.device)
+    return torch.empty(order.shape, dtype=torch.float32, device=order.device).scatter_(
+        1, order, points.expand_as(order)
+    )

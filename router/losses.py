@@ -1,6 +1,6 @@
 """Losses of one batch: scores, flows, the frozen host and an objective put together.
 
-What it is: the three objectives of `objective`, each as a function of router, batch and budget.
+What it is: the four objectives of `objective`, each as a function of router, batch and budget.
 What it knows: how a step's randomness, temperature and budget enter. What it does not know: optimisers, files, time.
 """
 
@@ -20,6 +20,7 @@ from allrounder.router.objective import (
     TrainOptions,
     attention_loss,
     flow_log_prob,
+    listwise_loss,
     policy_loss,
     preference_loss,
     sparsity,
@@ -36,51 +37,79 @@ CLOSED = 1e-4
 
 
 class Learner(NamedTuple):
-    """Who takes part: the frozen ``host``, the ``router`` that learns, and ``initial``, its frozen first state."""
+    """Who takes part: the frozen ``host``, the ``router`` that learns, and ``initial``, its frozen first state.
+
+    ``frugal``: the host's layers are computed a second time for the gradient, and their insides not remembered.
+    """
 
     host: Host
     router: MetaRouter
     initial: MetaRouter
     options: TrainOptions
+    frugal: bool = False
 
 
 class Moment(NamedTuple):
-    """Where a run stands: ``share`` of it done, 0 to 1; the ``budget`` of this step; its source of chance."""
+    """Where a run stands: ``share`` of it done, 0 to 1; the ``budgets`` of this step; its source of chance."""
 
     share: float
-    budget: Budget
+    budgets: tuple[Budget, ...]
     generator: torch.Generator
 
 
 class StepLoss(NamedTuple):
-    """``loss`` is to be minimised; ``divergence`` is that of the flows it came from, nats per token, if any."""
+    """``loss`` has the gradient that is to be followed, and ``value`` is what is minimised.
+
+    ``divergence`` is that of the flows it came from, nats per token, if any.
+    """
 
     loss: Tensor
+    value: float
     divergence: float | None
 
 
 class Work(NamedTuple):
-    """What the objectives start from: a batch, its rows before layer K, and the router's scores with gradient."""
+    """What the objectives start from: a batch, its rows before layer K, the router's scores, and one budget."""
 
     batch: Batch
     forced: Forced
     scores: Scores
+    budget: Budget
+
+
+class _Found(NamedTuple):
+    loss: Tensor
+    divergence: float
 
 
 def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
-    """Returns the loss of one batch: that of the attention, and behind its share of the run the objective's as well."""
+    """Returns the loss of one batch: that of the attention, and behind its share of the run the objective's as well.
+
+    The host's part of the gradient is taken here, budget by budget, so that the memory is that of one budget; what is
+    returned has the router's part left.
+    """
     options = learner.options
     scores = learner.router(batch.embeddings.float(), batch.prompt)
     watched = scores.token_scores.new_zeros(())
     if batch.attention is not None:
         watched = attention_loss(scores.token_scores, batch.attention).mean()
     if moment.share < options.attention_share:
-        return StepLoss(watched, None)
+        return StepLoss(watched, float(watched.detach()), None)
     with torch.no_grad():
         forced = forced_rows(learner.host, batch.embeddings, batch.prompt, batch.answers, options.gather_layer)
     objective = _gate_loss if options.objective == "gate" else _sampled_loss
-    found = objective(learner, Work(batch, forced, scores), moment)
-    return StepLoss(found.loss + options.attention_weight * watched, found.divergence)
+    leaves = Scores(*(part.detach().requires_grad_() for part in scores))
+    found = []
+    for budget in moment.budgets:
+        one = objective(learner, Work(batch, forced, leaves, budget), moment)
+        if one.loss.requires_grad:  # nothing is left to choose where T = N and L = M
+            with torch.autocast(one.loss.device.type, enabled=False):
+                (one.loss / len(moment.budgets)).backward()
+        found.append(_Found(one.loss.detach(), one.divergence))
+    value = float(sum(one.loss for one in found)) / len(found) + options.attention_weight * float(watched.detach())
+    carried = [(part * leaf.grad).sum() for part, leaf in zip(scores, leaves, strict=True) if leaf.grad is not None]
+    loss = torch.stack([options.attention_weight * watched, *carried]).sum()
+    return StepLoss(loss, value, sum(one.divergence for one in found) / len(found))
 
 
 def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: int) -> Tensor:
@@ -89,7 +118,7 @@ def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: in
     return log_probs(host, narrow(repeat(forced, count), flow.keep), gather_layer, Gates(layers=flow.plan))
 
 
-def _gate_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
+def _gate_loss(learner: Learner, work: Work, moment: Moment) -> _Found:
     """The divergence itself, through soft token gates and hard layer gates with a soft gradient.
 
     Tokens: attention is sharp enough to see through half-open gates, so they are cold. Layers: many half-open layers
@@ -97,34 +126,34 @@ def _gate_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
     random ones, a strong baseline; the scores have to outgrow it.
     """
     options, gather = learner.options, learner.options.gather_layer
-    forced, scores = work.forced, work.scores
+    forced, scores, budget = work.forced, work.scores, work.budget
     left = 1 - (1 - options.final_noise) * moment.share
     noise = Scores(*(left * gumbel(part, moment.generator) for part in scores))
     tokens = scores.token_scores + options.token_noise * noise.token_scores
-    within = round(options.window * moment.budget.tokens)
+    within = round(options.window * budget.tokens)
     if within < tokens.shape[1]:
         chosen = keep_list(tokens.detach(), within)
         forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
-    soft_plan = soft_layers(layers, moment.budget.layers, gather, options.layer_temperature)
-    plan = straight_through(layer_plan(layers.detach(), moment.budget.layers, gather), soft_plan)
-    gates = soft_top(tokens, moment.budget.tokens, options.token_temperature)
+    soft_plan = soft_layers(layers, budget.layers, gather, options.layer_temperature)
+    plan = straight_through(layer_plan(layers.detach(), budget.layers, gather), soft_plan)
+    gates = soft_top(tokens, budget.tokens, options.token_temperature)
     if options.token_gates == "hard":
-        kept = torch.full_like(gates, CLOSED).scatter(1, keep_list(tokens.detach(), moment.budget.tokens), 1.0)
+        kept = torch.full_like(gates, CLOSED).scatter(1, keep_list(tokens.detach(), budget.tokens), 1.0)
         gates = straight_through(kept, gates)
-    pruned = log_probs(learner.host, forced, gather, Gates(gates, plan))
+    pruned = log_probs(learner.host, forced, gather, Gates(gates, plan), frugal=learner.frugal)
     loss = divergence(work.batch.log_probs, pruned, forced.counted).mean()
-    return StepLoss(loss, float(loss.detach()))
+    return _Found(loss, float(loss.detach()))
 
 
-def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
+def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> _Found:
     options, gather = learner.options, learner.options.gather_layer
-    batch, forced, scores = work
+    batch, forced, scores, budget = work
     rows, count = batch.embeddings.float(), options.flows
     with torch.no_grad():
         noise = Noise(options.attention_noise, options.score_noise, moment.generator)
         drawn = sample(learner.router, rows, batch.prompt, count, noise)
-        flow = cut(drawn, moment.budget, gather)
+        flow = cut(drawn, budget, gather)
         pruned = flow_log_probs(learner.host, forced, flow, gather).unflatten(0, (-1, count))
         found = torch.stack([divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(count)], 1)
         kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, flow.keep, value=True)
@@ -132,11 +161,13 @@ def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> StepLoss:
     log_prob = flow_log_prob(_repeated(scores, count), picked, gather).view(-1, count)
     if options.objective == "policy":
         loss = policy_loss(log_prob, found)
+    elif options.objective == "listwise":
+        loss = listwise_loss(log_prob, found, options.listwise_scale, options.listwise_temperature)
     else:
         loss = _preference(learner, batch, picked, (log_prob, found))
-    token_gap, layer_gap = sparsity(scores, moment.budget, gather)
+    token_gap, layer_gap = sparsity(scores, budget, gather)
     total = loss + options.token_sparsity * token_gap + options.layer_sparsity * layer_gap
-    return StepLoss(total.mean(), float(found.mean()))
+    return _Found(total.mean(), float(found.mean()))
 
 
 def _preference(learner: Learner, batch: Batch, picked: Picked, flows: tuple[Tensor, Tensor]) -> Tensor:

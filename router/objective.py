@@ -1,11 +1,12 @@
 """Objectives: what the router is trained for.
 
 What it is: pure functions from scores, flows and divergences to a loss, and the record of all options.
-What it knows: three objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
+What it knows: four objectives. ``preference`` is our reading of PAR's (its formula is not released): a Bernoulli
 policy over tokens and layers, the flow closest to the unpruned host preferred to the farthest one against the frozen
 initial router (DPO), with sparsity terms. ``policy`` weighs every sampled flow by how much better it is than its
-siblings. ``gate`` sends the divergence's own gradient through gates: one pass judges all tokens and layers. Beside
-each of them token scores may be fitted to the host's own attention while it answers, which costs next to nothing.
+siblings. ``listwise`` fits the policy's distribution over all sampled flows to one made of their divergences (ListNet,
+Cao et al. 2007). ``gate`` sends the divergence's own gradient through gates: one pass judges all tokens and layers.
+Beside each of them token scores may be fitted to the host's own attention while it answers, which costs little.
 What it does not know: hosts, batches, optimisers.
 """
 
@@ -27,12 +28,13 @@ __all__ = [
     "TrainOptions",
     "attention_loss",
     "flow_log_prob",
+    "listwise_loss",
     "policy_loss",
     "preference_loss",
     "sparsity",
 ]
 
-Objective = Literal["preference", "policy", "gate"]
+Objective = Literal["gate", "preference", "policy", "listwise"]
 Positive = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -41,7 +43,10 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides what is learned; a resumed run must have the same.
 
-    Budgets are names of versions (or ``t<T>-l<L>``); each step draws one. Noise is used by the objectives that sample.
+    Budgets are names of versions (or ``t<T>-l<L>``); each step draws ``budgets_per_step`` different ones of them, which
+    cost a pass of the host each. ``attention_noise``, ``score_noise`` and all below them up to ``gate`` are for the
+    objectives that sample flows. The default objective is the one that was measured best on the demo host, not the
+    paper's, which is ``preference``.
     """
 
     objective: Objective = "gate"
@@ -50,17 +55,22 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     start: Literal["fresh", "host"] = "fresh"  # weights of the router's layers: drawn, or the host's first ones
     gather_layer: Annotated[int, Meta(ge=0)] = 2
     budgets: tuple[str, ...] = ("par-base", "par-lite", "par-nano")
+    budgets_per_step: Positive = 1
     batch: Positive = 4
     accumulate: Positive = 1  # batches per optimiser step
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     warmup: Share = 0.03  # share of the run
     seed: Annotated[int, Meta(ge=0)] = 0
-    # preference and policy
+    # preference, policy and listwise
     flows: Annotated[int, Meta(ge=2)] = 8  # per prompt
     attention_noise: Annotated[float, Meta(ge=0)] = 1.0  # standard deviation on attention logits (PAR: 1)
     score_noise: Annotated[float, Meta(ge=0)] = 0.5  # scale of Gumbel noise on scores
-    beta: PositiveFloat = 0.1
+    beta: PositiveFloat = 0.1  # preference: how sharply
+    listwise_scale: PositiveFloat = (
+        10.0  # listwise: what log-probabilities of flows, which lie close, are multiplied by
+    )
+    listwise_temperature: PositiveFloat = 0.5  # of what is to be fitted, in standard deviations of the divergences
     reference_free: bool = False  # preference without the frozen initial router
     token_sparsity: Annotated[float, Meta(ge=0)] = 0.1
     layer_sparsity: Annotated[float, Meta(ge=0)] = 0.1
@@ -117,6 +127,23 @@ def policy_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
     spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
     advantage = (divergences.mean(dim=1, keepdim=True) - divergences) / spread
     return -(advantage.detach() * log_probs).mean(dim=1)
+
+
+def listwise_loss(log_probs: Tensor, divergences: Tensor, scale: float, temperature: float) -> Tensor:
+    """Returns KL(softmax(-divergences / temperature) || softmax(scale x log_probs)), [B].
+
+    Divergences are measured in their own standard deviation, prompt by prompt. Unlike the policy's gradient this one
+    has an end: it is zero where the policy's odds between any two flows are those that their divergences ask for.
+
+    Args:
+        log_probs: [B, F] of the flows, with gradient.
+        divergences: [B, F] from the unpruned host, lower is better.
+        scale: Of the log-probabilities.
+        temperature: Towards 0 the closest flow alone is wanted.
+    """
+    spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
+    wanted = (-divergences.detach() / (temperature * spread)).log_softmax(dim=1)
+    return (wanted.exp() * (wanted - (scale * log_probs).log_softmax(dim=1))).sum(dim=1)
 
 
 def attention_loss(token_scores: Tensor, attention: Tensor) -> Tensor:

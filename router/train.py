@@ -31,10 +31,10 @@ from allrounder.router.checkpoint import save_router, write_atomically
 from allrounder.router.examples import Examples
 from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import Closeness, measure, router_scorer
-from allrounder.router.model import MetaRouter, copy_host_layers
 from allrounder.router.objective import TrainOptions
 from allrounder.router.order import Walk, mixed_seed
 from allrounder.router.references import References
+from allrounder.router.start import Start, first_router
 from allrounder.versions import resolve
 
 __all__ = ["RunOptions", "TrainResult", "train", "weights_digest"]
@@ -46,15 +46,16 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long and where; nothing here changes what is learned per step. The run ends with what comes first."""
+    """How long and with what means. The run ends with what comes first."""
 
     steps: Positive | None = None
     minutes: Annotated[float, Meta(gt=0)] | None = None  # of training, over all resumed runs together
     validate_every: Positive = 50  # steps
     save_every: Positive = 50  # steps
     bfloat16: bool = False  # autocast
-    answer_tokens: Positive = 16
-    cache_mib: Annotated[int, Meta(ge=0)] = 2048
+    answer_tokens: Positive = 16  # answers are cut here
+    cache_mib: Annotated[int, Meta(ge=0)] = 2048  # of references, a quarter of it for validation
+    checkpoint: bool = False  # the host's layers are computed twice, and far less of them is remembered
 
 
 class TrainResult(NamedTuple):
@@ -68,7 +69,12 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    host: Host, data: tuple[Examples, Examples], out: Path, options: TrainOptions, run: RunOptions
+    host: Host,
+    data: tuple[Examples, Examples],
+    out: Path,
+    options: TrainOptions,
+    run: RunOptions,
+    start: Start | None = None,
 ) -> TrainResult:
     """Trains a router for a host, or goes on where a killed run stopped.
 
@@ -78,6 +84,7 @@ def train(
         out: Router directory, see the module.
         options: What is learned.
         run: How long.
+        start: Weights to begin with; None draws them from the seed. A run that goes on has its own.
 
     Raises:
         InputInvalid: No end is given, a budget does not fit, or ``out`` holds a run with other options or data.
@@ -86,7 +93,7 @@ def train(
     if run.steps is None and run.minutes is None:
         raise InputInvalid("training needs an end", wanted="steps, minutes, or both")
     before = weights_digest(host.model)
-    trainer = _Trainer(host, data, out, options, run)
+    trainer = _Trainer(host, data, out, (options, run), start)
     trainer.resume()
     result = trainer.run()
     if weights_digest(host.model) != before:
@@ -107,18 +114,33 @@ class _Trainer:
     """One run; what changes is `_router`, `_optimizer`, `_step`, `_seconds` and `_best`."""
 
     def __init__(
-        self, host: Host, data: tuple[Examples, Examples], out: Path, options: TrainOptions, run: RunOptions
+        self,
+        host: Host,
+        data: tuple[Examples, Examples],
+        out: Path,
+        settings: tuple[TrainOptions, RunOptions],
+        start: Start | None = None,
     ) -> None:
+        options, run = settings
         self._host, self._out, self._options, self._run = host, out, options, run
         watched = bool(options.attention_share or options.attention_weight)
-        limits = (options.gather_layer, run.answer_tokens, run.cache_mib)
-        self._training = References(host, data[0], *limits, attention=watched)
-        self._validation = References(host, data[1], *limits)
+        limits, quarter = (options.gather_layer, run.answer_tokens), run.cache_mib // 4
+        self._training = References(host, data[0], *limits, run.cache_mib - quarter, attention=watched)
+        self._validation = References(host, data[1], *limits, quarter)
         self._walk = Walk(len(data[0]), options.seed)
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
-        self._budgets = [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
+        self._budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in options.budgets]
+        if options.budgets_per_step > len(self._budgets):
+            raise InputInvalid(
+                "a step cannot have more budgets than there are",
+                where="budgets_per_step",
+                got=options.budgets_per_step,
+                wanted=f"at most {len(self._budgets)}",
+                remedy="name more budgets, for example budgets=par-base,par-lite,par-nano",
+            )
         self._validated = [resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT]
-        self._router = _fresh_router(host, options)
+        self._start = start
+        self._router = first_router(host, options, start)
         self._initial = copy.deepcopy(self._router).requires_grad_(requires_grad=False)
         self._optimizer = torch.optim.AdamW(
             self._router.parameters(), options.learning_rate, weight_decay=options.weight_decay
@@ -126,7 +148,13 @@ class _Trainer:
         self._step, self._seconds = 0, 0.0
         self._best: TrainResult | None = None
         self._identity = msgspec.json.encode(
-            {"options": options, "host": host.digest, "data": [part.name for part in data]}
+            {
+                "options": options,
+                "host": host.digest,
+                "data": [part.name for part in data],
+                "run": {"answer_tokens": run.answer_tokens, "bfloat16": run.bfloat16},
+                "start": None if start is None else start.digest,
+            }
         ).decode()
 
     def run(self) -> TrainResult:
@@ -165,20 +193,21 @@ class _Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._router.train()
-        learner = Learner(self._host, self._router, self._initial, options)
+        learner = Learner(self._host, self._router, self._initial, options, self._run.checkpoint)
         losses, divergences = 0.0, []
         for part in range(options.accumulate):
             chance = torch.Generator().manual_seed(mixed_seed(options.seed, self._step, part))
             place = (self._step * options.accumulate + part) * options.batch
             indices = self._walk.take(place, options.batch)
-            budget = self._budgets[int(torch.randint(len(self._budgets), (1,), generator=chance))].budget
+            drawn = torch.randperm(len(self._budgets), generator=chance)[: options.budgets_per_step]
             batch = self._training.batch(indices)
             device = batch.embeddings.device
-            moment = Moment(share, budget, torch.Generator(device).manual_seed(chance.initial_seed() + 1))
+            budgets = tuple(self._budgets[place] for place in drawn.tolist())
+            moment = Moment(share, budgets, torch.Generator(device).manual_seed(chance.initial_seed() + 1))
             with torch.autocast(device.type, torch.bfloat16, enabled=self._run.bfloat16):
                 found = batch_loss(learner, batch, moment)
             (found.loss / options.accumulate).backward()
-            losses += found.loss.item() / options.accumulate
+            losses += found.value / options.accumulate
             divergences += [] if found.divergence is None else [found.divergence]
         norm = nn.utils.clip_grad_norm_(self._router.parameters(), CLIP).item()
         self._optimizer.step()
@@ -213,7 +242,9 @@ class _Trainer:
             facts[f"validation_divergence {name}"] = round(close.divergence, 6)
             facts[f"validation_agreement {name}"] = round(close.agreement, 6)
         validated = f"{self._validation.examples.name} ({len(self._validation.examples)} examples)"
-        return facts | {"step": self._step, "data": self._training.examples.name, "validated_on": validated}
+        facts |= {"step": self._step, "data": self._training.examples.name, "validated_on": validated}
+        facts |= {"answer_tokens": self._run.answer_tokens, "bfloat16": self._run.bfloat16}
+        return facts | ({} if self._start is None else self._start.facts())
 
     def _log(self, facts: dict[str, Any]) -> None:
         with (self._folder / "log.jsonl").open("ab") as stream:
@@ -266,18 +297,6 @@ class _Trainer:
             wanted=self._identity,
             remedy="give another directory, or delete this one's training folder to begin again",
         )
-
-
-def _fresh_router(host: Host, options: TrainOptions) -> MetaRouter:
-    """Returns the router before its first step, the same for the same seed."""
-    device = host.model.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        config: Any = host.model.config.text_config
-        router = MetaRouter(host.spec, config, options.attention, options.router_layers)
-    if options.start == "host":
-        copy_host_layers(router, list(host.model.model.language_model.layers))
-    return router.to(device)
 
 
 def _rate_factor(share: float, warmup: float) -> float:

@@ -16,9 +16,12 @@ from allrounder.hosts.random import Shape, write_random_checkpoint
 from allrounder.router import train as train_module
 from allrounder.router.checkpoint import load_router, read_record
 from allrounder.router.examples import Example
+from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import measure, mixed, random_scorer, router_scorer
-from allrounder.router.objective import TrainOptions
+from allrounder.router.objective import TrainOptions, listwise_loss
+from allrounder.router.order import Walk
 from allrounder.router.references import References
+from allrounder.router.start import first_router, read_start
 from allrounder.router.train import RunOptions, train, weights_digest
 from allrounder.versions import Budget
 
@@ -86,6 +89,8 @@ def weights(out: Path, host: Host) -> dict[str, torch.Tensor]:
     [
         {"objective": "gate", "window": 2.0},
         {"objective": "gate", "window": 4.0},
+        {"objective": "gate", "token_gates": "soft", "attention": "bidirectional"},
+        {"objective": "gate", "budgets": ("par-base", "par-lite", "par-nano"), "budgets_per_step": 3},
         {"objective": "policy"},
         {"objective": "preference"},
         {"objective": "preference", "reference_free": True},
@@ -101,6 +106,103 @@ def test_every_objective_learns_something(host, tmp_path, changes):
     assert [line["step"] for line in log] == list(range(1, 21))
     assert result.steps == 20
     assert read_record(tmp_path).training["objective"] == options.objective
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "gate"},
+        {"objective": "listwise"},
+        {"objective": "listwise", "budgets": ("par-lite", "par-nano"), "budgets_per_step": 2, "accumulate": 2},
+    ],
+)
+def test_divergence_falls(host, tmp_path, changes):
+    """That of the flow that the scores alone give, on what was learned."""
+    options = msgspec.structs.replace(TINY, **changes)
+    references = References(host, DATA[1], 1, SHORT)
+
+    def found(router):
+        return measure(host, references, router_scorer(router), [Budget(9, 4)], 1)[0].divergence
+
+    train(host, (DATA[1], DATA[1]), tmp_path, options, RunOptions(steps=20, answer_tokens=SHORT))
+    learned = load_router(tmp_path, host_spec=host.spec, host_digest=host.digest)
+    assert found(learned) < 0.98 * found(first_router(host, options, None))
+
+
+def test_several_budgets_are_the_mean_of_each(host):
+    """Value and gradient, for an objective without chance."""
+    options = msgspec.structs.replace(TINY, token_noise=0.0, layer_noise=0.0)
+    router = first_router(host, options, None)
+    batch = References(host, DATA[1], 1, SHORT).batch([0, 1])
+
+    def step(*budgets):
+        router.zero_grad()
+        moment = Moment(0.5, budgets, torch.Generator())
+        found = batch_loss(Learner(host, router, router, options), batch, moment)
+        found.loss.backward()
+        return found.value, torch.cat([parameter.grad.ravel() for parameter in router.parameters()])
+
+    values, gradients = zip(*(step(Budget(*each)) for each in ((9, 4), (20, 5))), strict=True)
+    value, gradient = step(Budget(9, 4), Budget(20, 5))
+    assert value == pytest.approx(sum(values) / 2)
+    torch.testing.assert_close(gradient, sum(gradients) / 2, rtol=1e-4, atol=1e-8)
+
+
+def test_frugal_training_is_the_same_training(host, tmp_path):
+    for name, frugal in (("usual", False), ("frugal", True)):
+        train(host, DATA, tmp_path / name, TINY, RunOptions(steps=3, answer_tokens=SHORT, checkpoint=frugal))
+    for name, value in weights(tmp_path / "usual", host).items():
+        torch.testing.assert_close(value, weights(tmp_path / "frugal", host)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_listwise_loss_lifts_what_lies_close():
+    divergences = torch.tensor([[0.1, 0.9, 0.5], [0.7, 0.7, 0.7]])
+    log_probs = torch.tensor([[-0.6, -0.6, -0.6], [-0.5, -0.6, -0.7]], requires_grad=True)
+    loss = listwise_loss(log_probs, divergences, 10.0, 0.5)
+    loss.sum().backward()
+    best, worst, middle = log_probs.grad[0].tolist()
+    assert best < 0 < worst
+    assert best < middle < worst
+    assert log_probs.grad[1, 0] > 0 > log_probs.grad[1, 2], "equal flows are wanted equally often"
+    spread = divergences[0].std()
+    wanted = -divergences[:1] / (0.5 * spread) / 10.0
+    assert float(listwise_loss(wanted, divergences[:1], 10.0, 0.5)) == pytest.approx(0.0, abs=1e-6)
+    assert (loss.detach() >= 0).all()
+
+
+def test_every_epoch_shows_every_example_once_in_another_order():
+    walk = Walk(10, seed=3)
+    epochs = [walk.take(start, 10) for start in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert Walk(10, seed=3).take(7, 6) == (epochs[0] + epochs[1])[7:13]
+    assert Walk(10, seed=4).take(0, 10) != epochs[0]
+
+
+def test_a_start_is_another_routers_weights(host, tmp_path):
+    first, other = tmp_path / "first", load_host(write_random_checkpoint(tmp_path / "other", SHAPE, seed=5))
+    assert other.digest != host.digest
+    train(other, DATA, first, TINY, RunOptions(steps=2, answer_tokens=SHORT))
+    start = read_start(first, host)
+    again = first_router(host, TINY, start)
+    for name, value in weights(first, other).items():
+        assert torch.equal(value, again.state_dict()[name])
+    run = RunOptions(steps=1, answer_tokens=SHORT)
+    train(host, DATA, tmp_path / "second", TINY, run, start)
+    facts = read_record(tmp_path / "second").training
+    assert facts["init_host"] == other.digest
+    assert facts["init_weights"] == read_record(first).weights.sha256
+    with pytest.raises(InputInvalid, match="other options"):
+        train(host, DATA, tmp_path / "second", TINY, msgspec.structs.replace(run, steps=2))
+    with pytest.raises(RouterMismatch, match="attention=causal"):
+        first_router(host, msgspec.structs.replace(TINY, attention="bidirectional"), start)
+    with pytest.raises(InputInvalid, match="two starts"):
+        first_router(host, msgspec.structs.replace(TINY, start="host"), start)
+
+
+def test_budgets_per_step_are_at_most_all(host, tmp_path):
+    with pytest.raises(InputInvalid, match="budgets_per_step"):
+        train(host, DATA, tmp_path, msgspec.structs.replace(TINY, budgets_per_step=2), RunOptions(steps=1))
 
 
 def test_gates_teach_more_than_chance(host, tmp_path):

@@ -15,6 +15,7 @@ __all__ = ["layer_use"]
 def layer_use(card: Card) -> Markup:
     """Returns the share of the questions in which the router ran each layer, per version."""
     rows = [row for row in ordered(card.rows) if row.pruner == ROUTER and row.layers < card.layers and row.layer_use]
+    rows.sort(key=lambda row: row.tokens == card.visual_tokens)  # versions first, layers alone after them
     title = element("h2", "Which layers are run")
     if not rows:
         return element("section", title, element("p", "The card does not say how often each layer is run."))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import io
 import warnings
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from allrounder.card import ROUTER, Card, Row
 from allrounder.commands.page.markup import Markup, clean, element
-from allrounder.commands.page.rows import both_pruned, cost_of, label, ordered, slots
+from allrounder.commands.page.rows import SLOTS, both_pruned, cost_of, label, ordered, slots
 from allrounder.commands.page.svg import INKS, inline
 from allrounder.commands.page.words import listed
 from allrounder.errors import EngineUnavailable
@@ -34,9 +35,10 @@ Axis = Literal["flops", "ttft"]
 _SIZE = (6.2, 4.1)  # inches
 _TEXT, _LONGEST, _LETTER = 8.5, 30, 0.067  # points, letters of a label, inches a letter takes
 _GAP = 0.058  # of the plot's height between two labels
+_COARSE = 0.08  # a scale longer than this needs no digits after the point
 _DODGE = 1.6  # points that neighbours at one cost are set apart
-_INK, _QUIET, _LINE, _PAPER = list(INKS)[9:]
-_MARKERS = "osD^vPXph"
+_INK, _QUIET, _LINE, _PAPER = list(INKS)[SLOTS:]
+_MARKERS = "osD^vPXph<"
 _TITLES = {"agreement": "Agreement with full", "retention": "Retention of full's accuracy"}
 _COSTS = {"flops": "FLOPs, share of full's prefill", "ttft": "Time to first token, share of full's"}
 
@@ -75,6 +77,7 @@ def plots(card: Card) -> Markup:
     explained = (
         "Up is more faithful, left is cheaper. Bars are 95% intervals; points at one cost are set slightly apart. The "
         "router pays for itself in these plots; the other pruners are drawn at the cost of the pruned model alone."
+        + _asked(card)
     )
     return element(
         "section",
@@ -82,6 +85,18 @@ def plots(card: Card) -> Markup:
         element("p", explained),
         element("div", *drawn, class_="plots"),
     )
+
+
+def _asked(card: Card) -> str:
+    """Says so where the router was asked other questions than the others."""
+    asked: dict[bool, set[int]] = {True: set(), False: set()}
+    for row in card.rows:
+        if both_pruned(card, row):
+            asked[row.pruner == ROUTER].add(row.figures.questions)
+    if not asked[False] or asked[True] == asked[False]:
+        return ""
+    ours, theirs = (listed(f"{count:,}" for count in sorted(asked[side])) for side in (True, False))
+    return f" The router was asked {ours} questions, the others {theirs}; the table above compares on the same ones."
 
 
 def curves(card: Card, measure: Measure, axis: Axis) -> tuple[list[Curve], list[str]]:
@@ -192,8 +207,8 @@ def draw(figure: Figure, drawn: list[Curve], costs: str) -> None:
     axes.grid(axis="y", color=_LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set_xlabel(costs, color=_INK)
-    for scale in (axes.xaxis, axes.yaxis):
-        scale.set_major_formatter(PercentFormatter(1.0))
+    for scale, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        scale.set_major_formatter(PercentFormatter(1.0, decimals=0 if high - low > _COARSE else 1))
 
 
 def _limits(axes: Axes, drawn: list[Curve]) -> None:
@@ -261,16 +276,20 @@ def _labels(axes: Axes, drawn: list[Curve]) -> None:
 
 
 def spread(wished: list[float]) -> list[float]:
-    """Returns ascending heights, 0 to 1, moved apart so that no two labels meet; as near as can be to ``wished``."""
+    """Returns heights, 0 to 1, for ascending ``wished`` ones: far enough apart that no two labels meet, else as near.
+
+    Less the gaps below them, heights must not fall: the least squares answer is that of pool adjacent violators (Ayer
+    et al., 1955).
+    """
     gap = min(_GAP, 1.0 / max(1, len(wished) - 1))
-    placed: list[float] = []
-    for height in wished:
-        placed.append(max(height, placed[-1] + gap) if placed else max(height, 0.0))
-    roof = 1.0
-    for index in range(len(placed) - 1, -1, -1):
-        placed[index] = min(placed[index], roof)
-        roof = placed[index] - gap
-    return placed
+    pools: list[list[float]] = []
+    for index, height in enumerate(wished):
+        pools.append([height - index * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    roof = 1.0 - (len(wished) - 1) * gap
+    lowered = [min(max(fmean(pool), 0.0), roof) for pool in pools for _ in pool]
+    return [height + index * gap for index, height in enumerate(lowered)]
 
 
 def _colour(curve: Curve) -> str:

@@ -7,12 +7,14 @@ curve, or one half of a budget alone. What it does not know: HTML.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 from typing import NamedTuple
 
 from allrounder.card import ROUTER, Card, Cost, Row
 from allrounder.manifest import LayerPolicy
 
 __all__ = [
+    "SLOTS",
     "Halves",
     "both_pruned",
     "budgets",
@@ -26,7 +28,7 @@ __all__ = [
     "slots",
 ]
 
-SLOTS = 9  # colours: one for the router, the others in turn
+SLOTS = 10  # colours: one for the router, the others in turn
 
 
 class Halves(NamedTuple):
@@ -109,8 +111,20 @@ def pruners(card: Card) -> list[str]:
 
 
 def slots(card: Card) -> dict[str, int]:
-    """Returns the colour of each pruner: 0 for the router, 1 to 8 in turn for the others."""
-    return {name: 0 if not index else 1 + (index - 1) % (SLOTS - 1) for index, name in enumerate(pruners(card))}
+    """Returns the colour of each pruner: 0 for the router, 1 to 9 in turn for the others.
+
+    Those that are drawn as curves come first; one that only ever prunes one side takes the colour of a curve that
+    chooses tokens as it does, where there is one.
+    """
+    curved = {row.pruner for row in card.rows if both_pruned(card, row)}
+    found = {ROUTER: 0}
+    by_tokens: dict[str, int] = {}
+    turn = cycle(range(1, SLOTS))
+    for name in sorted(pruners(card)[1:], key=lambda each: (each not in curved, each)):
+        tokens = name.partition("+")[0]
+        found[name] = by_tokens[tokens] if name not in curved and tokens in by_tokens else next(turn)
+        by_tokens.setdefault(tokens, found[name])
+    return found
 
 
 def label(card: Card, row: Row) -> str:

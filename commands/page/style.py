@@ -12,13 +12,13 @@ STYLE = """
 :root {
   --paper:#fdfdfb; --card:#f4f4ef; --ink:#1c1e21; --quiet:#62676f; --line:#dfdfd8; --warn:#9a3b12; --full:72%;
   --p0:#1f5fbf; --p1:#a85c22; --p2:#3f7d4a; --p3:#8a5aa8; --p4:#a63d57;
-  --p5:#6f6a2c; --p6:#217a84; --p7:#7b5b48; --p8:#6a6f77;
+  --p5:#6f6a2c; --p6:#217a84; --p7:#7b5b48; --p8:#6a6f77; --p9:#b03f8f;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper:#15171a; --card:#1e2125; --ink:#e7e7e3; --quiet:#9aa0a8; --line:#33373c; --warn:#f0a070; --full:48%;
     --p0:#78aefb; --p1:#dd9a66; --p2:#86c28f; --p3:#c19be0; --p4:#e58a9f;
-    --p5:#c3bc6d; --p6:#74c6cf; --p7:#c5a28c; --p8:#a9aeb6;
+    --p5:#c3bc6d; --p6:#74c6cf; --p7:#c5a28c; --p8:#a9aeb6; --p9:#e69bd0;
   }
 }
 * { box-sizing:border-box; }
@@ -67,13 +67,14 @@ td small { display:block; line-height:1.15; }
 tr.full td, tr.full th { background:var(--card); }
 tr.group th { padding-top:1rem; }
 tr.group ~ tr:not(.group) th { font-weight:400; padding-left:1.2rem; }
-tr.lost td, tr.lost th { background:color-mix(in srgb, var(--warn) 8%, transparent); }
+tr.lost td, tr.lost th { background:var(--card); background:color-mix(in srgb, var(--warn) 8%, transparent); }
 td strong { color:var(--warn); font-size:.82rem; letter-spacing:.02em; }
 .absent { color:var(--quiet); font-style:italic; font-size:.85rem; }
 .dot { display:inline-block; width:.6em; height:.6em; margin-right:.45em; border-radius:50%; }
 .p0 { background:var(--p0); } .p1 { background:var(--p1); } .p2 { background:var(--p2); }
 .p3 { background:var(--p3); } .p4 { background:var(--p4); } .p5 { background:var(--p5); }
 .p6 { background:var(--p6); } .p7 { background:var(--p7); } .p8 { background:var(--p8); }
+.p9 { background:var(--p9); }
 figure { margin:0; }
 figcaption { font-size:.9rem; color:var(--quiet); }
 .plots { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr)); gap:1.6rem; }

@@ -136,10 +136,11 @@ def _worst_class(card: Card) -> Markup | None:
     """Says which class of question each version hurts most, by agreement; None where there is but one class."""
     if len(kinds(card)) < 2:
         return None
-    found = []
+    found: dict[str, list[str]] = {}
     for row in router_rows(card):
         if len(row.kinds) > 1:
             worst = min(sorted(row.kinds), key=lambda kind: row.kinds[kind].agreement.mean)
-            name = f"{row.version} ({row.layer_policy})"
-            found.append(f"{name}: {worst}, {share(row.kinds[worst].agreement.mean)}")
-    return element("p", "Hurt most, by agreement: ", "; ".join(found), ".") if found else None
+            kept = share(row.kinds[worst].agreement.mean)
+            found.setdefault(worst, []).append(f"{kept} at {row.version} {row.layer_policy}")
+    said = "; ".join(f"{kind} ({', '.join(kept)})" for kind, kept in found.items())
+    return element("p", f"The class that is hurt most, by agreement: {said}.") if found else None

@@ -12,11 +12,12 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from allrounder.commands.page.markup import Markup, clean
+from allrounder.commands.page.rows import SLOTS
 
 __all__ = ["INKS", "inline"]
 
 # marker colour -> the page's colour; p0 is the router's, the others follow (`rows.SLOTS`)
-INKS = {f"#a0000{slot}": f"var(--p{slot})" for slot in range(9)} | {
+INKS = {f"#a0000{slot}": f"var(--p{slot})" for slot in range(SLOTS)} | {
     "#b00001": "var(--ink)",
     "#b00002": "var(--quiet)",
     "#b00003": "var(--line)",

@@ -37,22 +37,28 @@ def by_class(card: Card) -> Markup:
         ("Retention: accuracy over that of full, by class of question", lambda figures: percent(figures.retention)),
         ("KL from full in nats, by class of question", lambda figures: kl(figures.kl)),
     )
-    drawn = []
-    for caption, shown in measures:
-        header = ("Class", "Questions", "Accuracy of full", *titles)
-        body = [_class_row(card, rows, kind, shown) for kind in kinds(card)]
-        drawn.append(table(caption, header, body))
-    return element("section", title, *drawn)
+    drawn = [_class_table(card, rows, titles, caption, shown) for caption, shown in measures]
+    return element("section", title, _class_facts(card), *drawn)
 
 
-def _class_row(card: Card, rows: list[Row], kind: str, shown: Callable[[Figures], Markup]) -> Markup:
-    full = card.full_kinds.get(kind)
-    cells = [
-        absent("not measured") if full is None else f"{full.questions:,}",
-        absent("not measured") if full is None else percent(full.accuracy),
-        *(shown(row.kinds[kind]) if kind in row.kinds else absent("not measured") for row in rows),
-    ]
-    return element("tr", element("th", kind, scope="row"), *(element("td", cell) for cell in cells))
+def _class_facts(card: Card) -> Markup:
+    """Says how many questions of each class there are, and how many of them full has right."""
+    facts = []
+    for kind in kinds(card):
+        full = card.full_kinds.get(kind)
+        right = "" if full is None or full.accuracy is None else f", full has {share(full.accuracy.mean)} right"
+        facts.append(f"{kind} ({'not asked of full' if full is None else f'{full.questions:,} questions'}{right})")
+    return element("p", f"Classes: {'; '.join(facts)}.")
+
+
+def _class_table(
+    card: Card, rows: list[Row], titles: list[Markup], caption: str, shown: Callable[[Figures], Markup]
+) -> Markup:
+    body = []
+    for kind in kinds(card):
+        cells = [shown(row.kinds[kind]) if kind in row.kinds else absent("not measured") for row in rows]
+        body.append(element("tr", element("th", kind, scope="row"), *(element("td", cell) for cell in cells)))
+    return table(caption, ("Class", *titles), body)
 
 
 def one_side(card: Card) -> Markup:

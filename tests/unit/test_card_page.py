@@ -26,12 +26,15 @@ TOKENS, LAYERS, GATHER = 576, 24, 2
 BUDGETS = {"par-max": (256, 21), "par-base": (176, 21), "par-lite": (144, 18), "par-nano": (128, 18)}
 KINDS = ("what", "colour", "where", "count", "read")
 OTHERS = {
+    "cdpruner+shortgpt": 0.82,
+    "dart+shortgpt": 0.76,
+    "divprune+shortgpt": 0.8,
+    "fastv+shortgpt": 0.84,
     "random+random": 0.55,
-    "random+similarity": 0.75,
-    "attention+similarity": 0.84,
-    "attention+last": 0.62,
-    "diversity+similarity": 0.8,
-    "uniform+uniform": 0.7,
+    "random+router": 0.72,
+    "random+shortgpt": 0.7,
+    "router+shortgpt": 0.845,
+    "stride+shortgpt": 0.74,
 }
 VOID = {"meta", "br", "hr"}
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> & \x00\u202e'
@@ -84,20 +87,21 @@ def card(**changes) -> Card:
     rows += [row("router", f"t{tokens}-l24", (tokens, 24), "frozen", 0.85) for tokens in (256, 144)]
     rows += [row("router", "t576-l18", (576, 18), "routed", 0.9), row("router", "t64-l24", (64, 24), "frozen", 0.8)]
     rows += [row(name, v, budget, "routed", good) for name, good in OTHERS.items() for v, budget in BUDGETS.items()]
+    rows += [row(f"{name}+none", "t64-l24", (64, 24), "frozen", 0.5) for name in ("fastv", "random", "new")]
     comparisons = [
         Comparison(
             version=version,
             pruner=name,
             questions=2000,
-            difference=estimate(0.86 - good - (0.03 if name == "attention+similarity" else 0), 0.02, None),
-            p=0.31 if name == "attention+similarity" else 0.0005,
+            difference=estimate(0.86 - good - (0.03 if name == "fastv+shortgpt" else 0), 0.02, None),
+            p=0.31 if name == "fastv+shortgpt" else 0.0005,
             kl_difference=estimate(good - 0.86, 0.01, None),
             kl_p=0.0005,
         )
         for version in BUDGETS
         for name, good in OTHERS.items()
     ]
-    comparisons[3] = msgspec.structs.replace(comparisons[3], difference=estimate(-0.04, 0.02, None), p=0.999)
+    comparisons[0] = msgspec.structs.replace(comparisons[0], difference=estimate(-0.04, 0.02, None), p=0.999)
     defaults = {
         "schema": 1,
         "producer": "allrounder 0.1.0",
@@ -357,7 +361,7 @@ def test_halves_are_grouped_under_the_version_with_the_same_other_number():
         "par-lite": (["t144-l24"], ["t576-l18"]),
         "par-nano": ([], ["t576-l18"]),
     }
-    assert [row.version for row in others] == ["t64-l24"]
+    assert [row.pruner for row in others] == ["router", "fastv+none", "new+none", "random+none"]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +386,7 @@ def test_comparisons_that_are_not_won_are_marked_in_words():
     rows = section[section.index("By KL") :]
     assert rows.count("NO WIN SHOWN") == 4
     assert rows.count("ROUTER LOSES") == 1
-    assert "wins (p < 0.05) 19 of 24 comparisons by agreement and 24 of 24 by KL" in section
+    assert "wins (p < 0.05) 31 of 36 comparisons by agreement and 36 of 36 by KL" in section
 
 
 def test_curves_take_the_routers_cost_with_it_and_others_without():
@@ -425,6 +429,13 @@ def test_labels_are_spread_and_keep_their_order(count):
     heights = spread(list(wished))
     assert all(0 <= height <= 1 for height in heights)
     assert all(b - a > 0.05 for a, b in pairwise(heights))
+
+
+def test_labels_stay_where_they_can_and_part_evenly():
+    assert spread([0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9])
+    low, high = spread([0.5, 0.5])
+    assert low + high == pytest.approx(1.0)
+    assert spread([0.99, 1.0])[1] == pytest.approx(1.0)
 
 
 def test_a_picture_is_embedded_once_and_whole():
@@ -490,10 +501,22 @@ def test_without_matplotlib_the_remedy_is_named(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_pruner_keeps_one_colour_and_the_router_its_own():
+def test_every_curve_has_a_colour_of_its_own_and_halves_that_of_their_curve():
     found = slots(card())
     assert found["router"] == 0
-    assert len({*found.values()}) == len(found)
+    assert len({found[name] for name in ("router", *OTHERS)}) == 10
+    assert found["fastv+none"] == found["fastv+shortgpt"]
+    assert found["random+none"] == found["random+random"]
+    assert 1 <= found["new+none"] <= 9
+
+
+def test_other_numbers_of_questions_are_said():
+    few = tuple(
+        msgspec.structs.replace(each, figures=figures(0.7, 500)) if each.pruner != "router" else each
+        for each in card().rows
+    )
+    assert "The router was asked 2,000 questions, the others 500" in words(page(card(rows=few), [], ""))
+    assert "The router was asked" not in words(page(card(), [], ""))
 
 
 def test_figures_are_written_plainly():

@@ -21,9 +21,9 @@ How far a version's probabilities for each next token lie from those of full alo
 divergence of full from the version). 0 is full itself; it also sees differences that do not yet change an answer.
 """
 _INTERVALS = """
-95% bootstrap intervals: questions are drawn again, with replacement. p is the one-sided paired bootstrap probability
-that the router is not better than the other pruner; it cannot fall below one over the number of resamples, and is not
-corrected for the number of comparisons.
+95% bootstrap intervals: pictures are drawn again, with replacement, each with all its questions. p is the one-sided
+paired bootstrap probability that the router is not better than the other pruner; it cannot fall below one over the
+number of resamples, and is not corrected for the number of comparisons.
 """
 _FLOPS = """
 Floating-point operations of the decoder's prefill as the graphs do them, the router's own included, over those of full.
@@ -44,13 +44,14 @@ _READ = (
 _MEASURED = """
 Full answers every question greedily. Each version reads the same prompt and, word for word, full's answer; its
 probabilities are compared at every token. Where they would lead to another answer, the version answers by itself and
-that answer is graded, disregarding case, surrounding space and a final full stop. All pruners see the same questions.
+that answer is graded, disregarding case, surrounding space and a final full stop. Other pruners may be
+asked fewer questions; comparisons take the same ones on both sides.
 """
 
 _NOT_COUNTED = (
     "FLOPs of the vision tower, and of tokens after the first.",
     "What other pruners cost to compute: they are drawn without it, in their favour.",
-    "Time per further token, memory and disk; `allrounder bench` shows them.",
+    "Time per further token, memory and disk; the command allrounder bench shows them.",
     "Anything about other models or other questions. A demo model's figures say nothing about a large one.",
 )
 

@@ -32,9 +32,9 @@ __all__ = ["Curve", "Point", "curves", "draw", "plots"]
 Measure = Literal["agreement", "retention"]
 Axis = Literal["flops", "ttft"]
 
-_SIZE = (6.2, 4.1)  # inches
+_SIZE = (5.3, 3.9)  # inches; shown larger, so that its text is as large as the page's
 _TEXT, _LONGEST, _LETTER = 8.5, 30, 0.067  # points, letters of a label, inches a letter takes
-_GAP = 0.058  # of the plot's height between two labels
+_GAP = 0.061  # of the plot's height between two labels
 _COARSE = 0.08  # a scale longer than this needs no digits after the point
 _DODGE = 1.6  # points that neighbours at one cost are set apart
 _INK, _QUIET, _LINE, _PAPER = list(INKS)[SLOTS:]
@@ -147,8 +147,9 @@ def _figure(card: Card, measure: Measure, axis: Axis) -> Markup:
         return element("figure", element("figcaption", f"{title}: no plot, because {why}."))
     alt = f"{title}, by pruner: {listed(_spoken(curve) for curve in drawn)}"
     svg = inline(_svg_text(drawn, measure, axis), f"{measure}-{axis}", alt)
-    left_out = f" Not drawn, for want of a figure or a cost: {listed(absent)}." if absent else ""
-    return element("figure", svg, element("figcaption", f"{title}.{left_out}"))
+    left_out = f"Not drawn, for want of a figure or a cost: {listed(absent)}."
+    note = element("p", element("small", left_out)) if absent else None
+    return element("figure", element("figcaption", element("b", title)), svg, note)
 
 
 def _spoken(curve: Curve) -> str:
@@ -168,7 +169,7 @@ def _svg_text(drawn: list[Curve], measure: Measure, axis: Axis) -> str:
             got=error,
             remedy="pip install 'allrounder[report]'",
         ) from error
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": f"allrounder {measure} {axis}",  # identifiers that do not change from run to run
         "font.family": "DejaVu Sans",  # comes with Matplotlib; lays the text out, the page's font shows it
@@ -191,7 +192,7 @@ def draw(figure: Figure, drawn: list[Curve], costs: str) -> None:
 
     letters = max(len(_short(curve.name)) for curve in drawn)
     left = (letters * _LETTER + 0.32) / _SIZE[0]
-    axes = figure.add_axes((left, 0.13, 0.91 - left, 0.83))
+    axes = figure.add_axes((left, 0.13, 0.9 - left, 0.83))
     _limits(axes, drawn)
     for index, curve in enumerate(sorted(drawn, key=lambda each: each.router)):
         _curve(axes, curve, (index - (len(drawn) - 1) / 2) * _DODGE)

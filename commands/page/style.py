@@ -77,6 +77,7 @@ td strong { color:var(--warn); font-size:.82rem; letter-spacing:.02em; }
 .p9 { background:var(--p9); }
 figure { margin:0; }
 figcaption { font-size:.9rem; color:var(--quiet); }
+figcaption b { color:var(--ink); }
 .plots { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr)); gap:1.6rem; }
 .plot { display:block; width:100%; height:auto; stroke-linejoin:round; stroke-linecap:butt; }
 .plot text { font-family:inherit; }

@@ -236,5 +236,5 @@ def costs(card: Card) -> Markup:
         )
         for cost in card.costs
     ]
-    caption = "Shares of full. The two ways of counting FLOPs are never mixed: tables and plots above use the first."
+    caption = "Shares of full. Tables and plots above use the first way of counting FLOPs, never the paper's."
     return element("section", title, table(caption, header, body))

@@ -1,15 +1,24 @@
 """Bootstrap: how sure a mean is.
 
-What it is: means and ratios of means with their percentile-bootstrap 95 % interval.
-What it knows: figures per question. What it does not know: what the figures are.
+What it is: means, ratios of means and paired differences with their percentile-bootstrap 95 % interval.
+What it knows: figures per question, and which questions are about one picture. What it does not know: what the figures
+are.
 
-Questions are resampled with replacement. One resample is a row of multinomial counts, so that all
-resamples are one matrix product. The seed is fixed: the same figures give the same interval.
+Pictures are resampled with replacement, each with all its questions (cluster bootstrap: Davison and Hinkley, Bootstrap
+Methods and their Application, 1997, 3.8): questions about one picture share its features and, where token scores depend
+on the picture alone, its keep-list, so that they say less than as many questions about different pictures. Where every
+picture is asked about once, this is resampling of questions. Where all questions are about one picture there is nothing
+to be resampled but the questions, and the interval speaks of that picture alone.
+
+One resample is a row of multinomial counts, so that all resamples are one matrix product. The seed is fixed: the same
+figures give the same interval, and what is resampled alike is paired.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +26,40 @@ from numpy.typing import NDArray
 from allrounder.errors import CalibrationError
 from allrounder.manifest import Estimate
 
-__all__ = ["RESAMPLES", "mean_estimate", "ratio_estimate"]
+__all__ = ["RESAMPLES", "Paired", "mean_estimate", "paired_estimate", "ratio_estimate"]
 
 RESAMPLES = 2000
 _SEED = 20260
 _LOW, _HIGH = 2.5, 97.5  # percentiles of a 95 % interval
+Values = NDArray[np.float64]
 
 
-def mean_estimate(values: NDArray[np.float64]) -> Estimate:
+class Paired(NamedTuple):
+    """A mean difference, and in which share of the resamples it was at or below, or at or above, zero.
+
+    No share is below 1 / `RESAMPLES`: that many resamples cannot show less.
+    """
+
+    difference: Estimate
+    not_above: float
+    not_below: float
+
+
+def mean_estimate(values: Values, pictures: Sequence[str] = ()) -> Estimate:
     """Returns the mean of ``values`` [n] with its interval.
+
+    Args:
+        values: One figure per question.
+        pictures: [n] what each question is about; empty: each about a picture of its own.
 
     Raises:
         CalibrationError: There is no value, or one is not finite.
     """
     figures = _checked(values)
-    means = _counts(len(figures)) @ figures / len(figures)
-    return _estimate(float(figures.mean()), means)
+    return _estimate(float(figures.mean()), _means(figures, pictures))
 
 
-def ratio_estimate(values: NDArray[np.float64], base: NDArray[np.float64]) -> Estimate | None:
+def ratio_estimate(values: Values, base: Values, pictures: Sequence[str] = ()) -> Estimate | None:
     """Returns sum(values) / sum(base) with its interval, both [n] over the same questions.
 
     Resamples whose base sums to zero have no ratio and are left out; where the base itself sums to zero
@@ -47,13 +71,44 @@ def ratio_estimate(values: NDArray[np.float64], base: NDArray[np.float64]) -> Es
     figures, bases = _checked(values), _checked(base)
     if bases.sum() == 0:
         return None
-    counts = _counts(len(figures))
-    above, below = counts @ figures, counts @ bases
+    above, below = _sums(figures, pictures), _sums(bases, pictures)
     defined = below != 0
     return _estimate(float(figures.sum() / bases.sum()), above[defined] / below[defined])
 
 
-def _checked(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def paired_estimate(differences: Values, pictures: Sequence[str] = ()) -> Paired:
+    """Returns what ``differences`` [n], of two figures on the same questions, say about the sign of their mean.
+
+    Raises:
+        CalibrationError: There is no value, or one is not finite.
+    """
+    figures = _checked(differences)
+    means = _means(figures, pictures)
+    not_above, not_below = (max(float(share.mean()), 1 / RESAMPLES) for share in (means <= 0, means >= 0))
+    return Paired(_estimate(float(figures.mean()), means), not_above, not_below)
+
+
+def _means(figures: Values, pictures: Sequence[str]) -> Values:
+    """Returns the mean of every resample, [RESAMPLES]; a picture weighs as its questions do, as in the mean itself."""
+    return _sums(figures, pictures) / _sums(np.ones_like(figures), pictures)
+
+
+def _sums(figures: Values, pictures: Sequence[str]) -> Values:
+    """Returns the sum of every resample, [RESAMPLES]."""
+    units = _units(len(figures), pictures)
+    return _counts(int(units.max()) + 1) @ np.bincount(units, weights=figures)
+
+
+def _units(questions: int, pictures: Sequence[str]) -> NDArray[np.intp]:
+    """Returns [n], which resampled unit each question belongs to."""
+    if pictures and len(pictures) != questions:
+        raise CalibrationError("not as many pictures as figures", got=len(pictures), wanted=questions)
+    if len(set(pictures)) < 2:
+        return np.arange(questions)
+    return np.unique(np.asarray(pictures), return_inverse=True)[1]
+
+
+def _checked(values: Values) -> Values:
     figures = np.asarray(values, dtype=np.float64)
     if not len(figures):
         raise CalibrationError("no question was measured")
@@ -62,16 +117,16 @@ def _checked(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return figures
 
 
-@lru_cache(maxsize=2)  # agreement, KL and retention of one entry are over the same questions, or nearly
-def _counts(questions: int) -> NDArray[np.float64]:
-    """Returns [RESAMPLES, questions]: how often each question is in each resample."""
+@lru_cache(maxsize=8)  # the figures of a contender, whole and by class, are over few different numbers of pictures
+def _counts(units: int) -> Values:
+    """Returns [RESAMPLES, units]: how often each unit is in each resample."""
     generator = np.random.default_rng(_SEED)
-    shares = np.full(questions, 1.0 / questions)
+    shares = np.full(units, 1.0 / units)
     # float64, so that the products above go through BLAS
-    return generator.multinomial(questions, shares, size=RESAMPLES).astype(np.float64)
+    return generator.multinomial(units, shares, size=RESAMPLES).astype(np.float64)
 
 
-def _estimate(mean: float, resampled: NDArray[np.float64]) -> Estimate:
+def _estimate(mean: float, resampled: Values) -> Estimate:
     low, high = np.percentile(resampled, [_LOW, _HIGH])
     # The mean of few, uneven figures can round a hair outside; an interval that misses its own mean misleads.
     return Estimate(mean=mean, low=min(float(low), mean), high=max(float(high), mean))

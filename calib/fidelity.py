@@ -1,8 +1,8 @@
 """Fidelity: what a version keeps of ``full`` on the same prompts.
 
-What it is: the measurement of versions against ``full``, question by question, and its summary.
-What it knows: engines, prompts, and the three figures below. What it does not know: how bundles are made or
-which version someone wants.
+What it is: the measurement of versions against ``full``, question by question.
+What it knows: engines, prompts, and the three figures below. What it does not know: how bundles are made, which
+version someone wants, and how outcomes are summed up (`allrounder.calib.card`).
 
 ``full`` answers a question greedily; its answer is the reference. A version reads the same answer, teacher
 forced, in one decode call. Three figures per question:
@@ -30,11 +30,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
 from allrounder.calib.distributions import divergence
 from allrounder.calib.questions import check_questions
 from allrounder.errors import CalibrationError
-from allrounder.manifest import Fidelity
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
 from allrounder.runtime.backend import Tensor
@@ -51,8 +49,6 @@ __all__ = [
     "measure",
     "quick_sample",
     "same_answer",
-    "summarize",
-    "summarize_kinds",
 ]
 
 FULL_CARD = 2000  # questions from which on fidelity is no longer quick
@@ -185,33 +181,6 @@ def _outcomes(row: Sequence[_Outcome], truths: Sequence[bool], prompts: Sequence
         layer_use=layer_use,
         pictures=tuple(str(prompt.image) for prompt in prompts),
     )
-
-
-def summarize(outcomes: Outcomes, *, dataset: str) -> Fidelity:
-    """Returns the manifest's record of ``outcomes``: means with bootstrap 95 % intervals.
-
-    Retention is None where no prompt has an answer, or ``full`` has none right. Fewer than `FULL_CARD` questions
-    make it ``quick``.
-    """
-    chosen = outcomes.labelled
-    retention = None
-    if chosen.any():
-        right, reference_right = outcomes.correct[chosen], outcomes.reference_correct[chosen]
-        retention = ratio_estimate(right.astype(np.float64), reference_right.astype(np.float64))
-    return Fidelity(
-        retention=retention,
-        agreement=mean_estimate(outcomes.agrees.astype(np.float64)),
-        kl=mean_estimate(outcomes.kl),
-        questions=len(outcomes.kl),
-        dataset=dataset,
-        quick=len(outcomes.kl) < FULL_CARD,
-    )
-
-
-def summarize_kinds(outcomes: Outcomes, *, dataset: str) -> dict[str, Fidelity]:
-    """Returns a summary per kind of question, kinds in alphabetical order."""
-    kinds = np.array(outcomes.kinds)
-    return {str(kind): summarize(outcomes.only(kinds == kind), dataset=dataset) for kind in np.unique(kinds)}
 
 
 def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:

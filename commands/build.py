@@ -22,7 +22,7 @@ from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS
 if TYPE_CHECKING:
     from allrounder.commands.build_job import BuildRequest
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "demo_models", "run"]
 
 _DEMO = "demo"
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
     versions = _versions(arguments.version, custom=arguments.budget is not None)
     host, router, calib = arguments.model, arguments.router, arguments.calib
     if host == _DEMO:
-        models = _demo_models()
+        models = demo_models()
         host = str(models / "demo")
         router = router or models / "demo-router"
         calib = calib or models / "demo" / "calibration" / "prompts.jsonl"
@@ -98,6 +98,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         layer_policy=arguments.layer_policy or ("routed" if arguments.backend == "onnxruntime" else "frozen"),
         gather_layer=arguments.gather_layer,
         calib=calib,
+        own_prompts=arguments.calib is not None,
         out=arguments.out,
         force=arguments.force,
     )
@@ -126,7 +127,7 @@ def _versions(names: str | None, *, custom: bool) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(asked), key=lambda name: ranks.get(name, len(ranks))))
 
 
-def _demo_models() -> Path:
+def demo_models() -> Path:
     """Returns the folder that holds the shipped models: of this checkout, else of the current directory."""
     for root in (_CHECKOUT, Path.cwd()):
         if (root / "models" / "demo" / "config.json").is_file():

@@ -1,7 +1,7 @@
 """The build itself: the stages in their order, from a host directory to a published bundle.
 
 What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
-what the layer vote reads, which figures are measured and which are kept.
+what the layer vote reads, which figures are measured, which are copied from the router's card, and which are kept.
 What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
 
 Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (frozen policy) ->
@@ -23,9 +23,11 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
+from allrounder.calib.card import copy_figures, summarize
 from allrounder.calib.votes import layer_order, plan_from
+from allrounder.card import CARD, Card, read_card
 from allrounder.engines.backends import Backend, BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish, set_figures
+from allrounder.engines.bundle import Staging, publish, set_figures, set_recommendations
 from allrounder.engines.locking import exclusive, hold_directory
 from allrounder.errors import CalibrationError
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
@@ -60,6 +62,7 @@ class BuildRequest:
     layer_policy: LayerPolicy
     gather_layer: int
     calib: Path | None
+    own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
     out: Path
     force: bool  # build and measure again what the bundle already holds
 
@@ -98,6 +101,7 @@ class _Job:
     versions: tuple[Version, ...]
     backend: Backend
     prompts: PromptSet | None
+    card: Card | None  # the router's, where its figures may be copied
     progress: Progress
     clock: _Clock
     say: Callable[[str], None]
@@ -156,6 +160,7 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
 def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> _Job:
     """Reads and checks all inputs, the cheap ones first."""
     prompts = read_prompts(request.calib) if request.calib else None
+    card = _card(request, say)
     built_by = backend(request.backend)
     host = host_directory(request.host)
     spec = read_spec(read_config(host))
@@ -165,7 +170,7 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     for version in versions:
         gather_layer = 0 if version.name == FULL else request.gather_layer
         check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=gather_layer)
-    job = _Job(request, host, spec, tuple(dict.fromkeys(versions)), built_by, prompts, progress, _Clock(say), say)
+    job = _Job(request, host, spec, tuple(dict.fromkeys(versions)), built_by, prompts, card, progress, _Clock(say), say)
     if prompts is None:
         if job.needs_vote:
             raise CalibrationError(
@@ -174,10 +179,26 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
                 wanted='a file of {"image": "relative/path.png", "question": "..."} lines',
                 remedy="give --calib FILE, or --layer-policy routed",
             )
-        say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks these engines by budget")
-    elif len(prompts.prompts) < QUESTIONS:
+        if card is None:
+            say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks engines by budget")
+    elif card is None and len(prompts.prompts) < QUESTIONS:
         say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
     return job
+
+
+def _card(request: BuildRequest, say: Callable[[str], None]) -> Card | None:
+    """Returns the card beside the router, where there is one and nobody gave prompts of their own.
+
+    Raises:
+        CalibrationError: It cannot be read.
+    """
+    path = request.router / CARD if request.router else None
+    if path is None or not path.exists():
+        return None
+    if request.own_prompts:
+        say(f"note: fidelity is measured on {request.calib}; the router's card, {path}, is not read")
+        return None
+    return read_card(path)
 
 
 def _proved(job: _Job, staging: Staging) -> frozenset[str]:
@@ -269,11 +290,13 @@ def voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
 
 
 def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference: OpenBundle | None) -> None:
-    """Measures what the staged bundle lacks: fidelity of the new entries, and latency of all where one is new."""
+    """Adds what the staged bundle lacks: fidelity of the new entries, and latency of all where one is new."""
     reused = [entry for entry in entries if entry.key in staging.reused]
     for entry in reused:
         job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
     missing = [entry for entry in entries if entry.fidelity is None]
+    if job.card and missing:
+        missing = _copied(job, job.card, staging, missing)
     if reference and job.prompts and missing:
         with job.clock("fidelity"):
             found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
@@ -286,6 +309,23 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
             timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
             figures = {entry.key: (entry.fidelity, figure) for entry, figure in zip(peers, timed, strict=True)}
             set_figures(staging, figures)
+
+
+def _copied(job: _Job, card: Card, staging: Staging, missing: Sequence[Entry]) -> list[Entry]:
+    """Gives those of ``missing`` that the card speaks of its figures; returns the others, and says why."""
+    found = copy_figures(card, missing, staging.manifest.model)
+    if found.figures:
+        set_figures(staging, {e.key: (found.figures[e.key], e.latency) for e in missing if e.key in found.figures})
+        set_recommendations(staging, found.recommendations)
+        labels = ", ".join(entry.label for entry in missing if entry.key in found.figures)
+        job.say(
+            f"fidelity of {labels} is copied from the router's card: {card.full.questions} questions, "
+            f"{card.dataset.about} ({card.dataset.name})"
+        )
+    instead = "a quick figure is measured" if job.prompts else "none is measured without prompts (--calib FILE)"
+    for label, reasons in found.refused.items():
+        job.say(f"note: the router's card does not hold for {label} ({', '.join(reasons)}): {instead}")
+    return [entry for entry in missing if entry.key not in found.figures]
 
 
 def _fidelity(
@@ -302,6 +342,6 @@ def _fidelity(
     sample = fidelity.quick_sample(job.prompts.prompts, QUESTIONS)
     outcomes = fidelity.measure(engine, contenders, sample, job.progress)
     return {
-        entry.key: fidelity.summarize(outcome, dataset=job.prompts.name)
+        entry.key: summarize(outcome, dataset=job.prompts.name)
         for entry, outcome in zip(entries, outcomes, strict=True)
     }

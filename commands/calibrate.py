@@ -1,7 +1,8 @@
 """``allrounder calibrate``: a bundle's figures measured again, on prompts of one's own and on this machine.
 
 What it is: the arguments, the measuring of all entries and their publishing.
-What it knows: the stages' entry points. What it does not know: how anything is measured.
+What it knows: the stages' entry points. What it does not know: how anything is measured, and how layer policies are
+weighed (`allrounder.commands.advice`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import msgspec
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
+from allrounder.calib.card import summarize
+from allrounder.commands.advice import advise
 from allrounder.commands.tables import table
-from allrounder.engines.bundle import Staging, publish, set_figures
+from allrounder.engines.bundle import Staging, publish, set_figures, set_recommendations
 from allrounder.errors import BundleError, CalibrationError
-from allrounder.manifest import Entry, Estimate, Fidelity, Latency
+from allrounder.manifest import Entry, Estimate, Latency, Recommendation
 from allrounder.progress import Progress, TerminalProgress
 from allrounder.prompts import PromptSet, read_prompts
 from allrounder.runtime.engine import open_engines
@@ -33,17 +36,24 @@ Key = tuple[str, str, str, int, str]
 
 
 class CalibrateReport(msgspec.Struct, frozen=True):
-    """The last line of stdout: all entries with their new figures, and fidelity by entry and kind of question."""
+    """The last line of stdout: all entries with their new figures, and which layer policies are recommended.
+
+    ``not_compared`` says of which versions only one policy was there, and what to build to compare.
+    """
 
     bundle: str
     entries: tuple[Entry, ...]
-    kinds: dict[str, dict[str, Fidelity]]
+    recommendations: tuple[Recommendation, ...]
+    not_compared: tuple[str, ...]
     seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``calibrate`` to ``parser``."""
-    parser.description = "Measure fidelity and latency of all engines of a bundle again, on your own prompts."
+    parser.description = (
+        "Measure fidelity and latency of all engines of a bundle again, on your own prompts, and say which layer "
+        "policy each version should be built with."
+    )
     parser.add_argument("bundle", type=Path, help="a bundle directory, with the version full in it")
     parser.add_argument("--calib", type=Path, required=True, metavar="FILE", help="JSONL of pictures and questions")
 
@@ -70,29 +80,31 @@ def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> Cal
         bundle = open_bundle(staging.path, progress=progress)
         outcomes = _outcomes(bundle, prompts, progress)
         timed = _timed(bundle, progress)
-        figures = {key: fidelity.summarize(outcome, dataset=prompts.name) for key, outcome in outcomes.items()}
-        set_figures(staging, {key: (figures[key], timed[key]) for key in figures})
-        entries = publish(staging).manifest.entries
-    kinds = {
-        entry.label: fidelity.summarize_kinds(outcomes[entry.key], dataset=prompts.name)
-        for entry in entries
-        if entry.key in outcomes
-    }
-    return CalibrateReport(str(place), entries, kinds, round(time.monotonic() - started, 2))
+        figures = {key: (summarize(outcomes[key], dataset=prompts.name), timed[key]) for key in outcomes}
+        set_figures(staging, figures)
+        advice = advise(staging.manifest.entries, outcomes, place)
+        set_recommendations(staging, advice.recommendations)
+        manifest = publish(staging).manifest
+    seconds = round(time.monotonic() - started, 2)
+    return CalibrateReport(str(place), manifest.entries, advice.recommendations, advice.not_compared, seconds)
 
 
 def render(report: CalibrateReport) -> str:
-    """Returns the new figures as people read them."""
+    """Returns the new figures as people read them, each class of question on a line of its own."""
     rows = []
     for entry in report.entries:
-        kinds = report.kinds.get(entry.label, {})
-        named = [("all", entry.fidelity), *(kinds.items() if len(kinds) > 1 else ())]
-        for kind, found in named:
-            if found:
-                estimates = (found.retention, found.agreement, found.kl)
-                rows.append([entry.label, kind, str(found.questions), *map(_estimate, estimates)])
-    note = "mean [95 % interval], against full on the same prompts; kl in nats"
-    return f"{note}\n{table(['entry', 'questions', 'n', 'retention', 'agreement', 'kl'], rows)}"
+        found = entry.fidelity
+        if found:
+            for kind, figures in (("all", found), *(found.kinds.items() if len(found.kinds) > 1 else ())):
+                estimates = (figures.accuracy, figures.retention, figures.agreement, figures.kl)
+                rows.append([entry.label, kind, str(figures.questions), *map(_estimate, estimates)])
+    lines = [
+        "mean [95 % interval], against full on the same prompts; kl in nats",
+        table(["entry", "questions", "n", "accuracy", "retention", "agreement", "kl"], rows),
+        *(f"{each.version}: {each.layer_policy} is recommended: {each.why}" for each in report.recommendations),
+        *report.not_compared,
+    ]
+    return "\n".join(lines)
 
 
 def _outcomes(bundle: OpenBundle, prompts: PromptSet, progress: Progress) -> dict[Key, fidelity.Outcomes]:

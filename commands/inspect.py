@@ -14,12 +14,13 @@ from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.commands.tables import table
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.fingerprint import Machine
-from allrounder.manifest import Entry, Estimate
+from allrounder.manifest import Entry, Estimate, Fidelity, Figures, Recommendation
 from allrounder.progress import TerminalProgress
 
 __all__ = ["add_arguments", "render", "run"]
 
 _MIB = 1 << 20
+_FIGURES = ("accuracy", "retention", "agreement", "KL (nats)", "questions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +65,8 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
         "\n".join(f"{name:<10}{value}" for name, value in facts),
         _versions(manifest.entries),
         _fidelities(manifest.entries),
+        *_by_class(manifest.entries),
+        *_recommendations(manifest.recommendations),
         _latencies(manifest.entries, threads),
         _files(bundle),
     ]
@@ -95,18 +98,36 @@ def _versions(entries: Sequence[Entry]) -> str:
 
 
 def _fidelities(entries: Sequence[Entry]) -> str:
-    header = ("fidelity to full", "retention", "agreement", "KL (nats)", "questions", "kind")
+    header = ("fidelity to full", *_FIGURES, "kind", "prompts")
     rows = []
     for name, entry in zip(_names(entries), entries, strict=True):
         known = entry.fidelity
         if known is None:
             rows.append((name, *("-" for _ in header[1:])))
-            continue
-        retention = "-" if known.retention is None else _interval(known.retention, 3)
-        kind = "quick" if known.quick else "full card"
-        shares = (retention, _interval(known.agreement, 3), _interval(known.kl, 4))
-        rows.append((name, *shares, str(known.questions), kind))
+        else:
+            rows.append((name, *_figures(known), "quick" if known.quick else "full card", known.dataset))
     return table(header, rows)
+
+
+def _by_class(entries: Sequence[Entry]) -> list[str]:
+    """Returns the table of figures by class of question, a class's entries together; nothing where there are none."""
+    named = [
+        (name, entry.fidelity.kinds) for name, entry in zip(_names(entries), entries, strict=True) if entry.fidelity
+    ]
+    classes = sorted({kind for _, kinds in named for kind in kinds})
+    rows = [(kind, name, *_figures(kinds[kind])) for kind in classes for name, kinds in named if kind in kinds]
+    return [table(("class", "entry", *_FIGURES), rows)] if rows else []
+
+
+def _figures(known: Fidelity | Figures) -> tuple[str, ...]:
+    """Returns the cells under `_FIGURES`."""
+    shares = ("-" if share is None else _interval(share, 3) for share in (known.accuracy, known.retention))
+    return (*shares, _interval(known.agreement, 3), _interval(known.kl, 4), str(known.questions))
+
+
+def _recommendations(recommendations: Sequence[Recommendation]) -> list[str]:
+    lines = [f"{each.version}: {each.layer_policy} is recommended: {each.why}" for each in recommendations]
+    return ["\n".join(lines)] if lines else []
 
 
 def _latencies(entries: Sequence[Entry], threads: int | None) -> str:

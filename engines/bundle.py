@@ -15,9 +15,9 @@ from allrounder.bundle import DIGEST, JOURNAL, MANIFEST, Journal, OpenBundle, di
 from allrounder.engines.locking import exclusive
 from allrounder.engines.merging import Key
 from allrounder.engines.staging import Staging, current_bundle, manifest_digest, reported
-from allrounder.manifest import Fidelity, Latency, encode
+from allrounder.manifest import Fidelity, Latency, Recommendation, encode
 
-__all__ = ["Staging", "publish", "set_figures"]
+__all__ = ["Staging", "publish", "set_figures", "set_recommendations"]
 
 
 def set_figures(staging: Staging, figures: Mapping[Key, tuple[Fidelity | None, Latency | None]]) -> None:
@@ -31,6 +31,14 @@ def set_figures(staging: Staging, figures: Mapping[Key, tuple[Fidelity | None, L
         InputInvalid: A key that the staged bundle does not hold.
     """
     staging.set_figures(figures)
+
+
+def set_recommendations(staging: Staging, recommendations: Iterable[Recommendation]) -> None:
+    """Writes into the staged manifest which layer policy versions should be built with.
+
+    They replace those of the same versions; others stay while the entries that they speak of, and their fidelity, do.
+    """
+    staging.set_recommendations(recommendations)
 
 
 def publish(staging: Staging) -> OpenBundle:

@@ -6,14 +6,24 @@ What it knows: the contract's records. What it does not know: the file system.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from allrounder import __version__
 from allrounder.errors import BundleMismatch
-from allrounder.manifest import SCHEMA, Entry, FileRecord, Frozen, Limits, Manifest, Model, PromptTemplate
+from allrounder.manifest import (
+    SCHEMA,
+    Entry,
+    FileRecord,
+    Frozen,
+    Limits,
+    Manifest,
+    Model,
+    PromptTemplate,
+    Recommendation,
+)
 
 __all__ = ["FLAT", "Identity", "Key", "check_same", "check_same_file", "flat_twin", "merge", "needed"]
 
@@ -81,11 +91,16 @@ def check_same_file(path: str, old: FileRecord, new: FileRecord) -> None:
 
 
 def merge(
-    old: Manifest | None, identity: Identity, entries: Mapping[Key, Entry], files: Mapping[str, FileRecord]
+    old: Manifest | None,
+    identity: Identity,
+    entries: Mapping[Key, Entry],
+    files: Mapping[str, FileRecord],
+    recommendations: Sequence[Recommendation] = (),
 ) -> Manifest:
     """Returns the manifest with ``entries`` replacing those of the same key and following the others.
 
-    ``files`` are those of the new entries; the result still lists every file of both.
+    ``files`` are those of the new entries; the result still lists every file of both. ``recommendations`` replace
+    those of the same versions; one that stood there goes where an entry of its version, or its fidelity, is another.
 
     Raises:
         BundleMismatch: Both list a file of one name with different content.
@@ -94,6 +109,13 @@ def merge(
     for path, record in files.items():
         check_same_file(path, known.get(path, record), record)
     kept = {} if old is None else {entry.key: entry for entry in old.entries}
+    merged = {**kept, **entries}
+    given = {recommendation.version for recommendation in recommendations}
+    standing = [
+        each
+        for each in (() if old is None else old.recommendations)
+        if each.version not in given and _weighed(kept, each.version) == _weighed(merged, each.version)
+    ]
     return Manifest(
         schema=SCHEMA,
         producer=f"allrounder {__version__}",
@@ -101,8 +123,16 @@ def merge(
         prompt=identity.prompt,
         limits=identity.limits,
         files={**known, **files},
-        entries=tuple({**kept, **entries}.values()),
+        entries=tuple(merged.values()),
+        recommendations=(*standing, *recommendations),
     )
+
+
+def _weighed(entries: Mapping[Key, Entry], version: str) -> dict[Key, Entry]:
+    """Returns what a recommendation of a version weighs: its entries but for their latency."""
+    return {
+        key: msgspec.structs.replace(entry, latency=None) for key, entry in entries.items() if entry.version == version
+    }
 
 
 def needed(entries: Iterable[Entry], files: Iterable[str], references: Callable[[str], Iterable[str]]) -> set[str]:

@@ -24,7 +24,7 @@ from allrounder.engines.merging import Identity, Key, check_same, check_same_fil
 from allrounder.engines.references import references
 from allrounder.errors import BundleCorrupt, BundleError, GraphInvalid, InputInvalid
 from allrounder.hashing import check_path, file_record
-from allrounder.manifest import Entry, Fidelity, FileRecord, Latency, Manifest, encode
+from allrounder.manifest import Entry, Fidelity, FileRecord, Latency, Manifest, Recommendation, encode
 from allrounder.progress import Progress, silent
 
 __all__ = ["Staging", "current_bundle", "manifest_digest", "reported"]
@@ -58,6 +58,7 @@ class Staging:
         self._identity: Identity | None = None
         self._entries: dict[Key, Entry] = {}  # those that are new, or whose figures are
         self._files: dict[str, FileRecord] = {}
+        self._recommendations: tuple[Recommendation, ...] = ()
         self._manifest: Manifest | None = None
         self._references: dict[str, frozenset[str]] = {}  # by sha256 of the graph
         self._handle: int | None = None
@@ -165,6 +166,11 @@ class Staging:
             self._entries[key] = msgspec.structs.replace(standing[key], fidelity=fidelity, latency=latency)
         self._write_manifest()
 
+    def set_recommendations(self, recommendations: Iterable[Recommendation]) -> None:
+        """Writes recommendations into the manifest, in place of those of the same versions."""
+        self._recommendations = tuple(recommendations)
+        self._write_manifest()
+
     def merged_into(self, current: Manifest | None, root: Path) -> Manifest:
         """Returns what the manifest ``current`` of the bundle at ``root`` becomes with this candidate's entries.
 
@@ -176,7 +182,7 @@ class Staging:
         identity = self._identity
         if current is not None:
             identity = check_same(Identity.of(current), identity, where=self.place)
-        manifest = merge(current, identity, self._entries, self._files)
+        manifest = merge(current, identity, self._entries, self._files, self._recommendations)
 
         def points_into(path: str) -> frozenset[str]:
             sha256 = manifest.files[path].sha256

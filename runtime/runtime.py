@@ -237,6 +237,6 @@ def _candidates(bundle: OpenBundle, version: str | None) -> tuple[Entry, ...]:
             got=", ".join(sorted({entry.backend for entry in named})),
             wanted=f"one of {', '.join(BACKENDS)}",
         )
-    for entry in set(named) - set(able):
+    for entry in (each for each in named if each not in able):
         _log.info("%s: left aside, this runtime cannot run it", entry.label)
     return able

@@ -1,7 +1,7 @@
 """The fidelity card: what every version of one host and router keeps, beside what other pruners keep.
 
-What it is: frozen typed records, and their reading and writing as JSON. A card is a file of its own (`card.json`), bound
-by hashes to what it was measured on; `build` copies its figures into bundles that match.
+What it is: frozen typed records, and their reading and writing as JSON. A card is a file of its own (`card.json`),
+bound by hashes to what it was measured on; `build` copies its figures into bundles that match.
 What it knows: which figures there are, and when a card speaks of an entry.
 What it does not know: how anything is measured (`allrounder.calib`), drawn or chosen.
 """
@@ -15,8 +15,21 @@ import msgspec
 from msgspec import Meta
 
 from allrounder.errors import CalibrationError
-from allrounder.manifest import Count, Entry, Estimate, LayerPolicy, Model, Positive, Precision, Sha256, encode_record
+from allrounder.manifest import (
+    Count,
+    Entry,
+    Estimate,
+    Figures,
+    LayerPolicy,
+    Model,
+    Positive,
+    Precision,
+    Recommendation,
+    Sha256,
+    encode_record,
+)
 from allrounder.manifest import Record as _Record
+from allrounder.versions import FULL
 
 __all__ = [
     "CARD",
@@ -48,16 +61,6 @@ class Dataset(_Record, frozen=True, kw_only=True):
     questions: Positive
 
 
-class Figures(_Record, frozen=True, kw_only=True):
-    """Fidelity on one set of questions, against `full` on the same ones; accuracies where they have answers."""
-
-    questions: Positive
-    accuracy: Estimate | None
-    retention: Estimate | None  # accuracy over that of `full`
-    agreement: Estimate
-    kl: Estimate  # nats per token
-
-
 class Row(_Record, frozen=True, kw_only=True):
     """One pruner at one budget under one layer policy."""
 
@@ -75,8 +78,8 @@ class Row(_Record, frozen=True, kw_only=True):
 class Comparison(_Record, frozen=True, kw_only=True):
     """The router against another pruner on the same questions, at the same budget.
 
-    ``difference`` is the router's agreement minus the other's; ``p`` the one-sided paired bootstrap probability that the
-    router is not better, at least 1 / resamples; likewise ``kl_difference`` (negative is good) and ``kl_p``.
+    ``difference`` is the router's agreement minus the other's; ``p`` the one-sided paired bootstrap probability that
+    the router is not better, at least 1 / resamples; likewise ``kl_difference`` (negative is good) and ``kl_p``.
     """
 
     version: str
@@ -103,14 +106,6 @@ class Cost(_Record, frozen=True, kw_only=True):
     paper_flops: float
     ttft: float | None
     ttft_alone: float | None
-
-
-class Recommendation(_Record, frozen=True, kw_only=True):
-    """Which layer policy a version should be built with, and why, in one sentence with its figures."""
-
-    version: str
-    layer_policy: LayerPolicy
-    why: str
 
 
 class Card(_Record, frozen=True, kw_only=True):
@@ -144,15 +139,45 @@ class Card(_Record, frozen=True, kw_only=True):
     def row_of(self, entry: Entry, model: Model) -> Row | None:
         """Returns the router's row that was measured on what ``entry`` of a bundle of ``model`` runs, if there is one.
 
-        Host, router, backend, precision, K, budget, policy and, where frozen, the plan must all be the same.
+        Host, router, backend, precision, K, budget, policy and, where frozen, the plan must all be the same. `full` has
+        no row: see `figures_of`.
         """
-        ours = (self.host, self.router, self.backend, self.precision, self.gather_layer)
-        theirs = (model.host, model.router, entry.backend, entry.precision, entry.gather_layer)
         row = self.row(entry.version, entry.layer_policy)
-        if ours != theirs or row is None:
-            return None
-        same = (row.tokens, row.layers, row.layer_plan) == (entry.tokens, entry.layers, entry.layer_plan)
-        return row if same else None
+        return None if entry.version == FULL or self.differences(entry, model) else row
+
+    def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
+        """Returns the figures that hold for ``entry``, whole and by class, if there are any.
+
+        They hold for `full` where host, backend and precision are the same: it has no router and drops nothing.
+        """
+        if entry.version == FULL:
+            return None if self.differences(entry, model) else (self.full, self.full_kinds)
+        row = self.row_of(entry, model)
+        return row and (row.figures, row.kinds)
+
+    def differences(self, entry: Entry, model: Model) -> tuple[str, ...]:
+        """Returns, in words, why the card does not speak of ``entry`` of a bundle of ``model``; empty where it does."""
+        pairs: list[tuple[str, object, object]] = [
+            ("host", self.host, model.host),
+            ("backend", self.backend, entry.backend),
+            ("precision", self.precision, entry.precision),
+        ]
+        if entry.version == FULL:
+            return _unequal(pairs)
+        pairs += [("router", self.router, model.router), ("gather layer", self.gather_layer, entry.gather_layer)]
+        row = self.row(entry.version, entry.layer_policy)
+        if row is None:
+            return (*_unequal(pairs), f"it has no row for {entry.version}, {entry.layer_policy}")
+        pairs += [
+            ("number of visual tokens", row.tokens, entry.tokens),
+            ("number of decoder layers", row.layers, entry.layers),
+            ("layer plan", row.layer_plan, entry.layer_plan),
+        ]
+        return _unequal(pairs)
+
+
+def _unequal(pairs: list[tuple[str, object, object]]) -> tuple[str, ...]:
+    return tuple(f"another {what}" for what, ours, theirs in pairs if ours != theirs)
 
 
 def write_card(card: Card, path: Path) -> None:

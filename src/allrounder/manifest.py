@@ -23,6 +23,7 @@ __all__ = [
     "EntryGraphs",
     "Estimate",
     "Fidelity",
+    "Figures",
     "FileRecord",
     "Frozen",
     "FrozenVersion",
@@ -32,6 +33,7 @@ __all__ = [
     "Model",
     "Percentiles",
     "PromptTemplate",
+    "Recommendation",
     "Record",
     "SharedGraphs",
     "Workload",
@@ -105,8 +107,21 @@ class Estimate(Record, frozen=True, kw_only=True):
     high: float
 
 
+class Figures(Record, frozen=True, kw_only=True):
+    """Fidelity on one set of questions, against `full` on the same ones; accuracies where they have answers."""
+
+    questions: Positive
+    accuracy: Estimate | None
+    retention: Estimate | None  # accuracy over that of `full`
+    agreement: Estimate
+    kl: Estimate  # nats per token
+
+
 class Fidelity(Record, frozen=True, kw_only=True):
-    """What an entry keeps of ``full`` on the same prompts."""
+    """What an entry keeps of ``full`` on the same prompts.
+
+    ``accuracy`` and ``kinds`` came later than the others: bundles written before have none.
+    """
 
     retention: Estimate | None  # accuracy over that of `full`; None where the prompts have no answers
     agreement: Estimate  # share of greedy answers equal to those of `full`, token by token
@@ -114,6 +129,8 @@ class Fidelity(Record, frozen=True, kw_only=True):
     questions: Positive
     dataset: str  # name and digest of the prompts
     quick: bool  # measured by `build` on few prompts, not a full card
+    accuracy: Estimate | None = None  # share of right answers; None where the prompts have no answers
+    kinds: dict[str, Figures] = {}  # the same by class of question; questions without a class are in none
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -187,6 +204,14 @@ class Entry(Record, frozen=True, kw_only=True):
         return f"{self.version} ({self.backend}, {self.precision}, {self.layer_policy}, K={self.gather_layer})"
 
 
+class Recommendation(Record, frozen=True, kw_only=True):
+    """Which layer policy a version should be built with, and why, in one sentence with its figures."""
+
+    version: str
+    layer_policy: LayerPolicy
+    why: str
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """`manifest.json` of a bundle."""
 
@@ -197,6 +222,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     limits: Limits
     files: dict[str, FileRecord]  # every file of the bundle but the manifest and its digest
     entries: tuple[Entry, ...]
+    recommendations: tuple[Recommendation, ...] = ()  # where both layer policies of a version were measured
 
 
 class FrozenVersion(Record, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from allrounder.calib.bootstrap import mean_estimate, ratio_estimate
+from allrounder.calib.bootstrap import RESAMPLES, mean_estimate, paired_estimate, ratio_estimate
 from allrounder.calib.distributions import divergence, log_softmax
 from allrounder.errors import CalibrationError
 
@@ -73,3 +73,46 @@ def test_divergence_does_not_see_a_constant(logits, constant):
     shifted = logits.astype(np.float64) + constant
     assert divergence(logits, shifted) == pytest.approx(np.zeros(3), abs=1e-9)
     assert np.exp(log_softmax(shifted)).sum(-1) == pytest.approx(np.ones(3))
+
+
+@given(FIGURES)
+def test_pictures_asked_about_once_are_the_questions(figures):
+    names = [f"{number:03}.png" for number in range(len(figures))]
+    assert mean_estimate(figures, names) == mean_estimate(figures)
+    assert ratio_estimate(figures, np.ones_like(figures), names) == ratio_estimate(figures, np.ones_like(figures))
+
+
+def test_questions_about_one_picture_that_answer_alike_count_as_one():
+    once = np.random.default_rng(1).normal(size=30)
+    names = [f"{number:03}" for number in range(30)]
+    four_times = mean_estimate(np.repeat(once, 4), list(np.repeat(names, 4)))
+    assert four_times.mean == pytest.approx(mean_estimate(once).mean)
+    assert four_times.low == pytest.approx(mean_estimate(once).low)
+    assert four_times.high == pytest.approx(mean_estimate(once).high)
+
+
+@given(FIGURES)
+def test_one_picture_alone_leaves_its_questions_to_be_resampled(figures):
+    assert mean_estimate(figures, ["one.png"] * len(figures)) == mean_estimate(figures)
+
+
+def test_order_of_questions_does_not_matter():
+    generator = np.random.default_rng(4)
+    figures, names = generator.normal(size=60), generator.choice([f"{n}.png" for n in range(9)], size=60)
+    order = generator.permutation(60)
+    one, two = mean_estimate(figures, list(names)), mean_estimate(figures[order], list(names[order]))
+    assert (two.low, two.high) == pytest.approx((one.low, one.high))
+
+
+def test_pictures_belong_to_questions():
+    with pytest.raises(CalibrationError, match="not as many pictures"):
+        mean_estimate(np.ones(3), ["a", "b"])
+
+
+@given(FIGURES)
+def test_paired_shares_hold_both_sides_and_never_say_never(figures):
+    paired = paired_estimate(figures)
+    assert paired.difference == mean_estimate(figures)
+    assert paired.not_above + paired.not_below >= 1
+    assert min(paired.not_above, paired.not_below) >= 1 / RESAMPLES
+    assert paired_estimate(-figures).not_above == paired.not_below

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allrounder.calib.fidelity import Contender, measure, quick_sample, same_answer, summarize, summarize_kinds
+from allrounder.calib.card import summarize
+from allrounder.calib.fidelity import Contender, measure, quick_sample, same_answer
 from allrounder.errors import CalibrationError
 from allrounder.prompts import Prompt
 
@@ -198,16 +199,6 @@ def test_an_entry_of_the_references_graphs_is_the_reference(prompts):
     assert same.calls == []
     assert summary(outcomes).agreement.mean == 1.0
     assert (outcomes.correct == outcomes.reference_correct).all()
-
-
-def test_kinds_are_reported_apart(prompts):
-    (outcomes,) = measured(TableEngine(0), [TableEngine(1, noise=0.6)], prompts)
-    kinds = summarize_kinds(outcomes, dataset="d")
-    assert list(kinds) == ["kind 0", "kind 1"]
-    assert sum(kind.questions for kind in kinds.values()) == len(prompts)
-    whole = summary(outcomes)
-    mean = np.average([kind.kl.mean for kind in kinds.values()], weights=[kind.questions for kind in kinds.values()])
-    assert whole.kl.mean == pytest.approx(mean)
 
 
 def test_progress_is_told_once_per_question(prompts):

@@ -19,6 +19,7 @@ from allrounder.manifest import (
     EntryGraphs,
     Estimate,
     Fidelity,
+    Figures,
     FileRecord,
     Frozen,
     FrozenVersion,
@@ -28,6 +29,7 @@ from allrounder.manifest import (
     Model,
     Percentiles,
     PromptTemplate,
+    Recommendation,
     SharedGraphs,
     Workload,
     decode,
@@ -62,6 +64,14 @@ _workload = st.builds(
 _latency = st.builds(
     Latency, ttft_ms=_percentiles, tpot_ms=_percentiles, machine=st.from_type(Machine), workload=_workload
 )
+_figures = st.builds(
+    Figures,
+    questions=_positive,
+    accuracy=st.none() | _estimate,
+    retention=st.none() | _estimate,
+    agreement=_estimate,
+    kl=_estimate,
+)
 _fidelity = st.builds(
     Fidelity,
     retention=st.none() | _estimate,
@@ -70,6 +80,11 @@ _fidelity = st.builds(
     questions=_positive,
     dataset=_text,
     quick=st.booleans(),
+    accuracy=st.none() | _estimate,
+    kinds=st.dictionaries(_text, _figures, max_size=2),
+)
+_recommendation = st.builds(
+    Recommendation, version=_text, layer_policy=st.sampled_from(["routed", "frozen"]), why=_text
 )
 _flow = {
     "version": _text,
@@ -98,7 +113,12 @@ _common = {
     "limits": st.from_type(Limits),
     "files": st.dictionaries(_text, st.from_type(FileRecord), max_size=4),
 }
-_manifests = st.builds(Manifest, **_common, entries=st.lists(_entry, max_size=2).map(tuple))
+_manifests = st.builds(
+    Manifest,
+    **_common,
+    entries=st.lists(_entry, max_size=2).map(tuple),
+    recommendations=st.lists(_recommendation, max_size=2).map(tuple),
+)
 _frozens = st.builds(
     Frozen,
     **_common,
@@ -145,6 +165,22 @@ def test_the_golden_files_are_what_the_code_writes(golden):
     assert (GOLDEN / "frozen.json").read_bytes() == encode(golden.frozen())
 
 
+def test_a_manifest_without_what_came_later_is_read():
+    """Bundles of the first release have neither accuracies, classes nor recommendations."""
+    manifest = json.loads((GOLDEN / "manifest.json").read_bytes())
+    del manifest["recommendations"]
+    for entry in manifest["entries"]:
+        if entry["fidelity"]:
+            del entry["fidelity"]["accuracy"], entry["fidelity"]["kinds"]
+    read = decode(json.dumps(manifest).encode(), Manifest, where="old")
+    assert read.recommendations == ()
+    assert [entry.fidelity and (entry.fidelity.accuracy, entry.fidelity.kinds) for entry in read.entries] == [
+        (None, {}),
+        (None, {}),
+        None,
+    ]
+
+
 def test_the_golden_manifest_makes_sense(golden):
     check_manifest(golden.manifest(), where="golden")
     check_frozen(golden.frozen(), where="golden")
@@ -156,7 +192,8 @@ def test_keys_that_scripts_rely_on(golden):
     entry = plain["entries"][0]
     assert set(entry) >= {"version", "backend", "precision", "gather_layer", "layer_policy", "layer_plan"}
     assert set(entry) >= {"tokens", "layers", "fidelity", "latency"}
-    assert set(entry["fidelity"]) == {"retention", "agreement", "kl", "questions", "dataset", "quick"}
+    assert set(entry["fidelity"]) >= {"retention", "agreement", "kl", "questions", "dataset", "quick"}
+    assert set(entry["fidelity"]) >= {"accuracy", "kinds"}
     assert set(entry["fidelity"]["kl"]) == {"mean", "low", "high"}
     assert set(entry["latency"]) == {"ttft_ms", "tpot_ms", "machine", "workload"}
     assert set(entry["latency"]["ttft_ms"]) == {"p50", "p95", "p99"}

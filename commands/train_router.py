@@ -8,13 +8,15 @@ What it does not know: how anything is learned (`allrounder.router`).
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from allrounder.commands.train_memory import print_estimate, summary
 from allrounder.errors import EngineUnavailable, InputInvalid, PromptsInvalid
-from allrounder.prompts import read_prompts
+from allrounder.prompts import PromptSet, read_usable
 from allrounder.versions import FULL, VERSIONS
 
 __all__ = ["TrainReport", "add_arguments", "run"]
@@ -22,10 +24,10 @@ __all__ = ["TrainReport", "add_arguments", "run"]
 _DEMO = "demo"
 _DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
 _MINUTES = 10.0
-_PICTURES = 400  # each costs about a second of one core before it can teach; then it is remembered
+_PICTURES = 400  # each is read once before it can teach, and then remembered
 _QUESTIONS = 2  # per picture that teaches
 _VALIDATION = (12, 5)  # pictures, questions each
-_HELD_OUT = 10  # one prompt in so many validates, where no file does
+_HELD_OUT = 10  # one prompt in so many validates, whole pictures, where no file does
 _BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
 
 
@@ -43,12 +45,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``train-router`` to ``parser``."""
     parser.description = "Train the meta-router of a model. The model is its own teacher: prompts need no answers."
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSONL of pictures and questions (demo: drawn)")
-    parser.add_argument("--validation", type=Path, metavar="FILE", help="likewise (default: the tail of --prompts)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="PATH",
+        help="JSONL of pictures and questions, or a folder with prompts.jsonl, or one of pictures with a .txt of the"
+        " same name each, one question per line (demo: drawn)",
+    )
+    parser.add_argument("--validation", type=Path, metavar="PATH", help="likewise (default: the tail of --prompts)")
     parser.add_argument(
         "--pictures", type=int, default=_PICTURES, help=f"demo scenes that are drawn (default: {_PICTURES})"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the router; an unfinished run goes on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the router; an unfinished run goes on")
+    parser.add_argument(
+        "--init", type=Path, metavar="DIR", help="a router to start from; another model's may be, if of the same shape"
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="print what it would take of memory, and stop; --model may be a config.json's folder, or llava-1.5-7b",
+    )
     parser.add_argument("--minutes", type=float, help=f"when to stop (default: {_MINUTES:g}, or when --steps says)")
     parser.add_argument("--steps", type=int, help="when to stop, in optimiser steps")
     parser.add_argument("--batch", type=int, help="prompts at a time")
@@ -66,24 +82,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, prints a table and, as the last line of stdout, one JSON object."""
+    options, limits = _options(arguments)
+    drawn = arguments.model == _DEMO and not Path(_DEMO).is_dir()
+    model = _DEMO_HOST if drawn else arguments.model
+    if arguments.estimate:
+        print_estimate(model, options, limits, arguments.precision)
+        return 0
+    _check(arguments, drawn=drawn)
+
     import torch
 
     from allrounder.hosts.host import load_host
+    from allrounder.router.start import read_start
     from allrounder.router.train import train
 
-    _check_device(arguments.device)
-    options, limits = _options(arguments)
-    drawn = arguments.model == _DEMO and not Path(_DEMO).is_dir()
-    data = _examples(arguments, drawn=drawn)
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    host = load_host(_DEMO_HOST if drawn else arguments.model, dtype, arguments.device)
-    result = train(host, data, arguments.out, options, limits)
-    versions = _compared(host, data[1], arguments.out, options.gather_layer)
+    host = load_host(model, dtype, arguments.device)
+    start = None if arguments.init is None else read_start(arguments.init, host)
+    print(summary(host.spec, options, limits, arguments.precision), file=sys.stderr)
+    data = _examples(arguments, host, limits.answer_tokens)
+    result = train(host, data, arguments.out, options, limits, start)
+    versions = _compared(host, data[1], arguments.out, (options.gather_layer, limits.answer_tokens))
     for name, figures in versions.items():
         print("  ".join([f"{name:<9}", *(f"{key} {value:.4f}" for key, value in figures.items())]))
     report = TrainReport(str(arguments.out), result.step, result.steps, result.seconds, versions)
     print(msgspec.json.encode(report).decode())
     return 0
+
+
+def _check(arguments: argparse.Namespace, *, drawn: bool) -> None:
+    """Refuses what can be refused before a model is loaded, which may take minutes."""
+    if arguments.out is None:
+        raise InputInvalid("where is the router to be written?", where="--out", wanted="a directory")
+    if arguments.init is not None and arguments.init.resolve() == arguments.out.resolve():
+        raise InputInvalid(
+            "a run cannot start from what it replaces", where="--init", got=arguments.init, remedy="give another --out"
+        )
+    _check_device(arguments.device)
+    if arguments.prompts is None and not drawn:
+        wanted = "a JSONL file or a folder; answers are not read"
+        raise InputInvalid("training needs pictures with questions", where="--prompts", wanted=wanted)
+    if arguments.pictures < 1:
+        raise InputInvalid("no pictures to learn from", where="--pictures", got=arguments.pictures)
+    for path in (arguments.prompts, arguments.validation):
+        if path is not None and not path.exists():
+            raise PromptsInvalid("there is no such file or folder", where=path)
 
 
 def _options(arguments: argparse.Namespace) -> tuple[Any, Any]:
@@ -129,33 +172,36 @@ def _check_device(device: str) -> None:
         )
 
 
-def _examples(arguments: argparse.Namespace, *, drawn: bool) -> tuple[Any, Any]:
+def _examples(arguments: argparse.Namespace, host: Any, answer_tokens: int) -> tuple[Any, Any]:
     """Returns the examples to learn from and those to validate on."""
     from allrounder.hosts.demo.scenes import Split
     from allrounder.router.examples import FileExamples, SceneExamples
+    from allrounder.router.usable import held_out
 
     if arguments.prompts is None:
-        if not drawn:
-            raise InputInvalid(
-                "training needs pictures with questions", where="--prompts", wanted="a JSONL file; answers are not read"
-            )
-        if arguments.pictures < 1:
-            raise InputInvalid("no pictures to learn from", where="--pictures", got=arguments.pictures)
         # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
         validation = SceneExamples(Split.VALIDATION, 10_000, *_VALIDATION)
         return SceneExamples(Split.TRAIN, 0, arguments.pictures, _QUESTIONS), validation
-    prompts = read_prompts(arguments.prompts)
+    prompts = _usable(arguments.prompts, host, answer_tokens)
     if arguments.validation is not None:
-        return FileExamples(prompts), FileExamples(read_prompts(arguments.validation))
-    held_out = max(1, len(prompts.prompts) // _HELD_OUT)
-    if held_out == len(prompts.prompts):
-        raise PromptsInvalid(
-            "one prompt cannot both teach and validate", where=arguments.prompts, remedy="give more, or --validation"
-        )
-    return FileExamples(prompts, slice(0, -held_out)), FileExamples(prompts, slice(-held_out, None))
+        return FileExamples(prompts), FileExamples(_usable(arguments.validation, host, answer_tokens))
+    teaching, validating = held_out(prompts, _HELD_OUT)
+    return FileExamples(teaching), FileExamples(validating)
 
 
-def _compared(host: Any, validation: Any, out: Path, gather_layer: int) -> dict[str, dict[str, float]]:
+def _usable(path: Path, host: Any, answer_tokens: int) -> PromptSet:
+    """Returns what of a file or folder can be used; the rest is named on stderr, each with what helps."""
+    from allrounder.router.usable import checks
+
+    prompts, complaints = read_usable(path, checks(host, answer_tokens))
+    for complaint in complaints:
+        print(f"{path}: {complaint}", file=sys.stderr)
+    if complaints:
+        print(f"{path}: {len(prompts.prompts)} prompts are used, {len(complaints)} left out", file=sys.stderr)
+    return prompts
+
+
+def _compared(host: Any, validation: Any, out: Path, reading: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Returns divergence and agreement of the saved router and of random scores, by version."""
     from allrounder.router.checkpoint import load_router
     from allrounder.router.measure import measure, random_scorer, router_scorer
@@ -166,7 +212,8 @@ def _compared(host: Any, validation: Any, out: Path, gather_layer: int) -> dict[
     tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
     names = [name for name in VERSIONS if name != FULL]
     budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in names]
-    references = References(host, validation, gather_layer)
+    gather_layer, answer_tokens = reading
+    references = References(host, validation, gather_layer, answer_tokens)
     found = measure(host, references, router_scorer(router), budgets, gather_layer)
     chance = [
         measure(host, references, random_scorer(host, seed), budgets, gather_layer) for seed in range(_BASELINE_DRAWS)

@@ -51,11 +51,11 @@ class Examples(Protocol):
 
 
 class FileExamples:
-    """The prompts of a file, or a part of them."""
+    """The prompts of a file or folder."""
 
-    def __init__(self, prompts: PromptSet, part: slice = slice(None)) -> None:
+    def __init__(self, prompts: PromptSet) -> None:
         self.name = prompts.name
-        self._prompts = prompts.prompts[part]
+        self._prompts = prompts.prompts
         numbers: dict[Path, int] = {}
         self._pictures = [numbers.setdefault(prompt.image, len(numbers)) for prompt in self._prompts]
 

@@ -29,6 +29,7 @@ __all__ = [
     "attention_loss",
     "flow_log_prob",
     "listwise_loss",
+    "needs_initial",
     "policy_loss",
     "preference_loss",
     "sparsity",
@@ -85,6 +86,11 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # attention, beside any objective
     attention_share: Share = 0.0  # first share of the run in which nothing else is learned
     attention_weight: Annotated[float, Meta(ge=0)] = 0.0  # of that loss afterwards
+
+
+def needs_initial(options: TrainOptions) -> bool:
+    """Returns whether the objective compares the router with its first state."""
+    return options.objective == "preference" and not options.reference_free
 
 
 class Picked(NamedTuple):

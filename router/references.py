@@ -26,7 +26,7 @@ from allrounder.router.reading import Spoken, answer, read_picture
 
 __all__ = ["Batch", "References"]
 
-TOGETHER = 16  # questions that are answered at a time; each holds keys and values of the whole prompt
+TOGETHER = 8  # questions that are answered at a time; each holds keys and values of the whole prompt
 
 
 class Batch(NamedTuple):

@@ -31,7 +31,7 @@ from allrounder.router.checkpoint import save_router, write_atomically
 from allrounder.router.examples import Examples
 from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import Closeness, measure, router_scorer
-from allrounder.router.objective import TrainOptions
+from allrounder.router.objective import TrainOptions, needs_initial
 from allrounder.router.order import Walk, mixed_seed
 from allrounder.router.references import References
 from allrounder.router.start import Start, first_router
@@ -141,9 +141,14 @@ class _Trainer:
         self._validated = [resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT]
         self._start = start
         self._router = first_router(host, options, start)
-        self._initial = copy.deepcopy(self._router).requires_grad_(requires_grad=False)
+        self._initial = self._router  # read by one objective only, which then needs it as it is now
+        if needs_initial(options):
+            self._initial = copy.deepcopy(self._router).requires_grad_(requires_grad=False)
         self._optimizer = torch.optim.AdamW(
-            self._router.parameters(), options.learning_rate, weight_decay=options.weight_decay
+            self._router.parameters(),
+            options.learning_rate,
+            weight_decay=options.weight_decay,
+            foreach=False,  # a dozen tensors: all at once would be no faster, and takes their memory again
         )
         self._step, self._seconds = 0, 0.0
         self._best: TrainResult | None = None

@@ -1,14 +1,18 @@
 """Prompts files: pictures with questions, for calibration and training.
 
-What it is: the record of one line and the reader of a whole file.
+What it is: the record of one line; `read_prompts`, which takes a whole file or nothing, for figures that must be the
+same tomorrow; and `read_usable`, which leaves out what cannot be used and says so, for learning from what there is.
 What it knows: JSON lines of ``{"image": "path", "question": "...", "answer": "...", "kind": "..."}``; image
-paths are relative to the file; ``answer`` and ``kind`` are optional.
+paths are relative to the file; ``answer`` and ``kind`` are optional. A folder holds ``prompts.jsonl``, or pictures with
+text files of the same name, one question per line.
 What it does not know: how pictures are decoded (only that the file is there), or what prompts are for.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +20,11 @@ import msgspec
 
 from allrounder.errors import PromptsInvalid
 
-__all__ = ["Prompt", "PromptSet", "read_prompts"]
+__all__ = ["Complaint", "Prompt", "PromptSet", "Unusable", "read_prompts", "read_usable"]
+
+FOLDER_FILE = "prompts.jsonl"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+_LINE = '{"image": "relative/path.png", "question": "...", "answer": "..."}, the answer optional'
 
 
 class Prompt(NamedTuple):
@@ -35,6 +43,29 @@ class PromptSet(NamedTuple):
     prompts: tuple[Prompt, ...]
 
 
+class Complaint(NamedTuple):
+    """One thing that was left out: ``where``, such as ``line 3`` or ``cat.txt line 2``; what is wrong; what helps."""
+
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}; left out. Remedy: {self.remedy}"
+
+
+class Unusable(ValueError):
+    """A prompt that cannot be used. It never leaves this module but as a `Complaint`, or inside `PromptsInvalid`."""
+
+    def __init__(self, problem: str, remedy: str = "mend or remove this line") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+Check = Callable[[Prompt], None]
+Source = tuple[str, Callable[[], Prompt]]  # where a prompt stands, and how it is read
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     image: str
     question: str
@@ -49,10 +80,7 @@ def read_prompts(path: str | Path) -> PromptSet:
         PromptsInvalid: The file cannot be read, holds no prompt, or has bad lines; all of them are named.
     """
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors put a mark first
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptsInvalid("the prompts file cannot be read", where=file, got=error) from error
+    text = _text(file)
     prompts: list[Prompt] = []
     complaints: list[str] = []
     digest = hashlib.sha256(text.encode())
@@ -70,7 +98,7 @@ def read_prompts(path: str | Path) -> PromptSet:
             f"{len(complaints)} unusable lines in the prompts file",
             where=file,
             got="; ".join(complaints[:20]) + (" ..." if len(complaints) > 20 else ""),
-            wanted='{"image": "relative/path.png", "question": "...", "answer": "..."}, the answer optional',
+            wanted=_LINE,
             remedy="mend or remove these lines",
         )
     if not prompts:
@@ -78,11 +106,120 @@ def read_prompts(path: str | Path) -> PromptSet:
     return PromptSet(f"{file.name}:{digest.hexdigest()[:16]}", tuple(prompts))
 
 
+def read_usable(path: str | Path, check: Check | None = None) -> tuple[PromptSet, tuple[Complaint, ...]]:
+    """Reads what can be used of a prompts file or folder.
+
+    Left out, each with a complaint: lines that are empty or malformed, lines whose picture is not there, whole
+    repetitions of a picture and its question, what ``check`` refuses, and in a folder pictures or texts alone.
+
+    Args:
+        path: A prompts file, or a folder of `FOLDER_FILE` or of pictures and texts.
+        check: Called with every prompt that could be read; raises `Unusable` to leave it out.
+
+    Returns:
+        The prompts, whose ``name`` is a digest of the questions and pictures that are really used, and the complaints.
+
+    Raises:
+        PromptsInvalid: The file or folder cannot be read, or nothing in it can be used.
+    """
+    place = Path(path)
+    sources, complaints = _sources(place)
+    prompts: list[Prompt] = []
+    first: dict[tuple[Path, str], str] = {}
+    pictures: dict[Path, bytes] = {}
+    digest = hashlib.sha256()
+    for where, read in sources:
+        try:
+            prompt = read()
+            prompt = prompt._replace(image=prompt.image.resolve())  # one picture has one name
+            key = (prompt.image, prompt.question)
+            if key in first:
+                raise Unusable(f"the same picture and question as in {first[key]}", "remove it, or ask something else")
+            if key[0] not in pictures:
+                pictures[key[0]] = hashlib.sha256(prompt.image.read_bytes()).digest()
+            if check is not None:
+                check(prompt)
+        except (msgspec.MsgspecError, OSError, ValueError) as error:
+            complaints.append(Complaint(where, str(error), getattr(error, "remedy", f"write {_LINE}")))
+            continue
+        first[key] = where
+        digest.update(pictures[key[0]] + hashlib.sha256(prompt.question.encode()).digest())
+        prompts.append(prompt)
+    if not prompts:
+        raise PromptsInvalid(
+            "nothing in it can be used",
+            where=place,
+            got="; ".join(map(str, complaints[:20])) or "no line at all",
+            wanted=_LINE,
+        )
+    return PromptSet(f"{place.name}:{digest.hexdigest()[:16]}", tuple(prompts)), tuple(complaints)
+
+
+def _sources(place: Path) -> tuple[list[Source], list[Complaint]]:
+    """Returns where prompts stand and how each is read, and what a folder lacks."""
+    if place.is_dir() and not (place / FOLDER_FILE).is_file():
+        return _folder(place)
+    file = place / FOLDER_FILE if place.is_dir() else place
+    lines = _text(file).removesuffix("\n").split("\n")
+    return [(f"line {number}", partial(_parse, line, file.parent)) for number, line in enumerate(lines, 1)], []
+
+
+def _folder(folder: Path) -> tuple[list[Source], list[Complaint]]:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    texts = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
+    sources: list[Source] = []
+    complaints: list[Complaint] = []
+    asked = set()
+    for picture in (path for path in files if path.suffix.lower() in PICTURES):
+        text = texts.get(picture.stem)
+        if text is None:
+            remedy = f"write {picture.stem}.txt beside it, one question per line"
+            complaints.append(Complaint(picture.name, "a picture without questions", remedy))
+            continue
+        asked.add(picture.stem)
+        try:
+            lines = _text(text).removesuffix("\n").split("\n")
+        except PromptsInvalid as error:
+            complaints.append(Complaint(text.name, str(error), "save it as UTF-8 text"))
+            continue
+        where = text.name if picture.with_suffix(".txt") == text else f"{picture.name}, {text.name}"
+        sources += [(f"{where} line {number}", partial(_asked, picture, line)) for number, line in enumerate(lines, 1)]
+    complaints += [
+        Complaint(texts[stem].name, "questions without a picture", f"put {stem}.png beside it")
+        for stem in sorted(texts.keys() - asked)
+    ]
+    if not sources and not complaints:
+        raise PromptsInvalid(
+            "no prompts in this folder",
+            where=folder,
+            wanted=f"{FOLDER_FILE}, or pictures ({', '.join(PICTURES)}) with a .txt of questions of the same name",
+        )
+    return sources, complaints
+
+
+def _asked(picture: Path, line: str) -> Prompt:
+    _check_question(line)
+    return Prompt(picture, line.strip(), None, "")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # some editors put a mark first
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptsInvalid("the prompts file cannot be read", where=file, got=error) from error
+
+
 def _parse(line: str, folder: Path) -> Prompt:
+    if not line.strip():
+        raise Unusable("the line is empty", "remove it")
     record = msgspec.json.decode(line, type=_Line)
-    if not record.question.strip():
-        raise ValueError("the question is empty")
+    _check_question(record.question)
     image = folder / record.image
     if not image.is_file():
-        raise ValueError(f"there is no picture {image}")
+        raise Unusable(f"there is no picture {image}", "mend the path, which is relative to the prompts file")
     return Prompt(image, record.question, record.answer, record.kind)
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise Unusable("the question is empty", "write one, or remove the line")

@@ -53,7 +53,7 @@ def advise(entries: Sequence[Entry], outcomes: Mapping[Key, Outcomes], place: Pa
     missing: list[str] = []
     for group, policies in groups.items():
         if len(policies) < 2:
-            missing.append(_missing(*policies.values(), place))
+            missing.append(_missing(next(iter(policies.values())), place))
             continue
         found = _compared(policies, outcomes, entries)
         if versions.count(found.version) > 1:

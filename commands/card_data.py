@@ -30,15 +30,16 @@ class Questions(NamedTuple):
     folder: Path
 
 
-def draw_test_split(place: Path, questions: int) -> Questions:
+def draw_test_split(work: Path, questions: int) -> Questions:
     """Returns at least ``questions`` questions about the first scenes of the demo's test split, classes in balance.
 
-    They are drawn into ``place``, which is absent, or holds them from the last time.
+    They are drawn into a folder in ``work``, unless they lie there from the last time.
     """
     from allrounder.hosts.demo.prompts import write_prompts
     from allrounder.hosts.demo.scenes import Split
 
     pictures = -(-questions // _PER_PICTURE)
+    place = work / f"test-{pictures}"
     if not place.is_dir():
         partial = place.with_name(f"{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

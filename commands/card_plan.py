@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 NO_LAYERS = "none"  # the layer pruner of a budget that keeps every layer
-CHUNK = 25  # questions that are computed and written together
+CHUNK = 10  # questions that are computed and written together
 _POLICIES: tuple[LayerPolicy, ...] = ("routed", "frozen")
 _AGGRESSIVE = 11  # percent of the visual tokens
 _TOKENS = ("random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`

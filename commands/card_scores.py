@@ -19,7 +19,6 @@ from PIL import Image
 from allrounder.calib.fidelity import Scorer
 from allrounder.card import ROUTER
 from allrounder.commands.card_bundle import Sources
-from allrounder.commands.card_plan import NO_LAYERS
 from allrounder.errors import InputInvalid
 from allrounder.hosts.host import load_host
 from allrounder.hosts.prompt import PromptEncoder
@@ -55,15 +54,21 @@ class PrunerScores:
         views = [self._view(prompt) for prompt in calibration]
         self._setting = Setting(host=self._host, gather_layer=sources.gather_layer, seed=SEED, calibration=views)
         self._halves: dict[tuple[str, str], _Half] = {}
+        self._scorers: dict[str, Scorer] = {}
         self._now: tuple[Prompt, View] | None = None
         self._scored: dict[tuple[str, str], np.ndarray] = {}
 
     def scorer(self, pruner: str) -> Scorer:
-        """Returns the scorer of "<token pruner>+<layer pruner>".
+        """Returns the scorer of "<token pruner>+<layer pruner>", the same object each time.
 
         Raises:
             InputInvalid: There is no such pruner.
         """
+        if pruner not in self._scorers:
+            self._scorers[pruner] = self._made(pruner)
+        return self._scorers[pruner]
+
+    def _made(self, pruner: str) -> Scorer:
         tokens, _, layers = pruner.partition("+")
         for half in (("token", tokens), ("layer", layers)):
             if half not in self._halves:
@@ -75,9 +80,6 @@ class PrunerScores:
         return scores
 
     def _make(self, kind: str, name: str) -> _Half:
-        depth = self._host.spec.decoder.layers
-        if (kind, name) == ("layer", NO_LAYERS):
-            return lambda view: torch.zeros(len(view.visual), depth)
         if name == ROUTER:
             place = 0 if kind == "token" else 1
             return lambda view: self._router(view.embeddings, view.prompt)[place]

@@ -74,21 +74,17 @@ def run_chunks(
         say(f"{skipped} of {total} questions were measured before")
     clock = _Clock(task.work, left, total, say)
     with _workers(task, min(jobs, len(left))) as workers:
-        queue, busy = list(reversed(left)), dict.fromkeys(workers)
-        while workers:
-            for connection in [each for each, chunk in busy.items() if chunk is None]:
-                if queue:
-                    busy[connection] = queue.pop()
-                    _send(connection, busy[connection], workers)
-                else:
-                    connection.close()
-                    del busy[connection]
-                    workers.pop(connection).join()
+        queue, idle = list(reversed(left)), list(workers)
+        busy: dict[Any, Chunk] = {}
+        while queue or busy:
+            while queue and idle:
+                connection = idle.pop()
+                busy[connection] = queue.pop()
+                _send(connection, busy[connection], workers)
             for connection in wait(list(busy)):
-                assert isinstance(connection, Connection)
                 _receive(connection, workers)
-                clock.done(busy[connection])
-                busy[connection] = None
+                clock.done(busy.pop(connection))
+                idle.append(connection)
     return total - skipped
 
 
@@ -119,8 +115,7 @@ class _Clock:
         self._questions = total - sum(map(_size, left))
         self._done, self._started, self._told = 0, time.monotonic(), 0.0
 
-    def done(self, chunk: Chunk | None) -> None:
-        assert chunk is not None
+    def done(self, chunk: Chunk) -> None:
         self._done += self._runs(chunk)
         self._questions += _size(chunk)
         now = time.monotonic()
@@ -154,7 +149,7 @@ def _workers(task: Assignment, count: int) -> Iterator[dict[Connection, BaseProc
             process.join()
 
 
-def _send(connection: Connection, chunk: Chunk | None, workers: dict[Connection, BaseProcess]) -> None:
+def _send(connection: Any, chunk: Chunk, workers: dict[Connection, BaseProcess]) -> None:
     try:
         connection.send(chunk)
     except OSError:
@@ -162,7 +157,7 @@ def _send(connection: Connection, chunk: Chunk | None, workers: dict[Connection,
         raise
 
 
-def _receive(connection: Connection, workers: dict[Connection, BaseProcess]) -> None:
+def _receive(connection: Any, workers: dict[Connection, BaseProcess]) -> None:
     try:
         failure = connection.recv()
     except (EOFError, OSError) as error:
@@ -181,17 +176,25 @@ def _work(connection: Connection, task: Assignment) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
     try:
         measurer = _Measurer(task)
-        while True:
-            measurer.measure(connection.recv())
+        while (chunk := _asked(connection)) is not None:
+            measurer.measure(chunk)
             connection.send(None)
-    except (EOFError, BrokenPipeError):
-        return  # the parent is done, or dead
+    except BrokenPipeError:
+        return  # the parent is dead; the chunk is written
     except Exception as error:  # whatever it is, the command ends with it  # noqa: BLE001
         error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
         try:
             connection.send(error)
         except Exception:  # an exception that cannot be sent  # noqa: BLE001
             connection.send(CalibrationError("a worker failed", got=f"{type(error).__name__}: {error}"))
+
+
+def _asked(connection: Connection) -> Chunk | None:
+    """Returns the next chunk, or None where the parent is gone."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
 
 
 class _Measurer:
@@ -259,6 +262,7 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
             reference_correct=arrays["reference_correct"],
             kinds=tuple(prompt.kind for prompt in prompts),
             layer_use=arrays["layer_use"][row],
+            pictures=tuple(str(prompt.image) for prompt in prompts),
         )
         for row, place in enumerate(places)
     }
@@ -278,6 +282,7 @@ def _joined(parts: Sequence[Outcomes]) -> Outcomes:
         reference_correct=np.concatenate([part.reference_correct for part in parts]),
         kinds=tuple(kind for part in parts for kind in part.kinds),
         layer_use=np.concatenate([part.layer_use for part in parts]),
+        pictures=tuple(picture for part in parts for picture in part.pictures),
     )
 
 

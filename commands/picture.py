@@ -24,7 +24,7 @@ from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.runtime import Runtime
 
-__all__ = ["draw_panel", "write_picture"]
+__all__ = ["as_seen", "draw_panel", "write_picture"]
 
 _SIDE, _MARGIN, _CAPTION, _STRIP = 384, 12, 40, 26  # pixels
 _FADE = 0.8  # how far a dropped patch goes towards the background
@@ -68,7 +68,7 @@ def write_picture(
         answer = Runtime(engine).generate(
             rgb, question, max_new_tokens=min(_ANSWER_TOKENS, bundle.manifest.limits.new_tokens)
         )
-        panels.append(_panel(engine, answer, _as_seen(engine, rgb), grid))
+        panels.append(_panel(engine, answer, as_seen(engine, rgb), grid))
     pictures = [draw_panel(panel) for panel in panels]
     whole = Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height), _PAPER)
     left = 0
@@ -134,7 +134,7 @@ def _panel(engine: Engine, answer: Answer, image: Image.Image, grid: int) -> _Pa
     return _Panel(title, text, image, grid, set(answer.keep_list), set(answer.layer_plan), model.layers)
 
 
-def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
+def as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
     """Returns the picture cut and scaled as the model sees it.
 
     The preprocess graph ends in a linear map per channel; a black and a white picture tell it, and it is undone.

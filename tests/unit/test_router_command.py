@@ -88,6 +88,52 @@ def test_wrong_arguments_are_refused(model, tmp_path, capsys, arguments, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_bad_prompts_are_named_and_the_rest_is_used(model, prompts, tmp_path, capsys):
+    folder = prompts.parent
+    mixed = folder / "mixed.jsonl"
+    good = prompts.read_text().splitlines()
+    (folder / "text.png").write_text("no picture")
+    bad = ["", good[0], json.dumps({"image": "text.png", "question": "what?"})]
+    mixed.write_text("\n".join([*good[:6], *bad]))
+    assert call(model, tmp_path / "out", "--prompts", mixed, "--steps", 1, "--batch", 2) == 0
+    said = capsys.readouterr().err
+    for number, remedy in ((7, "remove it"), (8, "ask something else"), (9, "PNG or JPEG")):
+        assert any(f"line {number}:" in line and remedy in line for line in said.splitlines())
+    assert "6 prompts are used, 3 left out" in said
+    assert "memory: about" in said
+    mixed.write_text("\n".join(bad[:1] + bad[2:]))
+    assert call(model, tmp_path / "none", "--prompts", mixed, "--steps", 1) == 2
+    assert "nothing in it can be used" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_and_a_start(model, tmp_path, capsys):
+    folder, first, second = tmp_path / "folder", tmp_path / "first", tmp_path / "second"
+    folder.mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((20, 20, 3), index * 50, np.uint8)).save(folder / f"{index}.jpg")
+        (folder / f"{index}.txt").write_text("what is this?\nwhere?")
+    usual = ("--prompts", folder, "--steps", 1, "--batch", 2)
+    assert call(model, first, *usual) == 0
+    other = write_random_checkpoint(tmp_path / "other", SHAPE, seed=9)
+    assert call(other, second, *usual, "--init", first) == 0
+    facts = read_record(second).training
+    assert facts["init_weights"] == read_record(first).weights.sha256
+    assert (facts["seed"], facts["accumulate"], facts["bfloat16"]) == (0, 1, False)
+    capsys.readouterr()
+    assert call(other, first, *usual, "--init", first) == 2
+    assert "another --out" in capsys.readouterr().err
+    assert call(other, tmp_path / "third", *usual, "--init", first, "--set", "attention=bidirectional") == 2
+    assert "--set attention=causal" in capsys.readouterr().err
+    assert call(other, tmp_path / "third", *usual, "--init", folder) == 2
+    wider = write_random_checkpoint(
+        tmp_path / "wider", Shape(vision={"image_size": 56}, text={"intermediate_size": 96})
+    )
+    assert call(wider, tmp_path / "third", *usual, "--init", first) == 2
+    assert "other shapes" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+
+
 def test_a_single_prompt_is_not_enough(model, prompts, tmp_path, capsys):
     lonely = prompts.parent / "lonely.jsonl"
     lonely.write_text(prompts.read_text().splitlines()[0])

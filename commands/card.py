@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ import msgspec
 
 from allrounder.card import CARD
 from allrounder.commands.build import demo_models
+from allrounder.commands.card_plan import CardRequest
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.progress import TerminalProgress
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from allrounder.card import Card
     from allrounder.commands.card_job import Prepared
 
-__all__ = ["CardReport", "CardRequest", "add_arguments", "request_from", "run"]
+__all__ = ["CardReport", "add_arguments", "request_from", "run"]
 
 _DEMO = "demo"
 SAMPLES = 6  # pictures on the page
@@ -41,25 +41,6 @@ class CardReport(msgspec.Struct, frozen=True):
     page: str | None
     seconds: float
     questions: int  # the card's; how many of them were measured now is told on the way
-
-
-@dataclass(frozen=True, slots=True)
-class CardRequest:
-    """What is to be measured; every default is filled in."""
-
-    model: Path
-    router: Path
-    calib: Path | None  # None: the demo's test split is drawn
-    vote: Path  # prompts that vote for frozen layers, never the questions
-    questions: int
-    grid_questions: int
-    gather_layer: int
-    jobs: int
-    work: Path
-    out: Path
-    page: Path | None
-    page_only: bool
-    timing: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

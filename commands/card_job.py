@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +22,15 @@ from allrounder.commands.build_job import voters
 from allrounder.commands.card_bundle import Sources, build_work_bundle, entries_of
 from allrounder.commands.card_costs import Times, costs, text_tokens, time_engines
 from allrounder.commands.card_data import Questions, draw_test_split, read_questions
-from allrounder.commands.card_plan import Chunk, chunks, digest_of_work, grid_size, wanted_engines, work_list
+from allrounder.commands.card_plan import (
+    CardRequest,
+    Chunk,
+    chunks,
+    digest_of_work,
+    grid_size,
+    wanted_engines,
+    work_list,
+)
 from allrounder.commands.card_work import Assignment, read_outcomes, run_chunks
 from allrounder.commands.card_write import Measured, make_card
 from allrounder.errors import CalibrationError
@@ -34,9 +42,6 @@ from allrounder.prompts import read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.options import EngineOptions
-
-if TYPE_CHECKING:
-    from allrounder.commands.card import CardRequest
 
 __all__ = ["Prepared", "measure_card", "prepare", "read_known_card"]
 

@@ -1,6 +1,6 @@
 """What a fidelity card is measured on: the engines, the pruners, the questions, and how the work is cut.
 
-What it is: pure functions from a host's size and a list of questions to lists of work.
+What it is: the request, and pure functions from a host's size and a list of questions to lists of work.
 What it knows: versions, the names of pruners, that questions about one picture belong together. What it does not know:
 engines, how anything is measured, files.
 
@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +29,7 @@ from allrounder.versions import FULL, VERSIONS, Budget, Version, check_flow, res
 
 __all__ = [
     "NO_LAYERS",
+    "CardRequest",
     "Chunk",
     "Subject",
     "Wanted",
@@ -52,6 +55,25 @@ _PAIRS = (
     f"{ROUTER}+shortgpt",
     f"random+{ROUTER}",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CardRequest:
+    """What is to be measured; every default is filled in."""
+
+    model: Path
+    router: Path
+    calib: Path | None  # None: the demo's test split is drawn
+    vote: Path  # prompts that vote for frozen layers, never the questions
+    questions: int
+    grid_questions: int
+    gather_layer: int
+    jobs: int
+    work: Path
+    out: Path
+    page: Path | None
+    page_only: bool
+    timing: bool
 
 
 class Wanted(NamedTuple):

@@ -74,7 +74,7 @@ def run_chunks(
         say(f"{skipped} of {total} questions were measured before")
     clock = _Clock(task.work, left, total, say)
     with _workers(task, min(jobs, len(left))) as workers:
-        queue, idle = list(reversed(left)), list(workers)
+        queue, idle = list(reversed(left)), list[Any](workers)
         busy: dict[Any, Chunk] = {}
         while queue or busy:
             while queue and idle:
@@ -247,7 +247,8 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
     path, places = chunk_file(task.results, chunk), task.work.of(chunk.first)
     prompts = task.prompts[chunk.first : chunk.end]
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("kl", "agrees", "correct", "layer_use", "reference_correct")}
     except Exception as error:  # zip, header and array errors have no root but Exception
         raise _unreadable(path, error) from error

@@ -20,7 +20,7 @@ from allrounder.commands.card_data import Questions
 from allrounder.commands.card_plan import Subject, WorkList
 from allrounder.commands.tables import table
 from allrounder.errors import CalibrationError
-from allrounder.manifest import Entry, Estimate, LayerPolicy, Model
+from allrounder.manifest import Entry, Estimate, Model
 from allrounder.versions import FULL, VERSIONS
 
 __all__ = ["Measured", "make_card", "render"]
@@ -96,12 +96,12 @@ def _subjects(measured: Measured) -> list[tuple[Subject, Outcomes]]:
 def _recommendations(rows: Sequence[Row], costs: Sequence[Cost]) -> tuple[Recommendation, ...]:
     known = {(row.version, row.layer_policy): row for row in rows if row.pruner == ROUTER}
     ttft = {(cost.version, cost.layer_policy): cost.ttft for cost in costs}
-    policies: tuple[LayerPolicy, LayerPolicy] = ("routed", "frozen")
     found = []
     for name in VERSIONS:
-        pair = [known.get((name, policy)) for policy in policies]
-        if any(pair):
-            found.append(summary.recommend(name, *pair, *(ttft.get((name, policy)) for policy in policies)))
+        routed, frozen = known.get((name, "routed")), known.get((name, "frozen"))
+        if routed or frozen:
+            times = (ttft.get((name, "routed")), ttft.get((name, "frozen")))
+            found.append(summary.recommend(name, routed, frozen, *times))
     return tuple(found)
 
 

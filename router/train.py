@@ -43,6 +43,7 @@ VALIDATED_AT = ("par-lite", "par-nano")  # the best router is the one with the l
 CLIP = 1.0  # gradient norm
 FINAL_RATE = 0.05  # of the learning rate, at the end of the cosine
 Positive = Annotated[int, Meta(ge=1)]
+Data = tuple[Examples | References, Examples | References]
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,7 +71,7 @@ class TrainResult(NamedTuple):
 
 def train(
     host: Host,
-    data: tuple[Examples, Examples],
+    data: Data,
     out: Path,
     options: TrainOptions,
     run: RunOptions,
@@ -80,7 +81,8 @@ def train(
 
     Args:
         host: Frozen; verified to be unchanged afterwards.
-        data: Examples to learn from, and examples to validate on.
+        data: Examples to learn from, and examples to validate on. References of them may be given instead, made with
+            what `options` and `run` say: several runs then compute them once.
         out: Router directory, see the module.
         options: What is learned.
         run: How long.
@@ -116,7 +118,7 @@ class _Trainer:
     def __init__(
         self,
         host: Host,
-        data: tuple[Examples, Examples],
+        data: Data,
         out: Path,
         settings: tuple[TrainOptions, RunOptions],
         start: Start | None = None,
@@ -125,9 +127,13 @@ class _Trainer:
         self._host, self._out, self._options, self._run = host, out, options, run
         watched = bool(options.attention_share or options.attention_weight)
         limits, quarter = (options.gather_layer, run.answer_tokens), run.cache_mib // 4
-        self._training = References(host, data[0], *limits, run.cache_mib - quarter, attention=watched)
-        self._validation = References(host, data[1], *limits, quarter)
-        self._walk = Walk(len(data[0]), options.seed)
+        first, second = data
+        if not isinstance(first, References):
+            first = References(host, first, *limits, run.cache_mib - quarter, attention=watched)
+        if not isinstance(second, References):
+            second = References(host, second, *limits, quarter)
+        self._training, self._validation = first, second
+        self._walk = Walk(len(first.examples), options.seed)
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in options.budgets]
         if options.budgets_per_step > len(self._budgets):
@@ -156,7 +162,7 @@ class _Trainer:
             {
                 "options": options,
                 "host": host.digest,
-                "data": [part.name for part in data],
+                "data": [part.examples.name for part in (first, second)],
                 "run": {"answer_tokens": run.answer_tokens, "bfloat16": run.bfloat16},
                 "start": None if start is None else start.digest,
             }

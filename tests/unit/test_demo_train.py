@@ -3,13 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from allrounder.hosts.demo import train as trainer
-from allrounder.hosts.demo.lessons import LESSONS, Learner, LessonName
-from allrounder.hosts.demo.model import TINY
+from allrounder.hosts.demo.labels import dense_labels
+from allrounder.hosts.demo.lessons import LESSONS, Learner, LessonName, with_holes
+from allrounder.hosts.demo.model import TINY, save_model
 from allrounder.hosts.demo.packing import Packer
+from allrounder.hosts.demo.scenes import GRID, Split, sample_scene
 from allrounder.hosts.demo.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -65,3 +68,27 @@ def test_rate_warms_up_and_ends_at_nothing() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0
     assert rates[-1] < 0.03
+
+
+def test_holes_are_in_the_ground_alone() -> None:
+    scenes = [sample_scene(Split.TRAIN, seed) for seed in range(3)]
+    labels = torch.from_numpy(np.stack([dense_labels(scene).reshape(GRID * GRID, -1) for scene in scenes]))
+    counts = set()
+    for seed in range(20):
+        places = with_holes(labels, seed)
+        assert torch.equal(places, with_holes(labels, seed))
+        assert bool((places.diff(dim=1) > 0).all())
+        there = torch.zeros(labels.shape[:2], dtype=torch.bool).scatter(1, places, value=True)
+        assert bool(there[labels[..., 0] > 0].all())
+        counts.add(places.shape[1])
+    assert GRID * GRID in counts
+    assert len(counts) > 5
+
+
+def test_a_lesson_can_start_from_a_saved_model(tmp_path) -> None:
+    learner = Learner(TOKENIZER, TINY, seed=5)
+    save_model(learner.model, TOKENIZER, tmp_path / "saved")
+    idle = replace(plan("polish"), muon_rate=0.0, adam_rate=0.0, weight_decay=0.0)
+    found = trainer.train(tmp_path / "out", [idle], TINY, torch.device("cpu"), tmp_path / "saved")
+    for name, value in learner.model.state_dict().items():
+        assert torch.allclose(found.model.state_dict()[name], value, atol=0.02, rtol=0.01), name  # saved in bfloat16

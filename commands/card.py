@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,8 @@ def request_from(arguments: argparse.Namespace) -> CardRequest:
         if getattr(arguments, name) < lowest:
             flag = f"--{name.replace('_', '-')}"
             raise InputInvalid("too few", where=flag, got=getattr(arguments, name), wanted=f"{lowest} or more")
+    if arguments.page is not None and find_spec("matplotlib") is None:  # said before an hour of work, not after it
+        raise EngineUnavailable("the page needs Matplotlib", where="--page", remedy="pip install 'allrounder[report]'")
     if arguments.page_only and arguments.page is None:
         raise InputInvalid("there is no page to write", where="--page-only", remedy="give --page FILE.html as well")
     model, router, calib, vote = _sources(arguments)
@@ -167,7 +170,8 @@ def _write_page(card: Card, prepared: Prepared, file: Path) -> None:
 
 def about(card: Card) -> str:
     """Returns whose figures a card holds, in a sentence."""
-    return f"Figures of the model {card.model} on {card.dataset.about}, not of LLaVA-1.5-7B."
+    other = ", not of LLaVA-1.5-7B" if card.model == _DEMO else ""
+    return f"Figures of the model {card.model}{other}, on {card.dataset.about.rstrip('. ')}."
 
 
 def _say(note: str) -> None:

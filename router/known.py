@@ -15,7 +15,7 @@ from allrounder.hosts.spec import HostSpec, read_spec
 
 __all__ = ["KNOWN", "known_spec"]
 
-_TOWER = {  # CLIP-L/14 at 336 pixels: 576 visual tokens
+_TOWER: dict[str, Any] = {  # CLIP-L/14 at 336 pixels: 576 visual tokens
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -24,7 +24,7 @@ _TOWER = {  # CLIP-L/14 at 336 pixels: 576 visual tokens
     "patch_size": 14,
     "projection_dim": 768,
 }
-_TEXT = {"vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+_TEXT: dict[str, Any] = {"vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 KNOWN: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {  # LLaVA-1.5 (Liu et al. 2023), as its Hugging Face port stores it
         **_TEXT,

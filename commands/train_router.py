@@ -26,7 +26,7 @@ _DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
 _MINUTES = 10.0
 _PICTURES = 400  # each is read once before it can teach, and then remembered
 _QUESTIONS = 8  # per picture that teaches; all of them share one reading of it
-_VALIDATION = (12, 5)  # pictures, questions each
+_VALIDATION = (40, 5)  # pictures, questions each: fewer cannot tell two good routers apart
 _HELD_OUT = 10  # one prompt in so many validates, whole pictures, where no file does
 _BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
 

@@ -60,12 +60,12 @@ class Moment(NamedTuple):
 class StepLoss(NamedTuple):
     """``loss`` has the gradient that is to be followed, and ``value`` is what is minimised.
 
-    ``divergence`` is that of the flows it came from, nats per token, if any.
+    ``divergence`` [B] is that of the flows each example's part came from, nats per token, if any.
     """
 
     loss: Tensor
     value: float
-    divergence: float | None
+    divergence: Tensor | None
 
 
 class Work(NamedTuple):
@@ -79,7 +79,7 @@ class Work(NamedTuple):
 
 class _Found(NamedTuple):
     loss: Tensor
-    divergence: float
+    divergence: Tensor
 
 
 def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
@@ -109,7 +109,7 @@ def batch_loss(learner: Learner, batch: Batch, moment: Moment) -> StepLoss:
     value = float(sum(one.loss for one in found)) / len(found) + options.attention_weight * float(watched.detach())
     carried = [(part * leaf.grad).sum() for part, leaf in zip(scores, leaves, strict=True) if leaf.grad is not None]
     loss = torch.stack([options.attention_weight * watched, *carried]).sum()
-    return StepLoss(loss, value, sum(one.divergence for one in found) / len(found))
+    return StepLoss(loss, value, torch.stack([one.divergence for one in found]).mean(dim=0))
 
 
 def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: int) -> Tensor:
@@ -142,8 +142,8 @@ def _gate_loss(learner: Learner, work: Work, moment: Moment) -> _Found:
         kept = torch.full_like(gates, CLOSED).scatter(1, keep_list(tokens.detach(), budget.tokens), 1.0)
         gates = straight_through(kept, gates)
     pruned = log_probs(learner.host, forced, gather, Gates(gates, plan), frugal=learner.frugal)
-    loss = divergence(work.batch.log_probs, pruned, forced.counted).mean()
-    return _Found(loss, float(loss.detach()))
+    found = divergence(work.batch.log_probs, pruned, forced.counted)
+    return _Found(found.mean(), found.detach())
 
 
 def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> _Found:
@@ -167,7 +167,7 @@ def _sampled_loss(learner: Learner, work: Work, moment: Moment) -> _Found:
         loss = _preference(learner, batch, picked, (log_prob, found))
     token_gap, layer_gap = sparsity(scores, budget, gather)
     total = loss + options.token_sparsity * token_gap + options.layer_sparsity * layer_gap
-    return _Found(total.mean(), float(found.mean()))
+    return _Found(total.mean(), found.mean(dim=1))
 
 
 def _preference(learner: Learner, batch: Batch, picked: Picked, flows: tuple[Tensor, Tensor]) -> Tensor:

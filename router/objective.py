@@ -59,6 +59,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budgets_per_step: Positive = 1
     batch: Positive = 4
     accumulate: Positive = 1  # batches per optimiser step
+    focus: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of a batch drawn again among what diverged when last seen
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     warmup: Share = 0.03  # share of the run

@@ -1,7 +1,9 @@
 """Order: which examples a step sees.
 
-What it is: an endless walk over an example set, every example once per epoch, shuffled anew each time.
-What it knows: that place and seed alone decide, so that a resumed run goes on where it stopped.
+What it is: an endless walk over an example set, every example once per epoch, shuffled anew each time; and a memory of
+how far each one diverged when it was last seen, from which the hard ones are drawn again (as in prioritised replay,
+Schaul et al., 2016): most questions are easy, and their gradient is nothing.
+What it knows: that place, seed and memory alone decide, so that a resumed run goes on where it stopped.
 What it does not know: examples.
 """
 
@@ -11,7 +13,7 @@ import hashlib
 
 import torch
 
-__all__ = ["Walk", "mixed_seed"]
+__all__ = ["Hard", "Walk", "mixed_seed"]
 
 
 class Walk:
@@ -31,6 +33,23 @@ class Walk:
             chance = torch.Generator().manual_seed(mixed_seed("epoch", self._seed, epoch))
             self._epoch, self._order = epoch, torch.randperm(self._count, generator=chance)
         return int(self._order[rest])
+
+
+class Hard:
+    """Examples by how far they diverged when last seen; ``divergences`` float32 [count], 0 where unseen."""
+
+    def __init__(self, count: int) -> None:
+        self.divergences = torch.zeros(count)
+
+    def remember(self, indices: list[int], divergences: torch.Tensor) -> None:
+        """Takes note of ``divergences`` [B] of the examples ``indices``; what is not finite counts as nothing."""
+        found = divergences.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
+        self.divergences[torch.tensor(indices)] = found
+
+    def draw(self, count: int, chance: torch.Generator) -> list[int]:
+        """Returns up to ``count`` different examples, the likelier the farther they diverged; none before any did."""
+        count = min(count, int((self.divergences > 0).sum()))
+        return torch.multinomial(self.divergences, count, generator=chance).tolist() if count else []
 
 
 def mixed_seed(*parts: int | str) -> int:

@@ -32,7 +32,7 @@ from allrounder.router.examples import Examples
 from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import Closeness, measure, router_scorer
 from allrounder.router.objective import TrainOptions, needs_initial
-from allrounder.router.order import Walk, mixed_seed
+from allrounder.router.order import Hard, Walk, mixed_seed
 from allrounder.router.references import References
 from allrounder.router.start import Start, first_router
 from allrounder.versions import resolve
@@ -133,7 +133,7 @@ class _Trainer:
         if not isinstance(second, References):
             second = References(host, second, *limits, quarter)
         self._training, self._validation = first, second
-        self._walk = Walk(len(first.examples), options.seed)
+        self._walk, self._hard = Walk(len(first.examples), options.seed), Hard(len(first.examples))
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in options.budgets]
         if options.budgets_per_step > len(self._budgets):
@@ -208,8 +208,7 @@ class _Trainer:
         losses, divergences = 0.0, []
         for part in range(options.accumulate):
             chance = torch.Generator().manual_seed(mixed_seed(options.seed, self._step, part))
-            place = (self._step * options.accumulate + part) * options.batch
-            indices = self._walk.take(place, options.batch)
+            indices = self._indices(part, chance)
             drawn = torch.randperm(len(self._budgets), generator=chance)[: options.budgets_per_step]
             batch = self._training.batch(indices)
             device = batch.embeddings.device
@@ -219,13 +218,23 @@ class _Trainer:
                 found = batch_loss(learner, batch, moment)
             (found.loss / options.accumulate).backward()
             losses += found.value / options.accumulate
-            divergences += [] if found.divergence is None else [found.divergence]
+            if found.divergence is not None:
+                self._hard.remember(indices, found.divergence)
+                divergences.append(float(found.divergence.mean()))
         norm = nn.utils.clip_grad_norm_(self._router.parameters(), CLIP).item()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._step += 1
         facts = {"step": self._step, "loss": losses, "norm": norm, "rate": rate}
         return facts | ({"divergence": sum(divergences) / len(divergences)} if divergences else {})
+
+    def _indices(self, part: int, chance: torch.Generator) -> list[int]:
+        """Returns the examples of a part of this step: new ones, and hard ones where some are known already."""
+        options = self._options
+        again = round(options.focus * options.batch)
+        fresh = max(options.batch - again, 1)
+        place = (self._step * options.accumulate + part) * fresh
+        return self._walk.take(place, fresh) + self._hard.draw(options.batch - fresh, chance)
 
     def _validate(self) -> None:
         self._router.eval()
@@ -273,6 +282,7 @@ class _Trainer:
             "identity": self._identity,
             "router": self._router.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "hard": self._hard.divergences,
             "step": self._step,
             "seconds": self._seconds,
             "best": None if best is None else msgspec.json.encode(best).decode(),
@@ -289,6 +299,7 @@ class _Trainer:
             self._check_identity(state["identity"], path)
             self._router.load_state_dict(state["router"])
             self._optimizer.load_state_dict(state["optimizer"])
+            self._hard.divergences = state["hard"]
             self._step, self._seconds = state["step"], state["seconds"]
             self._best = msgspec.json.decode(state["best"], type=TrainResult) if state["best"] else None
         if log.is_file():

@@ -19,7 +19,7 @@ from allrounder.router.examples import Example
 from allrounder.router.losses import Learner, Moment, batch_loss
 from allrounder.router.measure import measure, mixed, random_scorer, router_scorer
 from allrounder.router.objective import TrainOptions, listwise_loss
-from allrounder.router.order import Walk
+from allrounder.router.order import Hard, Walk
 from allrounder.router.references import References
 from allrounder.router.start import first_router, read_start
 from allrounder.router.train import RunOptions, train, weights_digest
@@ -225,9 +225,22 @@ def test_gates_teach_more_than_chance(host, tmp_path):
     assert divergence(tokens=False, layers=True) < none
 
 
-@pytest.mark.parametrize("objective", ["gate", "preference"])
-def test_a_killed_run_ends_as_an_unbroken_one(host, tmp_path, monkeypatch, objective):
-    options = msgspec.structs.replace(TINY, objective=objective, attention_share=0.2, flows=3)
+def test_hard_examples_are_drawn_again_and_easy_ones_are_not():
+    hard, chance = Hard(5), torch.Generator().manual_seed(0)
+    assert hard.draw(3, chance) == []
+    hard.remember([0, 1, 2], torch.tensor([0.0, 1.0, 3.0]))
+    hard.remember([3], torch.tensor([float("nan")]))
+    assert sorted(hard.draw(4, chance)) == [1, 2]
+    first = [hard.draw(1, chance)[0] for _ in range(400)]
+    assert set(first) == {1, 2}
+    assert 0.65 < first.count(2) / 400 < 0.85  # three times out of four
+    hard.remember([2], torch.tensor([0.0]))
+    assert hard.draw(4, chance) == [1]
+
+
+@pytest.mark.parametrize(("objective", "focus"), [("gate", 0.5), ("gate", 0.0), ("preference", 0.0)])
+def test_a_killed_run_ends_as_an_unbroken_one(host, tmp_path, monkeypatch, objective, focus):
+    options = msgspec.structs.replace(TINY, objective=objective, attention_share=0.2, flows=3, focus=focus)
     run = RunOptions(steps=8, validate_every=2, save_every=3, answer_tokens=SHORT)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(host, DATA, whole, options, run)

@@ -1,0 +1,177 @@
+"""Writes the tables of docs/fidelity.md from the demo router's fidelity card, so that no figure there is typed by hand.
+
+What it is: `card.json` as Markdown, put between the page's markers. What it does not know: how anything is measured.
+
+    allrounder card --model demo --out models/demo-router/card.json --page docs/demo-card.html
+    python tools/fidelity_page.py
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from allrounder.card import ROUTER, Card, Row, read_card
+from allrounder.manifest import Estimate, Figures
+from allrounder.versions import VERSIONS
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "fidelity.md"
+LIMIT = 0.05  # of p
+
+
+def main() -> None:
+    """Replaces what stands between the page's markers."""
+    card = read_card(ROOT / "models" / "demo-router" / "card.json")
+    text = PAGE.read_text(encoding="utf-8")
+    parts: dict[str, Callable[[Card], str]] = {
+        "about": _about,
+        "versions": _versions,
+        "kinds": _kinds,
+        "halves": _halves,
+        "pruners": _pruners,
+        "policies": _policies,
+        "costs": _costs,
+    }
+    for marker, part in parts.items():
+        pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+        assert len(pattern.findall(text)) == 1, f"{PAGE}: one pair of markers {marker}"
+        content = part(card).replace("\\", r"\\")
+        text = pattern.sub(rf"\g<1>{content}\n\g<2>", text)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _about(card: Card) -> str:
+    full = card.full.accuracy
+    kinds = ", ".join(f"{kind} {_share(figures.accuracy)}" for kind, figures in card.full_kinds.items())
+    return (
+        f"Demo-model figures on {card.dataset.questions:,} questions: {card.dataset.about} (`{card.dataset.name}`).\n"
+        f"Host `{card.host[:16]}`, router `{card.router[:16]}`, {card.backend}, {card.precision}, "
+        f"K = {card.gather_layer}.\n"
+        f"The unpruned host answers {_share(full)} exactly ({kinds})."
+    )
+
+
+def _versions(card: Card) -> str:
+    rows = [row for row in card.rows if row.pruner == ROUTER and row.version in VERSIONS]
+    return _table(
+        ("version", "T / L", "policy", "accuracy", "retention", "agreement", "KL, nats"),
+        [
+            (
+                f"`{row.version}`",
+                f"{row.tokens} / {row.layers}",
+                row.layer_policy,
+                _share(row.figures.accuracy),
+                _interval(row.figures.retention),
+                _interval(row.figures.agreement),
+                f"{row.figures.kl.mean:.4f}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _kinds(card: Card) -> str:
+    advised = {each.version: each.layer_policy for each in card.recommendations}
+    rows = [row for row in card.rows if row.pruner == ROUTER and advised.get(row.version) == row.layer_policy]
+    kinds = list(card.full_kinds)
+    return _table(
+        ("version, as recommended", *kinds),
+        [
+            (f"`{row.version}`, {row.layer_policy}", *(_pair(row.kinds[kind]) for kind in kinds))
+            for row in rows
+            if row.version in VERSIONS
+        ],
+    )
+
+
+def _halves(card: Card) -> str:
+    rows = []
+    for version in VERSIONS:
+        whole = card.row(version, "routed")
+        if whole is None:
+            continue
+        mine = [row for row in card.rows if row.pruner == ROUTER and row.version not in VERSIONS]
+        tokens = next((row for row in mine if (row.tokens, row.layers) == (whole.tokens, card.layers)), None)
+        layers = [row for row in mine if (row.tokens, row.layers) == (card.visual_tokens, whole.layers)]
+        routed = next((row for row in layers if row.layer_policy == "routed"), None)
+        cells = (_both(whole), _both(tokens), _both(routed))
+        rows.append((f"`{version}`, {whole.tokens} / {whole.layers}", *cells))
+    return _table(("version", "both (routed)", "tokens alone (L = M)", "layers alone (T = N)"), rows)
+
+
+def _pruners(card: Card) -> str:
+    rows = []
+    others = {(row.version, row.pruner): row.figures for row in card.rows if row.pruner != ROUTER}
+    for each in card.comparisons:
+        theirs = others[each.version, each.pruner]
+        ours = theirs.agreement.mean + each.difference.mean
+        verdict = "router wins" if each.p < LIMIT else "router loses" if each.p > 1 - LIMIT else "**no win shown**"
+        rows.append(
+            (
+                f"`{each.version}`",
+                each.pruner,
+                f"{100 * ours:.1f} %",
+                f"{100 * theirs.agreement.mean:.1f} %",
+                _interval(each.difference, sign="+"),
+                f"{each.p:.4f}",
+                verdict,
+                f"{theirs.kl.mean:.3f}",
+            )
+        )
+    header = ("budget", "other pruner", "router agrees", "other agrees", "difference", "p", "verdict", "other's KL")
+    return _table(header, rows)
+
+
+def _policies(card: Card) -> str:
+    return "\n".join(f"- `{each.version}`: **{each.layer_policy}**. {each.why}" for each in card.recommendations)
+
+
+def _costs(card: Card) -> str:
+    rows = [
+        (
+            f"`{cost.version}`",
+            cost.layer_policy,
+            _percent(cost.flops),
+            _percent(cost.flops_alone),
+            _percent(cost.paper_flops),
+            _percent(cost.ttft),
+            _percent(cost.ttft_alone),
+        )
+        for cost in card.costs
+    ]
+    header = (
+        "budget", "policy", "FLOPs, true mode", "without router", "FLOPs, paper mode", "first token", "without router",
+    )  # fmt: skip
+    return _table(header, rows)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{100 * estimate.mean:.1f} %"
+
+
+def _interval(estimate: Estimate | None, sign: str = "") -> str:
+    if estimate is None:
+        return ""
+    mean, low, high = (100 * value for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean:{sign}.1f} % [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _pair(figures: Figures) -> str:
+    return f"{_share(figures.agreement)} / {_share(figures.retention)}"
+
+
+def _both(row: Row | None) -> str:
+    return "" if row is None else f"{_interval(row.figures.agreement)}, {row.figures.kl.mean:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "not timed" if value is None else f"{100 * value:.1f} %"
+
+
+if __name__ == "__main__":
+    main()

@@ -117,7 +117,7 @@ def _checked(values: Values) -> Values:
     return figures
 
 
-@lru_cache(maxsize=8)  # the figures of a contender, whole and by class, are over few different numbers of pictures
+@lru_cache(maxsize=3)  # 16 kB per unit each; figures, whole and by class, are over few different numbers of pictures
 def _counts(units: int) -> Values:
     """Returns [RESAMPLES, units]: how often each unit is in each resample."""
     generator = np.random.default_rng(_SEED)

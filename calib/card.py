@@ -4,7 +4,7 @@ What it is: pure functions from `Outcomes` to figures, rows, comparisons and rec
 What it knows: which figures there are and how sure they are. What it does not know: engines, files, and how outcomes
 come about.
 
-Intervals, and what a comparison says about chance, are bootstrapped over pictures (`allrounder.calib.bootstrap`). A
+Intervals, and what a comparison is sure of, are bootstrapped over pictures (`allrounder.calib.bootstrap`). A
 comparison is paired: both sides of every question are resampled together, so that a hard question is hard for both.
 """
 
@@ -107,7 +107,7 @@ class Copied(NamedTuple):
 
     figures: dict[tuple[str, str, str, int, str], Fidelity]
     refused: dict[str, tuple[str, ...]]
-    recommendations: tuple[Recommendation, ...]  # of the versions that have figures
+    recommendations: tuple[Recommendation, ...]  # of the versions all of whose entries here have figures
 
 
 def copy_figures(card: Card, entries: Sequence[Entry], model: Model) -> Copied:
@@ -120,12 +120,13 @@ def copy_figures(card: Card, entries: Sequence[Entry], model: Model) -> Copied:
             refused[entry.label] = card.differences(entry, model)
         else:
             figures[entry.key] = fidelity_of(*found, card.dataset.name)
-    versions = {entry.version for entry in entries if entry.key in figures}
+    strangers = {entry.version for entry in entries if entry.key not in figures}
+    versions = {entry.version for entry in entries} - strangers
     return Copied(figures, refused, tuple(each for each in card.recommendations if each.version in versions))
 
 
 def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> Comparison:
-    """Returns how much better the router did than ``other`` at the same budget, and how likely that is chance.
+    """Returns how much better the router did than ``other`` at the same budget, and how sure that is.
 
     The probabilities are shares of resamples in which the router is not better; a tie is not better.
 
@@ -186,7 +187,8 @@ def recommend(
     chosen: LayerPolicy = "frozen" if _is_enough(ours, theirs) else "routed"
     facts = f"frozen agrees with full on {_percent(ours)} of the questions, routed on {_percent(theirs)}"
     if routed_ttft is not None and frozen_ttft is not None:
-        facts += f" (first token in {_percent(frozen_ttft)} and {_percent(routed_ttft)} of full's time)"
+        times = f"{_percent(frozen_ttft)} and {_percent(routed_ttft)} of full's time"
+        facts += f" (first token, where it was measured, in {times})"
     half = f"{100 * TOLERANCE:g} points"
     if chosen == "frozen":
         why = f"{facts}: not worse by more than {half}, and frozen graphs are smaller, take batches and run everywhere."

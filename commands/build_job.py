@@ -11,6 +11,7 @@ before the last step, and what a killed build leaves beside it is swept by the n
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -37,6 +38,7 @@ from allrounder.hosts.spec import HostSpec, read_config, read_spec
 from allrounder.manifest import Entry, Fidelity, LayerPolicy, Precision
 from allrounder.progress import Progress
 from allrounder.prompts import Prompt, PromptSet, read_prompts
+from allrounder.router.checkpoint import RECORD, read_record
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
@@ -102,13 +104,15 @@ class _Job:
     backend: Backend
     prompts: PromptSet | None
     card: Card | None  # the router's, where its figures may be copied
+    plans: dict[str, tuple[int, ...]]  # by version, the frozen plans that the card was measured with
     progress: Progress
     clock: _Clock
     say: Callable[[str], None]
 
     @property
     def needs_vote(self) -> bool:
-        return self.request.layer_policy == "frozen" and any(version.name != FULL for version in self.versions)
+        known = {FULL, *self.plans}
+        return self.request.layer_policy == "frozen" and any(version.name not in known for version in self.versions)
 
     def build(self, frozen: Path, staging: Staging, requests: Sequence[FreezeRequest]) -> tuple[Entry, ...]:
         """Builds what was frozen for ``requests`` into a staged bundle."""
@@ -170,7 +174,11 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     for version in versions:
         gather_layer = 0 if version.name == FULL else request.gather_layer
         check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=gather_layer)
-    job = _Job(request, host, spec, tuple(dict.fromkeys(versions)), built_by, prompts, card, progress, _Clock(say), say)
+    wanted = tuple(dict.fromkeys(versions))
+    plans = _plans(request, card, wanted)
+    if plans:
+        say(f"note: the layer plans of {', '.join(plans)} are those of the router's card; no vote is needed")
+    job = _Job(request, host, spec, wanted, built_by, prompts, card, plans, progress, _Clock(say), say)
     if prompts is None:
         if job.needs_vote:
             raise CalibrationError(
@@ -199,6 +207,22 @@ def _card(request: BuildRequest, say: Callable[[str], None]) -> Card | None:
         say(f"note: fidelity is measured on {request.calib}; the router's card, {path}, is not read")
         return None
     return read_card(path)
+
+
+def _plans(request: BuildRequest, card: Card | None, versions: Sequence[Version]) -> dict[str, tuple[int, ...]]:
+    """Returns the frozen plans that the card was measured with, where it is of this router and gather layer."""
+    if card is None or request.router is None or request.layer_policy != "frozen":
+        return {}
+    record = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
+    ours = (record, read_record(request.router).host, request.gather_layer)
+    if ours != (card.router, card.host, card.gather_layer):
+        return {}
+    rows = {version.name: (version.budget, card.row(version.name, "frozen")) for version in versions}
+    return {
+        name: row.layer_plan
+        for name, (budget, row) in rows.items()
+        if row is not None and row.layer_plan is not None and (row.tokens, row.layers) == budget
+    }
 
 
 def _proved(job: _Job, staging: Staging) -> frozenset[str]:
@@ -236,7 +260,8 @@ def _freeze_request(job: _Job, version: Version, order: Sequence[int]) -> Freeze
     gather_layer = job.request.gather_layer
     if job.request.layer_policy == "routed":
         return FreezeRequest(version, gather_layer, "routed", None)
-    return FreezeRequest(version, gather_layer, "frozen", plan_from(order, version.budget.layers, gather_layer))
+    plan = job.plans.get(version.name) or plan_from(order, version.budget.layers, gather_layer)
+    return FreezeRequest(version, gather_layer, "frozen", plan)
 
 
 def _reference(job: _Job, freezer: Freezer, work: Path) -> OpenBundle | None:

@@ -11,6 +11,7 @@ page. A killed command goes on where it was: whatever is in the work folder was 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from importlib.util import find_spec
@@ -124,6 +125,10 @@ def request_from(arguments: argparse.Namespace) -> CardRequest:
     if arguments.page_only and arguments.page is None:
         raise InputInvalid("there is no page to write", where="--page-only", remedy="give --page FILE.html as well")
     model, router, calib, vote = _sources(arguments)
+    out = arguments.out or router / CARD
+    for flag, file in (("--out", out), ("--page", arguments.page)):
+        if file is not None:
+            _make_place(file, flag)
     return CardRequest(
         model=model.resolve(),
         router=router.resolve(),
@@ -134,11 +139,21 @@ def request_from(arguments: argparse.Namespace) -> CardRequest:
         gather_layer=arguments.gather_layer,
         jobs=arguments.jobs,
         work=arguments.work.resolve(),
-        out=arguments.out or router / CARD,
+        out=out,
         page=arguments.page,
         page_only=arguments.page_only,
         timing=not arguments.no_timing,
     )
+
+
+def _make_place(file: Path, flag: str) -> None:
+    """Makes the folder of a file that will be written, so that it is known before the work whether it can be."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir() or not os.access(file.parent, os.W_OK):
+            raise InputInvalid("this file cannot be written", where=flag, got=file, remedy="give another place")
+    except OSError as error:
+        raise InputInvalid("this file's folder cannot be made", where=flag, got=error) from error
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[Path, Path, Path | None, Path]:

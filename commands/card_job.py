@@ -21,7 +21,7 @@ from allrounder.card import Card, read_card, write_card
 from allrounder.commands.build_job import voters
 from allrounder.commands.card_bundle import Sources, build_work_bundle, entries_of
 from allrounder.commands.card_costs import Times, costs, text_tokens, time_engines
-from allrounder.commands.card_data import Questions, draw_test_split, read_questions
+from allrounder.commands.card_data import Questions, check_all, check_apart, draw_test_split, read_questions
 from allrounder.commands.card_plan import (
     CardRequest,
     Chunk,
@@ -46,6 +46,7 @@ from allrounder.runtime.options import EngineOptions
 __all__ = ["Prepared", "measure_card", "prepare", "read_known_card"]
 
 Say = Callable[[str], None]
+MEASURED_AS = "1"  # to be counted up when pruners or fidelity are computed in another way: old chunks are then left
 
 
 class Prepared(NamedTuple):
@@ -71,8 +72,10 @@ def prepare(request: CardRequest, progress: Progress, say: Say) -> Prepared:
     sources = Sources(request.model, request.router, request.gather_layer)
     read_record(request.router)
     engines = wanted_engines(tokens, layers, request.gather_layer)
-    vote = read_prompts(request.vote).prompts
+    voting = read_prompts(request.vote)
+    vote = voting.prompts
     questions = _questions(request)
+    check_apart(questions.prompts, vote)
     grid = grid_size(questions.prompts, request.grid_questions)
     say(f"{len(questions.prompts)} questions, {grid} of them for the other pruners: {questions.about}")
     router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
@@ -81,7 +84,8 @@ def prepare(request: CardRequest, progress: Progress, say: Say) -> Prepared:
     entries = entries_of(bundle, engines)
     work = work_list(engines, tokens, layers, len(questions.prompts), grid)
     model = bundle.manifest.model
-    facts = (__version__, model.host, model.router or "", questions.name, msgspec.json.encode(entries).decode())
+    made_of = msgspec.json.encode(({path: each.sha256 for path, each in bundle.manifest.files.items()}, entries))
+    facts = (__version__, MEASURED_AS, model.host, model.router or "", questions.name, voting.name, made_of.decode())
     task = Assignment(
         sources=sources,
         bundle=bundle.path,
@@ -101,11 +105,12 @@ def measure_card(request: CardRequest, prepared: Prepared, progress: Progress, s
     Raises:
         AllRounderError: A worker's error, or a stage's; finished work is kept.
     """
-    run_chunks(prepared.task, prepared.chunks, request.jobs, say)
-    outcomes = read_outcomes(prepared.task, prepared.chunks)
     engine = Engine.open(prepared.bundle, prepared.entries[0], EngineOptions(weights="shared"))
+    check_all(engine, prepared.questions.prompts)
     text = text_tokens(engine, prepared.questions.prompts)
     del engine
+    run_chunks(prepared.task, prepared.chunks, request.jobs, say)
+    outcomes = read_outcomes(prepared.task, prepared.chunks)
     times: tuple[Times | None, ...] = (None,) * len(prepared.entries)
     if request.timing:
         times = time_engines(prepared.bundle, prepared.entries, text, say, progress)

@@ -50,6 +50,7 @@ _AGGRESSIVE = 11  # percent of the visual tokens
 _TOKENS = ("random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`
 # At the versions. The last two take one half from the router and the other from elsewhere.
 _PAIRS = (
+    "none+none",
     "random+random",
     *(f"{tokens}+shortgpt" for tokens in _TOKENS),
     f"{ROUTER}+shortgpt",
@@ -164,7 +165,8 @@ def work_list(engines: Sequence[Wanted], tokens: int, layers: int, questions: in
             if engine.version.name in VERSIONS and engine.layer_policy == "routed":
                 subjects += [Subject(pair, *engine.key, grid) for pair in _PAIRS]
             elif engine.version.name == few:
-                subjects += [Subject(f"{name}+{NO_LAYERS}", *engine.key, grid) for name in _TOKENS]
+                names = ("none", *_TOKENS)
+                subjects += [Subject(f"{name}+{NO_LAYERS}", *engine.key, grid) for name in names]
     return WorkList(tuple(subjects), questions, grid)
 
 

@@ -25,6 +25,8 @@ from allrounder.versions import FULL, VERSIONS
 
 __all__ = ["Measured", "make_card", "render"]
 
+COMPARED = "difference on the same questions; p: share of resamples in which the router is not better"
+
 
 class Measured(NamedTuple):
     """What was measured; ``outcomes`` are those of ``work.subjects``, in their order."""
@@ -126,7 +128,7 @@ def render(card: Card) -> str:
     if card.comparisons:
         header = ["the router against", "version", "n", "agreement", "p", "kl", "p of kl"]
         compared = [_compared(each) for each in card.comparisons]
-        parts += ["", "difference on the same questions; p: how likely that is chance", table(header, compared)]
+        parts += ["", COMPARED, table(header, compared)]
     parts += ["", *(f"{each.version}: {each.layer_policy}. {each.why}" for each in card.recommendations)]
     return "\n".join(parts)
 

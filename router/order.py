@@ -46,10 +46,16 @@ class Hard:
         found = divergences.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
         self.divergences[torch.tensor(indices)] = found
 
-    def draw(self, count: int, chance: torch.Generator) -> list[int]:
-        """Returns up to ``count`` different examples, the likelier the farther they diverged; none before any did."""
-        count = min(count, int((self.divergences > 0).sum()))
-        return torch.multinomial(self.divergences, count, generator=chance).tolist() if count else []
+    def draw(self, count: int, chance: torch.Generator, but: list[int]) -> list[int]:
+        """Returns up to ``count`` different examples, none of ``but``; the likelier the farther they diverged.
+
+        Divergences are those of the budget that was drawn when they were seen, so a question that met a small budget
+        counts as somewhat harder than it is.
+        """
+        weights = self.divergences.clone()
+        weights[torch.tensor(but, dtype=torch.int64)] = 0.0
+        count = min(count, int((weights > 0).sum()))
+        return torch.multinomial(weights, count, generator=chance).tolist() if count else []
 
 
 def mixed_seed(*parts: int | str) -> int:

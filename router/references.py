@@ -96,7 +96,7 @@ class References:
         self._host, self._pruned = host, PrunedHost(host)
         # Made once: building it parses the whole tokenizer.
         self._encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
-        self._answer_tokens, self._watched = answer_tokens, attention
+        self._answer_tokens, self.watched = answer_tokens, attention
         self._room = cache_mib << 20
         self._cache: dict[int, _Picture] = {}
         self._questions: dict[int, list[int]] = {}
@@ -134,7 +134,7 @@ class References:
             questions = [self.examples.question(index) for index in part]
             prompt = self._encoder.batch(questions).to(device)
             spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._host.stop_ids)
-            watched = self._attention(visual, prompt, spoken) if self._watched else [None] * len(part)
+            watched = self._attention(visual, prompt, spoken) if self.watched else [None] * len(part)
             local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
             said |= dict(zip(part, map(_Said, questions, local, watched), strict=True))
         return _Picture(visual[0].cpu(), said)
@@ -156,7 +156,7 @@ class References:
             prompt,
             _answers([one.spoken.ids for one in said], device),
             tops,
-            torch.stack(attention).to(device) if self._watched else None,
+            torch.stack(attention).to(device) if self.watched else None,
             tuple(f"{self.examples.name}/{index}" for index in indices),
         )
 

@@ -132,10 +132,22 @@ class _Trainer:
             first = References(host, first, *limits, run.cache_mib - quarter, attention=watched)
         if not isinstance(second, References):
             second = References(host, second, *limits, quarter)
+        if first.watched < watched:
+            raise InputInvalid(
+                "these references were made without the host's attention", where="data", wanted="attention=True"
+            )
         self._training, self._validation = first, second
         self._walk, self._hard = Walk(len(first.examples), options.seed), Hard(len(first.examples))
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in options.budgets]
+        if options.focus and not 0 < round(options.focus * options.batch) < options.batch:
+            raise InputInvalid(
+                "this focus leaves no new or no hard examples in a batch",
+                where="focus",
+                got=f"{options.focus} of {options.batch}",
+                wanted="a share that is at least one example, and not all of them",
+                remedy="give a larger batch, or another focus",
+            )
         if options.budgets_per_step > len(self._budgets):
             raise InputInvalid(
                 "a step cannot have more budgets than there are",
@@ -229,12 +241,13 @@ class _Trainer:
         return facts | ({"divergence": sum(divergences) / len(divergences)} if divergences else {})
 
     def _indices(self, part: int, chance: torch.Generator) -> list[int]:
-        """Returns the examples of a part of this step: new ones, and hard ones where some are known already."""
+        """Returns the examples of a part of this step: the walk's next, and hard ones as far as any are known."""
         options = self._options
         again = round(options.focus * options.batch)
-        fresh = max(options.batch - again, 1)
+        fresh = options.batch - again
         place = (self._step * options.accumulate + part) * fresh
-        return self._walk.take(place, fresh) + self._hard.draw(options.batch - fresh, chance)
+        indices = self._walk.take(place, fresh)
+        return indices + self._hard.draw(again, chance, but=indices)
 
     def _validate(self) -> None:
         self._router.eval()

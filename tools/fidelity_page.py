@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allrounder.card import ROUTER, Card, Row, read_card
+from allrounder.commands.page.tables import verdict
 from allrounder.manifest import Estimate, Figures
 from allrounder.versions import VERSIONS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "fidelity.md"
-LIMIT = 0.05  # of p
 
 
 def main() -> None:
@@ -105,7 +105,6 @@ def _pruners(card: Card) -> str:
     for each in card.comparisons:
         theirs = others[each.version, each.pruner]
         ours = theirs.agreement.mean + each.difference.mean
-        verdict = "router wins" if each.p < LIMIT else "router loses" if each.p > 1 - LIMIT else "**no win shown**"
         rows.append(
             (
                 f"`{each.version}`",
@@ -114,7 +113,7 @@ def _pruners(card: Card) -> str:
                 f"{100 * theirs.agreement.mean:.1f} %",
                 _interval(each.difference, sign="+"),
                 f"{each.p:.4f}",
-                verdict,
+                verdict(each.difference.mean, each.difference.high, each.p),
                 f"{theirs.kl.mean:.3f}",
             )
         )

@@ -125,16 +125,18 @@ def _half_row(name: str, row: Row, colours: dict[str, int]) -> Markup:
     return element("tr", element("th", name, scope="row"), *(element("td", cell) for cell in cells))
 
 
-def verdict(gain: float, p: float) -> str:
-    """Returns in words what a comparison shows, ``gain`` being positive where the router is the better one.
+def verdict(gain: float, best: float, p: float) -> str:
+    """Returns in words what a comparison shows.
 
-    ``p`` is one-sided: the probability that the router is not better.
+    Args:
+        gain: How much better the router is; negative where it is worse.
+        best: The most favourable end of the gain's interval. Below zero the router has lost; 1 - p would not say so,
+            because p counts the resamples in which both are equally good.
+        p: The share of resamples in which the router is not better.
     """
     if gain > 0 and p < SIGNIFICANT:
         return "router wins"
-    if gain < 0 and p > 1 - SIGNIFICANT:
-        return "ROUTER LOSES"
-    return "NO WIN SHOWN"
+    return "ROUTER LOSES" if best < 0 else "NO WIN SHOWN"
 
 
 def compared(card: Card) -> Markup:
@@ -183,7 +185,8 @@ def _tally(rows: Iterable[Comparison]) -> Markup:
 
 
 def _verdicts(row: Comparison) -> tuple[str, str]:
-    return verdict(row.difference.mean, row.p), verdict(-row.kl_difference.mean, row.kl_p)
+    gain, less = row.difference, row.kl_difference
+    return verdict(gain.mean, gain.high, row.p), verdict(-less.mean, -less.low, row.kl_p)
 
 
 def _comparison(row: Comparison, colours: dict[str, int]) -> Markup:

@@ -83,7 +83,7 @@ class Learner(nn.Module):
         return tower.encoder(inputs_embeds=hidden).last_hidden_state[:, 1:]
 
     def answer_loss(self, visual: torch.Tensor, places: torch.Tensor, text: PackedText) -> tuple[torch.Tensor, float]:
-        """Cross-entropy on answers given ``visual`` [B, n, hidden] at patches ``places`` [B or 1, n]; token accuracy."""
+        """Cross-entropy on answers about ``visual`` [B, n, hidden] at ``places`` [B or 1, n]; token accuracy."""
         embed = self.model.model.language_model.embed_tokens
         batch, head = visual.shape[0], text.head.shape[0]
         rows = [embed(text.head).expand(batch, -1, -1), visual, embed(text.ids)]

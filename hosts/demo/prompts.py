@@ -45,11 +45,11 @@ def examples(split: Split, count: int, first_seed: int = 0) -> Iterator[Example]
         yield Example(Image.fromarray(draw(scene)), question.text, question.answer, question.kind)
 
 
-def write_prompts(out: Path, split: Split, pictures: int, per_picture: int = 5) -> int:
-    """Write ``pictures`` scenes of ``split`` and ``prompts.jsonl``; returns the number of questions."""
+def write_prompts(out: Path, split: Split, pictures: int, per_picture: int = 5, first: int = 0) -> int:
+    """Write ``pictures`` scenes of ``split``, seeds from ``first`` on, and ``prompts.jsonl``; returns the questions."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for seed in range(pictures):
+    for seed in range(first, first + pictures):
         scene = sample_scene(split, seed)
         name = f"images/{seed:03d}.png"
         Image.fromarray(draw(scene)).save(out / name, optimize=True)

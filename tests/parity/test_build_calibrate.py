@@ -10,7 +10,7 @@ import pytest
 
 from allrounder.bundle import open_bundle
 from allrounder.calib import fidelity, latency, votes
-from allrounder.calib.card import fidelity_of
+from allrounder.calib.card import copy_figures, fidelity_of
 from allrounder.card import CARD, CARD_SCHEMA, ROUTER, Card, Dataset, Row, write_card
 from allrounder.commands.build import add_arguments, request_from
 from allrounder.commands.build_job import build_bundle
@@ -325,26 +325,44 @@ def test_a_matching_card_is_copied(build_with, frozen_manifest):
     assert lite.latency is not None
     assert manifest.recommendations == card.recommendations
     assert manifest.entries == (full, lite)
-    (line,) = [line for line in said if "card" in line]
-    assert "copied" in line
+    assert any("no vote is needed" in line for line in said)
+    (line,) = [line for line in said if "copied" in line]
     assert "2000 questions, made up" in line
     assert not any(line.startswith("fidelity:") for line in said)  # nothing was measured
 
 
-def test_another_plan_is_measured(build_with, frozen_manifest):
-    card = card_of(frozen_manifest)
+def with_another_plan(card):
+    """The card as if another vote had been held."""
     (row,) = card.rows
     others = sorted(set(range(8)) - set(row.layer_plan))
     changed = tuple(sorted((*row.layer_plan[:-1], others[0])))
-    card = msgspec.structs.replace(card, rows=(msgspec.structs.replace(row, layer_plan=changed),))
-    (full, lite), manifest, said = build_with(card, "frozen")
-    assert full.fidelity.dataset == "test.jsonl:0"  # `full` has no plan to be another
+    return msgspec.structs.replace(card, rows=(msgspec.structs.replace(row, layer_plan=changed),))
+
+
+@pytest.mark.parametrize("prompts", [True, False])
+def test_frozen_layers_are_those_the_card_was_measured_with(build_with, frozen_manifest, prompts):
+    card = with_another_plan(card_of(frozen_manifest))
+    (_, lite), manifest, _ = build_with(card, "frozen", prompts=prompts)
+    assert lite.layer_plan == card.rows[0].layer_plan != frozen_manifest.entries[1].layer_plan
+    assert lite.fidelity.dataset == "test.jsonl:0"
+    assert manifest.recommendations == card.recommendations
+
+
+def test_a_card_does_not_speak_of_another_plan(frozen_manifest):
+    card = with_another_plan(card_of(frozen_manifest))
+    copied = copy_figures(card, frozen_manifest.entries, frozen_manifest.model)
+    full, lite = frozen_manifest.entries
+    assert list(copied.figures) == [full.key]  # `full` has no plan to be another
+    assert "another layer plan" in " ".join(copied.refused[lite.label])
+    assert copied.recommendations == ()
+
+
+def test_the_plan_of_another_routers_card_is_not_taken(build_with, frozen_manifest):
+    card = msgspec.structs.replace(with_another_plan(card_of(frozen_manifest)), router="0" * 64)
+    (_, lite), _, said = build_with(card, "frozen")
+    assert lite.layer_plan == frozen_manifest.entries[1].layer_plan
     assert (lite.fidelity.questions, lite.fidelity.quick) == (12, True)
-    assert manifest.recommendations == ()
-    (line,) = [line for line in said if "does not hold" in line]
-    assert "par-lite" in line
-    assert "another layer plan" in line
-    assert "a quick figure is measured" in line
+    assert any("another router" in line and "a quick figure is measured" in line for line in said)
 
 
 @pytest.mark.parametrize(("changed", "reason"), [("host", "another host"), ("router", "another router")])

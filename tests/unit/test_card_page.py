@@ -365,19 +365,20 @@ def test_halves_are_grouped_under_the_version_with_the_same_other_number():
 
 
 @pytest.mark.parametrize(
-    ("gain", "p", "said"),
+    ("gain", "best", "p", "said"),
     [
-        (0.1, 0.001, "router wins"),
-        (0.1, 0.05, "NO WIN SHOWN"),
-        (0.1, 0.3, "NO WIN SHOWN"),
-        (-0.1, 0.5, "NO WIN SHOWN"),
-        (-0.1, 0.99, "ROUTER LOSES"),
-        (0.0, 0.0, "NO WIN SHOWN"),
-        (-0.1, 0.001, "NO WIN SHOWN"),
+        (0.1, 0.2, 0.001, "router wins"),
+        (0.1, 0.2, 0.05, "NO WIN SHOWN"),
+        (0.1, 0.2, 0.3, "NO WIN SHOWN"),
+        (-0.1, 0.1, 0.5, "NO WIN SHOWN"),
+        (-0.1, -0.01, 0.99, "ROUTER LOSES"),
+        (-0.002, 0.0, 1.0, "NO WIN SHOWN"),  # one question lost and none won: most resamples are worse, many are equal
+        (0.0, 0.0, 1.0, "NO WIN SHOWN"),  # equal on every question
+        (-0.1, 0.1, 0.001, "NO WIN SHOWN"),
     ],
 )
-def test_a_verdict_is_a_win_only_with_a_gain_and_p_below_the_limit(gain, p, said):
-    assert verdict(gain, p) == said
+def test_a_verdict_is_a_win_only_with_a_gain_and_p_below_the_limit(gain, best, p, said):
+    assert verdict(gain, best, p) == said
 
 
 def test_comparisons_that_are_not_won_are_marked_in_words():

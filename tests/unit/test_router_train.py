@@ -227,15 +227,16 @@ def test_gates_teach_more_than_chance(host, tmp_path):
 
 def test_hard_examples_are_drawn_again_and_easy_ones_are_not():
     hard, chance = Hard(5), torch.Generator().manual_seed(0)
-    assert hard.draw(3, chance) == []
+    assert hard.draw(3, chance, []) == []
     hard.remember([0, 1, 2], torch.tensor([0.0, 1.0, 3.0]))
     hard.remember([3], torch.tensor([float("nan")]))
-    assert sorted(hard.draw(4, chance)) == [1, 2]
-    first = [hard.draw(1, chance)[0] for _ in range(400)]
+    assert sorted(hard.draw(4, chance, [])) == [1, 2]
+    assert hard.draw(4, chance, [2]) == [1]
+    first = [hard.draw(1, chance, [0])[0] for _ in range(400)]
     assert set(first) == {1, 2}
     assert 0.65 < first.count(2) / 400 < 0.85  # three times out of four
     hard.remember([2], torch.tensor([0.0]))
-    assert hard.draw(4, chance) == [1]
+    assert hard.draw(4, chance, []) == [1]
 
 
 @pytest.mark.parametrize(("objective", "focus"), [("gate", 0.5), ("gate", 0.0), ("preference", 0.0)])

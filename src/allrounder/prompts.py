@@ -169,7 +169,7 @@ def _folder(folder: Path) -> tuple[list[Source], list[Complaint]]:
     texts = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
     sources: list[Source] = []
     complaints: list[Complaint] = []
-    asked = set()
+    asked: set[str] = set()
     for picture in (path for path in files if path.suffix.lower() in PICTURES):
         text = texts.get(picture.stem)
         if text is None:

@@ -1,0 +1,48 @@
+# Options, what they need, and the settings that every target shares.
+option(ALLROUNDER_TESTS "Build the tests (needs GoogleTest)" ${PROJECT_IS_TOP_LEVEL})
+option(ALLROUNDER_REQUIRE_ORT "Fail where ONNX Runtime's headers are missing, instead of building without it" OFF)
+option(ALLROUNDER_CUDA "Build the CUDA kernel (needs nvcc)" OFF)
+option(ALLROUNDER_TENSORRT "Build the TensorRT plugin (needs ALLROUNDER_CUDA and TENSORRT_ROOT)" OFF)
+option(ALLROUNDER_FUZZ "Build the fuzz targets (needs clang)" OFF)
+option(ALLROUNDER_WERROR "Warnings are errors" ${PROJECT_IS_TOP_LEVEL})
+set(ALLROUNDER_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
+set(ORT_ROOT "" CACHE PATH "Folder with ONNX Runtime's headers below include/ or include/onnxruntime/")
+set(TENSORRT_ROOT "" CACHE PATH "Folder with TensorRT's headers below include/")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.10 REQUIRED) # 3.10: Debian 12 has 3.11; JSON comes from nowhere else
+
+find_path(ORT_INCLUDE_DIR onnxruntime_c_api.h HINTS ${ORT_ROOT} PATH_SUFFIXES include include/onnxruntime)
+if(ORT_INCLUDE_DIR)
+  set(ALLROUNDER_ONNXRUNTIME ON)
+elseif(ALLROUNDER_REQUIRE_ORT)
+  message(FATAL_ERROR "ONNX Runtime's headers (onnxruntime_c_api.h) were not found: give -DORT_ROOT=DIR (see native/README.md)")
+else()
+  set(ALLROUNDER_ONNXRUNTIME OFF)
+  message(WARNING "ONNX Runtime's headers were not found: building without its backend and its gather op (-DORT_ROOT=DIR)")
+endif()
+
+if(ALLROUNDER_TENSORRT AND NOT ALLROUNDER_CUDA)
+  message(FATAL_ERROR "ALLROUNDER_TENSORRT needs ALLROUNDER_CUDA=ON")
+endif()
+
+# What every target of ours is compiled with.
+add_library(allrounder_settings INTERFACE)
+target_compile_features(allrounder_settings INTERFACE cxx_std_17)
+set(warnings -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+if(ALLROUNDER_WERROR)
+  list(APPEND warnings -Werror)
+endif()
+target_compile_options(allrounder_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>" "$<$<COMPILE_LANGUAGE:CXX>:-fvisibility=hidden>")
+if(ALLROUNDER_SANITIZE)
+  target_compile_options(allrounder_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ALLROUNDER_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all;-g>")
+  target_link_options(allrounder_settings INTERFACE -fsanitize=${ALLROUNDER_SANITIZE})
+endif()
+
+message(STATUS "allrounder ${PROJECT_VERSION}: onnxruntime=${ALLROUNDER_ONNXRUNTIME} cuda=${ALLROUNDER_CUDA} "
+  "tensorrt=${ALLROUNDER_TENSORRT} tests=${ALLROUNDER_TESTS} fuzz=${ALLROUNDER_FUZZ} sanitize=${ALLROUNDER_SANITIZE}")

@@ -1,0 +1,30 @@
+// The choice of an engine by latency target: the same pure function as runtime/choice.py.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract/manifest.hpp"
+
+namespace ar {
+
+struct LatencyTarget {
+  std::optional<double> ttft_ms;  // image in to first token out
+  std::optional<double> tpot_ms;  // per further token
+  int percentile = 95;            // 50, 95 or 99
+
+  void check() const;             // throws AR_INPUT_INVALID: no figure, no positive finite number, another percentile
+  std::string text() const;       // "ttft <= 40 ms and tpot <= 2 ms at p95"
+};
+
+// Returns the indices of `entries`, most faithful first; the total order of runtime/choice.py.
+std::vector<std::size_t> by_faithfulness(const std::vector<Entry>& entries);
+
+// Returns the index of the most faithful entry that meets `target` (none: of all). `machine` null takes figures as they
+// stand. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.
+std::size_t choose(const std::vector<Entry>& entries, const std::optional<LatencyTarget>& target,
+                   const Machine* machine = nullptr, bool fastest = false);
+
+}  // namespace ar

@@ -1,0 +1,153 @@
+// The manifest: what a bundle says about itself.
+//
+// What it is: the records of allrounder/manifest.py in C++, their reading from JSON, and entries written back as JSON.
+// What it knows: the schema number, which keys exist, and which values make sense alone.
+// What it does not know: the file system (bundle.hpp), checks across records (consistency.hpp), and the choice.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+namespace ar {
+
+inline constexpr int64_t kSchema = 1;
+inline constexpr const char* kFull = "full";
+
+struct Machine {  // a machine as far as latency depends on it
+  std::string cpu;
+  int64_t cores = 0;
+  int64_t threads = 0;
+  std::string backend;  // "onnxruntime 1.31.1"
+  std::string gpu;      // empty without one
+  std::string driver;
+  bool operator==(const Machine& other) const;
+};
+
+struct Model {
+  std::string name;
+  std::string host;                   // sha256
+  std::optional<std::string> router;  // sha256
+  int64_t visual_tokens = 0;          // N
+  int64_t layers = 0;                 // M
+  int64_t hidden = 0;
+  int64_t vocabulary = 0;
+  int64_t image_size = 0;         // pixels, square
+  std::vector<int64_t> stop_ids;  // any of them ends an answer
+};
+
+struct PromptTemplate {
+  std::string before_image;
+  std::string after_image;
+  std::string after_question;
+  bool prefix_special = true;  // the tokenizer's own leading tokens stand before `before_image`
+};
+
+struct Limits {
+  int64_t text_tokens = 0;  // prefix and suffix ids together
+  int64_t new_tokens = 0;
+  int64_t batch = 0;
+};
+
+struct FileRecord {
+  std::string sha256;
+  int64_t bytes = 0;
+};
+
+struct Estimate {
+  double mean = 0, low = 0, high = 0;
+};
+
+struct Figures {
+  int64_t questions = 0;
+  std::optional<Estimate> accuracy, retention;
+  Estimate agreement, kl;
+};
+
+struct Fidelity {
+  std::optional<Estimate> retention;
+  Estimate agreement, kl;
+  int64_t questions = 0;
+  std::string dataset;
+  bool quick = false;
+  std::optional<Estimate> accuracy;
+  std::map<std::string, Figures> kinds;
+};
+
+struct Workload {
+  int64_t text_tokens = 0, new_tokens = 0, batch = 0, threads = 0, image_size = 0;
+};
+
+struct Percentiles {  // milliseconds
+  double p50 = 0, p95 = 0, p99 = 0;
+};
+
+struct Latency {
+  Percentiles ttft_ms, tpot_ms;
+  Machine machine;
+  Workload workload;
+};
+
+struct EntryGraphs {  // paths relative to the bundle
+  std::string preprocess, vision;
+  std::optional<std::string> router;
+  std::string prefill, decode;
+};
+
+struct Entry {
+  std::string version;
+  std::string backend;
+  std::string precision;     // "fp32" or "fp16"
+  int64_t gather_layer = 0;  // K
+  std::string layer_policy;  // "routed" or "frozen"
+  std::optional<std::vector<int64_t>> layer_plan;
+  int64_t tokens = 0;  // T
+  int64_t layers = 0;  // L
+  EntryGraphs graphs;
+  std::optional<Fidelity> fidelity;
+  std::optional<Latency> latency;
+  bool native_op = false;  // the entry asks for the native gather op where it is there
+
+  using Key = std::tuple<std::string, std::string, std::string, int64_t, std::string>;
+  Key key() const { return {version, backend, precision, gather_layer, layer_policy}; }
+  std::string label() const;  // "par-lite (onnxruntime, fp32, routed, K=2)"
+};
+
+struct Recommendation {
+  std::string version, layer_policy, why;
+};
+
+struct Manifest {
+  int64_t schema = kSchema;
+  std::string producer;
+  Model model;
+  PromptTemplate prompt;
+  Limits limits;
+  std::map<std::string, FileRecord> files;
+  std::vector<Entry> entries;
+  std::vector<Recommendation> recommendations;
+};
+
+// Reads the schema number alone. Throws AR_BUNDLE_FROM_FUTURE where it is newer than this program.
+void check_schema(std::string_view json, const std::string& where);
+
+// Reads a manifest; its schema number before anything else. Refuses exactly what msgspec refuses in Python: unknown or
+// missing keys, wrong types, numbers out of range, NaN and infinities, invalid UTF-8, nesting beyond any record.
+// Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].tokens).
+Manifest decode_manifest(std::string_view json, const std::string& where);
+
+// Reads a bare array of entries (tests, and the command line tool).
+std::vector<Entry> decode_entries(std::string_view json, const std::string& where);
+
+// Returns the compact JSON that msgspec writes of the same record: same keys, same order.
+std::string encode_entry(const Entry& entry);
+std::string encode_machine(const Machine& machine);
+std::string encode_latency(const Latency& latency);
+// Reads what encode_latency wrote, or msgspec. Throws AR_BUNDLE_CORRUPT.
+Latency decode_latency(std::string_view json, const std::string& where);
+
+}  // namespace ar

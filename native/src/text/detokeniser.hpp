@@ -1,0 +1,25 @@
+// From tokens to text, piece by piece: the rule of runtime/detokenise.py.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace ar {
+
+// Gives the text of a growing row of tokens; the pieces put together are the text of all of them. A piece is held back
+// while it ends in the middle of a character.
+class Detokeniser {
+ public:
+  using Decode = std::function<std::string(const std::vector<int64_t>& ids)>;
+  explicit Detokeniser(Decode decode);
+  std::string add(int64_t token);  // the text that `token` completes
+  std::string finish();            // what is still held back
+
+ private:
+  Decode decode_;
+  std::vector<int64_t> context_, pending_;
+};
+
+}  // namespace ar

@@ -1,0 +1,36 @@
+"""Where tests of the native half find what was built.
+
+`ALLROUNDER_NATIVE_BUILD` names the CMake build folder of native/. Without it these tests are skipped; with it, a
+program that is not there is a failure, so that nothing passes by being skipped.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def native_build() -> Path:
+    """The CMake build folder of native/."""
+    named = os.environ.get("ALLROUNDER_NATIVE_BUILD")
+    if not named:
+        pytest.skip("ALLROUNDER_NATIVE_BUILD names no build of native/")
+    folder = Path(named).resolve()
+    if not (folder / "CMakeCache.txt").is_file():
+        pytest.fail(f"ALLROUNDER_NATIVE_BUILD={named} is no CMake build folder: it has no CMakeCache.txt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(native_build: Path) -> Callable[[str], Path]:
+    """Finds a built program or library by its file name: ``program("allrounder-native")``."""
+
+    def find(name: str) -> Path:
+        found = [path for path in native_build.rglob(name) if path.is_file()]
+        if len(found) != 1:
+            pytest.fail(f"{native_build} holds {len(found)} files named {name}, wanted one: was it built?")
+        return found[0]
+
+    return find

@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gather-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
     )
+    parser.add_argument(
+        "--native-op", action="store_true", help="ask for the native gather op where the runtime has it (onnxruntime)"
+    )
     parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of pictures and questions to calibrate on")
     parser.add_argument("--out", type=Path, default=Path("bundles/demo"), metavar="DIR", help="the bundle")
     parser.add_argument("--force", action="store_true", help="build and measure again what the bundle already holds")
@@ -71,8 +74,16 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
 
     Raises:
         UnknownVersion: A version name that is none.
-        InputInvalid: The demo model is asked for where it does not lie, or a router is missing.
+        InputInvalid: The demo model is asked for where it does not lie, a router is missing, or the native op is asked
+            for where the backend has no use for it.
     """
+    if arguments.native_op and arguments.backend != "onnxruntime":
+        raise InputInvalid(
+            "the native op is registered with ONNX Runtime alone",
+            where="--native-op",
+            got=f"--backend {arguments.backend}",
+            remedy="leave --native-op out",
+        )
     versions = _versions(arguments.version, custom=arguments.budget is not None)
     host, router, calib = arguments.model, arguments.router, arguments.calib
     if host == _DEMO:
@@ -101,6 +112,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         own_prompts=arguments.calib is not None,
         out=arguments.out,
         force=arguments.force,
+        native_op=arguments.native_op,
     )
 
 

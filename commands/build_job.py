@@ -67,6 +67,7 @@ class BuildRequest:
     own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
     out: Path
     force: bool  # build and measure again what the bundle already holds
+    native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
 
 
 class BuildReport(msgspec.Struct, frozen=True):
@@ -117,7 +118,8 @@ class _Job:
     def build(self, frozen: Path, staging: Staging, requests: Sequence[FreezeRequest]) -> tuple[Entry, ...]:
         """Builds what was frozen for ``requests`` into a staged bundle."""
         only = frozenset((request.version.name, request.gather_layer, request.layer_policy) for request in requests)
-        return self.backend.build(frozen, staging, BuildOptions(only=only, force=self.request.force))
+        options = BuildOptions(only=only, force=self.request.force, native_op=self.request.native_op)
+        return self.backend.build(frozen, staging, options)
 
 
 def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> BuildReport:

@@ -30,6 +30,7 @@ class BuildOptions(NamedTuple):
     device: str = "cpu"  # or "cuda"
     inline: bool = False  # also write flat twins of the graphs, without model-local functions
     force: bool = False  # build again what the bundle already holds
+    native_op: bool = False  # the entries ask for the native gather op where a runtime has it
     only: frozenset[tuple[str, int, str]] | None = None  # version, gather layer, policy; None builds all that is frozen
     progress: Progress = silent
 

@@ -106,6 +106,8 @@ def _entries(frozen: Frozen, options: BuildOptions) -> tuple[Entry, ...]:
             ),
             fidelity=None,
             latency=None,
+            # A version that keeps every token gathers nothing.
+            native_op=options.native_op and version.tokens < frozen.model.visual_tokens,
         )
         for version in frozen.versions
         if only is None or (version.version, version.gather_layer, version.layer_policy) in only

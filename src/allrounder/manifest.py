@@ -192,6 +192,7 @@ class Entry(Record, frozen=True, kw_only=True):
     graphs: EntryGraphs
     fidelity: Fidelity | None
     latency: Latency | None
+    native_op: bool = False  # asks for the native gather op where a runtime has it; the same file runs without
 
     @property
     def key(self) -> tuple[str, str, str, int, str]:

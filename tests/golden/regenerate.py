@@ -136,6 +136,7 @@ def _entry(name: str, *, plan: tuple[int, ...] | None, tokens: int, layers: int,
         ),
         fidelity=_fidelity(whole=whole) if figures else None,
         latency=_latency() if figures else None,
+        native_op=name == "par-lite",
     )
 
 

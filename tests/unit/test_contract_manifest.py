@@ -104,6 +104,7 @@ _entry = st.builds(
     graphs=_graphs,
     fidelity=st.none() | _fidelity,
     latency=st.none() | _latency,
+    native_op=st.booleans(),
 )
 _common = {
     "schema": st.just(1),
@@ -166,14 +167,16 @@ def test_the_golden_files_are_what_the_code_writes(golden):
 
 
 def test_a_manifest_without_what_came_later_is_read():
-    """Bundles of the first release have neither accuracies, classes nor recommendations."""
+    """Bundles of the first release have neither accuracies, classes, recommendations nor the native op."""
     manifest = json.loads((GOLDEN / "manifest.json").read_bytes())
     del manifest["recommendations"]
     for entry in manifest["entries"]:
+        del entry["native_op"]
         if entry["fidelity"]:
             del entry["fidelity"]["accuracy"], entry["fidelity"]["kinds"]
     read = decode(json.dumps(manifest).encode(), Manifest, where="old")
     assert read.recommendations == ()
+    assert not any(entry.native_op for entry in read.entries)
     assert [entry.fidelity and (entry.fidelity.accuracy, entry.fidelity.kinds) for entry in read.entries] == [
         (None, {}),
         (None, {}),

@@ -48,6 +48,12 @@ def test_entries_say_what_was_frozen(freeze, staging):
     assert full.graphs.vision == lite.graphs.vision
 
 
+def test_entries_that_gather_ask_for_the_native_op_where_the_build_does(freeze, staging):
+    full, lite = ort_backend.build(freeze("full", "par-lite"), staging, BuildOptions(native_op=True))
+    assert (full.native_op, lite.native_op) == (False, True)  # `full` gathers nothing
+    assert open_bundle(staging.path).manifest.entries == (full, lite)
+
+
 def test_graphs_run_from_the_published_bundle(freeze, staging, place):
     (entry,) = ort_backend.build(freeze("par-lite"), staging, BuildOptions(inline=True))
     publish(staging)

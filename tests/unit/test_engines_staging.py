@@ -144,6 +144,22 @@ def test_the_same_again_is_reused_with_its_figures(freeze, place):
     assert_tidy(place)
 
 
+def test_another_wish_for_the_native_op_is_another_entry_of_the_same_key(freeze, place):
+    frozen = freeze("par-lite")
+    with Staging(place) as staging:
+        (entry,) = backend("onnxruntime").build(frozen, staging, BuildOptions())
+        set_figures(staging, {entry.key: (FIDELITY, None)})
+        first = publish(staging)
+    with Staging(place) as staging:
+        (wishing,) = backend("onnxruntime").build(frozen, staging, BuildOptions(native_op=True))
+        assert (staging.reused, wishing.fidelity) == ((), None)  # measured without the op: not its figures
+        published = publish(staging)
+    assert published.manifest.entries == (wishing,)
+    assert (wishing.key, wishing.graphs) == (entry.key, entry.graphs)
+    assert published.digest != first.digest  # what is kept per bundle, such as local latencies, is kept anew
+    assert_tidy(place)
+
+
 def test_force_builds_again_and_forgets_figures(freeze, place):
     frozen = freeze("par-lite")
     with Staging(place) as staging:

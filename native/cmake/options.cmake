@@ -6,8 +6,9 @@ option(ALLROUNDER_TENSORRT "Build the TensorRT plugin (needs ALLROUNDER_CUDA and
 option(ALLROUNDER_FUZZ "Build the fuzz targets (needs clang)" OFF)
 option(ALLROUNDER_WERROR "Warnings are errors" ${PROJECT_IS_TOP_LEVEL})
 set(ALLROUNDER_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
-set(ORT_ROOT "" CACHE PATH "Folder with ONNX Runtime's headers below include/ or include/onnxruntime/")
-set(TENSORRT_ROOT "" CACHE PATH "Folder with TensorRT's headers below include/")
+set(ALLROUNDER_GOOGLETEST "" CACHE PATH "GoogleTest's source, to be built along; default: the installed library")
+set(ORT_ROOT "$ENV{ORT_ROOT}" CACHE PATH "Folder with ONNX Runtime's headers below include/ or include/onnxruntime/")
+set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Folder with TensorRT's headers below include/")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release)

@@ -36,6 +36,7 @@ from allrounder.export.verify import verify
 from allrounder.hosts.host import host_directory
 from allrounder.hosts.spec import HostSpec, read_config, read_spec
 from allrounder.manifest import Entry, Fidelity, LayerPolicy, Precision
+from allrounder.native import ort_ops
 from allrounder.progress import Progress
 from allrounder.prompts import Prompt, PromptSet, read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
@@ -168,6 +169,8 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     prompts = read_prompts(request.calib) if request.calib else None
     card = _card(request, say)
     built_by = backend(request.backend)
+    if request.native_op and ort_ops() is None:
+        say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
     host = host_directory(request.host)
     spec = read_spec(read_config(host))
     tokens, layers = spec.visual_tokens, spec.decoder.layers

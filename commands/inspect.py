@@ -80,7 +80,7 @@ def _names(entries: Sequence[Entry]) -> list[str]:
 
 
 def _versions(entries: Sequence[Entry]) -> str:
-    header = ("version", "backend", "precision", "tokens", "layers", "K", "policy", "plan")
+    header = ("version", "backend", "precision", "tokens", "layers", "K", "native op", "policy", "plan")
     rows = [
         (
             entry.version,
@@ -89,6 +89,7 @@ def _versions(entries: Sequence[Entry]) -> str:
             str(entry.tokens),
             str(entry.layers),
             str(entry.gather_layer),
+            "asked for" if entry.native_op else "-",
             entry.layer_policy,
             "per input" if entry.layer_plan is None else _ranges(entry.layer_plan),
         )

@@ -22,6 +22,7 @@ from allrounder.engines.frozen import read_frozen, verify_frozen
 from allrounder.engines.merging import Identity, flat_twin
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
 from allrounder.manifest import Entry, EntryGraphs, Frozen
+from allrounder.native import ort_ops
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library initialises
 
@@ -60,9 +61,12 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     graphs = sorted({path for entry in entries for path in _paths(entry.graphs)})
     if options.inline:
         graphs += [_write_twin(staging, path) for path in graphs]
+    gathering = {entry.graphs.prefill for entry in entries if entry.native_op}
     for done, path in enumerate(graphs):
         options.progress("loading graphs", done, len(graphs))
         _load(staging.path / path, path, provider)
+        if path in gathering and (library := ort_ops()):
+            _load(staging.path / path, path, provider, library)
     options.progress("loading graphs", len(graphs), len(graphs))
     return staging.put(entries, force=options.force)
 
@@ -141,7 +145,7 @@ def _flat(model: onnx.ModelProto) -> onnx.ModelProto:
     return flat
 
 
-def _load(file: Path, path: str, provider: str) -> None:
+def _load(file: Path, path: str, provider: str, native_op: Path | None = None) -> None:
     """Shows that ONNX Runtime loads a graph, without copying its weights: they stay mapped from the file.
 
     Packing and folding would each make a private copy, of a whole 7B if need be.
@@ -152,13 +156,12 @@ def _load(file: Path, path: str, provider: str) -> None:
     options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = 1
     try:
+        if native_op:
+            options.register_custom_ops_library(os.fspath(native_op))
         session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-        raise BackendError(
-            "ONNX Runtime cannot load a graph",
-            where=path,
-            got=f"{error} (onnxruntime {onnxruntime.__version__}, {provider})",
-        ) from error
+        loaded_with = ", ".join(map(str, filter(None, (f"onnxruntime {onnxruntime.__version__}", provider, native_op))))
+        raise BackendError("ONNX Runtime cannot load a graph", where=path, got=f"{error} ({loaded_with})") from error
     if provider not in session.get_providers():
         raise EngineUnavailable(
             f"ONNX Runtime cannot start {provider}",

@@ -82,8 +82,8 @@ class Session(Protocol):
 class Backend(Protocol):
     """A backend's module."""
 
-    def open_session(self, path: Path, options: EngineOptions) -> Session:
-        """Loads a graph.
+    def open_session(self, path: Path, options: EngineOptions, *, native_op: bool = False) -> Session:
+        """Loads a graph; with the native gather op, where that is asked for and there is one.
 
         Raises:
             EngineUnavailable: The library or the device is not there.

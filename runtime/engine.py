@@ -200,12 +200,14 @@ def open_engines(
         BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
     """
     options = options or EngineOptions()
-    loaded: dict[tuple[str, str], Session] = {}
+    loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
-        key = (entry.backend, graph)
+        # The op stands in prefill graphs alone; the others stay shared between entries with it and without.
+        native_op = entry.native_op and graph == entry.graphs.prefill
+        key = (entry.backend, graph, native_op)
         if key not in loaded:
-            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, options)
+            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, options, native_op=native_op)
         return loaded[key]
 
     prompter = _prompter(bundle)

@@ -6,6 +6,8 @@ What it knows: providers, session options, memory. What it does not know: what t
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ import numpy as np
 
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
+from allrounder.native import ort_ops
 from allrounder.runtime.backend import Bound, Cell, Session, Tensor
 from allrounder.runtime.options import EngineOptions
 
@@ -29,6 +32,7 @@ except ImportError as error:
         "ONNX Runtime cannot be imported", got=error, remedy="pip install onnxruntime (or allrounder[gpu] for CUDA)"
     ) from error
 
+_log = logging.getLogger("allrounder.runtime")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -42,7 +46,7 @@ def fingerprint(options: EngineOptions) -> Machine:
     return machine(backend=name, threads=options.thread_count, gpu=gpu, driver=driver)
 
 
-def open_session(path: Path, options: EngineOptions) -> Session:
+def open_session(path: Path, options: EngineOptions, *, native_op: bool = False) -> Session:
     """See `allrounder.runtime.backend.Backend`."""
     provider = _require_provider(options)
     settings = onnxruntime.SessionOptions()
@@ -54,6 +58,8 @@ def open_session(path: Path, options: EngineOptions) -> Session:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.weights == "shared":
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if native_op:
+        _register_native_op(settings)
     providers: list[Any] = [provider]
     if options.device_kind == "cuda":
         providers = [(provider, {"device_id": str(options.device_index)}), _PROVIDERS["cpu"]]
@@ -69,6 +75,29 @@ def open_session(path: Path, options: EngineOptions) -> Session:
             remedy="install the CUDA and cuDNN libraries that onnxruntime-gpu names, or choose device='cpu'",
         )
     return _Session(session, path.name, options)
+
+
+def _register_native_op(settings: onnxruntime.SessionOptions) -> None:
+    """Lets the library's kernel take the place of the graph's own function, or says once that there is none."""
+    library = ort_ops()
+    if library is None:
+        _tell_once("the bundle asks for the native gather op, which is not installed: its own function runs instead")
+        return
+    try:
+        settings.register_custom_ops_library(os.fspath(library))
+    except Exception as error:  # the library's errors have no root but Exception
+        raise BackendError(
+            "ONNX Runtime refuses the native gather op",
+            where=library,
+            got=error,
+            remedy="install allrounder again, or remove that file: the same bundle runs without it",
+        ) from error
+    _tell_once(f"the native gather op is taken from {library}")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    _log.info(message)
 
 
 class _Session:

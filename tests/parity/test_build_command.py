@@ -9,6 +9,7 @@ import pytest
 from allrounder import build_engine
 from allrounder.bundle import open_bundle
 from allrounder.calib.votes import plan_from
+from allrounder.commands import build_job
 from allrounder.manifest import Manifest
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS
@@ -122,6 +123,25 @@ def test_building_again_changes_nothing_and_force_measures_again(build, bundle_c
     after = manifest_of(bundle_copy)
     assert after.entries[1].fidelity == before.entries[1].fidelity  # same graphs, same prompts
     assert after.entries[1].latency != before.entries[1].latency
+
+
+def test_an_entry_that_asks_for_the_native_op_is_measured_anew(build, bundle_copy, monkeypatch):
+    monkeypatch.setattr(build_job, "ort_ops", lambda: None)
+    before = manifest_of(bundle_copy)
+    code, report, told = build(bundle_copy, "--version", "full,par-lite", "--native-op")
+    assert code == 0
+    assert "note: the native gather op is not installed here" in told
+    assert "fidelity" in report["phases"]
+    after = manifest_of(bundle_copy)
+    assert [entry.native_op for entry in after.entries] == [False, True]  # `full` gathers nothing
+    for old, new in zip(before.entries, after.entries, strict=True):
+        assert (new.key, new.graphs, new.fidelity) == (old.key, old.graphs, old.fidelity)
+
+
+def test_the_native_op_is_for_onnxruntime(build, tmp_path):
+    code, printed, told = build(tmp_path / "b", "--native-op", "--backend", "checkpoint")
+    assert (code, printed) == (2, "")
+    assert "--native-op" in told
 
 
 @pytest.mark.parametrize("gather_layer", [0, 2])

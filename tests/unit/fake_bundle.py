@@ -235,6 +235,7 @@ def entry(version: str, **extra) -> Entry:
         ),
         fidelity=extra.get("fidelity"),
         latency=extra.get("latency"),
+        native_op=extra.get("native_op", False),
     )
 
 

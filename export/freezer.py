@@ -21,6 +21,7 @@ from allrounder.errors import BundleCorrupt, InputInvalid, InvalidBudget
 from allrounder.export import weights
 from allrounder.export.decode import decode_graph
 from allrounder.export.flow import Plan, make_plan
+from allrounder.export.hostfiles import write_host
 from allrounder.export.inline import inlined
 from allrounder.export.prefill import prefill_graph
 from allrounder.export.preprocess import image_steps, preprocess_graph
@@ -148,7 +149,7 @@ class Freezer:
         self._state = _State()
 
     def shared(self) -> None:
-        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer.
+        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer, the host's files.
 
         Raises:
             GraphInvalid: A weight does not fit the precision.
@@ -156,6 +157,7 @@ class Freezer:
         """
         (self._out / GRAPHS / weights.FOLDER).mkdir(parents=True, exist_ok=True)
         processor: Any = load_processor(self._directory)
+        write_host(self._checkpoint, self._out)  # beside what `frozen.json` lists: bundles do not take it
         self._weights(self._host, self._checkpoint.read)
         steps = image_steps(processor.image_processor, self.spec.vision.image_size)
         preprocess = self._graph("preprocess", preprocess_graph(steps))

@@ -17,8 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +29,7 @@ from transformers import LlavaForConditionalGeneration
 from allrounder.errors import HostUnreadable, HostUnsupported
 from allrounder.hosts.spec import read_config, read_spec
 
-__all__ = ["Checkpoint", "canonical_name"]
+__all__ = ["Checkpoint", "StoredTensor", "canonical_name"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -61,6 +63,18 @@ def canonical_name(stored: str) -> str | None:
     raise HostUnsupported(
         "a weight that belongs to neither decoder, vision tower nor projector", where=SINGLE, got=stored
     )
+
+
+class StoredTensor(NamedTuple):
+    """Where a tensor lies on disk."""
+
+    name: str  # canonical
+    stored: str  # in the file
+    file: Path
+    dtype: str  # as safetensors spells it: "BF16"
+    shape: tuple[int, ...]
+    begin: int  # first byte in the file, and the one after the last
+    end: int
 
 
 class Checkpoint:
@@ -107,6 +121,18 @@ class Checkpoint:
         """Returns a tensor's shape without touching its data."""
         file, stored = self._located(name)
         return tuple(self._open[file].get_slice(stored).get_shape())
+
+    def stored(self) -> Iterator[StoredTensor]:
+        """Gives every tensor but buffers that the config implies, file by file in the order of their bytes."""
+        for file in self.files:
+            header, start = _header(file)
+            for stored, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                name = canonical_name(stored)
+                if name is not None:
+                    begin, end = entry["data_offsets"]
+                    yield StoredTensor(
+                        name, stored, file, entry["dtype"], tuple(entry["shape"]), start + begin, start + end
+                    )
 
     def check(self) -> None:
         """Checks that every weight which the host computes with is there, in the shape that the config implies.
@@ -201,6 +227,15 @@ def _opened(file: Path) -> safe_open:
             got=error,
             remedy="download or save the checkpoint again",
         ) from error
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Returns the entries of a safetensors header, which the library has checked, and where the data begins."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 def _file_digest(file: Path) -> tuple[str, int]:

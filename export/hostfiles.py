@@ -7,6 +7,7 @@ What it does not know: what engines make of them.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -81,7 +82,7 @@ def write_host(checkpoint: Checkpoint, out: Path) -> HostRecord:
             for tensor in tensors
         ),
         layers=checkpoint.spec.decoder.layers,
-        text_config=text.to_dict(),
+        text_config=json.loads(text.to_json_string(use_diff=False)),
         files={name: file_record(folder / name) for name in names},
     )
     (folder / HOST_RECORD).write_bytes(encode_record(record))

@@ -5,7 +5,7 @@ program that is not there is a failure, so that nothing passes by being skipped.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +34,23 @@ def program(native_build: Path) -> Callable[[str], Path]:
         return found[0]
 
     return find
+
+
+@pytest.fixture(scope="module")
+def native_library(program: Callable[[str], Path]) -> Iterator[Path]:
+    """The runtime's shared library, for the length of a module the one that `allrounder.native` finds."""
+    library = program("liballrounder.so")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALLROUNDER_NATIVE_LIBRARY_DIR", str(library.parent))
+        yield library
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model as `full`, routed `par-lite` and frozen `par-nano`, built by the command of the README."""
+    from allrounder import build_engine
+
+    out = tmp_path_factory.mktemp("demo") / "bundle"
+    assert build_engine.main(["--version", "full,par-lite", "--out", str(out)]) == 0
+    assert build_engine.main(["--version", "par-nano", "--layer-policy", "frozen", "--out", str(out)]) == 0
+    return out

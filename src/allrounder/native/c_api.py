@@ -1,0 +1,135 @@
+"""The C interface of the shared library, as ctypes sees it.
+
+What it is: the structs and prototypes of `c_api.h` that `client` needs, and the opening of the library.
+What it knows: version 0.1 of that header; later ones only add. What it does not know: what a call does.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+from allrounder.native import require
+
+__all__ = ["IDS", "LOG", "PIECE", "PROGRESS", "Load", "Request", "Timing", "installed_ort", "open_library"]
+
+LOG = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p)
+PROGRESS = c.CFUNCTYPE(None, c.c_void_p, c.c_char_p, c.c_int64, c.c_int64)
+PIECE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t, c.c_int64)
+IDS = c.POINTER(c.c_int64)
+
+
+class Load(c.Structure):
+    """`ar_load_options`."""
+
+    _fields_: ClassVar = [
+        ("size", c.c_size_t),
+        ("version", c.c_char_p),
+        ("ttft_ms", c.c_double),
+        ("tpot_ms", c.c_double),
+        ("percentile", c.c_int32),
+        ("fallback_fastest", c.c_int32),
+        ("threads", c.c_int32),
+        ("weights", c.c_int),
+        ("device", c.c_char_p),
+        ("ids_only", c.c_int32),
+        ("ort_library", c.c_char_p),
+        ("log", LOG),
+        ("progress", PROGRESS),
+        ("user", c.c_void_p),
+    ]
+
+
+class Request(c.Structure):
+    """`ar_request`."""
+
+    _fields_: ClassVar = [
+        ("size", c.c_size_t),
+        ("rgb", c.c_char_p),
+        ("width", c.c_int64),
+        ("height", c.c_int64),
+        ("row_bytes", c.c_int64),
+        ("question", c.c_char_p),
+        ("question_bytes", c.c_size_t),
+        ("prefix_ids", IDS),
+        ("prefix_count", c.c_size_t),
+        ("suffix_ids", IDS),
+        ("suffix_count", c.c_size_t),
+        ("max_new_tokens", c.c_int64),
+        ("temperature", c.c_double),
+        ("top_k", c.c_int64),
+        ("top_p", c.c_double),
+        ("seeded", c.c_int32),
+        ("seed", c.c_uint64),
+        ("stop", c.POINTER(c.c_char_p)),
+        ("stop_count", c.c_size_t),
+        ("cancel", c.c_void_p),
+        ("piece", PIECE),
+        ("user", c.c_void_p),
+    ]
+
+
+class Timing(c.Structure):
+    """`ar_timing`."""
+
+    _fields_: ClassVar = [
+        ("size", c.c_size_t),
+        ("preprocess_ms", c.c_double),
+        ("vision_ms", c.c_double),
+        ("router_ms", c.c_double),
+        ("prefill_ms", c.c_double),
+        ("decode_ms", c.c_double),
+        ("ttft_ms", c.c_double),
+        ("tpot_ms", c.c_double),
+    ]
+
+
+_HANDLE, _ERROR, _SIZE = c.c_void_p, c.c_void_p, c.POINTER(c.c_size_t)
+
+# name: (what it returns, its arguments)
+_PROTOTYPES = {
+    "ar_version": (c.c_char_p, ()),
+    "ar_error_name": (c.c_char_p, (_ERROR,)),
+    "ar_error_message": (c.c_char_p, (_ERROR,)),
+    "ar_error_free": (None, (_ERROR,)),
+    "ar_runtime_load": (_ERROR, (c.c_char_p, c.POINTER(Load), c.POINTER(_HANDLE))),
+    "ar_runtime_close": (None, (_HANDLE, c.c_int)),
+    "ar_runtime_free": (None, (_HANDLE,)),
+    "ar_runtime_version": (c.c_char_p, (_HANDLE,)),
+    "ar_runtime_entry": (c.c_char_p, (_HANDLE,)),
+    "ar_runtime_manifest": (c.c_char_p, (_HANDLE,)),
+    "ar_generate": (_ERROR, (_HANDLE, c.POINTER(Request), c.POINTER(_HANDLE))),
+    "ar_answer_text": (c.c_void_p, (_HANDLE, _SIZE)),
+    "ar_answer_token_ids": (IDS, (_HANDLE, _SIZE)),
+    "ar_answer_prompt_ids": (IDS, (_HANDLE, _SIZE)),
+    "ar_answer_keep_list": (IDS, (_HANDLE, _SIZE)),
+    "ar_answer_layer_plan": (IDS, (_HANDLE, _SIZE)),
+    "ar_answer_finish": (c.c_int, (_HANDLE,)),
+    "ar_answer_timing": (None, (_HANDLE, c.POINTER(Timing))),
+    "ar_answer_free": (None, (_HANDLE,)),
+}
+
+
+@cache
+def open_library() -> c.CDLL:
+    """Opens the shared library.
+
+    Raises:
+        EngineUnavailable: It is not installed.
+    """
+    library = c.CDLL(str(require("library")))
+    for name, (result, arguments) in _PROTOTYPES.items():
+        library[name].restype, library[name].argtypes = result, arguments
+        setattr(library, name, library[name])
+    return library
+
+
+def installed_ort() -> Path | None:
+    """Returns ONNX Runtime's library of the installed package `onnxruntime`, which is not imported."""
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = spec.submodule_search_locations if spec else None
+    found = [path for folder in folders or () for path in Path(folder, "capi").glob("libonnxruntime.so*")]
+    return min(found, default=None)

@@ -1,0 +1,120 @@
+// Records read from JSON values: typed readers that know where they are.
+//
+// What it is: JsonView, a value with its path; readers of single values; list, table and nullable, which make readers of
+// readers; JsonFields, which reads an object key by key and refuses what is unknown or missing.
+// What it knows: msgspec's rules (no bool for a number, no float for an integer, an integer where a float is wanted).
+// What it does not know: any record.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract/json.hpp"
+
+namespace ar {
+
+// A value and how it was reached; lives no longer than its parent and its name.
+class JsonView {
+ public:
+  JsonView(const Json& json, const std::string& where) : json_(json), where_(where) {}
+  JsonView member(const std::string& key, const Json& json) const { return {json, where_, this, "." + key}; }
+  JsonView keyed(const std::string& key, const Json& json) const;
+  JsonView item(std::size_t index, const Json& json) const {
+    return {json, where_, this, "[" + std::to_string(index) + "]"};
+  }
+
+  template <class Value>
+  const Value* get() const {
+    return std::get_if<Value>(&json_.value);
+  }
+  const Json::Items& items() const;      // throws where it is no array
+  const Json::Members& members() const;  // throws where it is no object
+
+  // Throws AR_BUNDLE_CORRUPT; `complaint` "Expected `int`, got `str`" comes with the path.
+  [[noreturn]] void refuse(const std::string& complaint) const;
+  [[noreturn]] void expected(const std::string& kind) const;  // the value is of another kind
+
+ private:
+  JsonView(const Json& json, const std::string& where, const JsonView* parent, std::string step)
+      : json_(json), where_(where), parent_(parent), step_(std::move(step)) {}
+
+  const Json& json_;
+  const std::string& where_;
+  const JsonView* parent_ = nullptr;
+  std::string step_ = "$";
+};
+
+inline constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max();
+
+bool read_bool(const JsonView& view);
+double read_real(const JsonView& view);
+std::string read_text(const JsonView& view);
+std::string read_sha256(const JsonView& view);      // 64 lower-case hex digits
+int64_t read_count(const JsonView& view);           // 0 to 2^63 - 1
+int64_t read_positive(const JsonView& view);        // 1 to 2^63 - 1
+int64_t read_int64(const JsonView& view);           // any of them
+uint64_t read_uint64(const JsonView& view);
+std::string read_one_of(const JsonView& view, const std::vector<std::string>& names);
+
+template <class Read>
+auto nullable(Read read) {
+  return [read](const JsonView& view) {
+    using Value = decltype(read(view));
+    return view.get<std::nullptr_t>() ? std::optional<Value>() : std::optional<Value>(read(view));
+  };
+}
+
+template <class Read>
+auto list(Read read) {
+  return [read](const JsonView& view) {
+    std::vector<decltype(read(view))> values;
+    const Json::Items& items = view.items();
+    for (std::size_t index = 0; index < items.size(); ++index) values.push_back(read(view.item(index, items[index])));
+    return values;
+  };
+}
+
+template <class Read>
+auto table(Read read) {
+  return [read](const JsonView& view) {
+    std::map<std::string, decltype(read(view))> values;
+    for (const auto& [key, json] : view.members()) values[key] = read(view.keyed(key, json));
+    return values;
+  };
+}
+
+// Reads an object. Of a key that stands twice every value is checked and the last one counts.
+class JsonFields {
+ public:
+  explicit JsonFields(const JsonView& view) : view_(view), members_(view.members()) {}
+
+  template <class Value, class Read>
+  bool may(const std::string& name, Value& value, Read read) {
+    known_.push_back(name);
+    bool found = false;
+    for (const auto& [key, json] : members_) {
+      if (key != name) continue;
+      value = read(view_.member(key, json));
+      found = true;
+    }
+    return found;
+  }
+
+  template <class Value, class Read>
+  void need(const std::string& name, Value& value, Read read) {
+    if (!may(name, value, read)) view_.refuse("Object missing required field `" + name + "`");
+  }
+
+  void close() const;  // every key was asked for
+
+ private:
+  const JsonView& view_;
+  const Json::Members& members_;
+  std::vector<std::string> known_;
+};
+
+}  // namespace ar

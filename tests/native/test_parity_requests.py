@@ -1,0 +1,249 @@
+"""C++ and Python on everything a request may say: sampling, stop texts, pictures of any size, limits, and refusals."""
+
+import ctypes
+import itertools
+
+import numpy as np
+import pytest
+from native_bundles import facts
+
+from allrounder import errors
+from allrounder.hosts.demo.prompts import examples
+from allrounder.hosts.demo.scenes import Split
+from allrounder.native import c_api, client
+from allrounder.native.client import NativeRuntime
+from allrounder.runtime import LatencyTarget, Runtime
+
+pytestmark = pytest.mark.usefixtures("native_library")
+
+VERSION = "par-lite"
+ODD_SIZES = [(1, 1), (1, 300), (300, 1), (37, 53), (191, 193), (1, 2), (500, 3), (640, 480)]
+ODD_QUESTIONS = [
+    "what is it?",
+    "what is it ?",
+    " leading and trailing \t\n",
+    "naïve cafe\N{COMBINING ACUTE ACCENT} 日本語 \N{GRINNING FACE}\N{ZERO WIDTH JOINER}\N{WOMAN}",
+    "<image> </s> <s> <pad> USER: ASSISTANT:",
+    "12345 + 67890 = ???",
+    "don't I'VE we'll",
+    "a\N{NO-BREAK SPACE}b\N{IDEOGRAPHIC SPACE}c\r\n\r\nd",
+    "zero\0byte",
+]
+
+
+@pytest.fixture(scope="module")
+def both(demo_bundle):
+    """The runtimes of both languages: C++, Python."""
+    with (
+        NativeRuntime(demo_bundle, version=VERSION, threads=1) as native,
+        Runtime.load(demo_bundle, version=VERSION, threads=1) as python,
+    ):
+        yield native, python
+
+
+@pytest.fixture(scope="module")
+def example():
+    """A picture and a question of the test split."""
+    found = next(examples(Split.TEST, 1))
+    return np.asarray(found.image), found.question
+
+
+@pytest.mark.parametrize("question", ODD_QUESTIONS, ids=ascii)
+def test_any_question(both, example, question):
+    found, wanted = (each.generate(example[0], question, max_new_tokens=6) for each in both)
+    assert facts(found) == facts(wanted)
+
+
+@pytest.mark.parametrize("size", ODD_SIZES, ids=str)
+def test_a_picture_of_any_size(both, size):
+    rgb = np.random.default_rng(size).integers(0, 256, (*size, 3), np.uint8)
+    found, wanted = (each.generate(rgb, "what is it?", max_new_tokens=6) for each in both)
+    assert facts(found) == facts(wanted)
+
+
+SAMPLING = [
+    {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    for temperature, top_k, top_p in itertools.product((0.7, 1.0, 5.0), (0, 1, 7, 10**6), (1.0, 0.9, 0.3))
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLING, ids=str)
+def test_the_same_seed_draws_the_same_tokens(both, example, sampling):
+    for seed in (0, 1, 2**31, 2**64 - 1):
+        options = {**sampling, "seed": seed, "max_new_tokens": 12}
+        found, wanted = (each.generate(*example, **options) for each in both)
+        assert facts(found) == facts(wanted)
+
+
+def test_seeds_differ_and_no_seed_draws_afresh(both, example):
+    native, _ = both
+    hot = {"temperature": 8.0, "max_new_tokens": 8}
+    seeded = {native.generate(*example, seed=seed, **hot).token_ids for seed in range(4)}
+    fresh = {native.generate(*example, **hot).token_ids for _ in range(4)}
+    assert len(seeded) == 4
+    assert len(fresh) > 1
+
+
+def test_stop_texts(both, example):
+    """Every stretch of the answer as a stop text, and ones that never come; streamed, nothing of it gets out."""
+    native, python = both
+    text = python.generate(*example, max_new_tokens=24).text
+    cuts = [text[low : low + size] for low in range(0, len(text), 2) for size in (1, 2, 5)]
+    stops = [(cut,) for cut in cuts] + [("never", text[-3:]), (text, text[:4]), (text + "!",), ("\N{GRINNING FACE}",)]
+    assert len(text) > 4
+    for stop in stops:
+        pieces = []
+        found = native.generate(
+            *example, stop=stop, max_new_tokens=24, piece=lambda each, _, to=pieces: to.append(each)
+        )
+        stream = python.stream(*example, **options)
+        assert pieces == list(stream)
+        assert facts(found) == facts(stream.answer)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 490])
+def test_the_length_of_an_answer(both, example, count):
+    found, wanted = (each.generate(*example, max_new_tokens=count) for each in both)
+    assert facts(found) == facts(wanted)
+    assert len(found.token_ids) <= count
+    assert (found.timing.tpot_ms is None) == (len(found.token_ids) == 1)
+    assert found.timing.ttft_ms > 0
+
+
+def test_the_longest_question_is_answered_and_one_token_more_is_refused(both, example):
+    python = both[1]
+    limit, words = python._engine.limits.text_tokens, 0
+    while True:
+        words += 1
+        try:
+            python._engine.prompt("x " * words)
+        except errors.PromptTooLong:
+            break
+    longest = "x " * (words - 1)
+    found, wanted = (each.generate(example[0], longest, max_new_tokens=2) for each in both)
+    assert facts(found) == facts(wanted)
+    assert len(found.prompt_ids) <= limit
+    for each in both:
+        with pytest.raises(errors.PromptTooLong):
+            each.generate(example[0], "x " * words, max_new_tokens=2)
+
+
+def test_rows_that_are_further_apart_than_their_pixels(both, example):
+    """A window of a larger picture, as its owner holds it in memory: `row_bytes`."""
+    native, python = both
+    rgb, question = example
+    large = np.random.default_rng(9).integers(0, 256, (rgb.shape[0] + 3, rgb.shape[1] + 5, 3), np.uint8)
+    large[1 : rgb.shape[0] + 1, 2 : rgb.shape[1] + 2] = rgb
+    request = client._lowered_request(rgb, question, {"max_new_tokens": 12})
+    begin = (1 * large.shape[1] + 2) * 3
+    request.rgb = ctypes.cast(large.ctypes.data + begin, ctypes.c_char_p)
+    request.row_bytes = large.shape[1] * 3
+    answer = ctypes.c_void_p()
+    native._check(native._library.ar_generate(native._handle, ctypes.byref(request), ctypes.byref(answer)))
+    found = native._answer(answer)
+    native._library.ar_answer_free(answer)
+    assert facts(found) == facts(python.generate(*example, max_new_tokens=12))
+
+
+def test_rows_that_overlap_are_refused(both, example):
+    native, _ = both
+    request = client._lowered_request(*example, {})
+    for row_bytes in (-1, 3 * request.width - 1):
+        request.row_bytes = row_bytes
+        with pytest.raises(errors.ImageInvalid, match="row_bytes"):
+            native._check(
+                native._library.ar_generate(native._handle, ctypes.byref(request), ctypes.byref(ctypes.c_void_p()))
+            )
+
+
+BLANK = np.zeros((4, 4, 3), np.uint8)
+REFUSED = {
+    "an empty question": (BLANK, "", {}),
+    "white space": (BLANK, " \t\n\N{IDEOGRAPHIC SPACE}", {}),
+    "a negative length": (BLANK, "what?", {"max_new_tokens": -1}),
+    "a length beyond the limit": (BLANK, "what?", {"max_new_tokens": 491}),
+    "an absurd length": (BLANK, "what?", {"max_new_tokens": 2**62}),
+    "a question beyond the limit": (BLANK, "word " * 2000, {}),
+    "a negative temperature": (BLANK, "what?", {"temperature": -0.5}),
+    "a temperature that is no number": (BLANK, "what?", {"temperature": float("nan")}),
+    "an infinite temperature": (BLANK, "what?", {"temperature": float("inf")}),
+    "a negative top_k": (BLANK, "what?", {"top_k": -1}),
+    "a negative top_p": (BLANK, "what?", {"top_p": -0.1}),
+    "a top_p above 1": (BLANK, "what?", {"top_p": 1.5}),
+    "an empty stop text": (BLANK, "what?", {"stop": ["fine", ""]}),
+    "no pixels": (np.zeros((0, 4, 3), np.uint8), "what?", {}),
+    "no columns": (np.zeros((4, 0, 3), np.uint8), "what?", {}),
+    "a temperature and a length": (BLANK, "what?", {"temperature": -1.0, "max_new_tokens": 491}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_request_is_refused_by_the_same_error(both, case):
+    image, question, options = REFUSED[case]
+    names = []
+    for each in both:
+        with pytest.raises(errors.AllRounderError) as caught:
+            each.generate(image, question, **options)
+        names.append(type(caught.value).__name__)
+    assert names[0] == names[1]
+
+
+LOADS = {
+    "an unknown version": ({"version": "par-huge"}, {"version": "par-huge"}),
+    "version and target": (
+        {"version": "full", "ttft_ms": 10.0},
+        {"version": "full", "target": lambda: LatencyTarget(ttft_ms=10)},
+    ),
+    "a negative target": ({"ttft_ms": -1.0}, {"target": lambda: LatencyTarget(ttft_ms=-1)}),
+    "a target that is no number": (
+        {"tpot_ms": float("nan")},
+        {"target": lambda: LatencyTarget(tpot_ms=float("nan"))},
+    ),
+    "an infinite target": ({"ttft_ms": float("inf")}, {"target": lambda: LatencyTarget(ttft_ms=float("inf"))}),
+    "another percentile": (
+        {"ttft_ms": 10.0, "percentile": 90},
+        {"target": lambda: LatencyTarget(ttft_ms=10, percentile=90)},
+    ),
+    "a fallback without a target": ({"fallback": "fastest"}, {"fallback": "fastest"}),
+    "negative threads": ({"threads": -1}, {"threads": -1}),
+    "an unknown device": ({"device": "tpu"}, {"device": "tpu"}),
+    "an odd device": ({"device": "cuda:"}, {"device": "cuda:"}),
+    "a device that is not here": ({"device": "cuda:9"}, {"device": "cuda:9"}),
+}
+
+
+@pytest.mark.parametrize("case", LOADS)
+def test_a_load_is_refused_by_the_same_error(demo_bundle, case):
+    native, python = LOADS[case]
+    with pytest.raises(errors.AllRounderError) as found:
+        NativeRuntime(demo_bundle, **native)
+    with pytest.raises(errors.AllRounderError) as wanted:
+        Runtime.load(demo_bundle, **{name: value() if callable(value) else value for name, value in python.items()})
+    assert type(found.value) is type(wanted.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_closed_runtime_says_so(demo_bundle, example):
+    for each in (
+        NativeRuntime(demo_bundle, version="par-nano", threads=1),
+        Runtime.load(demo_bundle, version="par-nano", threads=1),
+    ):
+        each.close()
+        each.close()
+        with pytest.raises(errors.RuntimeClosed):
+            each.generate(*example)
+
+
+def test_what_a_callback_raises_ends_the_request(both, example):
+    native, _ = both
+
+    def refuse(text, count):
+        raise LookupError(text)
+
+    with pytest.raises(LookupError):
+        native.generate(*example, piece=refuse)
+    assert native.generate(*example, max_new_tokens=2).text
+
+
+def test_the_library_is_of_the_headers_version(native_library):
+    assert c_api.open_library().ar_version().decode().split(".")[:2] == ["0", "1"]

@@ -93,9 +93,8 @@ def test_stop_texts(both, example):
     assert len(text) > 4
     for stop in stops:
         pieces = []
-        found = native.generate(
-            *example, stop=stop, max_new_tokens=24, piece=lambda each, _, to=pieces: to.append(each)
-        )
+        options = {"stop": stop, "max_new_tokens": 24}
+        found = native.generate(*example, **options, piece=lambda each, _, to=pieces: to.append(each))
         stream = python.stream(*example, **options)
         assert pieces == list(stream)
         assert facts(found) == facts(stream.answer)

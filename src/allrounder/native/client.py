@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from allrounder import errors
 from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid
-from allrounder.native.c_api import LOG, PIECE, Load, Request, Timing, installed_ort, open_library
+from allrounder.native.c_api import LOG, PIECE, PROGRESS, Load, Request, Timing, installed_ort, open_library
 from allrounder.native.records import LoadOptions, NativeAnswer, NativeTiming, RequestOptions
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class NativeRuntime:
         self._library = open_library()
         self._handle = c.c_void_p()
         raw = _lowered_load(options)
-        self._log = raw.log  # called as long as the runtime lives
+        self._callbacks = raw.log, raw.progress  # may be called as long as the runtime lives
         self._check(self._library.ar_runtime_load(os.fsencode(path), c.byref(raw), c.byref(self._handle)))
         self.version: str = self._library.ar_runtime_version(self._handle).decode()
         self.entry: bytes = self._library.ar_runtime_entry(self._handle)  # JSON

@@ -122,6 +122,9 @@ def _lowered_load(options: LoadOptions) -> Load:
     raw.ort_library = os.fsencode(ort_library) if ort_library else None
     if "log" in options:
         raw.log = LOG(_decoding(options["log"]))
+    if "progress" in options:
+        progress = options["progress"]
+        raw.progress = PROGRESS(lambda _user, task, done, total: progress(task.decode(), done, total))
     return raw
 
 

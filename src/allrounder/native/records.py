@@ -27,6 +27,7 @@ class LoadOptions(TypedDict, total=False):
     ids_only: bool  # no tokenizer is read
     ort_library: str | Path  # default: that of the installed package `onnxruntime`
     log: Callable[[str], None]
+    progress: Callable[[str, int, int], None]  # hashing and measuring: the task, steps done, steps in all
 
 
 class RequestOptions(TypedDict, total=False):

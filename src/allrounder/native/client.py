@@ -123,8 +123,7 @@ def _lowered_load(options: LoadOptions) -> Load:
     if "log" in options:
         raw.log = LOG(_decoding(options["log"]))
     if "progress" in options:
-        progress = options["progress"]
-        raw.progress = PROGRESS(lambda _user, task, done, total: progress(task.decode(), done, total))
+        raw.progress = PROGRESS(_telling(options["progress"]))
     return raw
 
 
@@ -172,6 +171,15 @@ def _decoding(log: Callable[[str], None]) -> Callable[..., None]:
         log(text.decode("utf-8", "replace"))
 
     return on_log
+
+
+def _telling(progress: Callable[[str, int, int], None]) -> Callable[..., None]:
+    """Returns `progress` as the C interface calls it."""
+
+    def on_progress(_user: int | None, task: bytes, done: int, total: int) -> None:
+        progress(task.decode(), done, total)
+
+    return on_progress
 
 
 def _text(value: str | None, where: str) -> bytes | None:

@@ -1,0 +1,209 @@
+/* allrounder's C interface: load a bundle, ask questions about pictures.
+ *
+ *     ar_runtime* runtime = NULL;
+ *     ar_error* error = ar_runtime_load("bundles/demo", NULL, &runtime);
+ *     if (error) { fprintf(stderr, "%s\n", ar_error_message(error)); ar_error_free(error); return 1; }
+ *     ar_request request = {0};
+ *     request.size = sizeof request;
+ *     request.rgb = pixels; request.width = 640; request.height = 480;
+ *     request.question = "what is the red object?";
+ *     ar_answer* answer = NULL;
+ *     error = ar_generate(runtime, &request, &answer);
+ *     if (!error) puts(ar_answer_text(answer, NULL));
+ *     ar_answer_free(answer); ar_error_free(error); ar_runtime_free(runtime);
+ *
+ * What it is: the only door of the shared library; C++ programs use allrounder.hpp, which is made of it.
+ * What it knows: opaque handles, plain numbers and UTF-8. What it does not know: picture files, and C++ types.
+ *
+ * Rules. Every call that can fail returns an error, or NULL where it went well; what it was to write is then left
+ * alone or set. Handles are freed by their `*_free`, which takes NULL. Text is UTF-8 and ends in a zero byte; texts and
+ * arrays that an accessor returns belong to its handle and live as long. No exception crosses this door.
+ *
+ * Threads. A runtime and a cancellation may be used by any number of threads at once; an error or an answer
+ * by one at a time. Freeing is the last call that a handle sees.
+ *
+ * Growth. Within a major version functions and constants are only added, and structs grow at their end only. Structs
+ * that a program fills begin with `size`: zero them, set `size = sizeof`, and every field left zero means its
+ * default. So a program that was compiled against an older library works with a newer one.
+ *
+ * ONNX Runtime is not linked: it is opened when the first runtime is loaded, in this order: `ort_library` of the options,
+ * the environment's ALLROUNDER_ORT_LIBRARY, libonnxruntime.so.1 or libonnxruntime.so in this library's own folder, and
+ * the system's libonnxruntime.so.1. The first to be found stays for the whole process. Its telemetry is switched off
+ * (ORT_DISABLE_TELEMETRY=1) unless that variable is set; set it before threads start, as setenv is not thread-safe.
+ */
+#ifndef ALLROUNDER_C_API_H
+#define ALLROUNDER_C_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(ALLROUNDER_BUILDING)
+#define AR_API __attribute__((visibility("default")))
+#else
+#define AR_API
+#endif
+
+#define AR_VERSION_MAJOR 0
+#define AR_VERSION_MINOR 1
+#define AR_VERSION_PATCH 0
+
+typedef struct ar_error ar_error;
+typedef struct ar_runtime ar_runtime;
+typedef struct ar_answer ar_answer;
+typedef struct ar_prompt ar_prompt;
+typedef struct ar_cancellation ar_cancellation;
+
+/* Returns the version of the library that was loaded, for example "0.1.0". */
+AR_API const char* ar_version(void);
+
+/* ---- Errors: the tree of allrounder.errors, by name ---- */
+
+typedef enum ar_status {
+  AR_OK = 0,
+  AR_INTERNAL = 1,                /* a defect of this library, or memory ran out */
+  AR_INPUT_INVALID = 10,          /* an argument is wrong */
+  AR_UNKNOWN_VERSION = 11,        /* the bundle has no such version */
+  AR_IMAGE_INVALID = 12,          /* no pixels, or an impossible size */
+  AR_PROMPT_TOO_LONG = 13,        /* question or answer exceed the bundle's limits */
+  AR_BUNDLE_ERROR = 20,           /* no such directory, or it cannot be read */
+  AR_BUNDLE_CORRUPT = 21,         /* missing, changed, unlisted or unsafe file, or a malformed manifest */
+  AR_BUNDLE_FROM_FUTURE = 22,     /* the manifest's schema is newer than this library */
+  AR_BACKEND_ERROR = 30,          /* the backend's own library failed; its message is quoted */
+  AR_ENGINE_UNAVAILABLE = 31,     /* backend, device, tokenizer family or library that is not there */
+  AR_NO_ENGINE_MEETS_TARGET = 40, /* the message is the table of what there is */
+  AR_REQUEST_CANCELLED = 50,      /* by its owner, its callback, or by closing the runtime */
+  AR_RUNTIME_CLOSED = 51          /* the runtime was closed before this call */
+} ar_status;
+
+AR_API ar_status ar_error_status(const ar_error* error); /* NULL: AR_OK */
+AR_API const char* ar_error_name(const ar_error* error); /* as in Python: "BundleCorrupt" */
+AR_API const char* ar_error_message(const ar_error* error); /* what, where, got, wanted and the remedy */
+AR_API void ar_error_free(ar_error* error);
+
+/* ---- Loading ---- */
+
+typedef enum ar_weights {
+  AR_WEIGHTS_FAST = 0,  /* each session packs a copy of its own */
+  AR_WEIGHTS_SHARED = 1 /* the file is mapped once for all; slower */
+} ar_weights;
+
+typedef enum ar_level { AR_LOG_INFO = 0, AR_LOG_WARNING = 1 } ar_level;
+
+/* Called from the thread that is in a call of this library; `message` lives for the call only. */
+typedef void (*ar_log_fn)(void* user, ar_level level, const char* message);
+/* Step `done` of `total` of `task` is done. */
+typedef void (*ar_progress_fn)(void* user, const char* task, int64_t done, int64_t total);
+
+typedef struct ar_load_options {
+  size_t size;             /* sizeof(ar_load_options) */
+  const char* version;     /* takes the most faithful entry of that name; not with a target */
+  double ttft_ms;          /* target: milliseconds from picture in to first token out; 0: none */
+  double tpot_ms;          /* target: milliseconds per further token; 0: none */
+  int32_t percentile;      /* which share of requests must meet the target: 50, 95 (default) or 99 */
+  int32_t fallback_fastest; /* 1: the entry nearest to the target where none meets it */
+  int32_t threads;         /* CPU threads that one step uses; 0: all usable cores */
+  ar_weights weights;
+  const char* device;      /* "cpu" (default), "cuda" or "cuda:1" */
+  int32_t ids_only;        /* 1: no tokenizer is read; requests then bring token ids and answers have no text */
+  const char* ort_library; /* path of ONNX Runtime's library; NULL: the search order above */
+  ar_log_fn log;           /* NULL: nothing is told */
+  ar_progress_fn progress; /* told of hashing and measuring; NULL: nothing is told */
+  void* user;              /* handed to the two above */
+} ar_load_options;
+
+/* Opens and verifies a bundle and the entry to be used. Without version and target: the most faithful of all. With a
+ * target, where the bundle's latencies are not of this machine, its entries are measured first (up to about 20 s; the
+ * figures are kept for the next time, and Python reads the same ones). */
+AR_API ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar_runtime** runtime);
+/* No new requests; those that run are cancelled before their next step (cancel 1) or awaited (cancel 0). Returns when
+ * nothing runs any more. May be called again. */
+AR_API void ar_runtime_close(ar_runtime* runtime, int cancel);
+/* Closes, and frees. */
+AR_API void ar_runtime_free(ar_runtime* runtime);
+
+AR_API const char* ar_runtime_version(const ar_runtime* runtime); /* of the entry in use: "par-lite" */
+AR_API const char* ar_runtime_entry(const ar_runtime* runtime);   /* that entry as the manifest's JSON */
+AR_API const char* ar_runtime_manifest(const ar_runtime* runtime); /* the whole manifest's JSON */
+
+/* ---- Cancelling ---- */
+
+AR_API ar_error* ar_cancellation_new(ar_cancellation** cancellation);
+AR_API void ar_cancellation_cancel(ar_cancellation* cancellation); /* stays cancelled; returns at once */
+AR_API void ar_cancellation_free(ar_cancellation* cancellation);   /* requests that hold it may still be running */
+
+/* ---- Asking ---- */
+
+/* Called with each piece of text as it comes, in the thread of ar_generate; put together the pieces are the answer's
+ * text. `token_count` is how many tokens were drawn so far. Without a tokenizer it is called once per token with
+ * empty text. Anything but 0 ends the request with AR_REQUEST_CANCELLED. */
+typedef int (*ar_piece_fn)(void* user, const char* text, size_t bytes, int64_t token_count);
+
+typedef struct ar_request {
+  size_t size;               /* sizeof(ar_request) */
+  const uint8_t* rgb;        /* height rows of width pixels of 3 bytes: red, green, blue */
+  int64_t width;             /* pixels */
+  int64_t height;            /* pixels */
+  int64_t row_bytes;         /* bytes from one row to the next; 0: 3 * width */
+  const char* question;      /* plain text: what spells a special token in it stays text */
+  size_t question_bytes;     /* 0: the question ends at its zero byte */
+  const int64_t* prefix_ids; /* in place of a question: token ids before the picture, at least one */
+  size_t prefix_count;
+  const int64_t* suffix_ids; /* and after it, at least one */
+  size_t suffix_count;
+  int64_t max_new_tokens;    /* the stop token counts; 0: 128, or the bundle's limit where that is lower */
+  double temperature;        /* 0: the best token */
+  int64_t top_k;             /* 0: all */
+  double top_p;              /* 0: 1.0 */
+  int32_t seeded;            /* 1: `seed` holds, and the draws are those of Python's runtime */
+  uint64_t seed;
+  const char* const* stop;   /* texts that end the answer and are not part of it */
+  size_t stop_count;
+  ar_cancellation* cancel;   /* NULL: none */
+  ar_piece_fn piece;         /* NULL: no streaming */
+  void* user;                /* handed to `piece` */
+} ar_request;
+
+AR_API ar_error* ar_generate(ar_runtime* runtime, const ar_request* request, ar_answer** answer);
+
+/* ---- Answers ---- */
+
+typedef enum ar_finish { AR_FINISH_STOP = 0, AR_FINISH_LENGTH = 1 } ar_finish;
+
+/* Milliseconds by phase; what lies between the phases (tokenising, callbacks) is in none. */
+typedef struct ar_timing {
+  size_t size; /* sizeof(ar_timing) */
+  double preprocess_ms;
+  double vision_ms;
+  double router_ms;
+  double prefill_ms;
+  double decode_ms;
+  double ttft_ms;
+  double tpot_ms; /* mean over the further tokens; negative where there is none */
+} ar_timing;
+
+AR_API const char* ar_answer_text(const ar_answer* answer, size_t* bytes); /* without stop token and stop text */
+AR_API const int64_t* ar_answer_token_ids(const ar_answer* answer, size_t* count); /* the stop token included */
+AR_API const int64_t* ar_answer_prompt_ids(const ar_answer* answer, size_t* count);
+AR_API const int64_t* ar_answer_keep_list(const ar_answer* answer, size_t* count);
+AR_API const int64_t* ar_answer_layer_plan(const ar_answer* answer, size_t* count);
+AR_API ar_finish ar_answer_finish(const ar_answer* answer);
+AR_API void ar_answer_timing(const ar_answer* answer, ar_timing* timing); /* fills what `timing->size` has room for */
+AR_API void ar_answer_free(ar_answer* answer);
+
+/* ---- Token ids alone ---- */
+
+/* Gives the ids around the picture for a question, as ar_generate would. `bytes` 0: up to the zero byte. */
+AR_API ar_error* ar_prompt_encode(ar_runtime* runtime, const char* question, size_t bytes, ar_prompt** prompt);
+AR_API const int64_t* ar_prompt_prefix_ids(const ar_prompt* prompt, size_t* count);
+AR_API const int64_t* ar_prompt_suffix_ids(const ar_prompt* prompt, size_t* count);
+AR_API void ar_prompt_free(ar_prompt* prompt);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ALLROUNDER_C_API_H */

@@ -1,0 +1,94 @@
+// What the runtime needs of a backend: sessions and tensors, as in runtime/backend.py.
+//
+// What it is: the seam between engines and a backend's library; tests put their own sessions behind it.
+// What it knows: names, shapes, memory. What it does not know: any backend's library. There is one backend, ONNX
+// Runtime; where it was not built, onnxruntime_absent.cpp says so.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "contract/manifest.hpp"
+#include "runtime/options.hpp"
+
+namespace ar {
+
+inline constexpr const char* kOnnxRuntime = "onnxruntime";
+
+enum class Kind { kUint8, kBool, kInt64, kFloat32, kOther };
+
+// Values in the caller's memory, dense, which must live as long as what is made of them.
+struct Array {
+  Kind kind;
+  std::vector<int64_t> shape;
+  const void* data;
+};
+
+// A tensor where the backend wants it.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+  virtual ~Tensor() = default;
+  virtual Kind kind() const = 0;
+  virtual std::vector<int64_t> shape() const = 0;
+  virtual std::size_t bytes() const = 0;
+  virtual const void* data() const = 0;  // only of a tensor in the host's memory
+};
+
+// A small tensor in the host's memory whose values are replaced in place, so that it need not be bound again.
+class Cell : public Tensor {
+ public:
+  virtual void* values() = 0;
+};
+
+// A session with every input and output tied to memory.
+class Bound {
+ public:
+  Bound() = default;
+  Bound(const Bound&) = delete;
+  Bound& operator=(const Bound&) = delete;
+  virtual ~Bound() = default;
+  virtual void run() = 0;  // throws AR_BACKEND_ERROR
+};
+
+using TensorPtr = std::shared_ptr<const Tensor>;
+using Tensors = std::map<std::string, TensorPtr>;
+using Feed = std::variant<TensorPtr, Array>;
+using Feeds = std::map<std::string, Feed>;
+
+// One loaded graph; any number of threads may run it at once.
+class Session {
+ public:
+  Session() = default;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  virtual ~Session() = default;
+  virtual const std::vector<std::string>& inputs() const = 0;
+  virtual const std::vector<std::string>& outputs() const = 0;
+  // Returns all outputs, in memory of their own: `on_host` names those that are read here, the others stay on the
+  // device. Throws AR_BACKEND_ERROR.
+  virtual Tensors run(const Feeds& feeds, const std::vector<std::string>& on_host) const = 0;
+  // Ties inputs and outputs to memory, and holds on to it; an output may share that of an input.
+  virtual std::unique_ptr<Bound> bind(const Tensors& inputs, const Tensors& outputs) const = 0;
+  // Returns a cell that holds a copy of the values.
+  virtual std::shared_ptr<Cell> cell(const Array& values) const = 0;
+};
+
+// Loads a graph; with the native gather op, where that is asked for and there is one. Throws AR_ENGINE_UNAVAILABLE
+// (the library or the device is not there) or AR_BACKEND_ERROR (the library refuses the graph).
+std::shared_ptr<const Session> open_session(const std::filesystem::path& path, const EngineOptions& options,
+                                            bool native_op);
+
+// Returns this machine as far as the latency of engines opened with `options` depends on it. Throws
+// AR_ENGINE_UNAVAILABLE.
+Machine backend_machine(const EngineOptions& options);
+
+}  // namespace ar

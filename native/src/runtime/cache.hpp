@@ -1,0 +1,47 @@
+// The KV pool of one request: the caches that prefill gave, tied to the decode graph once and grown in place.
+//
+// What it knows: two clocks (position and slot), room, and which names are tied to which memory; runtime/cache.py.
+// What it does not know: what is drawn from the logits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/backend.hpp"
+
+namespace ar {
+
+// Where the next token goes: its position counts the unpruned prompt, its slot the rows that are held.
+struct Clocks {
+  int64_t position = 0, slot = 0;
+  int64_t room = 0;  // free slots
+};
+
+class Cache {
+ public:
+  // `tensors` are prefill's outputs `cache_*` and, where routed, `layer_mask`; `clocks` stand after the prompt. Throws
+  // AR_BACKEND_ERROR where the decode graph wants an input that is not among them.
+  Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, const Clocks& clocks, int64_t vocabulary);
+
+  const Clocks& clocks() const { return clocks_; }
+  std::size_t bytes() const;  // of keys and values that this request holds
+  // Puts `ids` behind what the cache holds and returns their logits [S, V]. One thread at a time. Throws
+  // AR_INPUT_INVALID (no token, or more than there is room for) or AR_BACKEND_ERROR.
+  std::vector<float> advance(const std::vector<int64_t>& ids);
+
+ private:
+  void tie(int64_t count);
+
+  std::shared_ptr<const Session> decode_;
+  Clocks clocks_;
+  int64_t vocabulary_;
+  std::shared_ptr<Cell> position_, slot_;
+  Tensors inputs_, outputs_;
+  // The decode graph tied to memory, for a fixed number of new tokens.
+  int64_t tied_ = 0;
+  std::shared_ptr<Cell> ids_, logits_;
+  std::unique_ptr<Bound> step_;
+};
+
+}  // namespace ar

@@ -1,0 +1,209 @@
+#include "runtime/engine.hpp"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <tuple>
+
+#include "contract/error.hpp"
+#include "contract/tensors.hpp"
+#include "runtime/tokenizer_files.hpp"
+
+namespace ar {
+namespace {
+
+namespace t = tensors;
+
+const std::vector<std::string> kReadHere = {t::kLogits, t::kKeep, t::kLayerMask, t::kTokenScores, t::kLayerScores};
+
+bool has(const std::vector<std::string>& names, const char* name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+TensorPtr output(const Tensors& outputs, const char* name) {
+  const auto found = outputs.find(name);
+  if (found == outputs.end()) throw Error(AR_BACKEND_ERROR, "a graph does not give what it should", {"", "", name, ""});
+  return found->second;
+}
+
+// Copies an output's values, after checking that there are as many of that kind: a graph's word is no proof.
+template <class T>
+std::vector<T> values(const Tensors& outputs, const char* name, Kind kind, int64_t count) {
+  const TensorPtr tensor = output(outputs, name);
+  const std::size_t bytes = tensor->bytes();
+  if (tensor->kind() != kind || bytes % sizeof(T) != 0 || bytes / sizeof(T) != static_cast<std::size_t>(count)) {
+    throw Error(AR_BACKEND_ERROR, "a graph gave another tensor than it should",
+                {name, std::to_string(bytes) + " bytes",
+                 std::to_string(count) + " values of " + std::to_string(sizeof(T)) + " bytes", ""});
+  }
+  const auto* first = static_cast<const T*>(tensor->data());
+  return {first, first + count};
+}
+
+// Returns those of `known` that the graph takes.
+Feeds wanted(const Session& graph, const Feeds& known) {
+  Feeds feeds;
+  for (const std::string& name : graph.inputs()) {
+    const auto found = known.find(name);
+    if (found == known.end()) {
+      throw Error(AR_BACKEND_ERROR, "a graph wants an input that this runtime does not know", {"", quoted(name), "", ""});
+    }
+    feeds.insert(*found);
+  }
+  return feeds;
+}
+
+Array row(const std::vector<int64_t>& ids) {
+  return {Kind::kInt64, {1, static_cast<int64_t>(ids.size())}, ids.data()};
+}
+
+Array row(const std::vector<float>& scores) {
+  return {Kind::kFloat32, {1, static_cast<int64_t>(scores.size())}, scores.data()};
+}
+
+Feeds feeds_of(const PromptIds& prompt, const int64_t& suffix_length) {
+  return {{t::kPrefixIds, row(prompt.prefix_ids)},
+          {t::kSuffixIds, row(prompt.suffix_ids)},
+          {t::kSuffixLengths, Array{Kind::kInt64, {1}, &suffix_length}}};
+}
+
+int64_t text_tokens(const PromptIds& prompt) {
+  return static_cast<int64_t>(prompt.prefix_ids.size() + prompt.suffix_ids.size());
+}
+
+void check_length(const PromptIds& prompt, int64_t limit) {
+  if (text_tokens(prompt) <= limit) return;
+  throw Error(AR_PROMPT_TOO_LONG, "the prompt is too long",
+              {"question", std::to_string(text_tokens(prompt)) + " text tokens, the template's included",
+               "up to " + std::to_string(limit), "shorten the question, or build the bundle with a higher limit"});
+}
+
+}  // namespace
+
+Engine::Engine(Entry entry, EngineFacts facts, Sessions sessions)
+    : entry_(std::move(entry)), facts_(std::move(facts)), sessions_(std::move(sessions)) {}
+
+bool Engine::routes() const {
+  const std::vector<std::string>& inputs = sessions_.prefill->inputs();
+  return has(inputs, t::kTokenScores) || has(inputs, t::kLayerScores);
+}
+
+TensorPtr Engine::preprocess(const Array& rgb) const {
+  return output(sessions_.preprocess->run({{t::kImage, rgb}}, kReadHere), t::kPixelValues);
+}
+
+TensorPtr Engine::look(const TensorPtr& pixel_values) const {
+  TensorPtr visual = output(sessions_.vision->run({{t::kPixelValues, pixel_values}}, kReadHere), t::kVisual);
+  const std::vector<int64_t> shape = visual->shape();
+  if (shape.size() != 3 || shape[0] != 1 || shape[1] != model().visual_tokens) {
+    throw Error(AR_BACKEND_ERROR, "the vision graph gives another number of visual tokens than the manifest says",
+                {t::kVisual, "", std::to_string(model().visual_tokens), ""});
+  }
+  return visual;
+}
+
+PromptIds Engine::prompt(std::string_view question) const {
+  if (!has_text()) {
+    throw Error(AR_INPUT_INVALID, "this runtime takes token ids alone", {"question", "", "", "load without ids_only"});
+  }
+  PromptIds prompt = facts_.prompter->ids(question);
+  check_length(prompt, limits().text_tokens);
+  return prompt;
+}
+
+void Engine::check(const PromptIds& prompt) const {
+  for (const auto& [name, ids] : {std::pair("prefix_ids", &prompt.prefix_ids), std::pair("suffix_ids", &prompt.suffix_ids)}) {
+    if (ids->empty()) throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the picture", {name, "none", "", ""});
+    const auto strange = std::find_if(ids->begin(), ids->end(), [&](int64_t id) { return id < 0 || id >= model().vocabulary; });
+    if (strange == ids->end()) continue;
+    throw Error(AR_INPUT_INVALID, "there is no such token",
+                {name, std::to_string(*strange), "0 to " + std::to_string(model().vocabulary - 1), ""});
+  }
+  check_length(prompt, limits().text_tokens);
+}
+
+std::string Engine::text(const std::vector<int64_t>& ids) const { return facts_.prompter->decode(ids); }
+
+std::optional<Scores> Engine::route(const PromptIds& prompt, const TensorPtr& visual) const {
+  if (!sessions_.router || !routes()) return std::nullopt;
+  const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
+  Feeds known = feeds_of(prompt, length);
+  known[t::kVisual] = visual;
+  const Tensors outputs = sessions_.router->run(wanted(*sessions_.router, known), kReadHere);
+  return Scores{values<float>(outputs, t::kTokenScores, Kind::kFloat32, model().visual_tokens),
+                values<float>(outputs, t::kLayerScores, Kind::kFloat32, model().layers)};
+}
+
+Prefilled Engine::prefill(const PromptIds& prompt, const TensorPtr& visual, const std::optional<Scores>& scores,
+                          int64_t room) const {
+  if (room < 0 || room > limits().new_tokens) {
+    throw Error(AR_INPUT_INVALID, "impossible room",
+                {"room", std::to_string(room), "0 to " + std::to_string(limits().new_tokens), ""});
+  }
+  if (!scores && routes()) {
+    throw Error(AR_INPUT_INVALID, "this entry needs the router's scores", {entry_.label(), "", "", "call route"});
+  }
+  const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
+  Feeds known = feeds_of(prompt, length);
+  known[t::kVisual] = visual;
+  known[t::kRoom] = Array{Kind::kInt64, {1}, &room};
+  if (scores) {
+    known[t::kTokenScores] = row(scores->tokens);
+    known[t::kLayerScores] = row(scores->layers);
+  }
+  return start(sessions_.prefill->run(wanted(*sessions_.prefill, known), kReadHere), text_tokens(prompt), room);
+}
+
+Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) const {
+  Tensors held;
+  for (const auto& [name, tensor] : outputs) {
+    if (name.rfind(t::kCachePrefix, 0) == 0 || name == t::kLayerMask) held[name] = tensor;
+  }
+  Prefilled state{values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
+                  {},
+                  entry_.layer_plan.value_or(std::vector<int64_t>{}),
+                  Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.tokens, room}, model().vocabulary)};
+  if (outputs.count(t::kKeep) != 0) {
+    state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.tokens);
+  } else {
+    state.keep_list.resize(static_cast<std::size_t>(model().visual_tokens));
+    std::iota(state.keep_list.begin(), state.keep_list.end(), int64_t{0});
+  }
+  if (outputs.count(t::kLayerMask) != 0) {
+    const std::vector<uint8_t> mask = values<uint8_t>(outputs, t::kLayerMask, Kind::kBool, model().layers);
+    state.layer_plan.clear();
+    for (std::size_t layer = 0; layer < mask.size(); ++layer) {
+      if (mask[layer] != 0) state.layer_plan.push_back(static_cast<int64_t>(layer));
+    }
+  }
+  return state;
+}
+
+std::vector<float> Engine::decode(Prefilled& state, const std::vector<int64_t>& ids) const {
+  return state.cache.advance(ids);
+}
+
+std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
+                                 const EngineOptions& options, bool with_text) {
+  options.check();
+  std::map<std::pair<std::string, bool>, std::shared_ptr<const Session>> loaded;
+  const auto session = [&](const std::string& graph, bool native_op) {
+    std::shared_ptr<const Session>& found = loaded[{graph, native_op}];
+    if (!found) found = open_session(bundle.path / graph, options, native_op);
+    return found;
+  };
+  const EngineFacts facts{bundle.manifest.model, bundle.manifest.limits, options,
+                          with_text ? read_prompter(bundle) : nullptr};
+  std::vector<Engine> engines;
+  for (const Entry& entry : entries) {
+    const EntryGraphs& graphs = entry.graphs;
+    // The op stands in prefill graphs alone; the others stay shared between entries with it and without.
+    engines.emplace_back(entry, facts,
+                         Sessions{session(graphs.preprocess, false), session(graphs.vision, false),
+                                  graphs.router ? session(*graphs.router, false) : nullptr,
+                                  session(graphs.prefill, entry.native_op), session(graphs.decode, false)});
+  }
+  return engines;
+}
+
+}  // namespace ar

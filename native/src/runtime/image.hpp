@@ -1,0 +1,32 @@
+// From a program's picture to dense RGB: the limits of runtime/image.py.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/backend.hpp"
+
+namespace ar {
+
+inline constexpr int64_t kMaxPixels = int64_t{1} << 26;  // twice what a phone takes
+inline constexpr int64_t kMaxAspect = 200;  // longer side over the shorter; beyond it resizing blows up the longer one
+
+struct Image {
+  const uint8_t* rgb = nullptr;  // the first row; 3 bytes per pixel: red, green, blue
+  int64_t width = 0, height = 0;
+  int64_t row_bytes = 0;  // from one row to the next, negative where they go up; 0: 3 * width
+};
+
+// A picture as the preprocess graph takes it: uint8 [height, width, 3], dense. It looks at the program's own pixels
+// where they are dense, and holds a copy where they are not.
+class Rgb {
+ public:
+  explicit Rgb(const Image& image);  // throws AR_IMAGE_INVALID
+  const Array& array() const { return array_; }
+
+ private:
+  std::vector<uint8_t> copy_;
+  Array array_;
+};
+
+}  // namespace ar

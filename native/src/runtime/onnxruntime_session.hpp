@@ -1,0 +1,29 @@
+// A session of ONNX Runtime behind the seam of backend.hpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "runtime/ort_values.hpp"
+
+namespace ar {
+
+class OnnxRuntimeSession final : public Session {
+ public:
+  // `name` is the graph's file, for messages.
+  OnnxRuntimeSession(OrtOwned<OrtSession> session, std::string name, const EngineOptions& options);
+  const std::vector<std::string>& inputs() const override { return inputs_; }
+  const std::vector<std::string>& outputs() const override { return outputs_; }
+  Tensors run(const Feeds& feeds, const std::vector<std::string>& on_host) const override;
+  std::unique_ptr<Bound> bind(const Tensors& inputs, const Tensors& outputs) const override;
+  std::shared_ptr<Cell> cell(const Array& values) const override;
+
+ private:
+  OrtOwned<OrtSession> session_;
+  std::string name_;
+  bool on_cpu_;
+  OrtOwned<OrtMemoryInfo> device_, host_;
+  std::vector<std::string> inputs_, outputs_;
+};
+
+}  // namespace ar

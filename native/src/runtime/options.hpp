@@ -1,0 +1,32 @@
+// How an engine is opened: the record of runtime/options.py.
+//
+// What it knows: which values make sense. What it does not know: whether this machine has them.
+#pragma once
+
+#include <string>
+
+#include "contract/progress.hpp"
+
+namespace ar {
+
+enum class Weights {
+  kFast,   // each session packs a copy of its own
+  kShared  // the file is mapped once for all; slower
+};
+
+struct EngineOptions {
+  int threads = 0;  // CPU threads that one step uses; 0: all usable cores
+  Weights weights = Weights::kFast;
+  std::string device = "cpu";  // "cpu", "cuda" or "cuda:1"
+  std::string ort_library;     // path of ONNX Runtime's library; empty: the search order of c_api.h
+  Log log;                     // told what no caller asked for, while engines are opened
+
+  void check() const;  // throws AR_INPUT_INVALID
+  int thread_count() const;
+  bool on_cpu() const { return device == "cpu"; }
+  int device_index() const;  // of "cuda:1": 1; else 0
+};
+
+const char* weights_name(Weights weights) noexcept;  // "fast", "shared"
+
+}  // namespace ar

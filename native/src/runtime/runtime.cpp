@@ -1,0 +1,133 @@
+#include "runtime/runtime.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "contract/error.hpp"
+#include "runtime/local_latency.hpp"
+
+namespace ar {
+namespace {
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  std::set<std::string> told;
+  for (const std::string& name : names) {
+    if (told.insert(name).second) text += (text.empty() ? "" : ", ") + name;
+  }
+  return text;
+}
+
+std::vector<Entry> named(const OpenBundle& bundle, const std::optional<std::string>& version) {
+  const std::vector<Entry>& entries = bundle.manifest.entries;
+  std::vector<Entry> found;
+  std::copy_if(entries.begin(), entries.end(), std::back_inserter(found),
+               [&](const Entry& entry) { return !version || entry.version == *version; });
+  if (!found.empty()) return found;
+  std::vector<std::string> versions;
+  for (const Entry& entry : entries) versions.push_back(entry.version);
+  throw Error(AR_UNKNOWN_VERSION, "the bundle has no version " + quoted(version.value_or("")),
+              {bundle.path.string(), "", "one of " + joined(versions),
+               "build it into the bundle with `allrounder build --version ...`"});
+}
+
+// Returns the entries that this runtime can run, of one version where it is given.
+std::vector<Entry> candidates(const OpenBundle& bundle, const LoadOptions& options) {
+  std::vector<Entry> able;
+  std::vector<std::string> backends;
+  for (const Entry& entry : named(bundle, options.version)) {
+    if (entry.backend == kOnnxRuntime) {
+      able.push_back(entry);
+      continue;
+    }
+    backends.push_back(entry.backend);
+    tell(options.engine.log, Level::kInfo, entry.label() + ": left aside, this runtime cannot run it");
+  }
+  if (!able.empty()) return able;
+  throw Error(AR_ENGINE_UNAVAILABLE, "this runtime runs none of the bundle's engines",
+              {bundle.path.string(), joined(backends), std::string("one of ") + kOnnxRuntime, ""});
+}
+
+void check(const LoadOptions& options) {
+  options.engine.check();
+  if (options.target && options.version) {
+    throw Error(AR_INPUT_INVALID, "give a target or a version, not both",
+                {"", options.target->text() + "; " + quoted(*options.version), "", ""});
+  }
+  if (options.fallback_fastest && !options.target) {
+    throw Error(AR_INPUT_INVALID, "a fallback needs a target", {"fallback_fastest", "1", "", ""});
+  }
+  if (options.target) options.target->check();
+}
+
+}  // namespace
+
+std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const LoadOptions& options) {
+  check(options);
+  OpenBundle bundle = open_bundle(path, options.progress);
+  std::vector<Entry> entries = candidates(bundle, options);
+  if (options.target) {
+    entries = with_local_latency(bundle, std::move(entries),
+                                 {options.engine, !options.ids_only, kLimitSeconds, options.progress});
+  }
+  const Entry& entry = entries[choose(entries, options.target, nullptr, options.fallback_fastest)];
+  tell(options.engine.log, Level::kInfo, bundle.path.string() + ": loading " + entry.label());
+  std::vector<Engine> engines = open_engines(bundle, {entry}, options.engine, !options.ids_only);
+  return std::make_unique<Runtime>(std::move(engines.front()), std::move(bundle.json));
+}
+
+// Holds the door's count, and the engine, for as long as a call computes.
+class Runtime::Visit {
+ public:
+  explicit Visit(Runtime& runtime) : runtime_(runtime) {
+    const std::lock_guard lock(runtime_.door_);
+    if (runtime_.closed_) {
+      throw Error(AR_RUNTIME_CLOSED, "the runtime is closed", {runtime_.entry_.label(), "", "", "load it again"});
+    }
+    engine_ = runtime_.engine_;
+    ++runtime_.inside_;
+  }
+  ~Visit() {
+    engine_.reset();
+    const std::lock_guard lock(runtime_.door_);
+    --runtime_.inside_;
+    runtime_.left_.notify_all();  // under the lock: who waits may free the runtime at once
+  }
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+  const Engine& engine() const { return *engine_; }
+
+ private:
+  Runtime& runtime_;
+  std::shared_ptr<const Engine> engine_;
+};
+
+Runtime::Runtime(Engine engine, std::string manifest)
+    : entry_(engine.entry()),
+      manifest_(std::move(manifest)),
+      engine_(std::make_shared<const Engine>(std::move(engine))) {}
+
+Runtime::~Runtime() { close(true); }
+
+Answer Runtime::generate(const Request& request) {
+  const Visit visit(*this);
+  const auto check = [&] {
+    request.cancel.check();
+    if (cancelled_.cancelled()) {
+      throw Error(AR_REQUEST_CANCELLED, "the request was cancelled because the runtime was closed");
+    }
+  };
+  return answer(visit.engine(), request, prepare(visit.engine(), request), check);
+}
+
+PromptIds Runtime::encode(std::string_view question) { return Visit(*this).engine().prompt(question); }
+
+void Runtime::close(bool cancel) {
+  std::unique_lock lock(door_);
+  closed_ = true;
+  if (cancel) cancelled_.cancel();
+  left_.wait(lock, [this] { return inside_ == 0; });
+  engine_.reset();
+}
+
+}  // namespace ar

@@ -1,0 +1,64 @@
+// The runtime: one engine, chosen by version or latency target, that answers requests; runtime/runtime.py.
+//
+// What it is: loading, and the door through which requests come and go until it is closed.
+// What it knows: one engine. Requests may run at once, from any threads.
+// What it does not know: how a request runs, graphs and tensors, how an entry is chosen.
+#pragma once
+
+#include <condition_variable>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "contract/choice.hpp"
+#include "runtime/request.hpp"
+
+namespace ar {
+
+struct LoadOptions {
+  std::optional<std::string> version;   // the most faithful entry of that name; not with a target
+  std::optional<LatencyTarget> target;  // the most faithful entry that meets it
+  bool fallback_fastest = false;        // the entry nearest to the target where none meets it
+  bool ids_only = false;                // no tokenizer is read
+  EngineOptions engine;                 // its log is told of choosing and measuring too
+  Progress progress;                    // told of hashing and measuring
+};
+
+class Runtime {
+ public:
+  // Throws AR_NO_ENGINE_MEETS_TARGET, AR_UNKNOWN_VERSION, AR_INPUT_INVALID, AR_ENGINE_UNAVAILABLE, AR_BUNDLE_*.
+  static std::unique_ptr<Runtime> load(const std::filesystem::path& path, const LoadOptions& options);
+
+  Runtime(Engine engine, std::string manifest);
+  ~Runtime();  // closes
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  const Entry& entry() const { return entry_; }
+  const std::string& manifest() const { return manifest_; }  // manifest.json, byte for byte
+
+  // Throws AR_IMAGE_INVALID, AR_INPUT_INVALID, AR_PROMPT_TOO_LONG, AR_REQUEST_CANCELLED, AR_RUNTIME_CLOSED,
+  // AR_BACKEND_ERROR.
+  Answer generate(const Request& request);
+  // Returns the ids around the picture for a question, as `generate` would.
+  PromptIds encode(std::string_view question);
+  // No new requests; those that run are cancelled before their next step, or awaited. Returns when nothing runs any
+  // more; not to be called from a callback of a request. May be called again.
+  void close(bool cancel);
+
+ private:
+  class Visit;  // a call that is computing
+
+  const Entry entry_;
+  const std::string manifest_;
+  std::mutex door_;  // guards all below
+  std::condition_variable left_;
+  std::shared_ptr<const Engine> engine_;
+  int inside_ = 0;          // calls that are computing right now
+  bool closed_ = false;     // no new requests
+  Cancellation cancelled_;  // and none goes on
+};
+
+}  // namespace ar

@@ -20,7 +20,8 @@ struct OpenBundle {
   std::string digest;  // of it
 };
 
-// Throws AR_BUNDLE_FROM_FUTURE (beats every other complaint), AR_BUNDLE_CORRUPT, AR_BUNDLE_ERROR.
-OpenBundle open_bundle(const std::filesystem::path& path, const Progress& progress = {});
+// Throws AR_BUNDLE_FROM_FUTURE (beats every other complaint), AR_BUNDLE_CORRUPT, AR_BUNDLE_ERROR. `progress` and `log`
+// are told in the caller's thread: the MiB that are hashed, and why it will be hashed again next time.
+OpenBundle open_bundle(const std::filesystem::path& path, const Progress& progress = {}, const Log& log = {});
 
 }  // namespace ar

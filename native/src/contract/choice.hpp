@@ -1,4 +1,8 @@
 // The choice of an engine by latency target: the same pure function as runtime/choice.py.
+//
+// What it is: the total order "most faithful", and the first in it that meets a target, so that a looser target never
+// gives a less faithful entry.
+// What it knows: the figures in the entries. What it does not know: files, sessions, or how figures come about.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +25,10 @@ struct LatencyTarget {
 
 // Returns the indices of `entries`, most faithful first; the total order of runtime/choice.py.
 std::vector<std::size_t> by_faithfulness(const std::vector<Entry>& entries);
+
+// Returns the entries with their figures at the target's percentile, most faithful first, as plain text; entries that
+// were not measured on `machine` (null: anywhere) say so.
+std::string latency_table(const std::vector<Entry>& entries, const LatencyTarget& target, const Machine* machine);
 
 // Returns the index of the most faithful entry that meets `target` (none: of all). `machine` null takes figures as they
 // stand. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.

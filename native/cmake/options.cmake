@@ -16,13 +16,17 @@ endif()
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 find_package(Threads REQUIRED)
-find_package(nlohmann_json 3.10 REQUIRED) # 3.10: Debian 12 has 3.11; JSON comes from nowhere else
+find_package(nlohmann_json 3.10 QUIET) # 3.10: Debian 12 has 3.11; JSON comes from nowhere else
+if(NOT nlohmann_json_FOUND)
+  message(FATAL_ERROR "nlohmann/json 3.10 or newer was not found: install it (Debian: nlohmann-json3-dev)")
+endif()
 
 find_path(ORT_INCLUDE_DIR onnxruntime_c_api.h HINTS ${ORT_ROOT} PATH_SUFFIXES include include/onnxruntime)
 if(ORT_INCLUDE_DIR)
   set(ALLROUNDER_ONNXRUNTIME ON)
 elseif(ALLROUNDER_REQUIRE_ORT)
-  message(FATAL_ERROR "ONNX Runtime's headers (onnxruntime_c_api.h) were not found: give -DORT_ROOT=DIR (see native/README.md)")
+  message(FATAL_ERROR "ONNX Runtime's headers (onnxruntime_c_api.h) were not found: name their folder by "
+    "-DORT_ROOT=DIR, or by ORT_ROOT in the environment; native/README.md says where to get them")
 else()
   set(ALLROUNDER_ONNXRUNTIME OFF)
   message(WARNING "ONNX Runtime's headers were not found: building without its backend and its gather op (-DORT_ROOT=DIR)")

@@ -1,4 +1,4 @@
-"""What the built shared library is to those who link it: what it exports, what it needs, and an old program that uses it."""
+"""What the shared library is to those who link it: what it exports, what it needs, and an old program that uses it."""
 
 import os
 import re

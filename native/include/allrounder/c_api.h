@@ -52,6 +52,7 @@ extern "C" {
 #define AR_VERSION_PATCH 0
 
 typedef struct ar_error ar_error;
+typedef struct ar_bundle ar_bundle;
 typedef struct ar_runtime ar_runtime;
 typedef struct ar_answer ar_answer;
 typedef struct ar_prompt ar_prompt;
@@ -93,9 +94,9 @@ typedef enum ar_weights {
 
 typedef enum ar_level { AR_LOG_INFO = 0, AR_LOG_WARNING = 1 } ar_level;
 
-/* Called from the thread that is in a call of this library; `message` lives for the call only. */
+/* Called in the thread that is in the call which took it, and not after that; `message` lives for this call only. */
 typedef void (*ar_log_fn)(void* user, ar_level level, const char* message);
-/* Step `done` of `total` of `task` is done. */
+/* Step `done` of `total` of `task` is done. Called as above. */
 typedef void (*ar_progress_fn)(void* user, const char* task, int64_t done, int64_t total);
 
 typedef struct ar_load_options {
@@ -120,7 +121,7 @@ typedef struct ar_load_options {
  * figures are kept for the next time, and Python reads the same ones). */
 AR_API ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar_runtime** runtime);
 /* No new requests; those that run are cancelled before their next step (cancel 1) or awaited (cancel 0). Returns when
- * nothing runs any more. May be called again. */
+ * nothing runs any more: a request's own callback must not call it. May be called again. */
 AR_API void ar_runtime_close(ar_runtime* runtime, int cancel);
 /* Closes, and frees. */
 AR_API void ar_runtime_free(ar_runtime* runtime);
@@ -128,6 +129,13 @@ AR_API void ar_runtime_free(ar_runtime* runtime);
 AR_API const char* ar_runtime_version(const ar_runtime* runtime); /* of the entry in use: "par-lite" */
 AR_API const char* ar_runtime_entry(const ar_runtime* runtime);   /* that entry as the manifest's JSON */
 AR_API const char* ar_runtime_manifest(const ar_runtime* runtime); /* the whole manifest's JSON */
+
+/* ---- Bundles alone ---- */
+
+/* Opens and verifies a bundle without running anything of it; ONNX Runtime is not needed. */
+AR_API ar_error* ar_bundle_open(const char* path, ar_progress_fn progress, void* user, ar_bundle** bundle);
+AR_API const char* ar_bundle_manifest(const ar_bundle* bundle); /* its manifest's JSON */
+AR_API void ar_bundle_free(ar_bundle* bundle);
 
 /* ---- Cancelling ---- */
 
@@ -147,7 +155,7 @@ typedef struct ar_request {
   const uint8_t* rgb;        /* height rows of width pixels of 3 bytes: red, green, blue */
   int64_t width;             /* pixels */
   int64_t height;            /* pixels */
-  int64_t row_bytes;         /* bytes from one row to the next; 0: 3 * width */
+  int64_t row_bytes;         /* bytes from one row to the next, negative where rows go up; 0: 3 * width */
   const char* question;      /* plain text: what spells a special token in it stays text */
   size_t question_bytes;     /* 0: the question ends at its zero byte */
   const int64_t* prefix_ids; /* in place of a question: token ids before the picture, at least one */

@@ -1,0 +1,120 @@
+#include "c_api/convert.hpp"
+
+#include "c_api/handles.hpp"
+#include "c_api/structs.hpp"
+
+namespace ar {
+namespace {
+
+// Sizes of the first release, which never change: each names the last field that it had.
+constexpr std::size_t kFirstLoadOptions = offsetof(ar_load_options, user) + sizeof(void*);
+constexpr std::size_t kFirstRequest = offsetof(ar_request, user) + sizeof(void*);
+
+std::optional<double> figure(double value) { return value != 0 ? std::optional(value) : std::nullopt; }
+
+std::optional<LatencyTarget> target_of(const ar_load_options& given) {
+  if (given.ttft_ms == 0 && given.tpot_ms == 0) {
+    if (given.percentile == 0) return std::nullopt;
+    // A percentile alone is no target; 95 is what wrappers fill in.
+    if (given.percentile != 50 && given.percentile != 95 && given.percentile != 99) {
+      throw Error(AR_INPUT_INVALID, "unknown percentile",
+                  {"percentile", std::to_string(given.percentile), "50, 95 or 99", ""});
+    }
+    return std::nullopt;
+  }
+  return LatencyTarget{figure(given.ttft_ms), figure(given.tpot_ms), given.percentile != 0 ? given.percentile : 95};
+}
+
+Weights weights_of(ar_weights weights) {
+  switch (static_cast<int>(weights)) {  // a program may give any number
+    case AR_WEIGHTS_FAST: return Weights::kFast;
+    case AR_WEIGHTS_SHARED: return Weights::kShared;
+    default:
+      throw Error(AR_INPUT_INVALID, "unknown mode",
+                  {"weights", std::to_string(static_cast<int>(weights)), "AR_WEIGHTS_FAST or AR_WEIGHTS_SHARED", ""});
+  }
+}
+
+std::vector<int64_t> ids_of(const int64_t* ids, std::size_t count, const char* name) {
+  if (count != 0) require(ids, name);
+  return count != 0 ? std::vector<int64_t>(ids, ids + count) : std::vector<int64_t>{};
+}
+
+std::variant<std::string, PromptIds> prompt_of(const ar_request& given) {
+  const bool by_ids = given.prefix_count != 0 || given.suffix_count != 0;
+  if (by_ids == (given.question != nullptr)) {
+    throw Error(AR_INPUT_INVALID, by_ids ? "give a question or token ids, not both" : "there is no question",
+                {"question", "", "a text, or ids on both sides of the picture", ""});
+  }
+  if (by_ids) {
+    return PromptIds{ids_of(given.prefix_ids, given.prefix_count, "prefix_ids"),
+                     ids_of(given.suffix_ids, given.suffix_count, "suffix_ids")};
+  }
+  return given.question_bytes != 0 ? std::string(given.question, given.question_bytes) : std::string(given.question);
+}
+
+std::vector<std::string> stop_of(const ar_request& given) {
+  if (given.stop_count != 0) require(given.stop, "stop");
+  std::vector<std::string> texts;
+  for (std::size_t index = 0; index < given.stop_count; ++index) {
+    require(given.stop[index], "stop");
+    texts.emplace_back(given.stop[index]);
+  }
+  return texts;
+}
+
+PieceFn piece_of(const ar_request& given) {
+  if (given.piece == nullptr) return {};
+  return [piece = given.piece, user = given.user](std::string_view text, int64_t count) {
+    return piece(user, std::string(text).c_str(), text.size(), count) == 0;
+  };
+}
+
+}  // namespace
+
+Progress progress_of(ar_progress_fn progress, void* user) {
+  if (progress == nullptr) return {};
+  return [=](const std::string& task, int64_t done, int64_t total) { progress(user, task.c_str(), done, total); };
+}
+
+LoadOptions load_options_of(const ar_load_options* given) {
+  LoadOptions options;
+  if (given == nullptr) return options;
+  const auto raw = taken(given, kFirstLoadOptions, "ar_load_options");
+  if (raw.version != nullptr) options.version = raw.version;
+  options.target = target_of(raw);
+  options.fallback_fastest = raw.fallback_fastest != 0;
+  options.ids_only = raw.ids_only != 0;
+  options.engine.threads = raw.threads;
+  options.engine.weights = weights_of(raw.weights);
+  if (raw.device != nullptr) options.engine.device = raw.device;
+  if (raw.ort_library != nullptr) options.engine.ort_library = raw.ort_library;
+  if (raw.log != nullptr) {
+    options.engine.log = [log = raw.log, user = raw.user](Level level, const std::string& message) {
+      log(user, level == Level::kInfo ? AR_LOG_INFO : AR_LOG_WARNING, message.c_str());
+    };
+  }
+  options.progress = progress_of(raw.progress, raw.user);
+  return options;
+}
+
+Request request_of(const ar_request& given) {
+  const auto raw = taken(&given, kFirstRequest, "ar_request");
+  Request request;
+  request.image = {raw.rgb, raw.width, raw.height, raw.row_bytes};
+  request.prompt = prompt_of(raw);
+  if (raw.max_new_tokens != 0) request.max_new_tokens = raw.max_new_tokens;
+  request.sampling = {raw.temperature, raw.top_k, raw.top_p != 0 ? raw.top_p : 1.0,
+                      raw.seeded != 0 ? std::optional(raw.seed) : std::nullopt};
+  request.stop = stop_of(raw);
+  if (raw.cancel != nullptr) request.cancel = raw.cancel->cancellation;
+  request.piece = piece_of(raw);
+  return request;
+}
+
+ar_timing timing_of(const Timing& timing) {
+  return {sizeof(ar_timing), timing.preprocess_ms, timing.vision_ms,          timing.router_ms, timing.prefill_ms,
+          timing.decode_ms,  timing.ttft_ms,       timing.tpot_ms.value_or(-1)};
+}
+
+}  // namespace ar

@@ -1,0 +1,365 @@
+"""Damages of a bundle, by name: each a function of the folder that holds a copy of it.
+
+What it is: the list of tests/unit/test_contract_bundle.py, and what a reader written in C++ has to fear besides: JSON
+that is none, nesting, huge numbers, invalid UTF-8, tokenizers and graphs that are not what they seem.
+What it knows: the files of a bundle. What it does not know: which error is the right one (the tests ask Python).
+
+A damage that is `sealed` has its digests made to fit, so that it gets past the hashes to the reader behind them.
+"""
+
+import hashlib
+import json
+import os
+import random
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from allrounder.bundle import DIGEST, JOURNAL, MANIFEST, Journal
+from allrounder.golden import GOLDEN, TOKENIZER
+
+Damage = Callable[[Path], object]
+
+
+def seal(bundle: Path, data: bytes | None = None) -> None:
+    """Writes the manifest (``data``, or the one there) with a digest that fits it."""
+    data = (bundle / MANIFEST).read_bytes() if data is None else data
+    (bundle / MANIFEST).write_bytes(data)
+    (bundle / DIGEST).write_text(hashlib.sha256(data).hexdigest())
+
+
+def edit(bundle: Path, change: Callable[[Any], object]) -> None:
+    """Changes the manifest as JSON, and seals it."""
+    plain = json.loads((bundle / MANIFEST).read_bytes())
+    change(plain)
+    seal(bundle, json.dumps(plain).encode("utf-8", "surrogatepass"))
+
+
+def replace(bundle: Path, path: str, data: bytes) -> None:
+    """Replaces a file's content, and seals its new digest."""
+    (bundle / path).write_bytes(data)
+    record = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    edit(bundle, lambda plain: plain["files"].update({path: record}))
+
+
+def files(bundle: Path) -> list[str]:
+    return sorted(str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file())
+
+
+def graph(bundle: Path, kind: str) -> str:
+    """Returns the path of the graph of ``par-lite``."""
+    entries = json.loads((bundle / MANIFEST).read_bytes())["entries"]
+    return next(entry["graphs"][kind] for entry in entries if entry["version"] == "par-lite")
+
+
+def in_files(bundle: Path) -> Iterator[tuple[str, Damage]]:
+    """Damages of every file of a bundle, with nothing sealed."""
+    for name in files(bundle):
+        size = (bundle / name).stat().st_size
+        for place in sorted({0, size // 2, size - 2}):
+            yield f"byte {place} of {name}", partial(_flip, name=name, place=place)
+        yield f"{name} cut", lambda b, n=name: (b / n).write_bytes((b / n).read_bytes()[:-2])
+        yield f"{name} empty", lambda b, n=name: (b / n).write_bytes(b"")
+        yield f"{name} prolonged", lambda b, n=name: (b / n).write_bytes((b / n).read_bytes() + b"xy")
+        yield f"{name} missing", lambda b, n=name: (b / n).unlink()
+        yield f"{name} a folder", lambda b, n=name: ((b / n).unlink(), (b / n).mkdir())
+        yield f"{name} a link", partial(_link, name=name)
+        yield f"{name} a link to itself", lambda b, n=name: ((b / n).unlink(), (b / n).symlink_to(b / n))
+
+
+def _flip(bundle: Path, name: str, place: int) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[place] ^= 1
+    (bundle / name).write_bytes(data)
+
+
+def _link(bundle: Path, name: str) -> None:
+    away = bundle.parent / "away"
+    (bundle / name).rename(away)
+    (bundle / name).symlink_to(away)
+
+
+def beside_files() -> dict[str, Damage]:
+    """What may lie in a bundle that should not."""
+    names = ["extra.txt", "graphs/extra.onnx", "graphs/weights/.hidden", "new/folder/x", "\nodd", "caf\xe9", "\x7f"]
+    return {
+        **{f"unlisted {name!a}": partial(_unlisted, name=name) for name in names},
+        "unlisted bytes that are no UTF-8": lambda b: os.close(os.open(os.fsencode(b) + b"/\xff\xfe", os.O_CREAT)),
+        "a link beside": lambda b: (b / "link").symlink_to("/nowhere"),
+        "a folder's link": lambda b: (b / "loop").symlink_to(b),
+        "a fifo": lambda b: os.mkfifo(b / "fifo"),
+        "a fifo for a graph": lambda b: _fifo(b, graph(b, "prefill")),
+        "a fifo for the tokenizer": lambda b: _fifo(b, TOKENIZER),
+        "a socket": _socket,
+        "no bundle": lambda b: [(b / name).unlink() for name in files(b)],
+        "a deep folder": _deep,
+        **{f"the journal {name}": partial(_journal, data=data) for name, data in JOURNALS.items()},
+        "the journal is a folder": lambda b: (b / JOURNAL).mkdir(),
+        "the journal is a link": lambda b: (b / JOURNAL).symlink_to("/nowhere"),
+        "the journal names another manifest's files": _interrupted,
+    }
+
+
+JOURNALS = {
+    "empty": b"",
+    "nonsense": b"nonsense",
+    "leaves the bundle": b"0" * 64 + b"\n../x\n",
+    "unfinished": b"0" * 64 + b"\nx",
+    "no UTF-8": b"\xff\n",
+    "digest last": b"\n" + b"0" * 64,
+    "huge": b"0" * 64 + b"\n" + b"graphs/x\n" * 300_000,
+    "NUL": b"0" * 64 + b"\na\x00b\n",
+    "harmless": b"0" * 64 + b"\n",
+}
+
+
+def _unlisted(bundle: Path, name: str) -> None:
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_bytes(b"")
+
+
+def _fifo(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+
+
+def _socket(bundle: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        handle = os.open(bundle, os.O_RDONLY)  # the path itself may be too long for a socket
+        server.bind(f"/proc/self/fd/{handle}/socket")
+        os.close(handle)
+
+
+def _deep(bundle: Path) -> None:
+    """Folders, one in the other, until the path is longer than the system takes at once."""
+    here = os.open(bundle, os.O_RDONLY)
+    for _ in range(300):
+        os.mkdir("x" * 100, dir_fd=here)
+        deeper = os.open("x" * 100, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+def _journal(bundle: Path, data: bytes) -> None:
+    (bundle / JOURNAL).write_bytes(data)
+
+
+def _interrupted(bundle: Path) -> None:
+    (bundle / "graphs/new.onnx").write_bytes(b"new")
+    (bundle / "graphs/other.onnx").write_bytes(b"other")
+    (bundle / JOURNAL).write_bytes(Journal("0" * 64, ("graphs/new.onnx",)).encode())
+
+
+def _many(plain: dict[str, Any]) -> None:
+    entry = plain["entries"][1]
+    plain["entries"] += [
+        entry | {"version": f"t{number % 16 + 1}-l6", "backend": str(number)} for number in range(2000)
+    ]
+
+
+def in_manifest() -> dict[str, Damage]:
+    """Manifests that are JSON of the right shape, and say what cannot be; sealed."""
+    paths = ["../outside", "graphs/../../x", "..", "/etc/passwd", "\\\\server\\share", "C:/windows", "graphs\\x", "./x"]
+    paths += [
+        "graphs//x",
+        "graphs/",
+        "",
+        ".",
+        ".hidden",
+        "a\x00b",
+        "a\nb",
+        "caf\xe9",
+        "x" * 300,
+        "/".join(["x" * 100] * 12),
+    ]
+    changes: dict[str, Callable[[Any], object]] = {
+        "no entry": lambda p: p.update(entries=[]),
+        "an entry twice": lambda p: p["entries"].append(p["entries"][0]),
+        "two thousand entries": _many,
+        "an impossible budget": lambda p: p["entries"][1].update(tokens=10**6),
+        "more layers than there are": lambda p: p["entries"][1].update(layers=2**62),
+        "a gather layer beyond the layers": lambda p: p["entries"][1].update(gather_layer=2**62),
+        "a plan of a million layers": lambda p: p["entries"][0].update(layer_plan=[*range(1_000_000)]),
+        "a plan that falls": lambda p: p["entries"][0]["layer_plan"].reverse(),
+        "a plan of large layers": lambda p: p["entries"][0].update(layer_plan=[2**62] * 8),
+        "no plan": lambda p: p["entries"][0].update(layer_plan=None),
+        "a graph that is not listed": lambda p: p["entries"][1]["graphs"].update(prefill="graphs/none.onnx"),
+        "a graph that is the tokenizer": lambda p: p["entries"][1]["graphs"].update(prefill=TOKENIZER),
+        "no router": lambda p: p["entries"][1]["graphs"].update(router=None),
+        "another backend": lambda p: [entry.update(backend="abacus") for entry in p["entries"]],
+        "no tokenizer": lambda p: p["files"].pop(TOKENIZER),
+        "negative bytes": lambda p: p["files"][TOKENIZER].update(bytes=-1),
+        "many bytes": lambda p: p["files"][TOKENIZER].update(bytes=2**62),
+        "upper-case digests": lambda p: p["files"][TOKENIZER].update(sha256=p["files"][TOKENIZER]["sha256"].upper()),
+        "it lists itself": lambda p: p["files"].update({MANIFEST: {"sha256": "0" * 64, "bytes": 1}}),
+        "no files": lambda p: p.update(files={}),
+        "stop ids beyond the vocabulary": lambda p: p["model"].update(stop_ids=[2**62]),
+        "a small vocabulary": lambda p: p["model"].update(vocabulary=1),
+        "a large vocabulary": lambda p: p["model"].update(vocabulary=2**40),
+        "more visual tokens": lambda p: p["model"].update(visual_tokens=17),
+        "many visual tokens": lambda p: p["model"].update(visual_tokens=2**62),
+        "more layers": lambda p: p["model"].update(layers=9),
+        "a picture of no size": lambda p: p["model"].update(image_size=2**62),
+        "no limits to speak of": lambda p: p.update(limits=dict.fromkeys(p["limits"], 2**63 - 1)),
+        "limits of one": lambda p: p["limits"].update(text_tokens=1, new_tokens=1, batch=1),
+        "a template of special tokens": lambda p: p["prompt"].update(before_image="<s>" * 1000 + "<image>"),
+        "a template of nothing": lambda p: p["prompt"].update(before_image="", after_image="", after_question=""),
+        "a long template": lambda p: p["prompt"].update(after_image="x " * 200_000),
+        "a template of a lone surrogate": lambda p: p["prompt"].update(after_image="\ud800"),
+    }
+    renames = {f"a path {path[:30]!a}": partial(_rename, path=path) for path in paths}
+    return {name: partial(edit, change=change) for name, change in changes.items()} | renames
+
+
+def _rename(bundle: Path, path: str) -> None:
+    old = graph(bundle, "prefill")
+    (bundle.parent / "outside").write_bytes((bundle / old).read_bytes())
+
+    def change(plain: Any) -> None:
+        plain["files"][path] = plain["files"].pop(old)
+        plain["entries"][1]["graphs"]["prefill"] = path
+
+    edit(bundle, change)
+
+
+def _tokenizer(change: Callable[[Any], object]) -> Damage:
+    def damage(bundle: Path) -> None:
+        plain = json.loads((bundle / TOKENIZER).read_bytes())
+        change(plain)
+        replace(bundle, TOKENIZER, json.dumps(plain).encode("utf-8", "surrogatepass"))
+
+    return damage
+
+
+def in_tokenizer() -> dict[str, Damage]:
+    """Tokenizers that are none, or none that can be; sealed."""
+    texts = {
+        "empty": b"",
+        "not JSON": b"not JSON",
+        "an array": b"[]",
+        "an empty object": b"{}",
+        "brackets": b"[" * 100_000,
+        "objects": b'{"model":' * 50_000,
+        "no UTF-8": b'{"model": "\xff"}',
+        "NULs": b"\x00" * 1000,
+    }
+    changes: dict[str, Callable[[Any], object]] = {
+        "no model": lambda t: t.pop("model"),
+        "a model that is null": lambda t: t.update(model=None),
+        "another model": lambda t: t["model"].update(type="Unigram"),
+        "no vocabulary": lambda t: t["model"].update(vocab={}),
+        "a vocabulary that is a list": lambda t: t["model"].update(vocab=[["a", 0.5]]),
+        "negative ids": lambda t: t["model"]["vocab"].update(zz=-1),
+        "ids beyond 32 bits": lambda t: t["model"]["vocab"].update(zz=2**32),
+        "ids beyond 64 bits": lambda t: t["model"]["vocab"].update(zz=2**64),
+        "ids far apart": lambda t: t["model"]["vocab"].update(zz=2**31 - 1),
+        "ids twice": lambda t: t["model"]["vocab"].update(zz=7),
+        "merges of unknown pieces": lambda t: t["model"]["merges"].append("zz yy"),
+        "merges of three": lambda t: t["model"]["merges"].append("a b c"),
+        "merges of nothing": lambda t: t["model"]["merges"].append(""),
+        "merges that are numbers": lambda t: t["model"].update(merges=[1, 2]),
+        "merges that are lists": lambda t: t["model"].update(merges=[["a"], ["a", "b", "c"], []]),
+        "merges that are null": lambda t: t["model"].update(merges=None),
+        "dropout": lambda t: t["model"].update(dropout=0.5),
+        "another normalizer": lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        "a nest of normalizers": lambda t: t.update(normalizer=_nest({"type": "NFC"}, 200)),
+        "another split": lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="(" * 1000),
+        "a split that never ends": lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="(a*)*b"),
+        "no pre-tokenizer": lambda t: t.update(pre_tokenizer=None),
+        "no decoder": lambda t: t.update(decoder=None),
+        "another decoder": lambda t: t.update(decoder={"type": "CTC"}),
+        "no added tokens": lambda t: t.update(added_tokens=[]),
+        "added tokens that are null": lambda t: t.update(added_tokens=None),
+        "an added token of nothing": lambda t: t["added_tokens"][0].update(content=""),
+        "an added token that is far": lambda t: t["added_tokens"][0].update(id=2**31),
+        "an added token below zero": lambda t: t["added_tokens"][0].update(id=-5),
+        "a thousand added tokens": lambda t: t["added_tokens"].extend(
+            {**t["added_tokens"][0], "id": 1000 + n, "content": "a" * (n + 1)} for n in range(1000)
+        ),
+        "a lone surrogate": lambda t: t["added_tokens"][0].update(content="\ud800"),
+        "a post-processor of unknown tokens": lambda t: t["post_processor"].update(special_tokens={}),
+        "a post-processor that is text": lambda t: t.update(post_processor="x"),
+    }
+    named = {name: partial(replace, path=TOKENIZER, data=data) for name, data in texts.items()}
+    return named | {name: _tokenizer(change) for name, change in changes.items()}
+
+
+def _nest(value: dict[str, Any], depth: int) -> dict[str, Any]:
+    for _ in range(depth):
+        value = {"type": "Sequence", "normalizers": [value]}
+    return value
+
+
+def in_golden(data: bytes) -> dict[str, Damage]:
+    """Golden pairs that are none, or do not fit; sealed."""
+    first, rest = data.split(b"\n", 1)
+    line = json.loads(first)
+    texts = {
+        "empty": b"",
+        "not JSON": b"not JSON\n",
+        "no UTF-8": b"\xff\xfe\n" + data,
+        "brackets": b"[" * 100_000 + b"\n",
+        "cut": data[: len(data) // 2],
+        "without the last line end": data.rstrip(b"\n"),
+        "blank lines": b"\n\n" + data,
+        "other ids": json.dumps(line | {"suffix_ids": [1, 2, 3]}).encode() + b"\n" + rest,
+        "huge ids": json.dumps(line | {"suffix_ids": [2**63]}).encode() + b"\n" + rest,
+        "ids that are text": json.dumps(line | {"suffix_ids": ["1"]}).encode() + b"\n" + rest,
+        "no question": json.dumps({key: line[key] for key in line if key != "question"}).encode() + b"\n" + rest,
+        "an empty question": json.dumps(line | {"question": ""}).encode() + b"\n" + rest,
+        "a long question": json.dumps(line | {"question": "long " * 100_000}).encode() + b"\n" + rest,
+        "an unknown key": json.dumps(line | {"new": 1}).encode() + b"\n" + rest,
+        "a lone surrogate": json.dumps(line | {"question": "\ud800"}).encode() + b"\n" + rest,
+    }
+    return {name: partial(replace, path=GOLDEN, data=text) for name, text in texts.items()}
+
+
+def in_graphs(bundle: Path) -> dict[str, Damage]:
+    """Graphs that are none, cut, or in each other's place, and weights that are short; sealed."""
+    kinds = ("preprocess", "vision", "router", "prefill", "decode")
+    damages: dict[str, Damage] = {}
+    for kind in kinds:
+        path = graph(bundle, kind)
+        data = (bundle / path).read_bytes()
+        noise = random.Random(kind).randbytes(5000)  # the same noise each time
+        cuts = {"empty": b"", "one byte": data[:1], "halved": data[: len(data) // 2], "cut": data[:-1], "noise": noise}
+        for what, text in cuts.items():
+            damages[f"{kind} {what}"] = partial(replace, path=path, data=text)
+        for other in kinds:
+            if other != kind:
+                damages[f"{other} for {kind}"] = partial(_exchange, kind=kind, other=other)
+    damages["the prefill of full"] = partial(_from_full, kind="prefill")
+    damages["the decode of full"] = partial(_from_full, kind="decode")
+    for path in files(bundle):
+        if path.endswith(".bin"):
+            size = (bundle / path).stat().st_size
+            for what, length in (("empty", 0), ("halved", size // 2), ("short", size - 4096)):
+                damages[f"{path} {what}"] = lambda b, p=path, n=length: replace(b, p, (b / p).read_bytes()[:n])
+    return damages
+
+
+def flipped_graphs(bundle: Path, count: int, seed: int) -> Iterator[tuple[str, Damage]]:
+    """Gives graphs with a few bytes of their structure changed; sealed."""
+    draw = random.Random(seed)  # the same flips each time
+    for number in range(count):
+        path = graph(bundle, draw.choice(("preprocess", "vision", "router", "prefill", "decode")))
+        data = bytearray((bundle / path).read_bytes())
+        for _ in range(draw.choice((1, 1, 3, 20))):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        yield f"{number} in {path}", partial(replace, path=path, data=bytes(data))
+
+
+def _exchange(bundle: Path, kind: str, other: str) -> None:
+    def change(plain: Any) -> None:
+        graphs = plain["entries"][1]["graphs"]
+        graphs[kind] = graphs[other]
+
+    edit(bundle, change)
+
+
+def _from_full(bundle: Path, kind: str) -> None:
+    edit(bundle, lambda plain: plain["entries"][1]["graphs"].update({kind: plain["entries"][0]["graphs"][kind]}))

@@ -39,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="T/L", help="a version of T visual tokens and L decoder layers")
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
     parser.add_argument("--router", type=Path, metavar="DIR", help="a trained router (demo: the shipped one)")
-    parser.add_argument("--backend", default="onnxruntime", help="what runs the engines (default: onnxruntime)")
+    parser.add_argument(
+        "--backend",
+        default="onnxruntime",
+        help="what runs the engines (default: onnxruntime); checkpoint: a pruned Hugging Face directory, K=0, frozen",
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     parser.add_argument(
         "--layer-policy",
@@ -53,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--native-op", action="store_true", help="ask for the native gather op where the runtime has it (onnxruntime)"
     )
     parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of pictures and questions to calibrate on")
-    parser.add_argument("--out", type=Path, default=Path("bundles/demo"), metavar="DIR", help="the bundle")
-    parser.add_argument("--force", action="store_true", help="build and measure again what the bundle already holds")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bundles/demo"), metavar="DIR", help="the bundle, or checkpoint"
+    )
+    parser.add_argument("--force", action="store_true", help="build and measure again what is there already")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -113,6 +119,20 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         out=arguments.out,
         force=arguments.force,
         native_op=arguments.native_op,
+        words=_words(arguments),
+    )
+
+
+def _words(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Returns what an error's remedy repeats of the command line: where things lie, as far as it was said."""
+    said = {
+        "--model": arguments.model,
+        "--router": arguments.router,
+        "--calib": arguments.calib,
+        "--out": arguments.out,
+    }
+    return tuple(
+        word for flag, value in said.items() if value is not None and value != _DEMO for word in (flag, str(value))
     )
 
 

@@ -1,19 +1,18 @@
-"""The build itself: the stages in their order, from a host directory to a published bundle.
+"""The build itself: the stages in their order, from a host directory to what the backend publishes.
 
 What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
 what the layer vote reads, which figures are measured, which are copied from the router's card, and which are kept.
 What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
 
 Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (frozen policy) ->
-freeze the versions -> verify -> stage -> fidelity -> latency -> publish. Nothing at the bundle's place changes
-before the last step, and what a killed build leaves beside it is swept by the next one.
+freeze the versions -> verify -> stage -> fidelity -> latency -> publish. Nothing at the place changes before the last
+step, and what a killed build leaves beside it is swept by the next one. What is staged is always a bundle; whether it
+is published as it is, or something else is made of what was measured, is the backend's business.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +26,9 @@ from allrounder.calib import fidelity, latency
 from allrounder.calib.card import copy_figures, summarize
 from allrounder.calib.votes import layer_order, plan_from
 from allrounder.card import CARD, Card, read_card
-from allrounder.engines.backends import Backend, BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish, set_figures, set_recommendations
-from allrounder.engines.locking import exclusive, hold_directory
+from allrounder.engines.backends import Asked, Backend, BuildOptions, Built, backend
+from allrounder.engines.bundle import Staging, set_figures, set_recommendations
+from allrounder.engines.folders import beside
 from allrounder.errors import CalibrationError
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
 from allrounder.export.verify import verify
@@ -69,13 +68,14 @@ class BuildRequest:
     out: Path
     force: bool  # build and measure again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
+    words: tuple[str, ...] = ()  # of the command line, that remedies repeat: model, router, prompts, place
 
 
 class BuildReport(msgspec.Struct, frozen=True):
-    """What was built: the entries asked for, as they stand in the manifest, and where the time went."""
+    """What was built: the entries asked for, as they stand in what was published, and where the time went."""
 
-    bundle: str
-    entries: tuple[Entry, ...]
+    bundle: str  # or whatever directory the backend writes
+    entries: tuple[Built, ...]
     seconds: float
     phases: dict[str, float]
 
@@ -136,7 +136,9 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
     """
     started = time.monotonic()
     job = _read(request, progress, say)
-    with Staging(request.out, progress=progress) as staging, _workshop(staging) as work:
+    opened = job.backend.opened(request.out, force=request.force, progress=progress)
+    with opened as output, beside(output.place) as work:
+        staging = output.staging
         options = FreezeOptions(request.precision, name=_name(request.host), reuse=staging.base and staging.base.path)
         freezer = Freezer(job.host, request.router, work / "frozen", options, progress)
         with job.clock("freeze"):
@@ -154,11 +156,10 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
             entries = job.build(work / "frozen", staging, requests)
         _calibrate(job, staging, entries, reference)
         with job.clock("publish"):
-            published = publish(staging)
-    keys = {entry.key for entry in entries}
+            built = output.publish(work / "frozen", entries)
     return BuildReport(
         bundle=str(request.out),
-        entries=tuple(entry for entry in published.manifest.entries if entry.key in keys),
+        entries=built,
         seconds=round(time.monotonic() - started, 2),
         phases=job.clock.phases,
     )
@@ -180,6 +181,7 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
         gather_layer = 0 if version.name == FULL else request.gather_layer
         check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=gather_layer)
     wanted = tuple(dict.fromkeys(versions))
+    built_by.check(_asked(request, wanted))
     plans = _plans(request, card, wanted)
     if plans:
         say(f"note: the layer plans of {', '.join(plans)} are those of the router's card; no vote is needed")
@@ -197,6 +199,12 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     elif card is None and len(prompts.prompts) < QUESTIONS:
         say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
     return job
+
+
+def _asked(request: BuildRequest, versions: Sequence[Version]) -> Asked:
+    names = tuple(version.name for version in versions)
+    flow = (request.gather_layer, request.layer_policy, request.precision)
+    return Asked(request.backend, names, *flow, request.words)
 
 
 def _card(request: BuildRequest, say: Callable[[str], None]) -> Card | None:
@@ -233,24 +241,6 @@ def _plans(request: BuildRequest, card: Card | None, versions: Sequence[Version]
 def _proved(job: _Job, staging: Staging) -> frozenset[str]:
     """Returns the graphs that the bundle already holds: they were verified when they were built into it."""
     return frozenset() if staging.base is None or job.request.force else frozenset(staging.base.manifest.files)
-
-
-@contextmanager
-def _workshop(staging: Staging) -> Iterator[Path]:
-    """Gives a folder for frozen graphs on the bundle's file system, where they are linked and not copied.
-
-    Its name makes the next build sweep it, like the staged bundle itself, should this process be killed.
-    """
-    path = staging.path.with_name(f"{staging.path.name}-work")
-    with exclusive(staging.place):
-        path.mkdir()
-        handle = hold_directory(path)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
 
 
 def _name(host: str) -> str:
@@ -332,10 +322,10 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
             found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
             set_figures(staging, {entry.key: (found[entry.key], entry.latency) for entry in missing})
     # Latency is compared between entries, so a new one is timed beside all others, in one run.
-    if len(reused) < len(entries):
+    peers = [entry for entry in staging.manifest.entries if entry.backend == job.request.backend]
+    if peers and len(reused) < len(entries):
         with job.clock("latency"):
             bundle = open_bundle(staging.path, progress=job.progress)
-            peers = [entry for entry in bundle.manifest.entries if entry.backend == job.request.backend]
             timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
             figures = {entry.key: (entry.fidelity, figure) for entry, figure in zip(peers, timed, strict=True)}
             set_figures(staging, figures)

@@ -1,27 +1,58 @@
 """Which backends there are.
 
-What it is: a dict from a backend's name to its module, imported on use.
+What it is: a dict from a backend's name to its module, imported on use, and what such a module offers.
 What it knows: names. What it does not know: any backend's library.
 
-A backend's module has ``build(frozen_dir, staging, options) -> tuple[Entry, ...]``: it reads what the exporter froze,
-puts what its engines need into the staged bundle, and returns their entries.
+A backend is one file with three functions:
+
+- ``check(asked)`` refuses what the backend cannot express, with the reason and the nearest command line that works;
+- ``opened(place, force=, progress=)`` opens the place where its builds end: a bundle (`bundle_output`), or a directory
+  in somebody else's format. It refuses a place that is taken before any work is done;
+- ``build(frozen_dir, staging, options) -> tuple[Entry, ...]`` reads what the exporter froze, puts what its engines need
+  into the staged bundle, and returns their entries. Fidelity is measured by running them. A backend whose engines
+  cannot be run here stages ONNX Runtime's of the same flow, and its `Output` writes that flow in its own format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from allrounder.engines.bundle import Staging
 from allrounder.errors import EngineUnavailable
-from allrounder.manifest import Entry
+from allrounder.manifest import Entry, LayerPolicy, Precision
 from allrounder.progress import Progress, silent
+from allrounder.sidecar import PrunedEntry
 
-__all__ = ["BACKENDS", "Backend", "BuildOptions", "backend"]
+__all__ = ["BACKENDS", "Asked", "Backend", "BuildOptions", "Built", "Output", "backend"]
 
-BACKENDS: dict[str, str] = {"onnxruntime": "allrounder.engines.onnxruntime"}
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "allrounder.engines.onnxruntime",
+    "checkpoint": "allrounder.engines.checkpoint",
+}
+Built = Entry | PrunedEntry  # one thing that was built, as it is told
+
+
+class Asked(NamedTuple):
+    """What a build asks for, as far as a backend may refuse it."""
+
+    backend: str
+    versions: tuple[str, ...]
+    gather_layer: int  # K of every version but `full`, which gathers nowhere
+    layer_policy: LayerPolicy  # of every version but `full`, which is always frozen
+    precision: Precision
+    words: tuple[str, ...] = ()  # the rest of the command line: model, router, place
+
+    def command(self, **changed: Any) -> str:
+        """Returns the command line that asks for the same, but for the fields in ``changed``."""
+        asked = self._replace(**changed)
+        flags = ("--backend", asked.backend, "--version", ",".join(asked.versions))
+        flow = ("--gather-layer", str(asked.gather_layer), "--layer-policy", asked.layer_policy)
+        return shlex.join(["allrounder", "build", *flags, *flow, "--precision", asked.precision, *asked.words])
 
 
 class BuildOptions(NamedTuple):
@@ -35,10 +66,28 @@ class BuildOptions(NamedTuple):
     progress: Progress = silent
 
 
+class Output(Protocol):
+    """Where a build ends; nothing at the place changes before `publish`."""
+
+    place: Path  # links resolved
+    staging: Staging  # takes the graphs that are run to measure; for a bundle, the candidate itself
+
+    def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[Built, ...]:
+        """Puts what was built at the place, whole; ``entries`` stand in the staged bundle, figures included.
+
+        Raises:
+            BundleError: The file system refuses, or the place was taken meanwhile.
+        """
+        ...
+
+
 class Backend(Protocol):
     """What a backend's module offers."""
 
+    check: Callable[[Asked], None]
     build: Callable[[str | Path, Staging, BuildOptions], tuple[Entry, ...]]
+
+    def opened(self, place: Path, *, force: bool, progress: Progress) -> AbstractContextManager[Output]: ...
 
 
 def backend(name: str) -> Backend:

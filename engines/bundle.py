@@ -1,23 +1,48 @@
 """Writing bundles: staging and publishing.
 
-What it is: `publish`, which makes a staged candidate the bundle at its place; `Staging` is in its own module.
+What it is: `publish`, which makes a staged candidate the bundle at its place; `bundle_output`, which is how a backend
+says that its builds end in a bundle; `Staging` is in its own module.
 What it knows: the order of writes that `allrounder.bundle` describes and its reader relies on.
 What it does not know: backends, and how figures are measured.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from allrounder.bundle import DIGEST, JOURNAL, MANIFEST, Journal, OpenBundle, digest_of, read_journal
+from allrounder.engines.folders import reported, sync
 from allrounder.engines.locking import exclusive
 from allrounder.engines.merging import Key
-from allrounder.engines.staging import Staging, current_bundle, manifest_digest, reported
-from allrounder.manifest import Fidelity, Latency, Recommendation, encode
+from allrounder.engines.staging import Staging, current_bundle, manifest_digest
+from allrounder.manifest import Entry, Fidelity, Latency, Recommendation, encode
+from allrounder.progress import Progress
 
-__all__ = ["Staging", "publish", "set_figures", "set_recommendations"]
+__all__ = ["BundleOutput", "Staging", "bundle_output", "publish", "set_figures", "set_recommendations"]
+
+
+class BundleOutput:
+    """A build that ends in the bundle at its place; an `allrounder.engines.backends.Output`."""
+
+    def __init__(self, staging: Staging) -> None:
+        self.place, self.staging = staging.place, staging
+
+    def publish(self, frozen_dir: Path, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+        """Publishes the staged bundle and returns ``entries`` as they stand in it, see `publish`."""
+        del frozen_dir  # what is published of it was staged
+        published = publish(self.staging)
+        keys = {entry.key for entry in entries}
+        return tuple(entry for entry in published.manifest.entries if entry.key in keys)
+
+
+@contextmanager
+def bundle_output(place: Path, *, force: bool, progress: Progress) -> Iterator[BundleOutput]:
+    """Opens a place for a build that ends in a bundle; see `Staging` for what it refuses."""
+    del force  # decides about entries, not about the bundle
+    with Staging(place, progress=progress) as staging:
+        yield BundleOutput(staging)
 
 
 def set_figures(staging: Staging, figures: Mapping[Key, tuple[Fidelity | None, Latency | None]]) -> None:
@@ -71,7 +96,7 @@ def _try_publish(staging: Staging) -> OpenBundle | None:
             return None
         if current is None:
             staging.path.rename(place)  # onto nothing or an empty directory
-            _sync_folder(place.parent)
+            sync(place.parent)
             return OpenBundle(place, staging.manifest, digest_of(encode(staging.manifest)))
         _recover(place, current, staging.path)
         return _replace(staging, current)
@@ -117,23 +142,23 @@ def _remove(place: Path, paths: Iterable[str]) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     (place / JOURNAL).unlink()
-    _sync_folder(place)
+    sync(place)
 
 
 def _move_in(scratch: Path, place: Path, name: str, data: bytes) -> None:
     """Replaces a small file at the place atomically; it is on the disk when this returns."""
     file = scratch / f"{name}.incoming"
     file.write_bytes(data)
-    _sync_file(file)
+    sync(file)
     file.replace(place / name)
-    _sync_folder(place)
+    sync(place)
 
 
 def _sync(root: Path, files: Iterable[str], *, but: Iterable[str]) -> None:
     """Brings a folder's new files and its directories to the disk."""
     paths = [*(set(files) - set(but)), MANIFEST, DIGEST]
     for path in paths:
-        _sync_file(root / path)
+        sync(root / path)
     _sync_folders(root, paths)
 
 
@@ -146,15 +171,4 @@ def _folders(path: str) -> list[str]:
 def _sync_folders(root: Path, paths: Iterable[str]) -> None:
     for folder in {"", *(folder for path in paths for folder in _folders(path))}:
         if (root / folder).is_dir():
-            _sync_folder(root / folder)
-
-
-def _sync_file(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-_sync_folder = _sync_file  # a directory is synced like a file
+            sync(root / folder)

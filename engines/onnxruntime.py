@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
-from allrounder.engines.backends import BuildOptions
-from allrounder.engines.bundle import Staging
+from allrounder.engines.backends import Asked, BuildOptions
+from allrounder.engines.bundle import Staging, bundle_output
 from allrounder.engines.frozen import read_frozen, verify_frozen
 from allrounder.engines.merging import Identity, flat_twin
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
@@ -28,10 +28,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the libra
 
 import onnxruntime
 
-__all__ = ["BACKEND", "build"]
+__all__ = ["BACKEND", "build", "check", "opened"]
 
 BACKEND = "onnxruntime"
+opened = bundle_output
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def check(asked: Asked) -> None:
+    """Refuses nothing: every flow that can be frozen runs in ONNX Runtime."""
+    del asked
 
 
 def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tuple[Entry, ...]:

@@ -1,6 +1,6 @@
 """Which files a graph needs beside itself.
 
-What it is: the locations of external data in an ONNX file, subgraphs and functions included.
+What it is: the tensors of an ONNX file whose data lies elsewhere, and where; subgraphs and functions included.
 What it knows: ONNX. What it does not know: bundles.
 """
 
@@ -13,7 +13,7 @@ import onnx
 
 from allrounder.errors import GraphInvalid
 
-__all__ = ["references"]
+__all__ = ["external_tensors", "references"]
 
 
 def references(file: Path, path: str) -> frozenset[str]:
@@ -30,14 +30,20 @@ def references(file: Path, path: str) -> frozenset[str]:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError is private to its implementation
         raise GraphInvalid("a graph is not an ONNX file", where=file, got=error) from error
-    tensors = [*_tensors(model.graph)]
-    for function in model.functions:
-        tensors += _of_nodes(function.node)
+    tensors = external_tensors(model)
     locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
     for location in locations:
         if ".." in PurePosixPath(location).parts or location.startswith("/") or "\\" in location:
             raise GraphInvalid("a graph's weights lie outside its folder", where=file, got=location)
     return frozenset(str(PurePosixPath(path).parent / location) for location in locations)
+
+
+def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Returns every tensor of a model whose data lies outside it, those of subgraphs and functions included."""
+    tensors = [*_tensors(model.graph)]
+    for function in model.functions:
+        tensors += _of_nodes(function.node)
+    return [tensor for tensor in tensors if tensor.external_data]
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -9,16 +9,15 @@ measured, and how a candidate becomes the bundle (`allrounder.engines.bundle`).
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from allrounder.bundle import DIGEST, MANIFEST, OpenBundle, digest_of, open_bundle
+from allrounder.engines.folders import name_beside, reported, sweep
 from allrounder.engines.locking import exclusive, hold_directory
 from allrounder.engines.merging import Identity, Key, check_same, check_same_file, merge, needed
 from allrounder.engines.references import references
@@ -27,7 +26,7 @@ from allrounder.hashing import check_path, file_record
 from allrounder.manifest import Entry, Fidelity, FileRecord, Latency, Manifest, Recommendation, encode
 from allrounder.progress import Progress, silent
 
-__all__ = ["Staging", "current_bundle", "manifest_digest", "reported"]
+__all__ = ["Staging", "current_bundle", "manifest_digest"]
 
 
 class Staging:
@@ -52,7 +51,7 @@ class Staging:
             BundleBusy: Another process is publishing to it and does not come to an end.
         """
         self.place = Path(place).resolve()
-        self.path = self.place.parent / f"{_prefix(self.place)}{os.getpid()}-{secrets.token_hex(4)}"
+        self.path = name_beside(self.place)
         self.base: OpenBundle | None = None
         self.reused: tuple[Key, ...] = ()
         self._identity: Identity | None = None
@@ -207,7 +206,7 @@ class Staging:
     def _begin(self, base: OpenBundle | None) -> bool:
         """Makes the folder and links the base into it; False where the base is no longer what is there."""
         with exclusive(self.place):
-            _sweep(self.place)
+            sweep(self.place)
             if manifest_digest(self.place) != (base and base.digest):
                 return False
             self.path.mkdir()
@@ -257,35 +256,6 @@ def manifest_digest(place: Path) -> str | None:
         return digest_of((place / MANIFEST).read_bytes())
     except FileNotFoundError:
         return None
-
-
-@contextmanager
-def reported(where: Path) -> Iterator[None]:
-    """Turns the file system's errors into ours.
-
-    Raises:
-        BundleError: In place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(
-            "the bundle cannot be written", where=where, got=error, remedy="free space there, or give another directory"
-        ) from error
-
-
-def _prefix(place: Path) -> str:
-    return f".{place.name}.staging-"
-
-
-def _sweep(place: Path) -> None:
-    """Removes the staging folders of processes that are no more: nobody holds their lock."""
-    for folder in place.parent.iterdir():
-        if folder.name.startswith(_prefix(place)) and folder.is_dir() and not folder.is_symlink():
-            handle = hold_directory(folder)
-            if handle is not None:
-                shutil.rmtree(folder)
-                os.close(handle)
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from allrounder.bundle import DIGEST, JOURNAL, MANIFEST, Journal, open_bundle
-from allrounder.engines import bundle as publishing
 from allrounder.engines import locking
 from allrounder.engines import staging as staging_module
 from allrounder.engines.backends import BuildOptions, backend
@@ -275,7 +274,7 @@ def test_a_full_disk_at_any_write_leaves_the_old_bundle(freeze, place, monkeypat
         def refuse(*_):
             raise OSError(errno.ENOSPC, "no space left")
 
-        monkeypatch.setattr(publishing.os, "fsync", refuse)
+        monkeypatch.setattr(os, "fsync", refuse)
         with pytest.raises(BundleError, match="no space left"):
             publish(staging)
         monkeypatch.undo()

@@ -127,32 +127,41 @@ def test_the_longest_question_is_answered_and_one_token_more_is_refused(both, ex
             each.generate(example[0], "x " * words, max_new_tokens=2)
 
 
+def ask_raw(native, request):
+    """Asks with a C request that the client would not make."""
+    answer = ctypes.c_void_p()
+    native._check(native._library.ar_generate(native._handle, ctypes.byref(request), ctypes.byref(answer)))
+    try:
+        return native._answer(answer)
+    finally:
+        native._library.ar_answer_free(answer)
+
+
 def test_rows_that_are_further_apart_than_their_pixels(both, example):
     """A window of a larger picture, as its owner holds it in memory: `row_bytes`."""
     native, python = both
     rgb, question = example
-    large = np.random.default_rng(9).integers(0, 256, (rgb.shape[0] + 3, rgb.shape[1] + 5, 3), np.uint8)
-    large[1 : rgb.shape[0] + 1, 2 : rgb.shape[1] + 2] = rgb
+    height, width, _ = rgb.shape
+    large = np.random.default_rng(9).integers(0, 256, (height + 3, width + 5, 3), np.uint8)
+    large[1 : height + 1, 2 : width + 2] = rgb
     request = client._lowered_request(rgb, question, {"max_new_tokens": 12})
-    begin = (1 * large.shape[1] + 2) * 3
-    request.rgb = ctypes.cast(large.ctypes.data + begin, ctypes.c_char_p)
-    request.row_bytes = large.shape[1] * 3
-    answer = ctypes.c_void_p()
-    native._check(native._library.ar_generate(native._handle, ctypes.byref(request), ctypes.byref(answer)))
-    found = native._answer(answer)
-    native._library.ar_answer_free(answer)
-    assert facts(found) == facts(python.generate(*example, max_new_tokens=12))
+    request.row_bytes = large.strides[0]
+    request.rgb = ctypes.cast(large[1:, 2:].ctypes.data, ctypes.c_char_p)
+    wanted = facts(python.generate(*example, max_new_tokens=12))
+    assert facts(ask_raw(native, request)) == wanted
+    upside_down = np.ascontiguousarray(rgb[::-1])  # the first row lies last
+    request.row_bytes = -upside_down.strides[0]
+    request.rgb = ctypes.cast(upside_down[-1:].ctypes.data, ctypes.c_char_p)
+    assert facts(ask_raw(native, request)) == wanted
 
 
 def test_rows_that_overlap_are_refused(both, example):
     native, _ = both
     request = client._lowered_request(*example, {})
-    for row_bytes in (-1, 3 * request.width - 1):
+    for row_bytes in (1, 3 * request.width - 1, 1 - 3 * request.width):
         request.row_bytes = row_bytes
         with pytest.raises(errors.ImageInvalid, match="row_bytes"):
-            native._check(
-                native._library.ar_generate(native._handle, ctypes.byref(request), ctypes.byref(ctypes.c_void_p()))
-            )
+            ask_raw(native, request)
 
 
 BLANK = np.zeros((4, 4, 3), np.uint8)

@@ -41,11 +41,15 @@ const Json::Members& JsonView::members() const {
   expected("object");
 }
 
-void JsonView::refuse(const std::string& complaint) const {
+std::string JsonView::path() const {
   std::string path;
   for (const JsonView* view = this; view; view = view->parent_) path.insert(0, view->step_);
+  return path;
+}
+
+void JsonView::refuse(const std::string& complaint) const {
   throw Error(AR_BUNDLE_CORRUPT, "the record is malformed",
-              {where_, complaint + " - at `" + path + "`", "", "build the bundle again"});
+              {where_, complaint + " - at `" + path() + "`", "", "build the bundle again"});
 }
 
 void JsonView::expected(const std::string& kind) const {

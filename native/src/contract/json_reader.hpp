@@ -1,9 +1,9 @@
 // Records read from JSON values: typed readers that know where they are.
 //
-// What it is: JsonView, a value with its path; readers of single values; list, table and nullable, which make readers of
-// readers; JsonFields, which reads an object key by key and refuses what is unknown or missing.
-// What it knows: msgspec's rules (no bool for a number, no float for an integer, an integer where a float is wanted).
-// What it does not know: any record.
+// What it is: JsonView, a value with its path; readers of single values; list, table and nullable, which make readers
+// of readers; JsonFields, which reads an object key by key and refuses what is unknown or missing. What it knows:
+// msgspec's rules (no bool for a number, no float for an integer, an integer where a float is wanted). What it does not
+// know: any record.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +37,7 @@ class JsonView {
   // Throws AR_BUNDLE_CORRUPT; `complaint` "Expected `int`, got `str`" comes with the path.
   [[noreturn]] void refuse(const std::string& complaint) const;
   [[noreturn]] void expected(const std::string& kind) const;  // the value is of another kind
+  std::string path() const;                                   // "$.entries[0].tokens"
 
  private:
   JsonView(const Json& json, const std::string& where, const JsonView* parent, std::string step)
@@ -53,10 +54,10 @@ inline constexpr int64_t kInt64Max = std::numeric_limits<int64_t>::max();
 bool read_bool(const JsonView& view);
 double read_real(const JsonView& view);
 std::string read_text(const JsonView& view);
-std::string read_sha256(const JsonView& view);      // 64 lower-case hex digits
-int64_t read_count(const JsonView& view);           // 0 to 2^63 - 1
-int64_t read_positive(const JsonView& view);        // 1 to 2^63 - 1
-int64_t read_int64(const JsonView& view);           // any of them
+std::string read_sha256(const JsonView& view);  // 64 lower-case hex digits
+int64_t read_count(const JsonView& view);       // 0 to 2^63 - 1
+int64_t read_positive(const JsonView& view);    // 1 to 2^63 - 1
+int64_t read_int64(const JsonView& view);       // any of them
 uint64_t read_uint64(const JsonView& view);
 std::string read_one_of(const JsonView& view, const std::vector<std::string>& names);
 

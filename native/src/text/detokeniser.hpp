@@ -18,8 +18,11 @@ class Detokeniser {
   std::string finish();            // what is still held back
 
  private:
-  Decode decode_;
-  std::vector<int64_t> context_, pending_;
+  std::string take(bool all);
+
+  Decode decode_;                  // gives valid UTF-8
+  std::vector<int64_t> context_;  // tokens whose text is already out, kept because the next ones may lean on them
+  std::vector<int64_t> pending_;
 };
 
 }  // namespace ar

@@ -1,0 +1,50 @@
+// allrounder-native run: one question about one picture.
+#include <iostream>
+
+#include "arguments.hpp"
+#include "commands.hpp"
+#include "picture.hpp"
+#include "report.hpp"
+
+namespace tool {
+namespace {
+
+allrounder::Request request_of(const Arguments& arguments) {
+  allrounder::Request request;
+  request.question = arguments.word(2);
+  request.max_new_tokens = arguments.whole("max-new-tokens");
+  request.temperature = arguments.real("temperature").value_or(0);
+  request.top_k = arguments.whole("top-k").value_or(0);
+  request.top_p = arguments.real("top-p").value_or(1);
+  if (const auto seed = arguments.whole("seed")) {
+    if (*seed < 0) throw UsageError("--seed: 0 or more is wanted");
+    request.seed = static_cast<std::uint64_t>(*seed);
+  }
+  if (const auto stop = arguments.text("stop")) request.stop = {*stop};
+  return request;
+}
+
+}  // namespace
+
+void run(const Line& line) {
+  Line options = {"size", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "stop"};
+  options.insert(options.end(), kLoadOptions.begin(), kLoadOptions.end());
+  const Arguments arguments(line, {"BUNDLE", "PICTURE", "QUESTION"}, options, {"stream"});
+  allrounder::Request request = request_of(arguments);
+  const auto size = arguments.text("size");
+  const Picture picture = size ? read_raw(arguments.word(1), *size) : read_ppm(arguments.word(1));
+  request.rgb = picture.rgb.data();
+  request.width = picture.width;
+  request.height = picture.height;
+  if (arguments.flag("stream")) {
+    request.piece = [](std::string_view text, std::int64_t) { std::cout << text << std::flush; };
+  }
+  const auto runtime = allrounder::Runtime::load(arguments.word(0), load_options(arguments));
+  const allrounder::Answer answer = runtime.generate(request);
+  if (!arguments.flag("stream")) std::cout << answer.text();
+  nlohmann::ordered_json json = {{"version", runtime.version()}};
+  json.update(report(answer));
+  std::cout << "\n" << tool::line(json) << "\n";
+}
+
+}  // namespace tool

@@ -1,0 +1,268 @@
+"""Pruned checkpoints in stock transformers: what the removing host, the masked host and the frozen graphs compute.
+
+Tiny random hosts of every family, tied and untied heads, older and newer tensor names, one file and shards. Logits
+within 1e-4 of the reference's standard deviation, and the same greedy tokens.
+"""
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from allrounder.bundle import open_bundle
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.checkpoint import write_checkpoint
+from allrounder.engines.onnxruntime import build
+from allrounder.engines.staging import Staging
+from allrounder.export.freezer import Freezer, FreezeRequest
+from allrounder.hosts.host import Host, load_host
+from allrounder.hosts.masked import masked_logits
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.hosts.random import TINY, Shape, write_random_checkpoint
+from allrounder.router.checkpoint import save_router
+from allrounder.router.model import MetaRouter
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.kept_rows import RowReader
+from allrounder.versions import VERSIONS, resolve
+
+QUESTION = "naïve 日本 what is it?"
+PICTURE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))
+NEW_TOKENS = 8
+# Layers from the third on have a window; it is as long as the longest sequence, so it never binds.
+OWN = {
+    "windowed": Shape(
+        text_type="qwen2", text={"use_sliding_window": True, "sliding_window": 512, "max_window_layers": 2}
+    )
+}
+
+
+class Made(NamedTuple):
+    host: Host
+    folder: Path
+    checkpoints: dict[str, Path]  # by version
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Gives the host of a shape and the checkpoints of its versions, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-parity-"))
+
+    @functools.cache
+    def get(shape, versions=("par-lite",), layout="older", shards=1, dtype=torch.float32) -> Made:
+        place = folder / f"{shape}-{len(versions)}-{layout}-{shards}-{dtype}"
+        place.mkdir()
+        directory = write_random_checkpoint(place / "host", OWN.get(shape, shape), layout=layout, dtype=dtype)
+        if shards > 1:
+            split(directory, shards)
+        host = load_host(directory, dtype=torch.float32)
+        torch.manual_seed(1)
+        save_router(MetaRouter(host.spec, host.model.config.text_config), place / "router", host_digest=host.digest)
+        freezer = Freezer(directory, place / "router", place / "frozen")
+        freezer.shared()
+        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        for each in versions:
+            version = resolve(each, tokens=tokens, layers=layers)
+            dropped = (1, 3)[: layers - version.budget.layers]  # from the middle: renumbering must show
+            plan = tuple(layer for layer in range(layers) if layer not in dropped)
+            freezer.add(FreezeRequest(version, 0, "frozen", plan))
+        freezer.finish()
+        checkpoints = {}
+        with Staging(place / "bundle") as staging:
+            for entry in build(place / "frozen", staging, BuildOptions()):
+                checkpoints[entry.version] = place / entry.version
+                write_checkpoint(place / "frozen", entry, checkpoints[entry.version])
+            staging.path.rename(place / "bundle")  # outlives the staging, for the engines
+        return Made(host, place, checkpoints)
+
+    return get
+
+
+def split(directory, count):
+    """Spreads the weights of a directory over files, with an index."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    where = {}
+    for number in range(count):
+        file = f"model-{number + 1:05}-of-{count:05}.safetensors"
+        names = sorted(tensors)[number::count]
+        save_file({name: tensors[name] for name in names}, directory / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": where}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def stock(checkpoint):
+    """Loads a checkpoint as anybody would, and makes sure that nothing was missing or left over."""
+    model, report = LlavaForConditionalGeneration.from_pretrained(
+        str(checkpoint), dtype=torch.float32, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    return model.eval()
+
+
+def plan_of(checkpoint):
+    return tuple(json.loads((checkpoint / "allrounder.json").read_text())["entry"]["layer_plan"])
+
+
+@torch.no_grad()
+def served(model, read, new_tokens, *, renumbered=False):
+    """Feeds kept rows to the stock model; returns the logits [1 + new, V] that chose each greedy token."""
+    embed = model.get_input_embeddings()
+    before, after = (embed(torch.tensor([ids])) for ids in read.prompt)
+    inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
+    rows = inputs.shape[1]
+    positions = torch.arange(rows) if renumbered else torch.from_numpy(read.positions)
+    # Without a mask transformers takes gaps between positions for borders of packed sequences.
+    seen = torch.ones(1, rows, dtype=torch.int64)
+    output = model(inputs_embeds=inputs, position_ids=positions[None], attention_mask=seen, use_cache=True)
+    logits, position = [output.logits[0, -1]], int(positions[-1])
+    for _ in range(new_tokens):
+        token, position = logits[-1].argmax().reshape(1, 1), position + 1
+        seen = torch.cat([seen, seen[:, :1]], dim=1)
+        output = model(
+            input_ids=token,
+            position_ids=torch.tensor([[position]]),
+            attention_mask=seen,
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
+        logits.append(output.logits[0, -1])
+    return torch.stack(logits)
+
+
+@torch.no_grad()
+def removed(host, read, plan, pixels, new_tokens):
+    """The same by the removing host."""
+    pruned = PrunedHost(host)
+    flow = Flow(torch.tensor([read.keep]), plan, 0)
+    state = pruned.prefill(pruned.visual(pixels), host_prompt(host, [QUESTION]), flow)
+    logits = [state.logits[0]]
+    for _ in range(new_tokens):
+        logits.append(pruned.decode(state, logits[-1].argmax().reshape(1, 1))[0, -1])
+    return torch.stack(logits)
+
+
+def assert_same(got, wanted):
+    worst = float((got - wanted).abs().max() / wanted.std())
+    assert worst <= 1e-4, worst
+    assert torch.equal(got.argmax(dim=-1), wanted.argmax(dim=-1))
+
+
+def pixels_of(made_host, reader):
+    """The pixel values that the checkpoint's own graph makes; the processor's are compared apart."""
+    session = reader._preprocess
+    return torch.from_numpy(session.run({"image": np.asarray(PICTURE)})["pixel_values"].numpy().copy())
+
+
+CASES = [(shape, "older", 1) for shape in TINY] + [("mistral", "newer", 1), ("qwen2-siglip", "newer", 3)]
+CASES += [("llama-mha", "older", 2), ("llama-gqa-tied", "older", 3)]
+
+
+@pytest.mark.parametrize(("shape", "layout", "shards"), CASES)
+def test_kept_rows_give_what_the_removing_host_and_the_frozen_graph_compute(made, shape, layout, shards):
+    host, place, checkpoints = made(shape, layout=layout, shards=shards)
+    checkpoint = checkpoints["par-lite"]
+    model, reader = stock(checkpoint), RowReader(checkpoint)
+    read = reader.read(PICTURE, QUESTION)
+    assert read.rows.shape == (reader.sidecar.entry.tokens, host.spec.decoder.hidden)
+    got = served(model, read, NEW_TOKENS)
+    assert_same(got, removed(host, read, plan_of(checkpoint), pixels_of(host, reader), NEW_TOKENS))
+    bundle = open_bundle(place / "bundle")
+    engine = Engine.open(bundle, bundle.manifest.entries[0])
+    visual, prompt = engine.see(np.asarray(PICTURE)), engine.prompt(QUESTION)
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=NEW_TOKENS)
+    assert state.keep_list == read.keep
+    assert tuple(prompt) == tuple(read.prompt)
+    logits = [torch.from_numpy(state.logits[0])]
+    for _ in range(NEW_TOKENS):
+        logits.append(torch.from_numpy(engine.decode(state, [int(logits[-1].argmax())])[0, -1].copy()))
+    assert_same(got, torch.stack(logits))
+
+
+@pytest.mark.parametrize(("shape", "layout", "shards"), CASES)
+def test_with_every_token_it_is_the_masked_host_without_those_layers(made, shape, layout, shards):
+    host, _, checkpoints = made(shape, layout=layout, shards=shards)
+    checkpoint = checkpoints["par-lite"]
+    model, processor = stock(checkpoint), LlavaProcessor.from_pretrained(str(checkpoint), backend="pil")
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    special = host.template.prefix_special  # the template writes no begin token of its own
+    inputs = processor(text=text, images=PICTURE, return_tensors="pt", add_special_tokens=special)
+    with torch.no_grad():
+        got = model(**inputs).logits[:, -1]
+    visual = PrunedHost(host).visual(inputs["pixel_values"])
+    everything = torch.arange(host.spec.visual_tokens)[None]
+    flow = Flow(everything, plan_of(checkpoint), 0)
+    assert_same(got, masked_logits(host, visual, host_prompt(host, [QUESTION]), flow)[:, 0])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version(made, version):
+    host, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
+    reader = RowReader(checkpoints[version])
+    read, plan = reader.read(PICTURE, QUESTION), plan_of(checkpoints[version])
+    budget = resolve(version, tokens=host.spec.visual_tokens, layers=host.spec.decoder.layers).budget
+    assert (len(read.keep), len(plan)) == budget
+    model = stock(checkpoints[version])
+    assert len(model.model.language_model.layers) == budget.layers
+    assert_same(served(model, read, 2), removed(host, read, plan, pixels_of(host, reader), 2))
+    assert (reader.sidecar.graphs.router is None) == (version == "full")
+
+
+def test_layer_indexed_keys_of_the_config_follow_the_plan(made):
+    host, _, checkpoints = made("windowed")
+    checkpoint = checkpoints["par-lite"]
+    assert plan_of(checkpoint) == (0, 2, 3, 4)
+    text = json.loads((checkpoint / "config.json").read_text())["text_config"]
+    assert text["num_hidden_layers"] == 4
+    assert text["max_window_layers"] == 1
+    assert text["layer_types"] == ["full_attention", *["sliding_attention"] * 3]
+    reader = RowReader(checkpoint)
+    read = reader.read(PICTURE, QUESTION)
+    wanted = removed(host, read, plan_of(checkpoint), pixels_of(host, reader), 2)
+    assert_same(served(stock(checkpoint), read, 2), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_keep_dtype_and_bytes(made, dtype):
+    host, place, checkpoints = made("mistral", dtype=dtype, shards=2)
+    checkpoint = checkpoints["par-lite"]
+    plan = plan_of(checkpoint)
+    files = sorted(checkpoint.glob("*.safetensors"))
+    assert [file.name for file in files] == [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
+    before = {name: each for file in (place / "host").glob("*.safetensors") for name, each in load_file(file).items()}
+    after = {name: each for file in files for name, each in load_file(file).items()}
+    assert set(index["weight_map"]) == set(after)
+    assert index["metadata"]["total_size"] == sum(each.nbytes for each in after.values())
+    for name, tensor in after.items():
+        place_in_plan = name.partition("language_model.model.layers.")[2].partition(".")[0]
+        old = (
+            name.replace(f"model.layers.{place_in_plan}.", f"model.layers.{plan[int(place_in_plan)]}.")
+            if place_in_plan
+            else name
+        )
+        assert tensor.dtype == before[old].dtype == dtype
+        assert torch.equal(tensor, before[old])
+    outside = [name for name in before if "language_model.model.layers" not in name]
+    assert len(after) == len(outside) + len(plan) * (len(before) - len(outside)) // host.spec.decoder.layers
+    assert json.loads((checkpoint / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_positions_matter_and_renumbering_is_another_computation(made):
+    """A stack that counts the rows it is given computes something near, but not this."""
+    _, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
+    model, read = stock(checkpoints["par-lite"]), RowReader(checkpoints["par-lite"]).read(PICTURE, QUESTION)
+    kept, counted = served(model, read, 0), served(model, read, 0, renumbered=True)
+    assert float((kept - counted).abs().max() / kept.std()) > 1e-3

@@ -26,8 +26,6 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/allrounder-config-version
 install(FILES cmake/allrounder-config.cmake ${PROJECT_BINARY_DIR}/allrounder-config-version.cmake DESTINATION ${package_dir})
 
 if(NOT SKBUILD) # the wheel has its licence in its own place, and Python in place of the tool
-  if(TARGET allrounder-native) # the tool is being written
-    install(TARGETS allrounder-native RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-  endif()
+  install(TARGETS allrounder-native RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   install(FILES ${PROJECT_SOURCE_DIR}/../LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 endif()

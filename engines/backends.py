@@ -33,6 +33,7 @@ __all__ = ["BACKENDS", "Asked", "Backend", "BuildOptions", "Built", "Output", "b
 BACKENDS: dict[str, str] = {
     "onnxruntime": "allrounder.engines.onnxruntime",
     "checkpoint": "allrounder.engines.checkpoint",
+    "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
 }
 Built = Entry | PrunedEntry  # one thing that was built, as it is told
 

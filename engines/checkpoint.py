@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from allrounder.versions import FULL
 __all__ = ["BACKEND", "build", "check", "opened", "write_checkpoint"]
 
 BACKEND = "checkpoint"
+Writer = Callable[[Path, Entry, Path, Progress], Sidecar]  # as `write_checkpoint`
 
 
 def check(asked: Asked) -> None:
@@ -75,8 +76,14 @@ def check(asked: Asked) -> None:
 
 
 @contextmanager
-def opened(place: Path, *, force: bool, progress: Progress) -> Iterator[_Output]:
+def opened(place: Path, *, force: bool, progress: Progress, write: Writer | None = None) -> Iterator[_Output]:
     """Opens a place for a checkpoint.
+
+    Args:
+        place: Where it will be.
+        force: Whether it may take the place of another.
+        progress: Told what is done.
+        write: In place of `write_checkpoint`, for a backend whose directory holds more.
 
     Raises:
         BundleError: It holds something that is no checkpoint of ours, or one, and ``force`` is not given.
@@ -84,14 +91,16 @@ def opened(place: Path, *, force: bool, progress: Progress) -> Iterator[_Output]
     place = place.resolve()
     _check_place(place, force=force)
     with beside(place) as folder, Staging(folder / "measured", progress=progress) as staging:
-        yield _Output(place, folder, staging, force=force, progress=progress)
+        yield _Output(place, folder, staging, write or write_checkpoint, force=force, progress=progress)
 
 
 class _Output:
     """A build that ends in a checkpoint; an `allrounder.engines.backends.Output`."""
 
-    def __init__(self, place: Path, folder: Path, staging: Staging, *, force: bool, progress: Progress) -> None:
-        self.place, self.staging = place, staging
+    def __init__(
+        self, place: Path, folder: Path, staging: Staging, write: Writer, *, force: bool, progress: Progress
+    ) -> None:
+        self.place, self.staging, self._write = place, staging, write
         self._folder, self._force, self._progress = folder, force, progress
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[PrunedEntry, ...]:
@@ -103,7 +112,7 @@ class _Output:
         (measured,) = (entry for entry in self.staging.manifest.entries if entry.key in wanted)
         new = self._folder / "checkpoint"
         with reported(self.place, "checkpoint"):
-            sidecar = write_checkpoint(frozen_dir, measured, new, self._progress)
+            sidecar = self._write(frozen_dir, measured, new, self._progress)
             _put(new, self.place, self._folder / "old", force=self._force)
         return (sidecar.entry,)
 

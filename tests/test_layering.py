@@ -43,13 +43,19 @@ TABLE = {
         # verify runs each graph in ONNX Runtime against the eager module; tokenizers writes the golden pairs
         {"ml_dtypes", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tokenizers", "torch", "transformers"},
     ),
-    "engines": ("engines", {"contract"}, {"msgspec", "onnx", "onnxruntime"}),
+    # numpy moves the bytes of weights that leave in another layout
+    "engines": ("engines", {"contract"}, {"msgspec", "numpy", "onnx", "onnxruntime"}),
     "runtime": ("runtime", {"contract"}, {"msgspec", "numpy", "onnxruntime", "PIL", "tokenizers"}),
     "calib": ("calib", {"contract", "runtime"}, {"msgspec", "numpy"}),
     "commands": (
         "commands",
         {"contract", "hosts", "router", "export", "engines", "calib", "runtime"},
         {"matplotlib", "msgspec", "numpy", "PIL", "torch"},  # matplotlib: the card's page, in its plots alone
+    ),
+    "integrations": (
+        "integrations",
+        {"contract", "engines", "runtime"},
+        {"numpy", "tensorrt_llm", "torch", "transformers"},  # what the frameworks that they live in bring
     ),
 }
 ROOMS = set(TABLE) - {"contract"}

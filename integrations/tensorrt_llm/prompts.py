@@ -1,0 +1,45 @@
+"""Token ids of prompts with one picture.
+
+What it is: where the picture stands, and the ids that stand for its rows.
+What it knows: TensorRT-LLM takes an id that is no word of the vocabulary for "a row comes from elsewhere".
+What it does not know: tokenizers, rows, and TensorRT-LLM itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from allrounder.errors import InputInvalid
+from allrounder.runtime.prompt import PromptIds
+
+__all__ = ["split_at_image", "with_rows"]
+
+
+def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
+    """Returns the ids on both sides of the picture; None where there is no picture.
+
+    A run of image tokens is one picture: processors of Hugging Face write one for each of its rows.
+
+    Raises:
+        InputInvalid: There are several pictures.
+    """
+    places = [place for place, token in enumerate(ids) if token == image_token]
+    if not places:
+        return None
+    first, last = places[0], places[-1]
+    if last - first + 1 != len(places):
+        raise InputInvalid("a prompt has one picture", where="prompt", got="several", remedy="ask about one at a time")
+    return PromptIds(tuple(ids[:first]), tuple(ids[last + 1 :]))
+
+
+def with_rows(prompt: PromptIds, rows: int, vocabulary: int, first_row: int = 0) -> list[int]:
+    """Returns the prompt with an id beyond the vocabulary for each visual row.
+
+    Args:
+        prompt: The ids around the picture.
+        rows: How many rows it has.
+        vocabulary: Ids from this one on stand for rows.
+        first_row: Number of its first row in the table that a batch shares.
+    """
+    start = vocabulary + first_row
+    return [*prompt.prefix_ids, *range(start, start + rows), *prompt.suffix_ids]

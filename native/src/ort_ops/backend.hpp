@@ -1,0 +1,24 @@
+// What an execution provider adds to the op: where it runs.
+//
+// What it is: a provider's name and the call that computes the op there. CUDA is null in a build without it.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <cstddef>
+
+#include "gather/gather.hpp"
+
+namespace ar::ort_ops {
+
+struct Backend {
+  const char* provider;  // null means the CPU's, as ONNX Runtime wants it
+  // Throws Failure. The tensors lie where the provider keeps its tensors.
+  void (*gather)(const OrtApi& api, const OrtKernelContext& context, const gather::Shape& shape,
+                 std::size_t element_bytes, const gather::Tensors& tensors);
+};
+
+const Backend& cpu_backend();
+const Backend* cuda_backend();
+
+}  // namespace ar::ort_ops

@@ -1,0 +1,31 @@
+// allrounder::TokenGather as ONNX Runtime sees a custom op: one record for an element type on a provider.
+//
+// What it is: declaration, shape inference and kernel. What it knows: the op's signature, the C API of ONNX Runtime.
+// What it does not know: the rule and where it is computed, which are the gather's and the backend's.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include "ort_ops/backend.hpp"
+
+namespace ar::ort_ops {
+
+struct Op : OrtCustomOp {
+  // `api` is that of the ONNX Runtime that asks, `api_version` what it and our headers both know.
+  Op(const OrtApi& api, uint32_t api_version, ONNXTensorElementDataType type, const Backend& backend);
+
+  const OrtApi& api;
+  ONNXTensorElementDataType type;  // of hidden: T
+  const Backend& backend;
+};
+
+// The element types that T may be. All of them on every provider: a type that is missing would make graphs of that
+// type fail to load, because a registered op hides the function of its name.
+inline constexpr ONNXTensorElementDataType kTypes[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+                                                       ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
+
+// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one of these, whatever their T.
+OrtStatus* infer_shapes(const OrtApi& api, OrtShapeInferContext* context) noexcept;
+
+}  // namespace ar::ort_ops

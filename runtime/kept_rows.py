@@ -92,7 +92,10 @@ class RowReader:
             PromptTooLong: It has more tokens than the checkpoint's limit.
             BackendError: ONNX Runtime failed.
         """
-        prompt = self.prompt(question)
+        return self.between(image, self.prompt(question))
+
+    def between(self, image: ImageLike, prompt: PromptIds) -> KeptRows:
+        """Returns the kept rows of a picture between the ids of a prompt that somebody else tokenised; see `read`."""
         pixel_values = self._preprocess.run({IMAGE: to_rgb(image)})[PIXEL_VALUES]
         visual = self._vision.run({PIXEL_VALUES: pixel_values})[VISUAL]
         tokens = self.sidecar.model.visual_tokens

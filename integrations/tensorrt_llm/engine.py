@@ -19,8 +19,8 @@ import torch
 
 from allrounder.engines.trtllm_release import PACKAGE, require_engine_path
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
-from allrounder.integrations.pruned_vision import PrunedVision
 from allrounder.integrations.tensorrt_llm.prompts import with_rows
+from allrounder.runtime.kept_rows import RowReader
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
@@ -31,8 +31,8 @@ __all__ = ["EngineRunner"]
 class EngineRunner:
     """An engine and the visual half of its checkpoint; made by `EngineRunner.open`."""
 
-    def __init__(self, vision: PrunedVision, runner: Any, batch: int) -> None:
-        self.vision, self._runner, self._batch = vision, runner, batch
+    def __init__(self, reader: RowReader, runner: Any, batch: int) -> None:
+        self._reader, self._runner, self._batch = reader, runner, batch
 
     @classmethod
     def open(cls, checkpoint: Path | str, engine: Path | str) -> EngineRunner:
@@ -44,7 +44,7 @@ class EngineRunner:
         """
         release = require_engine_path()
         build = _built_by(Path(engine), str(release))
-        vision = PrunedVision.open(checkpoint)
+        reader = RowReader(checkpoint)
         try:
             rank = importlib.import_module(PACKAGE).mpi_rank()
             runner = importlib.import_module(f"{PACKAGE}.runtime").ModelRunner.from_dir(str(engine), rank=rank)
@@ -55,7 +55,7 @@ class EngineRunner:
                 got=f"{type(error).__name__}: {error}",
                 remedy="an engine runs on the GPU architecture that it was built on: run build.sh there",
             ) from error
-        return cls(vision, runner, int(build["max_batch_size"]))
+        return cls(reader, runner, int(build["max_batch_size"]))
 
     def answer(self, pairs: Sequence[tuple[ImageLike, str]], *, max_new_tokens: int) -> list[str]:
         """Returns the greedy answers to questions about pictures, one batch.
@@ -66,12 +66,13 @@ class EngineRunner:
         """
         if not 1 <= len(pairs) <= self._batch:
             raise InputInvalid("the engine's batch is another", got=len(pairs), wanted=f"1 to {self._batch}")
-        model, rows_each = self.vision.sidecar.model, self.vision.tokens
+        sidecar = self._reader.sidecar
+        model, rows_each = sidecar.model, sidecar.entry.tokens
         table, prompts = [], []
         for number, (picture, question) in enumerate(pairs):
-            prompt = self.vision.prompt(question)
-            table.append(self.vision.rows_between(picture, prompt).rows)
-            ids = with_rows(prompt, rows_each, model.vocabulary, first_row=number * rows_each)
+            read = self._reader.read(picture, question)
+            table.append(read.rows)
+            ids = with_rows(read.prompt, rows_each, model.vocabulary, first_row=number * rows_each)
             prompts.append(torch.tensor(ids, dtype=torch.int32))
         try:
             output = self._runner.generate(
@@ -88,9 +89,9 @@ class EngineRunner:
         return [self._text(ids[0, len(prompt) :].tolist()) for ids, prompt in zip(output, prompts, strict=True)]
 
     def _text(self, ids: list[int]) -> str:
-        stops = set(self.vision.sidecar.model.stop_ids)
+        stops = set(self._reader.sidecar.model.stop_ids)
         end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-        return self.vision.decode(ids[:end])
+        return self._reader.text(tuple(ids[:end]))
 
 
 def _built_by(engine: Path, release: str) -> dict[str, Any]:

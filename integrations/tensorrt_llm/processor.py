@@ -5,7 +5,7 @@ What it knows: how TensorRT-LLM calls a processor in each of the releases that a
 What it does not know: the decoder.
 
 The picture comes in `multi_modal_data`, and the rows are made here by ONNX Runtime; or the rows come ready in
-`multi_modal_embeddings`, made by `PrunedVision` in another process.
+`multi_modal_embeddings`, made by a `RowReader` in another process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from allrounder.errors import EngineUnavailable, HostUnsupported, ImageInvalid, InputInvalid
-from allrounder.integrations.pruned_vision import PrunedVision
 from allrounder.integrations.tensorrt_llm.api import Api
 from allrounder.integrations.tensorrt_llm.prompts import split_at_image, with_rows
+from allrounder.runtime.kept_rows import RowReader
 from allrounder.runtime.prompt import PromptIds
 
 __all__ = ["picture_of", "processor_class"]
@@ -66,12 +66,13 @@ class _PrunedLlavaProcessor:
         self._host, self._words = config, tokenizer or _tokenizer(model_path)
         self.multimodal_hashing_supported = None  # TensorRT-LLM finds out at the first request
         _check_rope(Path(model_path), config.text_config)
-        self.vision = PrunedVision.open(model_path)
-        if self.vision.hidden != config.text_config.hidden_size:
+        self._reader = RowReader(model_path)
+        made = self._reader.sidecar.model.hidden
+        if made != config.text_config.hidden_size:
             raise HostUnsupported(
                 "the visual rows are not those of this decoder",
                 where=model_path,
-                got=self.vision.hidden,
+                got=made,
                 wanted=config.text_config.hidden_size,
             )
 
@@ -112,7 +113,7 @@ class _PrunedLlavaProcessor:
 
     def get_num_tokens_per_image(self, **_image: Any) -> int:
         """Every picture has T rows."""
-        return self.vision.tokens
+        return self._reader.sidecar.entry.tokens
 
     def __call__(self, inputs: Any, sampling_params: Any) -> Processed:
         return self.call_with_text_prompt(inputs, sampling_params)
@@ -128,7 +129,7 @@ class _PrunedLlavaProcessor:
         prompt, ids = self._prompt(inputs, sampling_params, pictures=len(pictures))
         if prompt is None:
             return ids, {}
-        return self._with(prompt, torch.from_numpy(self.vision.rows_between(picture_of(pictures[0]), prompt).rows))
+        return self._with(prompt, torch.from_numpy(self._reader.between(picture_of(pictures[0]), prompt).rows))
 
     def attach_multimodal_embeddings(
         self, inputs: Any, multimodal_embedding: dict[str, Any], sampling_params: Any
@@ -161,14 +162,15 @@ class _PrunedLlavaProcessor:
         return prompt, ids
 
     def _with(self, prompt: PromptIds, rows: torch.Tensor) -> Processed:
-        wanted = (self.vision.tokens, self.vision.hidden)
+        sidecar = self._reader.sidecar
+        wanted = (sidecar.entry.tokens, sidecar.model.hidden)
         if tuple(rows.shape) != wanted:
             raise InputInvalid(
                 "the picture has not the rows of this version",
                 where="multi_modal_embeddings",
                 got=list(rows.shape),
                 wanted=list(wanted),
-                remedy="make them with allrounder.integrations.pruned_vision on the same checkpoint",
+                remedy="make them with allrounder.runtime.kept_rows.RowReader, of the same checkpoint",
             )
         ids = with_rows(prompt, len(rows), self.get_vocab_size())
         return ids, {"multimodal_data": {"multimodal_embedding": rows.to(self.dtype)}}

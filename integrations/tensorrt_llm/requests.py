@@ -1,12 +1,12 @@
 """Requests whose visual rows were made elsewhere: the route through ``multi_modal_embeddings``.
 
-What it is: `embedding_request`, the dict that ``LLM.generate`` takes.
+What it is: `embedding_request`, the dict that ``LLM.generate`` takes, and `prompt_text`, the prompt in it.
 What it knows: which hosts' processors take rows and count them: LLaVA-NeXT from 1.1 on, and this project's own class.
-What it does not know: how rows are made (`allrounder.integrations.pruned_vision`).
+What it does not know: how rows are made (`allrounder.runtime.kept_rows`).
 
-    vision = PrunedVision.open("checkpoint")                       # on any machine; needs no TensorRT-LLM
-    request = embedding_request(vision.text(question), vision.rows(picture, question).rows)
-    llm.generate(request, sampling_params)
+    reader = RowReader("checkpoint")                               # on any machine; needs no TensorRT-LLM
+    text = prompt_text(reader.sidecar.prompt, question)
+    llm.generate(embedding_request(text, reader.read(picture, question).rows), sampling_params)
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from allrounder.errors import InputInvalid
+from allrounder.manifest import PromptTemplate
 
-__all__ = ["embedding_request"]
+__all__ = ["embedding_request", "prompt_text"]
 
 
 def embedding_request(prompt: str, rows: np.ndarray) -> dict[str, Any]:
@@ -34,3 +35,14 @@ def embedding_request(prompt: str, rows: np.ndarray) -> dict[str, Any]:
     if rows.ndim != 2 or not len(rows):
         raise InputInvalid("visual rows are a matrix", where="rows", got=list(rows.shape), wanted="[T, hidden]")
     return {"prompt": prompt, "multi_modal_embeddings": {"image": [torch.from_numpy(np.ascontiguousarray(rows))]}}
+
+
+def prompt_text(template: PromptTemplate, question: str) -> str:
+    """Returns the whole prompt as text, ``<image>`` where the picture stands.
+
+    Raises:
+        InputInvalid: The question holds an ``<image>`` itself: as text it would become one.
+    """
+    if "<image>" in question:
+        raise InputInvalid("a question is plain text", where="question", got=question, remedy="leave <image> out of it")
+    return f"{template.before_image}<image>{template.after_image}{question}{template.after_question}"

@@ -35,8 +35,9 @@ def assert_same(found, wanted):
 
 @pytest.mark.parametrize("kind", ["random", "tied", "odd"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("batch", "tokens", "k", "hidden"), SHAPES)
-def test_op_equals_function_bit_for_bit(library, batch, tokens, k, hidden, dtype, kind):
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_op_equals_function_bit_for_bit(library, shape, dtype, kind):
+    batch, tokens, k, hidden = shape
     given_ = feeds(draw_scores(kind, (batch, tokens)), hidden, dtype)
     found = gather_session(k, dtype, library).run(None, given_)
     assert_same(found, gather_session(k, dtype).run(None, given_))

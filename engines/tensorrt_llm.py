@@ -26,7 +26,7 @@ from allrounder.engines import checkpoint
 from allrounder.engines.backends import Output
 from allrounder.engines.folders import beside, reported, sync
 from allrounder.engines.onnxruntime import build
-from allrounder.engines.trtllm_layout import decoder_of, engine_config, targets
+from allrounder.engines.trtllm_layout import HEAD, decoder_of, engine_config, targets
 from allrounder.engines.trtllm_release import FOLDER, require_engine_path, require_gpu
 from allrounder.engines.trtllm_scripts import BUILD, CHECKPOINT, EngineLimits, scripts
 from allrounder.engines.trtllm_weights import DTYPES, Weights, write_rank
@@ -97,7 +97,8 @@ def convert(
 
 def _convert(root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, progress: Progress) -> EngineLimits:
     config = json.loads((root / "config.json").read_bytes())
-    decoder = decoder_of(config.get("text_config") or {})
+    weights = Weights(root)
+    decoder = decoder_of(config.get("text_config") or {}, tied=HEAD not in weights)
     asked = sidecar.limits
     limits = EngineLimits(
         tokens=sidecar.entry.tokens,
@@ -107,7 +108,6 @@ def _convert(root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, p
         tensor_parallel=options.tensor_parallel,
     )
     limits.check(decoder.max_positions)
-    weights = Weights(root)
     ranks = [tuple(targets(decoder, limits.tensor_parallel, rank)) for rank in range(limits.tensor_parallel)]
     with reported(out, "TensorRT-LLM checkpoint"):
         (out / CHECKPOINT).mkdir(parents=True)

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from allrounder.errors import HostUnsupported, InputInvalid
 
-__all__ = ["Decoder", "Piece", "Target", "decoder_of", "engine_config", "targets"]
+__all__ = ["HEAD", "Decoder", "Piece", "Target", "decoder_of", "engine_config", "targets"]
 
 # Hugging Face's model type -> the architecture that TensorRT-LLM's MODEL_MAP knows. Qwen3 is left out: its norms of
 # queries and keys have names of their own in that layout, which could not be checked against a release.
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+EMBEDDING, HEAD = "decoder.embed_tokens.weight", "decoder.lm_head.weight"
 _ROPES = ("default", "linear", "llama3")
 # What transformers fills in where config.json is silent, as that of LLaVA-1.5 is about almost everything.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -89,8 +90,12 @@ class Decoder:
         return _ARCHITECTURES[self.family]
 
 
-def decoder_of(text: Mapping[str, Any]) -> Decoder:
+def decoder_of(text: Mapping[str, Any], *, tied: bool) -> Decoder:
     """Returns the decoder of a ``text_config``, as transformers 4 or 5 writes it; defaults fill what it leaves out.
+
+    Args:
+        text: The ``text_config``.
+        tied: Whether the head is the embedding table: it is wherever there is no head among the weights.
 
     Raises:
         HostUnsupported: A decoder, activation or rotary embedding that this layout has no place for.
@@ -123,7 +128,7 @@ def decoder_of(text: Mapping[str, Any]) -> Decoder:
         qkv_bias=family == "qwen2" or (family == "llama" and biased),
         o_bias=family == "llama" and biased,
         mlp_bias=family == "llama" and bool(text.get("mlp_bias", False)),
-        tied=bool(text.get("tie_word_embeddings", False)),
+        tied=tied,
         rope_theta=float(rope.pop("rope_theta")),
         rope_scaling=rope if rope["rope_type"] != "default" else None,
     )
@@ -159,12 +164,12 @@ def targets(decoder: Decoder, ranks: int, rank: int) -> Iterator[Target]:
     """
     check_ranks(decoder, ranks)
     vocabulary, hidden = decoder.vocabulary, decoder.hidden
-    yield Target("transformer.vocab_embedding.weight", (vocabulary, hidden), (Piece("decoder.embed_tokens.weight"),))
+    yield Target("transformer.vocab_embedding.weight", (vocabulary, hidden), (Piece(EMBEDDING),))
     for layer in range(decoder.layers):
         yield from _layer(decoder, layer, _Cut(ranks, rank))
     yield Target("transformer.ln_f.weight", (hidden,), (Piece("decoder.norm.weight"),))
     each = -(-vocabulary // ranks)  # the head is padded with zero rows to a multiple of the ranks
-    head = "decoder.embed_tokens.weight" if decoder.tied else "decoder.lm_head.weight"
+    head = EMBEDDING if decoder.tied else HEAD
     rows = (min(rank * each, vocabulary), min((rank + 1) * each, vocabulary))
     yield Target("lm_head.weight", (each, hidden), (Piece(head, rows),), each - (rows[1] - rows[0]))
 

@@ -67,6 +67,9 @@ class Weights:
             )
         self.dtype = dtypes[0]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape.
 

@@ -1,0 +1,60 @@
+"""Pruned checkpoints of tiny random hosts, made once for a whole run."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.checkpoint import write_checkpoint
+from allrounder.engines.onnxruntime import build
+from allrounder.engines.staging import Staging
+from allrounder.export.freezer import Freezer, FreezeRequest
+from allrounder.hosts.host import load_host
+from allrounder.hosts.random import write_random_checkpoint
+from allrounder.router.checkpoint import save_router
+from allrounder.router.model import MetaRouter
+from allrounder.versions import resolve
+
+
+class Made(NamedTuple):
+    frozen: Path
+    checkpoint: Path
+
+
+@pytest.fixture(scope="session")
+def pruned(tmp_path_factory):
+    """Gives the checkpoint of a shape and dtype, with one layer and most visual tokens gone."""
+    folder = tmp_path_factory.mktemp("pruned")
+
+    @functools.cache
+    def get(shape="llama-gqa-tied", dtype=torch.float32) -> Made:
+        place = folder / f"{shape}-{dtype}"
+        place.mkdir()
+        directory = write_random_checkpoint(place / "host", shape, dtype=dtype)
+        host = load_host(directory, dtype=torch.float32)
+        torch.manual_seed(1)
+        save_router(MetaRouter(host.spec, host.model.config.text_config), place / "router", host_digest=host.digest)
+        freezer = Freezer(directory, place / "router", place / "frozen")
+        freezer.shared()
+        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        version = resolve("par-lite", tokens=tokens, layers=layers)
+        plan = tuple(layer for layer in range(layers) if layer != 1)[: version.budget.layers]
+        freezer.add(FreezeRequest(version, 0, "frozen", plan))
+        freezer.finish()
+        with Staging(place / "bundle") as staging:
+            (entry,) = build(place / "frozen", staging, BuildOptions())
+        write_checkpoint(place / "frozen", entry, place / "checkpoint")
+        return Made(place / "frozen", place / "checkpoint")
+
+    return get
+
+
+@pytest.fixture
+def picture():
+    """A picture of noise, higher than wide."""
+    return Image.fromarray(np.random.default_rng(7).integers(0, 256, (53, 37, 3), np.uint8))

@@ -46,7 +46,7 @@ std::optional<std::string> read_small(const fs::path& path) {
   if (!file && errno == ENOENT) return std::nullopt;
   if (!file && errno == ENXIO) refuse_special(path, false);
   if (!file) throw system_error(path);
-  struct stat status {};
+  struct stat status{};
   if (fstat(file.get(), &status) != 0) throw system_error(path);
   if (S_ISDIR(status.st_mode)) return std::nullopt;
   if (!S_ISREG(status.st_mode)) refuse_special(path, false);
@@ -62,7 +62,7 @@ std::optional<std::string> read_small(const fs::path& path) {
 }
 
 Heads read_heads(const fs::path& root) {
-  struct stat status {};
+  struct stat status{};
   const bool there = stat(root.c_str(), &status) == 0;
   if (!there && errno != ENOENT && errno != ENOTDIR) throw system_error(root);
   if (!there || !S_ISDIR(status.st_mode)) {
@@ -79,7 +79,8 @@ bool is_hex(std::string_view text) {
 std::string read_digest(const fs::path& root, const std::optional<std::string>& data) {
   const std::string where = (root / kDigest).string();
   if (!data) throw Error(AR_BUNDLE_CORRUPT, "the manifest's digest is missing", {where, "", "", kAgain});
-  const bool spaced = data->size() == 65 && std::string_view(" \t\n\r\f\v").find(data->back()) != std::string_view::npos;
+  const bool spaced =
+      data->size() == 65 && std::string_view(" \t\n\r\f\v").find(data->back()) != std::string_view::npos;
   const std::string digest = data->substr(0, spaced ? 64 : data->size());
   if (is_hex(digest)) return digest;
   throw Error(AR_BUNDLE_CORRUPT, "the manifest's digest is not one",

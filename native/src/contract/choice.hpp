@@ -19,8 +19,8 @@ struct LatencyTarget {
   std::optional<double> tpot_ms;  // per further token
   int percentile = 95;            // 50, 95 or 99
 
-  void check() const;             // throws AR_INPUT_INVALID: no figure, no positive finite number, another percentile
-  std::string text() const;       // "ttft <= 40 ms and tpot <= 2 ms at p95"
+  void check() const;        // throws AR_INPUT_INVALID: no figure, no positive finite number, another percentile
+  std::string text() const;  // "ttft <= 40 ms and tpot <= 2 ms at p95"
 };
 
 // Returns the indices of `entries`, most faithful first; the total order of runtime/choice.py.

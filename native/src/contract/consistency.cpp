@@ -13,13 +13,13 @@ namespace {
 void check_budget(const char* what, int64_t value, int64_t low, int64_t high, const std::string& place) {
   if (low <= value && value <= high) return;
   const std::string facts = std::string(what) + " " + std::to_string(value);
-  refuse("an entry has an impossible budget",
-         {place, facts, std::to_string(low) + " to " + std::to_string(high), ""});
+  refuse("an entry has an impossible budget", {place, facts, std::to_string(low) + " to " + std::to_string(high), ""});
 }
 
 void check_plan(const Entry& entry, const Model& model, const std::string& place) {
   if (entry.layer_policy == "routed") {
-    if (entry.layer_plan) refuse("a routed entry chooses its layers per input and has no layer plan", {place, "", "", ""});
+    if (entry.layer_plan)
+      refuse("a routed entry chooses its layers per input and has no layer plan", {place, "", "", ""});
     return;
   }
   const std::string count = std::to_string(entry.layers);
@@ -69,8 +69,7 @@ void check_listed(const EntryGraphs& graphs, const std::map<std::string, FileRec
 }  // namespace
 
 void check_manifest(const Manifest& manifest, const std::string& where) {
-  if (manifest.entries.empty())
-    refuse("the manifest has no entry", {where, "", "", "build the bundle again"});
+  if (manifest.entries.empty()) refuse("the manifest has no entry", {where, "", "", "build the bundle again"});
   std::map<Entry::Key, int> count;
   for (const Entry& entry : manifest.entries) ++count[entry.key()];
   for (const Entry& entry : manifest.entries) {

@@ -16,8 +16,8 @@ int usable_cores();
 Machine machine(const std::string& backend, int threads, const std::string& gpu = "", const std::string& driver = "");
 
 // The parts, which read below `root`; "/" is the machine, tests have others.
-std::string cpu_model(const std::filesystem::path& root);                     // else the machine type
-std::optional<double> cgroup_quota(const std::filesystem::path& root);        // in cores; nothing without a quota
+std::string cpu_model(const std::filesystem::path& root);                    // else the machine type
+std::optional<double> cgroup_quota(const std::filesystem::path& root);       // in cores; nothing without a quota
 int64_t quota_cores(int64_t available, const std::optional<double>& quota);  // rounded down, at least 1
 
 }  // namespace ar

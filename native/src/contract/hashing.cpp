@@ -49,12 +49,16 @@ bool safe(const std::string& path) {
 
 bool absolute(const std::string& path) {
   const auto letter = [](char byte) { return letter_or_digit(byte) && (byte < '0' || byte > '9') && byte != '_'; };
-  return (!path.empty() && (path[0] == '/' || path[0] == '\\')) || (path.size() > 1 && path[1] == ':' && letter(path[0]));
+  return (!path.empty() && (path[0] == '/' || path[0] == '\\')) ||
+         (path.size() > 1 && path[1] == ':' && letter(path[0]));
 }
 
 using Directory = std::unique_ptr<DIR, int (*)(DIR*)>;
 
-int64_t nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; }
+// Wraps for years beyond 2262, which a file may claim: it is compared and nothing else.
+int64_t nanoseconds(const timespec& time) {
+  return static_cast<int64_t>(static_cast<uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(time.tv_nsec));
+}
 
 // Adds the files of one folder to `found` and its folders to `folders`.
 void list_folder(const fs::path& root, const std::string& folder, FileStats& found, std::vector<std::string>& folders) {
@@ -64,8 +68,9 @@ void list_folder(const fs::path& root, const std::string& folder, FileStats& fou
     const std::string leaf = entry->d_name;
     if (leaf == "." || leaf == "..") continue;
     const std::string name = folder + leaf;
-    struct stat status {};
-    if (fstatat(dirfd(directory.get()), leaf.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) throw system_error(root / name);
+    struct stat status{};
+    if (fstatat(dirfd(directory.get()), leaf.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0)
+      throw system_error(root / name);
     if (S_ISDIR(status.st_mode)) {
       folders.push_back(name + "/");
     } else if (S_ISREG(status.st_mode)) {
@@ -92,7 +97,9 @@ void check_path(const std::string& path, const std::string& where) {
   if (safe(path)) return;
   const auto parts = split(path, "/\\");
   const bool leaves = std::find(parts.begin(), parts.end(), "..") != parts.end();
-  const char* what = absolute(path) ? "a listed path is absolute" : leaves ? "a listed path leaves the bundle" : "a listed path is not safe";
+  const char* what = absolute(path) ? "a listed path is absolute"
+                     : leaves       ? "a listed path leaves the bundle"
+                                    : "a listed path is not safe";
   throw Error(AR_BUNDLE_CORRUPT, what,
               {where, quoted(path), "a relative path of letters, digits, '.', '_' and '-', with '/' between folders",
                "do not load this; build it again"});
@@ -110,7 +117,8 @@ FileStats list_files(const fs::path& root) {
 }
 
 void refuse_special(const fs::path& path, bool link) {
-  throw Error(AR_BUNDLE_CORRUPT, std::string(link ? "a symbolic link" : "a special file") + " stands where only regular files may",
+  throw Error(AR_BUNDLE_CORRUPT,
+              std::string(link ? "a symbolic link" : "a special file") + " stands where only regular files may",
               {quoted(path.string(), 1000), "", "", "put the file itself in its place, or build the bundle again"});
 }
 
@@ -122,7 +130,8 @@ void check_files(const fs::path& root, const std::map<std::string, FileRecord>& 
   for (const auto& [path, record] : files) {
     check_path(path, root.string());
     const auto seen = found.find(path);
-    if (seen == found.end()) throw Error(AR_BUNDLE_CORRUPT, "a file is missing", {(root / path).string(), "", "", kAgain});
+    if (seen == found.end())
+      throw Error(AR_BUNDLE_CORRUPT, "a file is missing", {(root / path).string(), "", "", kAgain});
     if (seen->second.size == record.bytes) continue;
     throw Error(AR_BUNDLE_CORRUPT, seen->second.size < record.bytes ? "a file is truncated" : "a file is too long",
                 {(root / path).string(), std::to_string(seen->second.size) + " bytes",

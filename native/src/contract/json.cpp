@@ -141,7 +141,7 @@ class SchemaFinder : public Sax {
 // letters, and numbers lose the digits that would carry them beyond a double. A byte order mark and stray bytes
 // stay as wrong as they were.
 std::string harmless(std::string_view text) {
-  constexpr std::size_t kDigits = 30, kExponentDigits = 2;  // below 1e130
+  constexpr std::size_t kDigits = 200, kExponentDigits = 2;  // below 1e300
   std::string out;
   out.reserve(text.size());
   bool quoted = false, escaped = false, exponent = false;
@@ -191,7 +191,8 @@ std::string json_string(const std::string& text) {
 
 std::string json_number(double number) {
   std::array<char, 32> buffer;
-  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::scientific).ptr;
   const std::string shortest(buffer.data(), end);  // -1.25e-07
   const std::size_t mark = shortest.find('e');
   const int exponent = std::atoi(shortest.c_str() + mark + 1);

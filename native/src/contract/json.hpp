@@ -37,8 +37,8 @@ struct Json {
 Json parse_json(std::string_view text, const std::string& where);
 
 // Returns the digits of the outermost object's "schema" where that is a whole number of 0 or more, and nothing where
-// it is something else or the text is no JSON. Texts and numbers elsewhere need not be possible ones, nor is there a limit of
-// depth: a schema of the future may hold what this program refuses.
+// it is something else or the text is no JSON. Texts and numbers elsewhere need not be possible ones, nor is there a
+// limit of depth: a schema of the future may hold what this program refuses.
 std::optional<std::string> schema_number(std::string_view text);
 
 // Returns a text as a JSON string, its quotes included, as msgspec writes it.

@@ -85,9 +85,10 @@ int64_t read_positive(const JsonView& view) { return at_least(view, 1); }
 
 int64_t read_int64(const JsonView& view) {
   const JsonInteger& number = integer(view);
-  if (number.fits && number.magnitude <= static_cast<uint64_t>(kInt64Max))
-    return number.negative ? -static_cast<int64_t>(number.magnitude) : static_cast<int64_t>(number.magnitude);
-  view.refuse("Expected `int` of 64 bits");
+  const uint64_t beyond = uint64_t{1} << 63;  // -2^63 is one of them, 2^63 is not
+  if (!number.fits || number.magnitude > beyond || (number.magnitude == beyond && !number.negative))
+    view.refuse("Expected `int` of 64 bits");
+  return static_cast<int64_t>(number.negative ? ~number.magnitude + 1 : number.magnitude);
 }
 
 uint64_t read_uint64(const JsonView& view) {

@@ -209,7 +209,8 @@ bool Machine::operator==(const Machine& other) const {
 }
 
 std::string Entry::label() const {
-  return version + " (" + backend + ", " + precision + ", " + layer_policy + ", K=" + std::to_string(gather_layer) + ")";
+  return version + " (" + backend + ", " + precision + ", " + layer_policy + ", K=" + std::to_string(gather_layer) +
+         ")";
 }
 
 void check_schema(std::string_view json, const std::string& where) {

@@ -36,8 +36,9 @@ const Json::Items& items(const JsonView& view, std::size_t count) {
 
 FileStat read_state(const JsonView& view) {
   const Json::Items& values = items(view, 5);
-  return {read_uint64(view.item(0, values[0])), read_uint64(view.item(1, values[1])), read_int64(view.item(2, values[2])),
-          read_int64(view.item(3, values[3])), read_int64(view.item(4, values[4]))};
+  return {read_uint64(view.item(0, values[0])), read_uint64(view.item(1, values[1])),
+          read_int64(view.item(2, values[2])), read_int64(view.item(3, values[3])),
+          read_int64(view.item(4, values[4]))};
 }
 
 Seen read_seen(const JsonView& view) {
@@ -66,7 +67,7 @@ std::string encode(const fs::path& root, const Digests& digests, const FileStats
   std::string files;
   for (const auto& [path, digest] : digests) {
     const FileStat& state = found.at(path);
-    if (now_ns - state.ctime_ns < kSettledNs) continue;
+    if (state.ctime_ns > now_ns - kSettledNs) continue;
     std::string numbers = std::to_string(state.device) + "," + std::to_string(state.inode);
     for (const int64_t number : {state.size, state.mtime_ns, state.ctime_ns}) numbers += "," + std::to_string(number);
     files += (files.empty() ? "" : ",") + json_string(path) + ":[" + json_string(digest) + ",[" + numbers + "]]";
@@ -92,7 +93,8 @@ void sweep(const fs::path& folder) {
   std::error_code error;
   for (fs::directory_iterator file(folder, error), end; !error && file != end; file.increment(error)) {
     std::error_code ignored;  // another process may have removed it
-    if (file->path().extension() == ".json" && !of_a_bundle_that_is_there(file->path())) fs::remove(file->path(), ignored);
+    if (file->path().extension() == ".json" && !of_a_bundle_that_is_there(file->path()))
+      fs::remove(file->path(), ignored);
   }
 }
 

@@ -115,7 +115,7 @@ class Verification {
       digest.update(buffer.data(), static_cast<std::size_t>(count));
       if (!advance(static_cast<std::size_t>(count))) return;
     }
-    struct stat status {};
+    struct stat status{};
     if (fstat(file.get(), &status) != 0) throw system_error(path);
     const std::string hex = digest.hex();
     if (hex != job.second.sha256) {

@@ -1,0 +1,119 @@
+// Answers questions about the contract: JSON lines in, JSON lines out, so that Python can compare both languages.
+//
+//   {"op": "choose", "entries": [...], "target": {...} or null, "machine": {...} or null, "fastest": false}
+//   {"op": "order", "entries": [...]}
+//   {"op": "table", "entries": [...], "target": {...}, "machine": {...} or null}
+//   {"op": "decode", "hex": "7b7d"}             a manifest's bytes: decode_manifest and check_manifest
+//   {"op": "open", "path": "..."}               open_bundle; also tells how many MiB were hashed and what was logged
+//   {"op": "encode_entries", "json": "[...]"}   decode_entries, then encode_entry each
+//   {"op": "machine", "backend": "...", "threads": 0}
+//
+// An answer is {"ok": ...} or {"error": "BundleCorrupt", "message": "..."}.
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "contract/bundle.hpp"
+#include "contract/choice.hpp"
+#include "contract/consistency.hpp"
+#include "contract/error.hpp"
+#include "contract/fingerprint.hpp"
+#include "contract/manifest.hpp"
+
+namespace {
+
+using nlohmann::json;
+
+std::string bytes_of(const std::string& hex) {
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  return bytes;
+}
+
+std::optional<double> figure(const json& target, const char* name) {
+  return target.contains(name) && !target[name].is_null() ? std::optional<double>(target[name].get<double>())
+                                                          : std::nullopt;
+}
+
+std::optional<ar::LatencyTarget> target_of(const json& question) {
+  const json& target = question.at("target");
+  if (target.is_null()) return std::nullopt;
+  return ar::LatencyTarget{figure(target, "ttft_ms"), figure(target, "tpot_ms"), target.value("percentile", 95)};
+}
+
+std::optional<ar::Machine> machine_of(const json& question) {
+  const json& machine = question.at("machine");
+  if (machine.is_null()) return std::nullopt;
+  return ar::Machine{machine.at("cpu"),     machine.at("cores"), machine.at("threads"),
+                     machine.at("backend"), machine.at("gpu"),   machine.at("driver")};
+}
+
+std::vector<ar::Entry> entries_of(const json& question) {
+  return ar::decode_entries(question.at("entries").dump(), "entries");
+}
+
+json choose(const json& question) {
+  const std::optional<ar::Machine> machine = machine_of(question);
+  return ar::choose(entries_of(question), target_of(question), machine ? &*machine : nullptr,
+                    question.value("fastest", false));
+}
+
+json table(const json& question) {
+  const std::optional<ar::Machine> machine = machine_of(question);
+  return ar::latency_table(entries_of(question), target_of(question).value(), machine ? &*machine : nullptr);
+}
+
+json decode(const json& question) {
+  const ar::Manifest manifest = ar::decode_manifest(bytes_of(question.at("hex")), "probe");
+  ar::check_manifest(manifest, "probe");
+  return manifest.entries.size();
+}
+
+json open(const json& question) {
+  int64_t hashed = 0;
+  std::string logged;
+  const ar::OpenBundle opened = ar::open_bundle(
+      question.at("path").get<std::string>(), [&](const std::string&, int64_t, int64_t total) { hashed = total; },
+      [&](ar::Level, const std::string& message) { logged += message; });
+  return {{"digest", opened.digest}, {"hashed", hashed}, {"logged", logged}, {"path", opened.path.string()}};
+}
+
+json encode_entries(const json& question) {
+  json texts = json::array();
+  for (const ar::Entry& entry : ar::decode_entries(question.at("json").get<std::string>(), "probe"))
+    texts.push_back(ar::encode_entry(entry));
+  return texts;
+}
+
+json machine(const json& question) {
+  return ar::encode_machine(ar::machine(question.at("backend"), question.value("threads", 0)));
+}
+
+json answer(const json& question) {
+  const std::string op = question.at("op");
+  if (op == "choose") return choose(question);
+  if (op == "order") return ar::by_faithfulness(entries_of(question));
+  if (op == "table") return table(question);
+  if (op == "decode") return decode(question);
+  if (op == "open") return open(question);
+  if (op == "encode_entries") return encode_entries(question);
+  if (op == "machine") return machine(question);
+  throw std::runtime_error("there is no question " + op);
+}
+
+}  // namespace
+
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    json said;
+    try {
+      said["ok"] = answer(json::parse(line));
+    } catch (const ar::Error& error) {
+      said = {{"error", ar::error_name(error.status())}, {"message", error.what()}};
+    } catch (const std::exception& error) {
+      said = {{"error", "std::exception"}, {"message", error.what()}};
+    }
+    std::cout << said.dump(-1, ' ', true, json::error_handler_t::replace) << std::endl;
+  }
+}

@@ -1,0 +1,221 @@
+// The manifest: the golden file as Python wrote it, and everything that is refused.
+#include "contract/manifest.hpp"
+
+#include <limits>
+
+#include "scratch.hpp"
+
+namespace {
+
+using ar::decode_manifest;
+using scratch::golden;
+using scratch::Plain;
+using scratch::refused;
+
+// Returns the golden manifest with the value at a JSON pointer replaced; null text removes the key.
+std::string changed(const std::string& pointer, const std::optional<std::string>& json) {
+  Plain manifest = golden();
+  const Plain::json_pointer place(pointer);
+  if (json) {
+    manifest[place] = "\x01";
+    std::string text = manifest.dump();
+    return text.replace(text.find("\"\\u0001\""), 8, *json);
+  }
+  manifest[place.parent_pointer()].erase(place.back());
+  return manifest.dump();
+}
+
+TEST(Manifest, TheGoldenFileIsRead) {
+  const ar::Manifest manifest = decode_manifest(scratch::golden_text(), "golden");
+  EXPECT_EQ(manifest.schema, 1);
+  EXPECT_EQ(manifest.producer, "allrounder golden");
+  EXPECT_EQ(manifest.model.name, "golden \"model\" \xc3\xa9\xf0\x9f\x98\x80");
+  EXPECT_EQ(manifest.model.stop_ids, (std::vector<int64_t>{2, 32000}));
+  EXPECT_EQ(manifest.model.router, ar::sha256_hex("router"));
+  EXPECT_EQ(manifest.prompt.after_question, " \\\"ASSISTANT:\t");
+  EXPECT_FALSE(manifest.prompt.prefix_special);
+  EXPECT_EQ(manifest.limits.new_tokens, 256);
+  EXPECT_EQ(manifest.files.size(), 11u);
+  EXPECT_EQ(manifest.files.at("graphs/vision.onnx").bytes, 18);
+  ASSERT_EQ(manifest.entries.size(), 3u);
+  const ar::Entry& full = manifest.entries[0];
+  EXPECT_EQ(full.label(), "full (onnxruntime, fp32, frozen, K=2)");
+  EXPECT_EQ(full.layer_plan->size(), 32u);
+  EXPECT_EQ(full.graphs.router, std::nullopt);
+  EXPECT_EQ(full.fidelity->agreement.mean, 0.1 + 0.2);
+  EXPECT_EQ(full.fidelity->agreement.low, 1e-300);
+  EXPECT_TRUE(std::signbit(full.fidelity->kl.low));
+  EXPECT_EQ(full.fidelity->kl.high, std::numeric_limits<double>::max());
+  EXPECT_EQ(full.fidelity->kinds.at("a \"class\"").questions, 59);
+  EXPECT_EQ(full.latency->ttft_ms.p99, 51.125);
+  EXPECT_EQ(full.latency->machine.cpu, "Golden CPU @ 2 GHz");
+  EXPECT_EQ(full.latency->workload.image_size, 336);
+  EXPECT_EQ(manifest.entries[1].layer_plan, std::nullopt);
+  EXPECT_EQ(manifest.entries[2].latency.has_value(), false);
+  EXPECT_EQ(manifest.recommendations.at(0).layer_policy, "frozen");
+}
+
+TEST(Manifest, EntriesComeBackByteForByte) {
+  const Plain manifest = golden();
+  for (const Plain& entry : manifest["entries"]) {
+    Plain whole = entry;
+    if (!whole.contains("native_op")) whole["native_op"] = false;
+    const std::vector<ar::Entry> entries = ar::decode_entries("[" + entry.dump() + "]", "golden");
+    const std::string text = ar::encode_entry(entries.at(0));
+    EXPECT_EQ(Plain::parse(text).dump(), whole.dump());
+    EXPECT_EQ(ar::encode_entry(ar::decode_entries("[" + text + "]", "again").at(0)), text);
+  }
+}
+
+TEST(Manifest, LatenciesComeBack) {
+  const std::string text = golden()["entries"][0]["latency"].dump();
+  EXPECT_EQ(ar::encode_latency(ar::decode_latency(text, "golden")), text);
+  refused(AR_BUNDLE_CORRUPT, "$.machine", [] {
+    Plain latency = golden()["entries"][0]["latency"];
+    latency["machine"]["serial"] = 1;
+    ar::decode_latency(latency.dump(), "cache");
+  });
+}
+
+TEST(Manifest, WhatCameLaterMayBeAbsent) {
+  Plain manifest = golden();
+  manifest.erase("recommendations");
+  manifest["prompt"].erase("prefix_special");
+  for (Plain& entry : manifest["entries"]) {
+    entry.erase("native_op");
+    if (entry["fidelity"].is_null()) continue;
+    entry["fidelity"].erase("accuracy");
+    entry["fidelity"].erase("kinds");
+    entry["latency"]["machine"].erase("gpu");
+    entry["latency"]["machine"].erase("driver");
+  }
+  const ar::Manifest read = decode_manifest(manifest.dump(), "old");
+  EXPECT_TRUE(read.recommendations.empty());
+  EXPECT_TRUE(read.prompt.prefix_special);
+  EXPECT_FALSE(read.entries[0].native_op);
+  EXPECT_TRUE(read.entries[0].fidelity->kinds.empty());
+  EXPECT_EQ(read.entries[0].fidelity->accuracy, std::nullopt);
+  EXPECT_EQ(read.entries[0].latency->machine.gpu, "");
+}
+
+TEST(Manifest, FromTheFutureBeatsEveryOtherComplaint) {
+  for (const char* schema : {"2", "99", "1000000000000000000000000000000"}) {
+    Plain manifest = golden();
+    manifest["model"] = nullptr;
+    manifest["new"] = 1;
+    manifest["schema"] = "S";
+    std::string text = manifest.dump();
+    text.replace(text.find("\"S\""), 3, schema);
+    refused(AR_BUNDLE_FROM_FUTURE, std::string("schema ") + schema, [&] { decode_manifest(text, "m"); });
+    const std::string huge = std::string("{\"schema\": ") + schema + ", \"x\": 1e999}";
+    refused(AR_BUNDLE_FROM_FUTURE, "update allrounder", [&] { decode_manifest(huge, "m"); });
+  }
+}
+
+TEST(Manifest, OtherSchemasAreMalformed) {
+  for (const char* schema : {"0", "-1", "1.0", "2.5", "true", "\"1\"", "null", "[2]", "1e0"})
+    refused(AR_BUNDLE_CORRUPT, "$.schema", [&] { decode_manifest(changed("/schema", schema), "m"); });
+  refused(AR_BUNDLE_CORRUPT, "`schema`", [&] { decode_manifest(changed("/schema", std::nullopt), "m"); });
+}
+
+struct Offence {
+  const char *pointer, *json, *path;  // what is put where, and the path that the message names
+};
+
+const Offence kOffences[] = {
+    {"/unknown", "1", "$"},
+    {"/entries/0/unknown", "1", "$.entries[0]"},
+    {"/model/host", "\"000\"", "$.model.host"},
+    {"/model/layers", "0", "$.model.layers"},
+    {"/model/layers", "-5", "$.model.layers"},
+    {"/model/layers", "9223372036854775808", "$.model.layers"},
+    {"/model/layers", "18446744073709551616", "$.model.layers"},
+    {"/model/layers", "1.0", "$.model.layers"},
+    {"/model/layers", "1e2", "$.model.layers"},
+    {"/model/layers", "true", "$.model.layers"},
+    {"/model/layers", "\"32\"", "$.model.layers"},
+    {"/model/layers", "null", "$.model.layers"},
+    {"/model/stop_ids", "[1, -1]", "$.model.stop_ids[1]"},
+    {"/model/stop_ids", "null", "$.model.stop_ids"},
+    {"/model/router", "7", "$.model.router"},
+    {"/prompt/prefix_special", "1", "$.prompt.prefix_special"},
+    {"/prompt/prefix_special", "null", "$.prompt.prefix_special"},
+    {"/limits/batch", "[]", "$.limits.batch"},
+    {"/files", "[]", "$.files"},
+    {"/files/x", "{\"sha256\": \"\", \"bytes\": 1}", "$.files['x'].sha256"},
+    {"/entries", "{}", "$.entries"},
+    {"/entries/0", "null", "$.entries[0]"},
+    {"/entries/1/precision", "\"int4\"", "$.entries[1].precision"},
+    {"/entries/1/layer_policy", "\"mixed\"", "$.entries[1].layer_policy"},
+    {"/entries/0/layer_plan", "[0, 1.0]", "$.entries[0].layer_plan[1]"},
+    {"/entries/0/fidelity/kl/mean", "\"0\"", "$.entries[0].fidelity.kl.mean"},
+    {"/entries/0/fidelity/kl/mean", "true", "$.entries[0].fidelity.kl.mean"},
+    {"/entries/0/fidelity/kinds/x", "1", "$.entries[0].fidelity.kinds['x']"},
+    {"/entries/0/latency/machine/cores", "0", "$.entries[0].latency.machine.cores"},
+    {"/entries/0/native_op", "0", "$.entries[0].native_op"},
+    {"/recommendations", "null", "$.recommendations"},
+};
+
+TEST(Manifest, OffencesAreRefusedByTheirPath) {
+  for (const Offence& offence : kOffences) {
+    SCOPED_TRACE(std::string(offence.pointer) + " = " + offence.json);
+    const std::string text = changed(offence.pointer, offence.json);
+    refused(AR_BUNDLE_CORRUPT, std::string("at `") + offence.path + "`", [&] { decode_manifest(text, "m"); });
+  }
+}
+
+TEST(Manifest, EveryKeyOfTheGoldenFileIsNeededOrKnownToBeOptional) {
+  const std::vector<std::string> optional = {
+      "recommendations", "prefix_special", "native_op", "accuracy", "kinds", "gpu", "driver"};
+  const Plain flat = golden().flatten();
+  int needed = 0;
+  for (const auto& [pointer, value] : flat.items()) {
+    for (Plain::json_pointer place(pointer); !place.empty(); place.pop_back()) {
+      const std::string key = place.back();
+      const bool indexed = key.find_first_not_of("0123456789") == std::string::npos;
+      const bool named =
+          place.parent_pointer().to_string() == "/files" || place.to_string().find("/kinds/") != std::string::npos;
+      if (indexed || named || std::find(optional.begin(), optional.end(), key) != optional.end()) continue;
+      ++needed;
+      refused(AR_BUNDLE_CORRUPT, "`" + key + "`",
+              [&] { decode_manifest(changed(place.to_string(), std::nullopt), "m"); });
+    }
+  }
+  EXPECT_GT(needed, 100);
+}
+
+TEST(Manifest, OfAKeyThatStandsTwiceAllValuesAreChecked) {
+  std::string text = golden().dump();
+  text.insert(1, "\"producer\":\"first\",");
+  EXPECT_EQ(decode_manifest(text, "m").producer, "allrounder golden");
+  text.replace(text.find("\"first\""), 7, "1");
+  refused(AR_BUNDLE_CORRUPT, "$.producer", [&] { decode_manifest(text, "m"); });
+}
+
+TEST(Manifest, WholeNumbersMayStandForFloats) {
+  const auto mean = [](const char* json) {
+    return decode_manifest(changed("/entries/0/fidelity/kl/mean", json), "m").entries[0].fidelity->kl.mean;
+  };
+  EXPECT_EQ(mean("3"), 3.0);
+  EXPECT_FALSE(std::signbit(mean("-0")));
+  EXPECT_EQ(mean("18446744073709551616"), 18446744073709551616.0);
+  EXPECT_EQ(mean("1e-400"), 0.0);
+  for (const char* number : {"NaN", "Infinity", "-Infinity", "1e999", "-1e999"})
+    refused(AR_BUNDLE_CORRUPT, "not JSON", [&] { mean(number); });
+}
+
+TEST(Manifest, NotAManifestAtAll) {
+  const std::string deep(100'000, '[');
+  for (const std::string& text :
+       {std::string(), std::string("{"), std::string("\xff"), std::string("null"), std::string("[]"), std::string("1"),
+        deep, "{\"schema\":" + deep, std::string("{\"schema\":1}"), golden().dump() + "x"})
+    refused(AR_BUNDLE_CORRUPT, "where: m", [&] { decode_manifest(text, "m"); });
+}
+
+TEST(Manifest, CutAnywhereItIsRefused) {
+  const std::string text = golden().dump();
+  for (std::size_t size = 0; size < text.size(); size += 7)
+    refused(AR_BUNDLE_CORRUPT, "where: m", [&] { decode_manifest(text.substr(0, size), "m"); });
+}
+
+}  // namespace

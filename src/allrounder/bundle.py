@@ -25,7 +25,9 @@ changed, and starts again. A new bundle needs none of this: it is written beside
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +85,7 @@ def open_bundle(path: str | Path, *, progress: Progress = silent) -> OpenBundle:
         BundleCorrupt: A missing, changed, unlisted or unsafe file, or a manifest that cannot be read.
         BundleError: There is no such directory, or it cannot be read.
     """
-    root = Path(path).resolve()
+    root = _resolved(Path(path))
     try:
         heads = _read_heads(root)
         for _ in range(_ATTEMPTS - 1):
@@ -98,6 +100,13 @@ def open_bundle(path: str | Path, *, progress: Progress = silent) -> OpenBundle:
         return _open(root, heads, progress)
     except OSError as error:
         raise BundleError("the bundle cannot be read", where=root, got=error) from error
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle
+        raise BundleError("the bundle cannot be read", where=path, got=error) from error
 
 
 def digest_of(data: bytes) -> str:
@@ -199,10 +208,14 @@ def _read_heads(root: Path) -> _Heads:
 
 
 def _read(path: Path) -> bytes | None:
+    """Returns what a small file holds, or None where there is none; a pipe in its place is not waited for."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
     except (FileNotFoundError, IsADirectoryError):
         return None
+    raise BundleCorrupt("a special file stands where only regular files may", where=path, remedy=_AGAIN)
 
 
 def _parse_journal(root: Path, data: bytes | None) -> Journal | None:

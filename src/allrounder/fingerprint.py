@@ -15,18 +15,21 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 __all__ = ["Machine", "machine", "usable_cores"]
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]  # every reader, C++ too, can hold the number
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine as far as latency depends on it."""
 
     cpu: str
-    cores: int
-    threads: int
+    cores: _Count
+    threads: _Count
     backend: str  # for example "onnxruntime 1.31.1"
     gpu: str = ""
     driver: str = ""

@@ -48,7 +48,7 @@ SCHEMA = 1
 _INT64 = 2**63 - 1  # every reader, C++ too, can hold the number
 Count = Annotated[int, Meta(ge=0, le=_INT64)]
 Positive = Annotated[int, Meta(ge=1, le=_INT64)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # \Z: no line end behind it
 Precision = Literal["fp32", "fp16"]
 LayerPolicy = Literal["routed", "frozen"]
 
@@ -288,7 +288,7 @@ def check_schema(data: bytes, *, where: object) -> None:
     """
     try:
         schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # `decode` complains about it
     if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
         raise BundleFromFuture(
@@ -314,7 +314,7 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
         raise BundleCorrupt(
             "the manifest is malformed", where=where, got=error, remedy="build the bundle again"
         ) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleCorrupt("the manifest is not JSON", where=where, got=error) from error
 
 

@@ -44,7 +44,7 @@ def read_stamp(root: Path, found: Mapping[str, FileStat]) -> dict[str, str]:
     place = _place(root)
     try:
         stamp = msgspec.json.decode(place.read_bytes(), type=_Stamp) if place else None
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # ValueError: msgspec's errors, and text that is not UTF-8
         stamp = None  # no stamp, or none that can be read: everything is hashed
     if stamp is None or stamp.path != str(root):
         return {}
@@ -62,7 +62,7 @@ def write_stamp(root: Path, digests: Mapping[str, str], found: Mapping[str, File
     try:
         write_whole(place, msgspec.json.encode(stamp))
         _sweep(place.parent)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:  # the path of a bundle need not be text
         _log.info("%s is hashed at every load: its stamp cannot be written (%s)", root, error)
 
 
@@ -77,5 +77,5 @@ def _sweep(folder: Path) -> None:
         try:
             if not Path(msgspec.json.decode(file.read_bytes(), type=_Stamp).path).is_dir():
                 file.unlink()
-        except (OSError, msgspec.MsgspecError, RecursionError):
+        except (OSError, ValueError, RecursionError):
             file.unlink(missing_ok=True)

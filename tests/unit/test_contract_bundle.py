@@ -111,6 +111,18 @@ def test_a_link_in_place_of_a_file_or_folder(bundle, name):
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, DIGEST, JOURNAL])
+def test_a_special_file_in_place_of_a_small_one_is_neither_awaited_nor_read_for_ever(bundle, name):
+    (bundle / name).unlink(missing_ok=True)
+    os.mkfifo(bundle / name)
+    with pytest.raises(BundleCorrupt, match="special file"):
+        open_bundle(bundle)
+    (bundle / name).unlink()
+    (bundle / name).symlink_to("/dev/zero")
+    with pytest.raises(BundleCorrupt, match="special file"):
+        open_bundle(bundle)
+
+
 def test_a_link_beside_the_files(bundle):
     (bundle / "link").symlink_to("/nowhere")
     with pytest.raises(BundleCorrupt, match="symbolic link"):
@@ -232,6 +244,9 @@ def test_no_directory_a_file_and_an_empty_directory(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleCorrupt, match="no manifest"):
         open_bundle(tmp_path / "empty")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BundleError, match="cannot be read"):
+        open_bundle(tmp_path / "loop")
 
 
 def test_a_folder_in_place_of_a_small_file(bundle):

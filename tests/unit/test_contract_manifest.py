@@ -235,6 +235,9 @@ def test_other_schemas_are_malformed(golden, schema):
         {"entries__0__unknown": 1},
         {"model__host": "0" * 63},
         {"model__host": "A" * 64},
+        {"model__host": "0" * 64 + "\n"},
+        {"entries__0__latency__machine__cores": 0},
+        {"entries__0__latency__machine__threads": 2**63},
         {"model__layers": 0},
         {"model__layers": 2**63},
         {"model__layers": 10**400},
@@ -288,7 +291,10 @@ def test_whole_numbers_in_place_of_floats_are_written_as_floats(golden):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"schema":' + b"[" * 100_000, b"null", b"[]", b"1"],
+    [
+        *(b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"schema":' + b"[" * 100_000, b"null", b"[]", b"1"),
+        *(b'{"schema":"\xff"}', b'{"schema":1,"producer":"\xff"}'),
+    ],
 )
 def test_not_a_manifest_at_all(data):
     with pytest.raises(BundleCorrupt):

@@ -138,7 +138,7 @@ def test_unlisted_and_missing_files_are_noticed_in_a_stamped_bundle(bundle, hash
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 50_000, b'{"path":1,"digest":2,"files":3}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"path":"\xff"}', b"[" * 50_000, b'{"path":1,"files":3}'])
 def test_a_damaged_stamp_is_no_stamp(bundle, hashed, own_cache, content):
     open_bundle(bundle)
     stamp_files(own_cache)[0].write_bytes(content)
@@ -154,6 +154,15 @@ def test_without_a_writable_cache_it_is_hashed_each_time_and_said_so(bundle, has
         open_bundle(bundle)
     assert len(hashed) == 2
     assert "hashed at every load" in caplog.text
+
+
+def test_a_path_that_is_no_text_has_no_stamp(bundle, hashed, own_cache, caplog):
+    odd = os.fsdecode(os.fsencode(bundle.parent) + b"/\xff")
+    bundle.rename(odd)
+    with caplog.at_level(logging.INFO, logger="allrounder"):
+        assert open_bundle(odd).path == Path(odd)
+    assert "hashed at every load" in caplog.text
+    assert stamp_files(own_cache) == []
 
 
 def test_without_a_home(bundle, hashed, monkeypatch, caplog):

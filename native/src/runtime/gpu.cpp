@@ -54,7 +54,7 @@ Gpu read_gpu(int index, const fs::path& folder) {
   const std::optional<std::string> version = content(folder / "version");
   if (!facts || !version) return {unknown, ""};
   return {first(*facts, R"(^Model:\s*(.+?)\s*$)").value_or(unknown),
-          first(*version, R"(Kernel Module[^0-9]*([0-9.]+))").value_or("")};
+          first(*version, R"(Kernel Module.*?\s([0-9]+\.[0-9.]+))").value_or("")};
 }
 
 }  // namespace ar

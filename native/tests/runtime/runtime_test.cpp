@@ -1,0 +1,244 @@
+// The runtime on a real bundle: loading, answering, many at once, cancelling, closing.
+#include "runtime/runtime.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <thread>
+
+#include "world.hpp"
+
+namespace ar {
+namespace {
+
+const std::vector<uint8_t> kPixels = test::picture(9, 6);
+
+LoadOptions options(const std::string& version = "full") {
+  LoadOptions made;
+  made.version = version;
+  made.engine.threads = 1;
+  return made;
+}
+
+Request request(const std::string& question = "what is it?", uint64_t seed = 1) {
+  Request made;
+  made.image = {kPixels.data(), 9, 6, 0};
+  made.prompt = question;
+  made.max_new_tokens = 12;
+  made.sampling = {8.0, 0, 1.0, seed};
+  return made;
+}
+
+class OnRuntime : public test::OnBundle, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    OnBundle::SetUp();
+    if (!IsSkipped()) runtime_ = Runtime::load(test::bundle_path(), options(GetParam()));
+  }
+  std::unique_ptr<Runtime> runtime_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Versions, OnRuntime, ::testing::Values("full", "t2-l2"), [](const auto& each) {
+  return std::string(each.param).substr(0, 2);
+});
+
+TEST_P(OnRuntime, PiecesPutTogetherAreTheAnswer) {
+  const Answer whole = runtime_->generate(request());
+  EXPECT_EQ(whole.token_ids.size(), 12u);
+  EXPECT_EQ(runtime_->entry().version, GetParam());
+  Request streamed = request();
+  std::string text;
+  int64_t last = 0;
+  streamed.piece = [&](std::string_view piece, int64_t count) {
+    EXPECT_FALSE(piece.empty());
+    EXPECT_GE(count, last);
+    last = count;
+    text += piece;
+    return true;
+  };
+  const Answer again = runtime_->generate(streamed);
+  EXPECT_EQ(text, whole.text);
+  EXPECT_EQ(again.token_ids, whole.token_ids);
+}
+
+TEST_P(OnRuntime, AStopTextEndsItAndIsLeftOut) {
+  const std::string free = runtime_->generate(request("what?", 5)).text;
+  std::size_t cut = 4;
+  while (cut < free.size() && (free[cut] & 0x80) != 0) ++cut;  // the stop text is one ASCII character
+  ASSERT_LT(cut, free.size());
+  Request asked = request("what?", 5);
+  asked.stop = {"never said", std::string(1, free[cut])};
+  const Answer answer = runtime_->generate(asked);
+  EXPECT_EQ(answer.text, free.substr(0, free.find(free[cut])));
+  EXPECT_EQ(answer.finish, Finish::kStop);
+}
+
+TEST_P(OnRuntime, IdsAnswerAsTheirQuestion) {
+  const Answer by_text = runtime_->generate(request());
+  Request by_ids = request();
+  by_ids.prompt = runtime_->encode("what is it?");
+  EXPECT_EQ(runtime_->generate(by_ids).token_ids, by_text.token_ids);
+  LoadOptions ids_only = options(GetParam());
+  ids_only.ids_only = true;
+  const auto bare = Runtime::load(test::bundle_path(), ids_only);
+  const Answer answer = bare->generate(by_ids);
+  EXPECT_EQ(answer.token_ids, by_text.token_ids);
+  EXPECT_EQ(answer.text, "");
+  EXPECT_EQ(test::status_of([&] { bare->generate(request()); }), AR_INPUT_INVALID);
+}
+
+TEST_P(OnRuntime, RowsWithGapsAnswerAsDenseOnes) {
+  std::vector<uint8_t> gaps(6 * 40, 0xee);
+  for (std::size_t row = 0; row < 6; ++row) std::copy_n(kPixels.begin() + 27 * row, 27, gaps.begin() + 40 * row);
+  Request asked = request();
+  asked.image = {gaps.data(), 9, 6, 40};
+  EXPECT_EQ(runtime_->generate(asked).token_ids, runtime_->generate(request()).token_ids);
+}
+
+TEST_P(OnRuntime, ManyAtOnceAnswerAsOneAfterTheOther) {
+  const auto ask = [&](std::size_t number) {
+    return runtime_->generate(request("question " + std::to_string(number), number)).token_ids;
+  };
+  std::vector<std::vector<int64_t>> alone, together(64);
+  for (std::size_t number = 0; number < 64; ++number) alone.push_back(ask(number));
+  std::atomic<std::size_t> next{0};
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < 8; ++thread) {
+    threads.emplace_back([&] {
+      for (std::size_t number; (number = next++) < 64;) together[number] = ask(number);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(together, alone);
+}
+
+// Asks again and again until an error ends it; returns its status.
+ar_status endless(Runtime& runtime, const Cancellation& cancel, std::promise<void>* answered) {
+  return test::status_of([&] {
+    while (true) {
+      Request asked = request();
+      asked.cancel = cancel;
+      asked.max_new_tokens = 32;
+      runtime.generate(asked);
+      if (answered != nullptr) std::exchange(answered, nullptr)->set_value();
+    }
+  });
+}
+
+TEST_P(OnRuntime, CancellingFromAnotherThread) {
+  const Cancellation cancel;
+  std::promise<void> answered;
+  auto status = std::async(std::launch::async, [&] { return endless(*runtime_, cancel, &answered); });
+  answered.get_future().wait();
+  cancel.cancel();
+  EXPECT_EQ(status.get(), AR_REQUEST_CANCELLED);
+  EXPECT_EQ(runtime_->generate(request()).token_ids.size(), 12u);  // the others are not touched
+}
+
+TEST_P(OnRuntime, CancellingMidwayEndsBeforeTheNextStep) {
+  Request asked = request();
+  const Cancellation cancel;
+  asked.cancel = cancel;
+  int pieces = 0;
+  asked.piece = [&](std::string_view, int64_t) {
+    ++pieces;
+    cancel.cancel();
+    return true;
+  };
+  EXPECT_EQ(test::status_of([&] { runtime_->generate(asked); }), AR_REQUEST_CANCELLED);
+  EXPECT_EQ(pieces, 1);
+}
+
+TEST_P(OnRuntime, ClosingEndsWhatRunsAndRefusesWhatComes) {
+  for (const bool cancel : {true, false}) {
+    const auto runtime = Runtime::load(test::bundle_path(), options(GetParam()));
+    std::vector<std::promise<void>> answered(4);
+    std::vector<std::future<ar_status>> ends;
+    for (std::promise<void>& each : answered) {
+      ends.push_back(std::async(std::launch::async, [&] { return endless(*runtime, Cancellation(), &each); }));
+    }
+    for (std::promise<void>& each : answered) each.get_future().wait();
+    runtime->close(cancel);
+    for (std::future<ar_status>& end : ends) {
+      const ar_status status = end.get();
+      // Each was allowed to end its request where nobody cancelled.
+      EXPECT_TRUE(status == AR_RUNTIME_CLOSED || (cancel && status == AR_REQUEST_CANCELLED)) << status;
+    }
+    EXPECT_EQ(test::status_of([&] { runtime->generate(request()); }), AR_RUNTIME_CLOSED);
+    EXPECT_EQ(test::status_of([&] { runtime->encode("what?"); }), AR_RUNTIME_CLOSED);
+    EXPECT_EQ(runtime->entry().version, GetParam());
+    runtime->close(true);
+  }
+}
+
+TEST_P(OnRuntime, ClosingWaitsForWhatRuns) {
+  std::promise<void> started, go_on;
+  Request asked = request();
+  bool first = true;
+  asked.piece = [&](std::string_view, int64_t) {
+    if (std::exchange(first, false)) {
+      started.set_value();
+      go_on.get_future().wait();
+    }
+    return true;
+  };
+  auto answer = std::async(std::launch::async, [&] { return runtime_->generate(asked).token_ids.size(); });
+  started.get_future().wait();
+  std::atomic<bool> closed{false};
+  std::thread closer([&] {
+    runtime_->close(false);
+    closed = true;
+  });
+  while (test::status_of([&] { runtime_->encode("what?"); }) != AR_RUNTIME_CLOSED) std::this_thread::yield();
+  EXPECT_FALSE(closed);  // the door is shut, and someone is still inside
+  go_on.set_value();
+  closer.join();
+  EXPECT_EQ(answer.get(), 12u);
+}
+
+class Loading : public test::OnBundle {};
+
+TEST_F(Loading, ImpossibleOptionsAreRefused) {
+  const auto refused = [](const std::function<void(LoadOptions&)>& change) {
+    LoadOptions made = options();
+    change(made);
+    return test::status_of([&] { Runtime::load(test::bundle_path(), made); });
+  };
+  EXPECT_EQ(refused([](LoadOptions&) {}), AR_OK);
+  EXPECT_EQ(refused([](LoadOptions& o) { o.version = "par-none"; }), AR_UNKNOWN_VERSION);
+  EXPECT_EQ(refused([](LoadOptions& o) { o.target = LatencyTarget{40.0, {}, 95}; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](LoadOptions& o) { o.fallback_fastest = true; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](LoadOptions& o) { o.engine.device = "tpu"; }), AR_INPUT_INVALID);
+  EXPECT_EQ(test::status_of([&] { Runtime::load("/nowhere", options()); }), AR_BUNDLE_ERROR);
+}
+
+TEST_F(Loading, WithoutATargetNothingIsMeasuredAndTheMostFaithfulIsTaken) {
+  LoadOptions made = options();
+  made.version.reset();
+  const auto runtime = Runtime::load(test::bundle_path(), made);
+  EXPECT_EQ(runtime->entry().version, "full");
+  EXPECT_FALSE(std::filesystem::exists(cache_ / "allrounder" / "latency"));
+  EXPECT_EQ(runtime->manifest(), test::read_file(std::filesystem::path(test::bundle_path()) / "manifest.json"));
+}
+
+TEST_F(Loading, SharedWeightsAnswerTheSame) {
+  LoadOptions shared = options("t2-l2");
+  shared.engine.weights = Weights::kShared;
+  const auto one = Runtime::load(test::bundle_path(), shared), other = Runtime::load(test::bundle_path(), options("t2-l2"));
+  EXPECT_EQ(one->generate(request()).token_ids, other->generate(request()).token_ids);
+}
+
+TEST_F(Loading, SeveralRuntimesAtOnceFromSeveralThreads) {
+  std::vector<std::future<std::vector<int64_t>>> answers;
+  for (int thread = 0; thread < 8; ++thread) {
+    answers.push_back(std::async(std::launch::async, [] {
+      return Runtime::load(test::bundle_path(), options())->generate(request()).token_ids;
+    }));
+  }
+  const std::vector<int64_t> wanted = answers.front().get();
+  for (std::size_t index = 1; index < answers.size(); ++index) EXPECT_EQ(answers[index].get(), wanted);
+}
+
+}  // namespace
+}  // namespace ar

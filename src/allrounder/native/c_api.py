@@ -122,8 +122,8 @@ def open_library() -> c.CDLL:
     """
     library = c.CDLL(str(require("library")))
     for name, (result, arguments) in _PROTOTYPES.items():
-        library[name].restype, library[name].argtypes = result, arguments
-        setattr(library, name, library[name])
+        function = getattr(library, name)  # library[name] would be a new object each time
+        function.restype, function.argtypes = result, arguments
     return library
 
 

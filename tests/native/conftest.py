@@ -47,7 +47,12 @@ def native_library(program: Callable[[str], Path]) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def demo_bundle(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model as `full`, routed `par-lite` and frozen `par-nano`, built by the command of the README."""
+    """The shipped model as `full`, routed `par-lite` and frozen `par-nano`, built by the command of the README.
+
+    `ALLROUNDER_NATIVE_BUNDLE` names one that was built before, to save that minute again and again.
+    """
+    if named := os.environ.get("ALLROUNDER_NATIVE_BUNDLE"):
+        return Path(named).resolve()
     from allrounder import build_engine
 
     out = tmp_path_factory.mktemp("demo") / "bundle"

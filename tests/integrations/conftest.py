@@ -32,7 +32,7 @@ def pruned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pruned")
 
     @functools.cache
-    def get(shape="llama-gqa-tied", dtype=torch.float32) -> Made:
+    def get(shape, dtype) -> Made:
         place = folder / f"{shape}-{dtype}"
         place.mkdir()
         directory = write_random_checkpoint(place / "host", shape, dtype=dtype)
@@ -51,7 +51,7 @@ def pruned(tmp_path_factory):
         write_checkpoint(place / "frozen", entry, place / "checkpoint")
         return Made(place / "frozen", place / "checkpoint")
 
-    return get
+    return lambda shape="llama-gqa-tied", dtype=torch.float32: get(shape, dtype)
 
 
 @pytest.fixture

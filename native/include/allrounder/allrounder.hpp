@@ -70,6 +70,9 @@ struct PromptIds {
   std::vector<std::int64_t> prefix, suffix;
 };
 
+// Told that step `done` of `total` of a task is done.
+using Progress = std::function<void(std::string_view task, std::int64_t done, std::int64_t total)>;
+
 struct LoadOptions {
   std::optional<std::string> version;   // the most faithful entry of that name; not with a target
   std::optional<double> ttft_ms;        // target: milliseconds from picture in to first token out
@@ -84,7 +87,7 @@ struct LoadOptions {
   // Both are called in the thread that is in a call, and are kept as long as the runtime. What they throw comes out of
   // that call when it ends.
   std::function<void(ar_level, std::string_view message)> log;
-  std::function<void(std::string_view task, std::int64_t done, std::int64_t total)> progress;
+  Progress progress;
 };
 
 namespace detail {
@@ -118,6 +121,10 @@ bool guarded(Callback&& callback) noexcept {
     thrown() = std::current_exception();
     return false;
   }
+}
+
+inline void on_progress(void* user, const char* task, std::int64_t done, std::int64_t total) {
+  guarded([&] { (*static_cast<Progress*>(user))(task, done, total); });
 }
 
 // Makes a call of the C interface. Throws what a callback threw in it, else the error it returned.
@@ -190,7 +197,7 @@ struct Request {
 
 class Answer {
  public:
-  explicit Answer(ar_answer* owned) noexcept : handle_(owned) {}
+  explicit Answer(ar_answer* owned) noexcept : handle_(owned) {}  // of `ar_generate`
   std::string text() const {
     std::size_t bytes = 0;
     const char* first = ar_answer_text(handle_.get(), &bytes);
@@ -212,6 +219,28 @@ class Answer {
 
  private:
   std::unique_ptr<ar_answer, detail::Freed<ar_answer_free>> handle_;
+};
+
+// A verified bundle of which nothing runs; needs no ONNX Runtime.
+class Bundle {
+ public:
+  // What `progress` throws comes out when the bundle has been read.
+  static Bundle open(const std::string& path, Progress progress = {}) {
+    std::unique_ptr<ar_bundle, detail::Freed<ar_bundle_free>> bundle;
+    const char* name = detail::text(path, "path");
+    detail::checked([&] {
+      ar_bundle* made = nullptr;
+      ar_error* error = ar_bundle_open(name, progress ? detail::on_progress : nullptr, &progress, &made);
+      bundle.reset(made);
+      return error;
+    });
+    return Bundle(bundle.release());
+  }
+  std::string manifest() const { return ar_bundle_manifest(handle_.get()); }  // as JSON
+
+ private:
+  explicit Bundle(ar_bundle* owned) noexcept : handle_(owned) {}
+  std::unique_ptr<ar_bundle, detail::Freed<ar_bundle_free>> handle_;
 };
 
 // Answers questions with one engine of a bundle. Any number of threads may ask at once.
@@ -339,7 +368,7 @@ class Runtime {
     detail::guarded([&] { static_cast<State*>(user)->log(level, message); });
   }
   static void on_progress(void* user, const char* task, std::int64_t done, std::int64_t total) {
-    detail::guarded([&] { static_cast<State*>(user)->progress(task, done, total); });
+    detail::on_progress(&static_cast<State*>(user)->progress, task, done, total);
   }
   static int on_piece(void* user, const char* text, std::size_t bytes, std::int64_t token_count) {
     return detail::guarded([&] { static_cast<Request*>(user)->piece({text, bytes}, token_count); }) ? 0 : 1;

@@ -51,6 +51,7 @@ static int refuse(void) {
   ar_runtime_free(NULL);
   ar_answer_free(NULL);
   ar_prompt_free(NULL);
+  ar_bundle_free(NULL);
   ar_cancellation_free(NULL);
   return ar_error_status(NULL) == AR_OK ? 0 : 1;
 }
@@ -107,6 +108,17 @@ static int ask(ar_runtime* runtime) {
   return 0;
 }
 
+/* Opens the bundle alone; its manifest must be the runtime's. */
+static int look(const char* path, const ar_runtime* runtime) {
+  ar_bundle* bundle = NULL;
+  ar_error* error = ar_bundle_open(path, NULL, NULL, &bundle);
+  int same;
+  if (error) return fail(error);
+  same = strcmp(ar_bundle_manifest(bundle), ar_runtime_manifest(runtime)) == 0;
+  ar_bundle_free(bundle);
+  return !same;
+}
+
 int main(int argc, char** argv) {
   ar_load_options options;
   ar_runtime* runtime = NULL;
@@ -126,7 +138,7 @@ int main(int argc, char** argv) {
   if (error) return fail(error);
   printf("entry %s\n", ar_runtime_version(runtime));
   if (!strstr(ar_runtime_manifest(runtime), ar_runtime_version(runtime)) || !*ar_runtime_entry(runtime)) return 1;
-  result = ask(runtime);
+  result = look(argv[1], runtime) || ask(runtime);
   ar_runtime_close(runtime, 1);
   ar_runtime_free(runtime);
   return result;

@@ -19,7 +19,7 @@ using Ids = std::vector<std::int64_t>;
 template <class T>
 constexpr bool kMoveOnly = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T> &&
                            !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
-static_assert(kMoveOnly<Runtime> && kMoveOnly<Answer> && kMoveOnly<Cancellation>);
+static_assert(kMoveOnly<Runtime> && kMoveOnly<allrounder::Bundle> && kMoveOnly<Answer> && kMoveOnly<Cancellation>);
 
 struct Mine : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -184,6 +184,18 @@ TEST_F(Wrapper, SaysWhatItRuns) {
   EXPECT_EQ(ids.suffix, (Ids{12, 13, 14}));
 }
 
+TEST_F(Wrapper, OpensBundlesAlone) {
+  EXPECT_EQ(allrounder::Bundle::open("bundles/demo").manifest(), "{\"schema\":2}");
+  EXPECT_EQ(world().loaded.bundle, "bundles/demo");
+  std::string told;
+  allrounder::Bundle::open("b", [&](std::string_view task, std::int64_t done, std::int64_t total) {
+    told = std::string(task) + std::to_string(done) + "/" + std::to_string(total);
+  });
+  EXPECT_EQ(told, "hashing3/4");
+  const auto refuse = [](std::string_view, std::int64_t, std::int64_t) { throw Mine("enough"); };
+  EXPECT_THROW(allrounder::Bundle::open("b", refuse), Mine);
+}
+
 TEST_F(Wrapper, ThrowsTheErrorOfEveryCall) {
   const Runtime runtime = Runtime::load("b");
   const auto fail = [] { world().fail = new ar_error{AR_BUNDLE_CORRUPT, "BundleCorrupt", "changed; where: x"}; };
@@ -194,6 +206,8 @@ TEST_F(Wrapper, ThrowsTheErrorOfEveryCall) {
   EXPECT_EQ(thrown_by([&] { runtime.generate(Request{}); }), wanted);
   fail();
   EXPECT_EQ(thrown_by([&] { runtime.encode("q"); }), wanted);
+  fail();
+  EXPECT_EQ(thrown_by([] { allrounder::Bundle::open("b"); }), wanted);
   fail();
   EXPECT_EQ(thrown_by([] { Cancellation(); }), wanted);
   try {
@@ -229,6 +243,7 @@ TEST_F(Wrapper, RefusesWhatTheInterfaceWouldReadAsSomethingElse) {
   EXPECT_EQ(ask([](auto& r) { r.top_p = 0; }), zero + "top_p");
   const std::string cut("a\0b", 3), byte = "InputInvalid: the text holds a zero byte; where: ";
   EXPECT_EQ(thrown_by([&] { Runtime::load(cut); }), byte + "bundle");
+  EXPECT_EQ(thrown_by([&] { allrounder::Bundle::open(cut); }), byte + "path");
   EXPECT_EQ(load([&](auto& o) { o.version = cut; }), byte + "version");
   EXPECT_EQ(load([&](auto& o) { o.device = cut; }), byte + "device");
   EXPECT_EQ(load([&](auto& o) { o.ort_library = cut; }), byte + "ort_library");

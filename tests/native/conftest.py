@@ -5,6 +5,7 @@ program that is not there is a failure, so that nothing passes by being skipped.
 """
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def native_library(program: Callable[[str], Path]) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALLROUNDER_NATIVE_LIBRARY_DIR", str(library.parent))
         yield library
+
+
+@pytest.fixture(scope="session")
+def prefix(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `cmake --install` lays down of the build."""
+    folder = tmp_path_factory.mktemp("prefix")
+    command = ["cmake", "--install", str(native_build), "--prefix", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

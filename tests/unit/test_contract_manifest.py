@@ -10,126 +10,23 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifest_strategies import frozens, manifests, texts
 
 from allrounder.consistency import check_frozen, check_manifest
 from allrounder.errors import BundleCorrupt, BundleFromFuture
-from allrounder.fingerprint import Machine
 from allrounder.manifest import (
-    Entry,
-    EntryGraphs,
     Estimate,
-    Fidelity,
-    Figures,
-    FileRecord,
-    Frozen,
-    FrozenVersion,
-    Latency,
     Limits,
     Manifest,
-    Model,
-    Percentiles,
-    PromptTemplate,
-    Recommendation,
     SharedGraphs,
-    Workload,
     decode,
     encode,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-_count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
-_number = st.floats(allow_nan=False, allow_infinity=False)
-_sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
-for _kind, _strategy in (
-    (Model, {"host": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
-    (PromptTemplate, {}),
-    (Limits, {}),
-    (FileRecord, {"sha256": _sha, "bytes": _count}),
-    (Machine, {}),
-):
-    _fields = {
-        field.name: _strategy.get(
-            field.name, {str: _text, bool: st.booleans(), int: st.integers()}.get(field.type, _positive)
-        )
-        for field in msgspec.structs.fields(_kind)
-    }
-    st.register_type_strategy(_kind, st.builds(_kind, **_fields))
-_percentiles = st.builds(Percentiles, p50=_number, p95=_number, p99=_number)
-_estimate = st.builds(Estimate, mean=_number, low=_number, high=_number)
-_workload = st.builds(
-    Workload, **dict.fromkeys(("text_tokens", "new_tokens", "batch", "threads", "image_size"), _positive)
-)
-_latency = st.builds(
-    Latency, ttft_ms=_percentiles, tpot_ms=_percentiles, machine=st.from_type(Machine), workload=_workload
-)
-_figures = st.builds(
-    Figures,
-    questions=_positive,
-    accuracy=st.none() | _estimate,
-    retention=st.none() | _estimate,
-    agreement=_estimate,
-    kl=_estimate,
-)
-_fidelity = st.builds(
-    Fidelity,
-    retention=st.none() | _estimate,
-    agreement=_estimate,
-    kl=_estimate,
-    questions=_positive,
-    dataset=_text,
-    quick=st.booleans(),
-    accuracy=st.none() | _estimate,
-    kinds=st.dictionaries(_text, _figures, max_size=2),
-)
-_recommendation = st.builds(
-    Recommendation, version=_text, layer_policy=st.sampled_from(["routed", "frozen"]), why=_text
-)
-_flow = {
-    "version": _text,
-    "gather_layer": _count,
-    "layer_policy": st.sampled_from(["routed", "frozen"]),
-    "layer_plan": st.none() | st.lists(_count, max_size=4).map(tuple),
-    "tokens": _positive,
-    "layers": _positive,
-}
-_graphs = st.builds(EntryGraphs, preprocess=_text, vision=_text, router=st.none() | _text, prefill=_text, decode=_text)
-_precision = st.sampled_from(["fp32", "fp16"])
-_entry = st.builds(
-    Entry,
-    **_flow,
-    backend=_text,
-    precision=_precision,
-    graphs=_graphs,
-    fidelity=st.none() | _fidelity,
-    latency=st.none() | _latency,
-    native_op=st.booleans(),
-)
-_common = {
-    "schema": st.just(1),
-    "producer": _text,
-    "model": st.from_type(Model),
-    "prompt": st.from_type(PromptTemplate),
-    "limits": st.from_type(Limits),
-    "files": st.dictionaries(_text, st.from_type(FileRecord), max_size=4),
-}
-_manifests = st.builds(
-    Manifest,
-    **_common,
-    entries=st.lists(_entry, max_size=2).map(tuple),
-    recommendations=st.lists(_recommendation, max_size=2).map(tuple),
-)
-_frozens = st.builds(
-    Frozen,
-    **_common,
-    precision=_precision,
-    graphs=st.builds(SharedGraphs, preprocess=_text, vision=_text, router=st.none() | _text),
-    versions=st.lists(st.builds(FrozenVersion, **_flow, prefill=_text, decode=_text), max_size=2).map(tuple),
-)
 
-
-@given(_manifests | _frozens)
+@given(manifests | frozens)
 def test_documents_come_back_byte_for_byte(document):
     data = encode(document)
     again = decode(data, type(document), where="test")
@@ -138,13 +35,13 @@ def test_documents_come_back_byte_for_byte(document):
     assert json.loads(data)["schema"] == 1
 
 
-@given(_manifests)
+@given(manifests)
 def test_equal_documents_give_equal_bytes(document):
     reordered = msgspec.structs.replace(document, files=dict(reversed(document.files.items())))
     assert encode(reordered) == encode(document)
 
 
-@given(st.binary(max_size=60) | _text.map(str.encode) | st.from_regex(r'\{"schema":.{0,20}\}').map(str.encode))
+@given(st.binary(max_size=60) | texts.map(str.encode) | st.from_regex(r'\{"schema":.{0,20}\}').map(str.encode))
 def test_noise_is_refused_with_an_error_of_ours(data):
     with pytest.raises((BundleCorrupt, BundleFromFuture)):
         decode(data, Manifest, where="test")

@@ -44,7 +44,6 @@ std::optional<std::string> read_small(const fs::path& path) {
   // Without waiting, as a pipe in its place has no writer.
   const UniqueFile file(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (!file && errno == ENOENT) return std::nullopt;
-  if (!file && errno == ENXIO) refuse_special(path, false);
   if (!file) throw system_error(path);
   struct stat status{};
   if (fstat(file.get(), &status) != 0) throw system_error(path);

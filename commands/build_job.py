@@ -157,6 +157,8 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
         _calibrate(job, staging, entries, reference)
         with job.clock("publish"):
             built = output.publish(work / "frozen", entries)
+            for note in output.notes:
+                say(f"note: {note}")
     return BuildReport(
         bundle=str(request.out),
         entries=built,

@@ -26,6 +26,8 @@ __all__ = ["BundleOutput", "Staging", "bundle_output", "publish", "set_figures",
 class BundleOutput:
     """A build that ends in the bundle at its place; an `allrounder.engines.backends.Output`."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, staging: Staging) -> None:
         self.place, self.staging = staging.place, staging
 

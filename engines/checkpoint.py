@@ -42,6 +42,10 @@ from allrounder.versions import FULL
 __all__ = ["BACKEND", "build", "check", "opened", "write_checkpoint"]
 
 BACKEND = "checkpoint"
+_POSITIONS = (
+    "fidelity holds where the serving stack gives every row its position in the unpruned prompt; one that counts the "
+    "rows it is given computes something else, and may lose much (docs/backends.md)"
+)
 Writer = Callable[[Path, Entry, Path, Progress], Sidecar]  # as `write_checkpoint`
 
 
@@ -97,6 +101,8 @@ def opened(place: Path, *, force: bool, progress: Progress, write: Writer | None
 class _Output:
     """A build that ends in a checkpoint; an `allrounder.engines.backends.Output`."""
 
+    notes: tuple[str, ...] = (_POSITIONS,)
+
     def __init__(
         self, place: Path, folder: Path, staging: Staging, write: Writer, *, force: bool, progress: Progress
     ) -> None:
@@ -127,6 +133,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         progress: Told the weights files.
 
     Raises:
+        InputInvalid: The entry drops tokens inside the decoder, or is routed.
         BundleCorrupt: The frozen directory is damaged, or the host's weights are no longer those that were frozen.
         HostUnsupported: The host's config speaks of layers in a way that cannot be pruned.
         OSError: The file system refuses.
@@ -134,10 +141,10 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
     frozen, host = read_frozen(frozen_dir), read_host(frozen_dir)
     if host.digest != frozen.model.host:
         raise BundleCorrupt("the host's files are not those of the graphs", where=frozen_dir, got=host.digest)
-    assert measured.layer_plan is not None, "a frozen entry has its plan"
+    entry = _pruned(measured)
     out.mkdir()
-    files = _small_files(frozen_dir / HOST_FOLDER, host, measured.layer_plan, out)
-    files |= write_weights(host, measured.layer_plan, out, progress)
+    files = _small_files(frozen_dir / HOST_FOLDER, host, entry.layer_plan, out)
+    files |= write_weights(host, entry.layer_plan, out, progress)
     pruned = measured.tokens < frozen.model.visual_tokens
     graphs, visual = write_visual(frozen_dir, frozen, out / VISUAL_FOLDER, router=pruned)
     files |= {f"{VISUAL_FOLDER}/{name}": record for name, record in visual.items()}
@@ -147,7 +154,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         model=frozen.model,
         prompt=frozen.prompt,
         limits=frozen.limits,
-        entry=_pruned(measured),
+        entry=entry,
         graphs=SharedGraphs(
             preprocess=f"{VISUAL_FOLDER}/{graphs.preprocess}",
             vision=f"{VISUAL_FOLDER}/{graphs.vision}",
@@ -164,7 +171,8 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
 
 
 def _pruned(measured: Entry) -> PrunedEntry:
-    assert measured.layer_plan is not None, "a frozen entry has its plan"
+    if measured.layer_plan is None or measured.gather_layer != 0:
+        raise InputInvalid("a checkpoint cannot express this", got=measured.label, wanted="K=0, frozen")
     return PrunedEntry(
         version=measured.version,
         backend=BACKEND,

@@ -54,7 +54,8 @@ class PrunedEntry(Record, frozen=True, kw_only=True):
     layer_plan: tuple[Count, ...]  # the kept layers of the host, ascending: layer i here is layer_plan[i] there
     tokens: Positive  # T
     layers: Positive  # L
-    fidelity: Fidelity | None  # of the same flow's frozen graphs, in which kept tokens keep their positions
+    positions: Literal["unpruned"] = "unpruned"  # fidelity holds where rows have those of the unpruned prompt
+    fidelity: Fidelity | None  # of the same flow's frozen graphs
     latency: Latency | None = None  # the serving stack's business
 
     @property

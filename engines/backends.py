@@ -32,6 +32,7 @@ __all__ = ["BACKENDS", "Asked", "Backend", "BuildOptions", "Built", "Output", "b
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "allrounder.engines.onnxruntime",
+    "openvino": "allrounder.engines.openvino",
     "checkpoint": "allrounder.engines.checkpoint",
     "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
 }
@@ -72,6 +73,7 @@ class Output(Protocol):
 
     place: Path  # links resolved
     staging: Staging  # takes the graphs that are run to measure; for a bundle, the candidate itself
+    notes: tuple[str, ...]  # what whoever uses the result must know
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[Built, ...]:
         """Puts what was built at the place, whole; ``entries`` stand in the staged bundle, figures included.

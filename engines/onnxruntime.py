@@ -13,15 +13,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import onnx
-import onnx.inliner
-
 from allrounder.engines.backends import Asked, BuildOptions
 from allrounder.engines.bundle import Staging, bundle_output
-from allrounder.engines.frozen import read_frozen, verify_frozen
-from allrounder.engines.merging import Identity, flat_twin
-from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
-from allrounder.manifest import Entry, EntryGraphs, Frozen
+from allrounder.engines.entries import graph_paths, place_frozen
+from allrounder.engines.flat import write_twin
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.manifest import Entry
 from allrounder.native import ort_ops
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library initialises
@@ -56,17 +53,11 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
         BundleMismatch: The bundle was made from another host, router or prompt.
         BundleCorrupt: The frozen directory is damaged.
     """
-    source = Path(frozen_dir)
     provider = _provider(options.device)
-    frozen = read_frozen(source)
-    staging.accept(Identity.of(frozen))
-    entries = _entries(frozen, options)
-    verify_frozen(source, frozen, options.progress)
-    for path, record in frozen.files.items():
-        staging.place_file(source / path, path, record)
-    graphs = sorted({path for entry in entries for path in _paths(entry.graphs)})
+    entries = place_frozen(Path(frozen_dir), staging, BACKEND, options)
+    graphs = graph_paths(entries)
     if options.inline:
-        graphs += [_write_twin(staging, path) for path in graphs]
+        graphs += [write_twin(staging, path) for path in graphs]
     gathering = {entry.graphs.prefill for entry in entries if entry.native_op}
     for done, path in enumerate(graphs):
         options.progress("loading graphs", done, len(graphs))
@@ -89,66 +80,6 @@ def _provider(device: str) -> str:
         wanted=" or ".join(_PROVIDERS),
         remedy="pip uninstall onnxruntime, then pip install onnxruntime-gpu" if device == "cuda" else None,
     )
-
-
-def _entries(frozen: Frozen, options: BuildOptions) -> tuple[Entry, ...]:
-    shared, only = frozen.graphs, options.only
-    there = {(version.version, version.gather_layer, version.layer_policy) for version in frozen.versions}
-    if only is not None and not (only and only <= there):
-        raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))
-    return tuple(
-        Entry(
-            version=version.version,
-            backend=BACKEND,
-            precision=frozen.precision,
-            gather_layer=version.gather_layer,
-            layer_policy=version.layer_policy,
-            layer_plan=version.layer_plan,
-            tokens=version.tokens,
-            layers=version.layers,
-            graphs=EntryGraphs(
-                preprocess=shared.preprocess,
-                vision=shared.vision,
-                # `full` and its like keep every token and layer: nothing to route.
-                router=shared.router if _routes(version.tokens, version.layer_policy, frozen) else None,
-                prefill=version.prefill,
-                decode=version.decode,
-            ),
-            fidelity=None,
-            latency=None,
-            # A version that keeps every token gathers nothing.
-            native_op=options.native_op and version.tokens < frozen.model.visual_tokens,
-        )
-        for version in frozen.versions
-        if only is None or (version.version, version.gather_layer, version.layer_policy) in only
-    )
-
-
-def _routes(tokens: int, policy: str, frozen: Frozen) -> bool:
-    return tokens < frozen.model.visual_tokens or policy == "routed"
-
-
-def _paths(graphs: EntryGraphs) -> list[str]:
-    paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode)
-    return [path for path in paths if path is not None]
-
-
-def _write_twin(staging: Staging, path: str) -> str:
-    """Writes a graph's twin without model-local functions, for runtimes that do not expand them (OpenVINO)."""
-    twin = flat_twin(path)
-    if twin not in staging.files:  # names are by content: a twin of the same graph is the same
-        model = onnx.load(staging.path / path, load_external_data=False)
-        staging.write_file(twin, _flat(model).SerializeToString(deterministic=True))
-    return twin
-
-
-def _flat(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Returns the model with its local functions expanded, and without their domain."""
-    flat = onnx.inliner.inline_local_functions(model) if model.functions else model
-    standard = [opset for opset in flat.opset_import if opset.domain == ""]
-    del flat.opset_import[:]
-    flat.opset_import.extend(standard)
-    return flat
 
 
 def _load(file: Path, path: str, provider: str, native_op: Path | None = None) -> None:

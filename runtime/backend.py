@@ -17,9 +17,12 @@ from allrounder.errors import EngineUnavailable
 from allrounder.fingerprint import Machine
 from allrounder.runtime.options import EngineOptions
 
-__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend"]
+__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend", "why_not"]
 
-BACKENDS = {"onnxruntime": "allrounder.runtime.onnxruntime_backend"}
+BACKENDS = {
+    "onnxruntime": "allrounder.runtime.onnxruntime_backend",
+    "openvino": "allrounder.runtime.openvino_backend",
+}
 
 
 class Tensor(Protocol):
@@ -111,3 +114,12 @@ def backend(name: str) -> Backend:
             "this runtime cannot run engines of that backend", got=name, wanted=f"one of {', '.join(BACKENDS)}"
         )
     return cast("Backend", importlib.import_module(BACKENDS[name]))
+
+
+def why_not(name: str) -> EngineUnavailable | None:
+    """Returns why this process cannot run engines of that backend, or None where it can."""
+    try:
+        backend(name)
+    except EngineUnavailable as error:
+        return error
+    return None

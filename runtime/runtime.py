@@ -20,7 +20,7 @@ from allrounder.errors import EngineUnavailable, InputInvalid, RequestCancelled,
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
 from allrounder.runtime.answer import Answer
-from allrounder.runtime.backend import BACKENDS
+from allrounder.runtime.backend import why_not
 from allrounder.runtime.choice import Fallback, LatencyTarget, choose
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import load_decoders
@@ -229,14 +229,14 @@ def _candidates(bundle: OpenBundle, version: str | None) -> tuple[Entry, ...]:
             wanted=f"one of {versions}",
             remedy="build it into the bundle with `allrounder build --version ...`",
         )
-    able = tuple(entry for entry in named if entry.backend in BACKENDS)
+    reasons = {name: why_not(name) for name in dict.fromkeys(entry.backend for entry in named)}
+    able = tuple(entry for entry in named if reasons[entry.backend] is None)
     if not able:
         raise EngineUnavailable(
             "this runtime runs none of the bundle's engines",
             where=bundle.path,
-            got=", ".join(sorted({entry.backend for entry in named})),
-            wanted=f"one of {', '.join(BACKENDS)}",
+            got="; ".join(str(reason) for reason in reasons.values()),
         )
     for entry in (each for each in named if each not in able):
-        _log.info("%s: left aside, this runtime cannot run it", entry.label)
+        _log.info("%s: left aside, this runtime cannot run it (%s)", entry.label, reasons[entry.backend])
     return able

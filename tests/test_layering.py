@@ -44,8 +44,8 @@ TABLE = {
         {"ml_dtypes", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tokenizers", "torch", "transformers"},
     ),
     # numpy moves the bytes of weights that leave in another layout
-    "engines": ("engines", {"contract"}, {"msgspec", "numpy", "onnx", "onnxruntime"}),
-    "runtime": ("runtime", {"contract"}, {"msgspec", "numpy", "onnxruntime", "PIL", "tokenizers"}),
+    "engines": ("engines", {"contract"}, {"msgspec", "numpy", "onnx", "onnxruntime", "openvino"}),
+    "runtime": ("runtime", {"contract"}, {"msgspec", "numpy", "onnxruntime", "openvino", "PIL", "tokenizers"}),
     "calib": ("calib", {"contract", "runtime"}, {"msgspec", "numpy"}),
     "commands": (
         "commands",
@@ -107,9 +107,10 @@ def test_a_planted_violation_is_found(tmp_path):
     assert len(violations("runtime", [planted])) == 2
 
 
-def test_only_backend_files_of_the_runtime_import_onnxruntime():
-    users = {path.name for path in (ROOT / "runtime").rglob("*.py") if "onnxruntime" in imports_of(path)}
-    assert users <= {"onnxruntime_backend.py"}
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_only_its_backend_file_imports_a_library(library):
+    users = {path.name for path in (ROOT / "runtime").rglob("*.py") if library in imports_of(path)}
+    assert users == {f"{library}_backend.py"}
 
 
 def test_importing_the_runtime_loads_no_torch():

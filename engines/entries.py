@@ -1,0 +1,84 @@
+"""From frozen versions to a bundle's entries.
+
+What it is: the part of a build that is the same for every backend whose engines are, or begin as, frozen graphs.
+What it knows: the contract's records and staging. What it does not know: any backend's library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.bundle import Staging
+from allrounder.engines.frozen import read_frozen, verify_frozen
+from allrounder.engines.merging import Identity
+from allrounder.errors import InputInvalid
+from allrounder.manifest import Entry, EntryGraphs, Frozen
+
+__all__ = ["graph_paths", "place_frozen"]
+
+
+def place_frozen(source: Path, staging: Staging, backend: str, options: BuildOptions) -> tuple[Entry, ...]:
+    """Puts the files of a frozen directory into the staged bundle.
+
+    Returns:
+        The entries of ``backend`` that run them, in the order of the frozen versions; they are not staged yet.
+
+    Raises:
+        InputInvalid: ``options.only`` names a version that was not frozen.
+        BundleMismatch: The bundle was made from another host, router or prompt.
+        BundleCorrupt: The frozen directory is damaged.
+    """
+    frozen = read_frozen(source)
+    staging.accept(Identity.of(frozen))
+    entries = _entries(frozen, backend, options)
+    verify_frozen(source, frozen, options.progress)
+    for path, record in frozen.files.items():
+        staging.place_file(source / path, path, record)
+    return entries
+
+
+def graph_paths(entries: Sequence[Entry]) -> list[str]:
+    """Returns the paths of all graphs that these entries run, each once, sorted."""
+    paths = set()
+    for graphs in (entry.graphs for entry in entries):
+        paths |= {graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode}
+    return sorted(path for path in paths if path is not None)
+
+
+def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry, ...]:
+    shared, only = frozen.graphs, options.only
+    there = {(version.version, version.gather_layer, version.layer_policy) for version in frozen.versions}
+    if only is not None and not (only and only <= there):
+        raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))
+    return tuple(
+        Entry(
+            version=version.version,
+            backend=backend,
+            precision=frozen.precision,
+            gather_layer=version.gather_layer,
+            layer_policy=version.layer_policy,
+            layer_plan=version.layer_plan,
+            tokens=version.tokens,
+            layers=version.layers,
+            graphs=EntryGraphs(
+                preprocess=shared.preprocess,
+                vision=shared.vision,
+                # `full` and its like keep every token and layer: nothing to route.
+                router=shared.router if _routes(version.tokens, version.layer_policy, frozen) else None,
+                prefill=version.prefill,
+                decode=version.decode,
+            ),
+            fidelity=None,
+            latency=None,
+            # A version that keeps every token gathers nothing.
+            native_op=options.native_op and version.tokens < frozen.model.visual_tokens,
+        )
+        for version in frozen.versions
+        if only is None or (version.version, version.gather_layer, version.layer_policy) in only
+    )
+
+
+def _routes(tokens: int, policy: str, frozen: Frozen) -> bool:
+    return tokens < frozen.model.visual_tokens or policy == "routed"

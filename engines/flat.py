@@ -1,0 +1,100 @@
+"""Flat twins: a graph in ops that runtimes other than ONNX Runtime know.
+
+What it is: one function from a frozen graph to the same graph without model-local functions, without the two things of
+opset 24 that decode graphs are made of, and without antialiased `Resize`.
+What it knows: that OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths,
+and resizes without the antialiasing that it is asked for.
+What it does not know: which of the bundle's graphs get a twin: the backend says so.
+
+`TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and looks at
+every place in them, so a twin decodes slower than its graph; it computes the same.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.inliner
+from onnx import helper
+
+from allrounder.engines.bundle import Staging
+from allrounder.engines.flat_resize import resize
+from allrounder.engines.merging import flat_twin
+from allrounder.engines.nodes import Nodes
+
+__all__ = ["flat", "write_twin"]
+
+_LENGTHS = 6  # the input of Attention that is `nonpad_kv_seqlen`
+
+
+def write_twin(staging: Staging, path: str) -> str:
+    """Writes the twin of a staged graph beside it and returns its path."""
+    twin = flat_twin(path)
+    if twin not in staging.files:  # names are by content: a twin of the same graph is the same
+        model = onnx.load(staging.path / path, load_external_data=False)
+        staging.write_file(twin, _bytes(flat(model)))
+    return twin
+
+
+def flat(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns ``model`` in plain standard ops; weights stay references to the same file."""
+    plain = onnx.inliner.inline_local_functions(model) if model.functions else onnx.ModelProto.FromString(_bytes(model))
+    standard = [opset for opset in plain.opset_import if opset.domain == ""]
+    del plain.opset_import[:]
+    plain.opset_import.extend(standard)
+    _spell(plain.graph)
+    return plain
+
+
+def _bytes(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
+def _spell(graph: onnx.GraphProto) -> None:
+    """Replaces the three ops in a graph and in the branches of its `If` nodes."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _spell(attribute.g)
+        if node.op_type == "TensorScatter":
+            nodes += _scatter(node)
+        elif node.op_type == "Attention" and len(node.input) > _LENGTHS and node.input[_LENGTHS]:
+            nodes += _attention(node)
+        elif node.op_type == "Resize":
+            nodes += resize(node)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _scatter(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Rows ``new`` [B, G, S, D] go into ``past`` [B, G, C, D] from place ``slots`` [B] on."""
+    past, new, slots = node.input
+    nodes = Nodes(node)
+    extent = nodes.add("Shape", [new], "extent", start=0, end=3)  # B, G, S
+    batch = nodes.lift(nodes.count(nodes.size(new, 0, "batch"), "rows"), [1, 2], "row")
+    heads = nodes.lift(nodes.count(nodes.size(new, 1, "heads"), "each_head"), [0, 2], "head")
+    steps = nodes.lift(nodes.count(nodes.size(new, 2, "new_count"), "steps"), [0, 1], "step")
+    places = nodes.add("Add", [nodes.lift(slots, [1, 2], "slot"), steps], "places")
+    columns = [
+        nodes.lift(nodes.add("Expand", [value, extent], f"{name}_everywhere"), [3], f"{name}_column")
+        for name, value in (("row", batch), ("head", heads), ("place", places))
+    ]
+    indices = nodes.add("Concat", columns, "indices", axis=3)
+    scatter = helper.make_node("ScatterND", [past, indices, new], list(node.output), name=node.name)
+    return [*nodes.nodes, scatter]
+
+
+def _attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """New row i of S sees the places up to ``filled - S + i`` of its cache."""
+    query, key, filled = node.input[0], node.input[1], node.input[_LENGTHS]
+    nodes = Nodes(node)
+    count = nodes.size(query, 2, "new_count")
+    back = nodes.add("Sub", [nodes.count(count, "steps"), count], "back")
+    last = nodes.add("Add", [nodes.lift(filled, [1], "filled_column"), back], "last")  # [B, S]
+    places = nodes.count(nodes.size(key, 2, "capacity"), "places")
+    seen = nodes.add("LessOrEqual", [places, nodes.lift(last, [1, 3], "last_column")], "seen")  # [B, 1, S, C]
+    masked = helper.make_node("Attention", [*node.input[:3], seen], list(node.output), name=node.name)
+    masked.attribute.extend(attribute for attribute in node.attribute if attribute.name != "is_causal")
+    return [*nodes.nodes, masked]

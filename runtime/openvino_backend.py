@@ -1,0 +1,137 @@
+"""The OpenVINO backend: the edge's other CPU.
+
+What it is: sessions, bindings and the machine's fingerprint, on OpenVINO; the only file that imports it.
+What it knows: OpenVINO's CPU plugin. It reads flat graphs (`allrounder.engines.flat`), whose ops it has.
+What it does not know: what the graphs compute; other devices of OpenVINO, none of which was ever tried.
+
+`EngineOptions.weights` changes nothing here: OpenVINO maps the weights file and packs for each engine what it wants.
+A compiled model may be run by one thread per infer request, so each run and each binding has a request of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.fingerprint import Machine, machine
+from allrounder.runtime.backend import Bound, Cell, Session, Tensor
+from allrounder.runtime.options import EngineOptions
+
+__all__ = ["fingerprint", "open_session"]
+
+try:
+    import openvino
+except ImportError as error:
+    raise EngineUnavailable(
+        "OpenVINO cannot be imported", got=error, remedy="pip install openvino (or allrounder[openvino])"
+    ) from error
+
+
+def fingerprint(options: EngineOptions) -> Machine:
+    """See `allrounder.runtime.backend.Backend`."""
+    _require_cpu(options)
+    return machine(backend=f"openvino {openvino.__version__.partition('-')[0]}", threads=options.thread_count)
+
+
+def open_session(path: Path, options: EngineOptions, *, native_op: bool = False) -> Session:
+    """See `allrounder.runtime.backend.Backend`."""
+    del native_op  # flat graphs hold standard ops alone
+    _require_cpu(options)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(options.thread_count),
+        # On some processors the default is bfloat16; what the manifest promises was measured in float32.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": "NO",  # several engines live in one process
+    }
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+    except Exception as error:  # the library's errors have no root but Exception
+        raise BackendError("OpenVINO refuses a graph", where=path, got=error) from error
+    return _Session(compiled, path.name)
+
+
+class _Tensor:
+    """A `Tensor`: an array that is read and written in place."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+    def shape(self) -> list[int]:
+        return list(self.array.shape)
+
+
+class _Cell:
+    """A `Cell`."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.tensor: Any = _Tensor(np.array(values))
+
+    def set(self, values: np.ndarray) -> None:
+        self.tensor.array[...] = values
+
+    def get(self) -> np.ndarray:
+        return self.tensor.array.copy()
+
+
+class _Session:
+    """A `Session`."""
+
+    def __init__(self, compiled: Any, name: str) -> None:
+        self._compiled, self.name = compiled, name
+        self.inputs = tuple(port.any_name for port in compiled.inputs)
+        self.outputs = tuple(port.any_name for port in compiled.outputs)
+
+    def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+        request = self._compiled.create_infer_request()
+        results = _infer(request, {name: _array(feed) for name, feed in feeds.items()}, self.name)
+        # The request dies with this call, so its outputs are copied out of it.
+        return {name: _Tensor(np.array(results[index])) for index, name in enumerate(self.outputs)}
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
+        return _Bound(self, inputs, outputs)
+
+    def cell(self, values: np.ndarray) -> Cell:
+        return _Cell(values)
+
+    def request(self) -> Any:
+        return self._compiled.create_infer_request()
+
+
+class _Bound:
+    """A `Bound`: results are copied to where they were tied, which may be where an input is read from."""
+
+    def __init__(self, session: _Session, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        self._request, self._session = session.request(), session
+        self._inputs = {name: _array(tensor) for name, tensor in inputs.items()}
+        self._outputs = [(session.outputs.index(name), _array(tensor)) for name, tensor in outputs.items()]
+
+    def run(self) -> None:
+        results = _infer(self._request, self._inputs, self._session.name)
+        for index, target in self._outputs:
+            if target.size:
+                target[...] = results[index]
+
+
+def _infer(request: Any, feeds: Mapping[str, np.ndarray], name: str) -> Any:
+    try:
+        return request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+    except Exception as error:  # the library's errors have no root but Exception
+        raise BackendError("OpenVINO failed", where=name, got=error) from error
+
+
+def _array(feed: Tensor | np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(feed) if isinstance(feed, np.ndarray) else feed.numpy()
+
+
+def _require_cpu(options: EngineOptions) -> None:
+    if options.device_kind != "cpu":
+        raise EngineUnavailable("OpenVINO engines run on the CPU", where="device", got=options.device, wanted="cpu")

@@ -22,9 +22,10 @@
  * Threads. A runtime and a cancellation may be used by any number of threads at once; an error or an answer
  * by one at a time. Freeing is the last call that a handle sees.
  *
- * Growth. Within a major version functions and constants are only added, and structs grow at their end only. Structs
- * that a program fills begin with `size`: zero them, set `size = sizeof`, and every field left zero means its
- * default. So a program that was compiled against an older library works with a newer one.
+ * Growth. Within a major version functions and constants are only added, and structs grow at their end only, by fields
+ * without padding between them. Structs that a program fills begin with `size`: zero them, set `size = sizeof`, and every
+ * field left zero means its default. So a program that was compiled against an older library works with a newer one; and
+ * with an older one, as long as it leaves zero what that one does not know.
  *
  * ONNX Runtime is not linked: it is opened when the first runtime is loaded, in this order: `ort_library` of the options,
  * the environment's ALLROUNDER_ORT_LIBRARY, libonnxruntime.so.1 or libonnxruntime.so in this library's own folder, and

@@ -1,0 +1,254 @@
+// The C interface on a real bundle, as a C program uses it.
+#include "allrounder/c_api.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <stdexcept>
+#include <thread>
+
+#include "runtime/world.hpp"
+
+namespace {
+
+const std::vector<uint8_t> kPixels = ar::test::picture(9, 6);
+
+ar_status taken(ar_error* error) {
+  const ar_status status = ar_error_status(error);
+  ar_error_free(error);
+  return status;
+}
+
+ar_request request() {
+  ar_request made{};
+  made.size = sizeof made;
+  made.rgb = kPixels.data();
+  made.width = 9;
+  made.height = 6;
+  made.question = "what is it?";
+  made.max_new_tokens = 8;
+  made.temperature = 8;
+  made.seeded = 1;
+  made.seed = 3;
+  return made;
+}
+
+std::vector<int64_t> ids(const int64_t* (*get)(const ar_answer*, size_t*), const ar_answer* answer) {
+  size_t count = 0;
+  const int64_t* first = get(answer, &count);
+  return {first, first + count};
+}
+
+class CApi : public ar::test::OnBundle {
+ protected:
+  void SetUp() override {
+    OnBundle::SetUp();
+    if (IsSkipped()) return;
+    ar_load_options options{};
+    options.size = sizeof options;
+    options.version = "t2-l2";
+    options.threads = 1;
+    options.log = [](void* user, ar_level, const char* message) { *static_cast<std::string*>(user) += message; };
+    options.user = &log_;
+    ASSERT_EQ(taken(ar_runtime_load(ar::test::bundle_path().c_str(), &options, &runtime_)), AR_OK);
+  }
+  void TearDown() override {
+    ar_runtime_free(runtime_);
+    OnBundle::TearDown();
+  }
+  // Asks, and takes the token ids.
+  std::vector<int64_t> asked(const ar_request& made) {
+    ar_answer* answer = nullptr;
+    EXPECT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
+    std::vector<int64_t> tokens = ids(ar_answer_token_ids, answer);
+    ar_answer_free(answer);
+    return tokens;
+  }
+  ar_status refused(void (*change)(ar_request&)) {
+    ar_request bad = request();
+    change(bad);
+    ar_answer* answer = nullptr;
+    const ar_status status = taken(ar_generate(runtime_, &bad, &answer));
+    EXPECT_EQ(answer, nullptr);
+    return status;
+  }
+  ar_runtime* runtime_ = nullptr;
+  std::string log_;
+};
+
+TEST_F(CApi, SaysWhatItLoaded) {
+  EXPECT_STREQ(ar_runtime_version(runtime_), "t2-l2");
+  EXPECT_EQ(std::string(ar_runtime_entry(runtime_)).rfind(R"({"version":"t2-l2",)", 0), 0u);
+  EXPECT_EQ(ar_runtime_manifest(runtime_), ar::test::read_file(ar::test::bundle_path() + "/manifest.json"));
+  EXPECT_NE(log_.find("loading t2-l2"), std::string::npos);
+}
+
+TEST_F(CApi, AnAnswerSaysAllThereIs) {
+  ar_answer* answer = nullptr;
+  const ar_request made = request();
+  ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
+  ar_runtime_free(std::exchange(runtime_, nullptr));  // an answer outlives its runtime
+  EXPECT_EQ(ids(ar_answer_token_ids, answer).size(), 8u);
+  EXPECT_EQ(ids(ar_answer_keep_list, answer).size(), 2u);
+  EXPECT_EQ(ids(ar_answer_layer_plan, answer), (std::vector<int64_t>{0, 2}));
+  EXPECT_GT(ids(ar_answer_prompt_ids, answer).size(), 10u);
+  EXPECT_EQ(ar_answer_finish(answer), AR_FINISH_LENGTH);
+  size_t bytes = 0;
+  const char* text = ar_answer_text(answer, &bytes);
+  EXPECT_EQ(text[bytes], '\0');
+  ar_timing timing{};
+  timing.size = sizeof timing;
+  ar_answer_timing(answer, &timing);
+  EXPECT_GT(timing.ttft_ms, 0);
+  EXPECT_GT(timing.tpot_ms, 0);
+  ar_answer_free(answer);
+}
+
+TEST_F(CApi, NoFurtherTokenHasNoTime) {
+  ar_request made = request();
+  made.max_new_tokens = 1;
+  ar_answer* answer = nullptr;
+  ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
+  ar_timing timing{};
+  timing.size = sizeof timing;
+  ar_answer_timing(answer, &timing);
+  EXPECT_LT(timing.tpot_ms, 0);
+  ar_answer_free(answer);
+}
+
+TEST_F(CApi, QuestionsHaveALengthOrAnEnd) {
+  ar_request made = request();
+  made.question = "what is it? and nothing else";
+  made.question_bytes = 11;
+  EXPECT_EQ(asked(made), asked(request()));
+}
+
+TEST_F(CApi, IdsAnswerAsTheirQuestion) {
+  ar_prompt* prompt = nullptr;
+  ASSERT_EQ(taken(ar_prompt_encode(runtime_, "what is it?", 0, &prompt)), AR_OK);
+  ar_request made = request();
+  made.question = nullptr;
+  made.prefix_ids = ar_prompt_prefix_ids(prompt, &made.prefix_count);
+  made.suffix_ids = ar_prompt_suffix_ids(prompt, &made.suffix_count);
+  EXPECT_EQ(asked(made), asked(request()));
+  ar_prompt_free(prompt);
+}
+
+TEST_F(CApi, ImpossibleRequestsAreRefused) {
+  EXPECT_EQ(refused([](ar_request& r) { r.size = 8; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.question = ""; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.question = "\xff\xfe"; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.prefix_count = 1; }), AR_INPUT_INVALID);  // a question too
+  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr, r.prefix_count = r.suffix_count = 1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.stop_count = 1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = -1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = 1000; }), AR_PROMPT_TOO_LONG);
+  EXPECT_EQ(refused([](ar_request& r) { r.temperature = -1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.top_p = 1.5; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.top_k = -1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.rgb = nullptr; }), AR_IMAGE_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.width = 0; }), AR_IMAGE_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.row_bytes = 26; }), AR_IMAGE_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) {
+    static const char* texts[] = {"fine", nullptr};
+    r.stop = texts, r.stop_count = 2;
+  }), AR_INPUT_INVALID);
+}
+
+TEST_F(CApi, ACallbackStreamsAndEnds) {
+  struct Heard {
+    std::string text;
+    int64_t most;
+  } all{"", 100}, some{"", 3};
+  const ar_piece_fn piece = [](void* user, const char* text, size_t bytes, int64_t count) {
+    auto* heard = static_cast<Heard*>(user);
+    heard->text.append(text, bytes);
+    return count < heard->most ? 0 : 1;
+  };
+  ar_request made = request();
+  made.piece = piece;
+  made.user = &all;
+  ar_answer* answer = nullptr;
+  ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
+  EXPECT_EQ(all.text, ar_answer_text(answer, nullptr));
+  ar_answer_free(answer);
+  made.user = &some;
+  EXPECT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_REQUEST_CANCELLED);
+}
+
+TEST_F(CApi, WhatACallbackThrowsDoesNotEscape) {
+  ar_request made = request();
+  made.piece = [](void*, const char*, size_t, int64_t) -> int { throw std::runtime_error("from a callback"); };
+  ar_answer* answer = nullptr;
+  ar_error* error = ar_generate(runtime_, &made, &answer);
+  EXPECT_STREQ(ar_error_message(error), "from a callback");
+  EXPECT_EQ(taken(error), AR_INTERNAL);
+}
+
+TEST_F(CApi, ACancellationMayBeFreedWhileItsRequestsRun) {
+  ar_cancellation* cancel = nullptr;
+  ASSERT_EQ(taken(ar_cancellation_new(&cancel)), AR_OK);
+  struct Shared {
+    std::promise<void> started, freed;
+    bool first = true;
+  } shared;
+  ar_request made = request();
+  made.cancel = cancel;
+  made.user = &shared;
+  made.piece = [](void* user, const char*, size_t, int64_t) {
+    auto* mine = static_cast<Shared*>(user);
+    if (std::exchange(mine->first, false)) {
+      mine->started.set_value();
+      mine->freed.get_future().wait();
+    }
+    return 0;
+  };
+  auto status = std::async(std::launch::async, [&] {
+    ar_answer* answer = nullptr;
+    return taken(ar_generate(runtime_, &made, &answer));
+  });
+  shared.started.get_future().wait();
+  ar_cancellation_cancel(cancel);
+  ar_cancellation_free(cancel);
+  shared.freed.set_value();
+  EXPECT_EQ(status.get(), AR_REQUEST_CANCELLED);
+}
+
+TEST_F(CApi, EightThreadsAtOnce) {
+  const std::vector<int64_t> wanted = asked(request());
+  std::vector<std::thread> threads;
+  std::atomic<int> equal{0};
+  for (int thread = 0; thread < 8; ++thread) {
+    threads.emplace_back([&] {
+      for (int number = 0; number < 20; ++number) equal += asked(request()) == wanted ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(equal, 160);
+}
+
+TEST_F(CApi, AClosedRuntimeRefuses) {
+  ar_runtime_close(runtime_, 1);
+  ar_runtime_close(runtime_, 0);
+  EXPECT_EQ(refused([](ar_request&) {}), AR_RUNTIME_CLOSED);
+  ar_prompt* prompt = nullptr;
+  EXPECT_EQ(taken(ar_prompt_encode(runtime_, "what?", 0, &prompt)), AR_RUNTIME_CLOSED);
+  EXPECT_STREQ(ar_runtime_version(runtime_), "t2-l2");
+}
+
+TEST_F(CApi, ABundleAloneIsVerified) {
+  ar_bundle* bundle = nullptr;
+  struct Told {
+    std::string task;
+  } told;
+  const ar_progress_fn progress = [](void* user, const char* task, int64_t, int64_t) {
+    static_cast<Told*>(user)->task = task;
+  };
+  ASSERT_EQ(taken(ar_bundle_open(ar::test::bundle_path().c_str(), progress, &told, &bundle)), AR_OK);
+  EXPECT_STREQ(ar_bundle_manifest(bundle), ar_runtime_manifest(runtime_));
+  ar_bundle_free(bundle);
+}
+
+}  // namespace

@@ -17,7 +17,7 @@ from allrounder.runtime import LatencyTarget, Runtime
 pytestmark = pytest.mark.usefixtures("native_library")
 
 VERSION = "par-lite"
-ODD_SIZES = [(1, 1), (1, 300), (300, 1), (37, 53), (191, 193), (1, 2), (500, 3), (640, 480)]
+ODD_SIZES = [(1, 1), (1, 200), (200, 1), (37, 53), (191, 193), (1, 2), (500, 3), (640, 480)]
 ODD_QUESTIONS = [
     "what is it?",
     "what is it ?",
@@ -180,6 +180,8 @@ REFUSED = {
     "a top_p above 1": (BLANK, "what?", {"top_p": 1.5}),
     "an empty stop text": (BLANK, "what?", {"stop": ["fine", ""]}),
     "no pixels": (np.zeros((0, 4, 3), np.uint8), "what?", {}),
+    "too narrow": (np.zeros((201, 1, 3), np.uint8), "what?", {}),
+    "too flat": (np.zeros((1, 201, 3), np.uint8), "what?", {}),
     "no columns": (np.zeros((4, 0, 3), np.uint8), "what?", {}),
     "a temperature and a length": (BLANK, "what?", {"temperature": -1.0, "max_new_tokens": 491}),
 }

@@ -170,8 +170,9 @@ Prepared prepare(const Engine& engine, const Request& request) {
   if (!request.stop.empty() && !engine.has_text()) {
     throw Error(AR_INPUT_INVALID, "stop texts need a tokenizer", {"stop", "", "", "load without ids_only"});
   }
-  request.sampling.check();
-  return {prompt_of(engine, request), new_tokens(request.max_new_tokens, engine.limits().new_tokens)};
+  Prepared prepared{prompt_of(engine, request), new_tokens(request.max_new_tokens, engine.limits().new_tokens)};
+  request.sampling.check();  // last, as in Python: of two mistakes both languages name the same one
+  return prepared;
 }
 
 Answer answer(const Engine& engine, const Request& request, const Prepared& prepared,

@@ -3,6 +3,7 @@
 C++ answers through `contract_probe`, a program of its tests that takes JSON lines.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -410,6 +411,16 @@ def test_a_damaged_bundle_is_the_same_error(cpp, bundle, damage):
     damage(bundle)
     wanted, got = python(lambda: bundles.open_bundle(bundle).digest), cpp.ask("open", path=str(bundle))
     assert got[0] == wanted[0], (wanted, got)
+
+
+def test_the_fuzzers_seeds_are_of_the_golden_manifest():
+    spec = importlib.util.spec_from_file_location("regenerate_manifests", ROOT / "native/fuzz/regenerate_manifests.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = ROOT / "native/fuzz/corpus/manifest_fuzz"
+    assert {path.name: path.read_bytes() for path in folder.glob("seed-*")} == {
+        f"seed-{name}": data for name, data in module.seeds(json.loads(GOLDEN)).items()
+    }
 
 
 def test_the_names_of_tensors_are_those_of_the_contract():

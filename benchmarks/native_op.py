@@ -1,0 +1,150 @@
+"""The native gather op against its function of standard ops, in ONNX Runtime on one CPU thread.
+
+    python benchmarks/native_op.py [--library liballrounder_ort_ops.so] [--rounds 40]
+
+Both run in one process on the same inputs, by turns, with inputs and outputs bound. A round's ratio is that of the
+fastest of some runs, op / function; its median and 5th and 95th percentile are printed: below 1 the op is faster.
+Outputs are compared first. The last line is one JSON object. Ratios only: times of a shared machine say little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto
+
+from allrounder.export.gather import PLUGIN, token_gather
+from allrounder.export.writer import GraphWriter
+from allrounder.native import require
+
+REPEATS = 12  # runs of each in a round
+DTYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16, np.float16)}
+
+
+class Shape(NamedTuple):
+    """Of one gather: k of ``tokens`` rows of ``hidden`` elements."""
+
+    batch: int
+    tokens: int
+    k: int
+    hidden: int
+
+
+SHAPES = (Shape(1, 576, 64, 1024), Shape(1, 576, 144, 4096), Shape(8, 576, 144, 4096), Shape(1, 2880, 640, 4096))
+
+
+def model(k: int, dtype: int) -> bytes:
+    """Returns a graph of one gather, serialized."""
+    graph = GraphWriter("gather", {}, dtype)
+    inputs = [
+        graph.input("hidden", dtype, ["B", "N", "H"]),
+        graph.input("scores", TensorProto.FLOAT, ["B", "N"]),
+        graph.input("positions", TensorProto.INT64, ["B", "N"]),
+    ]
+    names = ("gathered", "gathered_positions", "keep")
+    rows, positions, keep = graph.call(token_gather(), inputs, names, k=k, **PLUGIN)
+    graph.output(rows, dtype, ["B", k, "H"])
+    graph.output(positions, TensorProto.INT64, ["B", k])
+    graph.output(keep, TensorProto.INT64, ["B", k])
+    return graph.model().SerializeToString()
+
+
+class Bound(NamedTuple):
+    """A session with inputs and outputs bound, so that a run is the op and little else."""
+
+    session: onnxruntime.InferenceSession
+    binding: onnxruntime.IOBinding
+
+    def run(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+
+    def outputs(self) -> list[bytes]:
+        self.run()
+        return [output.tobytes() for output in self.binding.copy_outputs_to_cpu()]
+
+
+def bind(serialized: bytes, library: Path | None, given: dict[str, np.ndarray]) -> Bound:
+    """Returns a session on one thread, with the library's op where one is given."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if library is not None:
+        options.register_custom_ops_library(os.fspath(library))
+    session = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, array in given.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    for output, array in zip(session.get_outputs(), session.run(None, given), strict=True):
+        held = onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(array))
+        binding.bind_ortvalue_output(output.name, held)
+    return Bound(session, binding)
+
+
+def inputs(shape: Shape, dtype: type) -> dict[str, np.ndarray]:
+    """Returns random rows and scores."""
+    random = np.random.default_rng(0)
+    rows = (shape.batch, shape.tokens)
+    return {
+        "hidden": random.standard_normal((*rows, shape.hidden), np.float32).astype(dtype),
+        "scores": random.standard_normal(rows).astype(np.float32),
+        "positions": np.tile(np.arange(shape.tokens), (shape.batch, 1)),
+    }
+
+
+def fastest(bound: Bound) -> float:
+    """Returns the time of the fastest of some runs, since other work on the machine only ever adds time."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        bound.run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def ratios(op: Bound, function: Bound, rounds: int) -> np.ndarray:
+    """Returns op / function of each round; who goes first changes."""
+    found = []
+    for number in range(rounds):
+        if number % 2:
+            time_of_op, time_of_function = fastest(op), fastest(function)
+        else:
+            time_of_function, time_of_op = fastest(function), fastest(op)
+        found.append(time_of_op / time_of_function)
+    return np.array(found)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, and prints a table and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--library", type=Path, help="default: the installed one (allrounder.native)")
+    parser.add_argument("--rounds", type=int, default=40)
+    arguments = parser.parse_args(argv)
+    library = arguments.library or require("ort_ops")
+    results = []
+    for shape in SHAPES:
+        for name, (element, dtype) in DTYPES.items():
+            given, serialized = inputs(shape, dtype), model(shape.k, element)
+            op, function = bind(serialized, library, given), bind(serialized, None, given)
+            if op.outputs() != function.outputs():
+                print(f"{shape} {name}: the op and the function differ", file=sys.stderr)
+                return 1
+            low, median, high = np.percentile(ratios(op, function, arguments.rounds), (5, 50, 95))
+            results.append(shape._asdict() | {"precision": name, "ratio": round(float(median), 3)})
+            size = f"[{shape.batch},{shape.tokens},{shape.hidden}] k={shape.k} {name}"
+            print(f"{size}: {median:.2f} ({low:.2f} to {high:.2f})")
+    summary = {"benchmark": "native_op", "onnxruntime": onnxruntime.__version__, "results": results}
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""``build --backend checkpoint`` on a tiny random host: what it prints and writes, and what it refuses."""
+
+import json
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+
+from allrounder import build_engine
+from allrounder.bundle import open_bundle
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.kept_rows import RowReader
+from allrounder.sidecar import open_sidecar
+
+FLOW = ("--backend", "checkpoint", "--gather-layer", "0", "--layer-policy", "frozen")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny, tmp_path_factory):
+    """The default version as a checkpoint, which no test changes."""
+    out = tmp_path_factory.mktemp("built") / "deep" / "checkpoint"
+    assert build_engine.main(tiny.arguments(out, *FLOW)) == 0
+    return out
+
+
+@pytest.fixture
+def build(tiny, capsys):
+    def run(out, *more, **changed):
+        code = build_engine.main(tiny._replace(**changed).arguments(out, *more))
+        printed, told = capsys.readouterr()
+        return code, printed, told
+
+    return run
+
+
+def test_the_last_line_tells_what_the_sidecar_holds(build, tmp_path):
+    out = tmp_path / "c"
+    code, printed, told = build(out, *FLOW, "--version", "par-nano")
+    assert code == 0
+    report = json.loads(printed.splitlines()[-1])
+    assert report["bundle"] == str(out)
+    assert set(report["phases"]) >= {"freeze", "vote", "verify", "fidelity", "publish"}
+    assert "latency" not in report["phases"]
+    sidecar = json.loads((out / "allrounder.json").read_text())
+    assert report["entries"] == [sidecar["entry"]]
+    assert (out / "config.json").is_file()
+    assert "position" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_it_holds_the_flow_and_the_figures_of_the_frozen_bundle(build, checkpoint, tmp_path):
+    code, _, _ = build(tmp_path / "bundle", "--gather-layer", "0", "--layer-policy", "frozen")
+    assert code == 0
+    bundle = open_bundle(tmp_path / "bundle")
+    (entry,) = bundle.manifest.entries
+    _, sidecar = open_sidecar(checkpoint)
+    same = ("version", "precision", "gather_layer", "layer_policy", "layer_plan", "tokens", "layers", "fidelity")
+    assert all(getattr(entry, name) == getattr(sidecar.entry, name) for name in same)
+    assert entry.fidelity is not None
+    assert sidecar.model == bundle.manifest.model
+    # The same rows, bit by bit, from graphs with weights of their own.
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
+    read = RowReader(checkpoint).read(rgb, "what is it?")
+    engine = Engine.open(bundle, entry)
+    visual, prompt = engine.see(rgb), engine.prompt("what is it?")
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=1)
+    assert read.keep == state.keep_list
+    assert np.array_equal(read.rows, visual.numpy()[0][list(read.keep)])
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--gather-layer", "2"), "one KV length"),
+        ((), "one KV length"),  # the default gather layer is 2
+        (("--gather-layer", "0", "--layer-policy", "routed"), "per input"),
+        (("--gather-layer", "0", "--version", "par-lite,par-nano"), "one version at a time"),
+    ],
+)
+def test_the_command_that_a_refusal_names_is_not_refused(build, tiny, tmp_path, more, reason):
+    out = tmp_path / "a place"
+    code, printed, told = build(out, "--backend", "checkpoint", *more)
+    assert (code, printed) == (2, "")
+    assert reason in told
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+    line = shlex.split(told.rpartition("remedy: ")[2])
+    assert line[:2] == ["allrounder", "build"]
+    assert all(str(path) in line for path in (tiny.host, tiny.router, tiny.prompts, out))
+    assert build_engine.main(line[2:]) == 0
+    assert (out / "config.json").is_file()
+
+
+def test_building_again_needs_force(build, checkpoint, tmp_path):
+    out = shutil.copytree(checkpoint, tmp_path / "c")
+    code, printed, told = build(out, *FLOW, "--version", "par-nano")
+    assert (code, printed) == (2, "")
+    assert "--force" in told
+    assert "freeze" not in told, "it is refused before the work"
+    code, _, _ = build(out, *FLOW, "--version", "par-nano", "--force")
+    assert code == 0
+    assert open_sidecar(out)[1].entry.version == "par-nano"
+
+
+def test_a_bundle_is_left_alone(build, bundle_copy):
+    code, _, told = build(bundle_copy, *FLOW, "--force")
+    assert code == 2
+    assert "not a pruned checkpoint" in told
+    open_bundle(bundle_copy)
+
+
+def test_a_checkpoint_is_no_place_for_a_bundle(build, checkpoint, tmp_path):
+    out = shutil.copytree(checkpoint, tmp_path / "c")
+    code, _, told = build(out)
+    assert code == 2
+    assert "not a bundle" in told
+    open_sidecar(out)
+
+
+def test_full_needs_no_router_and_no_vote(tiny, tmp_path, capsys):
+    arguments = ["--model", str(tiny.host), "--version", "full", "--backend", "checkpoint"]
+    assert build_engine.main([*arguments, "--out", str(tmp_path / "c")]) == 0
+    (entry,) = json.loads(capsys.readouterr().out.splitlines()[-1])["entries"]
+    assert (entry["layers"], entry["fidelity"]) == (8, None)
+    assert len(RowReader(tmp_path / "c").read(np.zeros((9, 9, 3), np.uint8), "what?").keep) == 16
+
+
+def test_without_prompts_there_is_no_vote(tiny, tmp_path, capsys):
+    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "c")]
+    assert build_engine.main([*paths, *FLOW]) == 2
+    assert "--calib" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):
+    """It is a stock directory: `full` of it is the version whose layers it holds."""
+    arguments = ["--model", str(checkpoint), "--version", "full", "--out", str(tmp_path / "b")]
+    assert build_engine.main(arguments) == 0
+    assert open_bundle(tmp_path / "b").manifest.model.layers == 6
+    capsys.readouterr()
+    assert (
+        build_engine.main(
+            [*arguments[:2], *arguments[2:4], "--backend", "checkpoint", "--force", "--out", str(checkpoint)]
+        )
+        == 2
+    )
+    assert "the host itself" in capsys.readouterr().err
+    open_sidecar(checkpoint)

@@ -71,6 +71,11 @@ class PrunedLlava(PreTrainedModel):
         return {"kv_cache_config": {"enable_block_reuse": False}}
 
     @property
+    def multimodal_data_device_paths(self) -> list[str]:
+        """What of a request's multimodal data goes to the GPU."""
+        return [_ROWS]
+
+    @property
     def vocab_size_padded(self) -> int:
         return self.llm.vocab_size_padded
 

@@ -46,7 +46,7 @@ def processor_class(api: Api) -> type:
         raise EngineUnavailable(
             "TensorRT-LLM asks more of an input processor than is known",
             where=f"{api.processor_base.__module__}.{api.processor_base.__qualname__}",
-            got=", ".join(sorted(made.__abstractmethods__)),
+            got=f"{', '.join(sorted(made.__abstractmethods__))} (tensorrt_llm {api.release})",
             remedy="install a release that is known, or a newer allrounder",
         )
     return made

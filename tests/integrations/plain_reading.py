@@ -1,4 +1,4 @@
-"""A TensorRT-LLM checkpoint of the engine path, read and run in plain PyTorch.
+"""A TensorRT-LLM checkpoint of the engine path, read and run in plain PyTorch; and the answer of stock transformers.
 
 Which tensor is what: see the sources that `test_engine_layout.py` names.
 """
@@ -8,6 +8,9 @@ import json
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+from transformers import LlavaForConditionalGeneration
+
+from allrounder.runtime.kept_rows import RowReader
 
 
 class Reader:
@@ -73,3 +76,18 @@ class Reader:
         turns = scaling["original_max_position_embeddings"] * plain / (2 * torch.pi)
         blend = ((turns - low) / (high - low)).clamp(0, 1)
         return (1 - blend) * plain / scaling["factor"] + blend * plain
+
+
+@torch.no_grad()
+def stock_answer(checkpoint, picture, question, new_tokens):
+    """The greedy answer of stock transformers, rows side by side."""
+    model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
+    reader = RowReader(checkpoint)
+    read, embed = reader.read(picture, question), model.get_input_embeddings()
+    before, after = (embed(torch.tensor([list(ids)])) for ids in read.prompt)
+    rows, ids = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1), []
+    for _ in range(new_tokens):
+        ids.append(int(model(inputs_embeds=rows).logits[0, -1].argmax()))
+        rows = torch.cat([rows, embed(torch.tensor([[ids[-1]]]))], dim=1)
+    stops = [place for place, token in enumerate(ids) if token in reader.sidecar.model.stop_ids]
+    return reader.text(tuple(ids[: stops[0]] if stops else ids))

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from plain_reading import Reader
+from plain_reading import Reader, stock_answer
 from released import TRTLLM_BUILD, installed, program, unknown_flags
-from transformers import LlavaForConditionalGeneration
 
 from allrounder.engines.backends import Asked, BuildOptions, backend
 from allrounder.engines.tensorrt_llm import ConvertOptions, convert, main, run_build
@@ -22,7 +21,6 @@ from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
 from allrounder.integrations.tensorrt_llm.engine import EngineRunner
 from allrounder.manifest import FileRecord
 from allrounder.releases import Release, parse_release
-from allrounder.runtime.kept_rows import RowReader
 from allrounder.sidecar import open_sidecar
 
 OPTIONS = ConvertOptions(batch=3, text_tokens=32, new_tokens=8)
@@ -259,21 +257,6 @@ def test_the_runner_feeds_one_prompt_table_for_the_batch(pruned, converted, tmp_
     assert answers == [stock_answer(checkpoint, *pair, 6) for pair in pairs]
     with pytest.raises(InputInvalid, match="batch"):
         runner.answer(pairs * 2, max_new_tokens=6)
-
-
-@torch.no_grad()
-def stock_answer(checkpoint, picture, question, new_tokens):
-    """The greedy answer of stock transformers, rows side by side."""
-    model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    reader = RowReader(checkpoint)
-    read, embed = reader.read(picture, question), model.get_input_embeddings()
-    before, after = (embed(torch.tensor([list(ids)])) for ids in read.prompt)
-    rows, ids = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1), []
-    for _ in range(new_tokens):
-        ids.append(int(model(inputs_embeds=rows).logits[0, -1].argmax()))
-        rows = torch.cat([rows, embed(torch.tensor([[ids[-1]]]))], dim=1)
-    stops = [place for place, token in enumerate(ids) if token in reader.sidecar.model.stop_ids]
-    return reader.text(tuple(ids[: stops[0]] if stops else ids))
 
 
 def test_engines_of_other_releases_and_other_gpus_are_refused(pruned, converted, tmp_path, monkeypatch):

@@ -1,0 +1,96 @@
+"""Every version of the shipped demo model as a pruned checkpoint: stock transformers gives the frozen graphs' tokens.
+
+Held-out questions, rows at their positions in the unpruned prompt. A stack that counts the rows it is given answers
+otherwise; docs/backends.md says how often.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from allrounder.bundle import open_bundle
+from allrounder.calib.votes import layer_order, plan_from
+from allrounder.engines.backends import BuildOptions
+from allrounder.engines.checkpoint import write_checkpoint
+from allrounder.engines.onnxruntime import build
+from allrounder.engines.staging import Staging
+from allrounder.export.freezer import Freezer, FreezeRequest
+from allrounder.hosts.demo.prompts import examples
+from allrounder.hosts.demo.scenes import Split
+from allrounder.prompts import read_prompts
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.kept_rows import RowReader
+from allrounder.versions import FULL, VERSIONS, resolve
+
+MODELS = Path(__file__).parents[2] / "models"
+VOTERS, NEW_TOKENS = 8, 12
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A bundle of all versions with K = 0, and the checkpoint of each."""
+    folder = tmp_path_factory.mktemp("demo")
+    freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder / "frozen")
+    freezer.shared()
+    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    freezer.add(FreezeRequest(resolve("par-lite", tokens=tokens, layers=layers), 0, "routed"))
+    freezer.finish()
+    with Staging(folder / "voting") as staging:
+        build(folder / "frozen", staging, BuildOptions())
+        voting = open_bundle(staging.path)
+        prompts = read_prompts(MODELS / "demo" / "calibration" / "prompts.jsonl").prompts[:VOTERS]
+        order = layer_order(Engine.open(voting, voting.manifest.entries[0]), prompts, 0)
+    for name in VERSIONS:
+        version = resolve(name, tokens=tokens, layers=layers)
+        freezer.add(FreezeRequest(version, 0, "frozen", plan_from(order, version.budget.layers, 0)))
+    freezer.finish()
+    only = frozenset((name, 0, "frozen") for name in VERSIONS)
+    with Staging(folder / "staged") as staging:
+        for entry in build(folder / "frozen", staging, BuildOptions(only=only)):
+            write_checkpoint(folder / "frozen", entry, folder / entry.version)
+        staging.path.rename(folder / "bundle")
+    return folder
+
+
+@torch.no_grad()
+def along(model, read, answer):
+    """Returns the stock model's logits [A, V] along an answer, at the positions of the unpruned prompt."""
+    embed = model.get_input_embeddings()
+    before, after = (embed(torch.tensor([ids])) for ids in (read.prompt[0], (*read.prompt[1], *answer[:-1])))
+    inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
+    last = int(read.positions[-1])
+    positions = torch.tensor([[*read.positions, *range(last + 1, last + len(answer))]])
+    # Without a mask transformers takes gaps between positions for borders of packed sequences.
+    seen = torch.ones_like(positions)
+    return model(inputs_embeds=inputs, position_ids=positions, attention_mask=seen, logits_to_keep=len(answer)).logits[
+        0
+    ]
+
+
+@pytest.mark.parametrize(("place", "version"), list(enumerate(VERSIONS)), ids=list(VERSIONS))
+def test_a_checkpoint_answers_as_its_frozen_version(request, demo, place, version):
+    asked = request.config.getoption("--demo-questions")
+    questions = list(examples(Split.TEST, asked, first_seed=100 * place))
+    bundle = open_bundle(demo / "bundle")
+    entry = next(entry for entry in bundle.manifest.entries if entry.version == version)
+    engine, reader = Engine.open(bundle, entry), RowReader(demo / version)
+    model = LlavaForConditionalGeneration.from_pretrained(str(demo / version), dtype=torch.float32).eval()
+    assert len(model.model.language_model.layers) == entry.layers
+    for example in questions:
+        visual, prompt = engine.see(np.asarray(example.image)), engine.prompt(example.question)
+        state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=NEW_TOKENS)
+        logits = [state.logits[0]]
+        while len(logits) < NEW_TOKENS and int(logits[-1].argmax()) not in engine.model.stop_ids:
+            logits.append(engine.decode(state, [int(logits[-1].argmax())])[0, -1].copy())
+        wanted = torch.from_numpy(np.stack(logits))
+        answer = wanted.argmax(dim=-1).tolist()
+        read = reader.read(example.image, example.question)
+        assert read.keep == state.keep_list
+        assert np.array_equal(read.rows, visual.numpy()[0][list(read.keep)])
+        got = along(model, read, answer)
+        assert got.argmax(dim=-1).tolist() == answer
+        assert float((got - wanted).abs().max() / wanted.std()) <= 1e-4
+    assert (reader.sidecar.graphs.router is None) == (version == FULL)

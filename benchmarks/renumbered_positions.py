@@ -80,7 +80,8 @@ def ask(checkpoint: Path, asked: list[Example]) -> dict[str, list[Answer]]:
     for number, read in enumerate(reads):
         by_length[len(read.positions)].append(number)
     batches = [group[at : at + BATCH] for group in by_length.values() for at in range(0, len(group), BATCH)]
-    found: dict[str, dict[int, Answer]] = {kind: {} for kind in KINDS}
+    kinds = KINDS if reader.sidecar.graphs.router else KINDS[:1]  # where every row is kept, all three are the same
+    found: dict[str, dict[int, Answer]] = {kind: {} for kind in kinds}
     for batch in batches:
         for kind, rows in found.items():
             tokens = answers(model, [reads[number] for number in batch], kind).tolist()

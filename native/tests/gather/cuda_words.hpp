@@ -141,9 +141,10 @@ inline void run_block(std::vector<Thread>* threads, std::mt19937* random) {
 
 // Runs `kernel()` in every thread of every block.
 inline void run(unsigned blocks, unsigned threads_of_block, const std::function<void()>& kernel, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<Thread> threads(threads_of_block);
+  static std::vector<Thread> threads;  // kept, because making stacks costs more than running on them
+  if (threads.size() != threads_of_block) threads = std::vector<Thread>(threads_of_block);
   for (unsigned i = 0; i < threads_of_block; ++i) threads[i].index.x = i;
+  std::mt19937 random(seed);
   block.kernel = &kernel;
   for (block.index.x = 0; block.index.x < blocks; ++block.index.x) {
     block_barrier = Barrier{threads_of_block};

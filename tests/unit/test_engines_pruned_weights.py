@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import fake_host
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from allrounder.engines.pruned_weights import INDEX, pruned_config, renumbered, write_weights
 from allrounder.errors import BundleCorrupt, HostUnsupported
 from allrounder.hashing import file_record
-from allrounder.hostfiles import HostTensor, read_host
+from allrounder.hostfiles import HostTensor, SourceFile, read_host
 from allrounder.progress import silent
 
 PLAN = (0, 2, 3, 7)
@@ -104,6 +105,32 @@ def test_what_the_config_leaves_to_defaults_is_written(host):
 def test_a_list_that_does_not_fit_the_layers_is_refused(host):
     with pytest.raises(HostUnsupported, match="layer_types"):
         pruned_config({"text_config": {"layer_types": ["full_attention"] * 7}}, host(), PLAN)
+
+
+def test_no_tensor_ever_stands_in_memory(host, out):
+    record, large = host(), 64 << 20
+    file = record.weights_file("model.safetensors")
+    with file.open("r+b") as stream:
+        stream.truncate(large + 8)  # a hole: it costs no disk
+    tensor = HostTensor(
+        name="decoder.layers.0.w",
+        stored="model.layers.0.w",
+        layer=0,
+        file=file.name,
+        dtype="U8",
+        shape=(large,),
+        begin=8,
+        end=8 + large,
+    )
+    weights = {file.name: SourceFile.of(file)}
+    record = msgspec.structs.replace(record, tensors=(tensor,), weights=weights)
+    tracemalloc.start()
+    try:
+        write_weights(record, (0,), out, silent)
+        assert tracemalloc.get_traced_memory()[1] < large // 4
+    finally:
+        tracemalloc.stop()
+    assert (out / "model.safetensors").stat().st_size > large
 
 
 @pytest.mark.parametrize("what", ["touched", "truncated", "gone"])

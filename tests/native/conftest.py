@@ -25,14 +25,23 @@ def native_build() -> Path:
 
 
 @pytest.fixture(scope="session")
-def program(native_build: Path) -> Callable[[str], Path]:
-    """Finds a built program or library by its file name: ``program("allrounder-native")``."""
+def program(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Finds a built program or library by its file name: ``program("allrounder-native")``.
+
+    Where the build is for another processor, `ALLROUNDER_NATIVE_EMULATOR` is the command that runs its programs.
+    """
+    emulator = os.environ.get("ALLROUNDER_NATIVE_EMULATOR")
 
     def find(name: str) -> Path:
         found = [path for path in native_build.rglob(name) if path.is_file()]
         if len(found) != 1:
             pytest.fail(f"{native_build} holds {len(found)} files named {name}, wanted one: was it built?")
-        return found[0]
+        if emulator is None or found[0].suffix == ".so":
+            return found[0]
+        script = tmp_path_factory.mktemp("emulated") / name
+        script.write_text(f'#!/bin/sh\nexec {emulator} {found[0]} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        return script
 
     return find
 

@@ -1,0 +1,91 @@
+# shellcheck shell=bash
+# The native half's steps of .ci/run, as functions. They want `work`, a folder to be thrown away, and an active venv.
+
+: "${work:?a folder to be thrown away}"
+
+# Installs the Debian packages that are missing.
+native_packages() {
+  local package missing=()
+  for package in g++ cmake ninja-build pkg-config libgtest-dev googletest nlohmann-json3-dev libcpp-httplib-dev \
+    clang-14 libclang-rt-14-dev g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user shellcheck; do
+    dpkg-query --show --showformat='${Status}\n' "$package" 2>/dev/null | grep -qx 'install ok installed' ||
+      missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  echo "installing ${missing[*]}"
+  apt-get -qq update
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}" >"$work/apt.log" ||
+    { cat "$work/apt.log"; return 1; }
+}
+
+# ONNX Runtime's headers, its library from the installed wheel, and a bundle.
+native_environment() {
+  native/tools/fetch_ort_headers.sh "$work/ort"
+  export ORT_ROOT=$work/ort/usr
+  ALLROUNDER_ORT_LIBRARY=$(python -c 'from allrounder.native.c_api import installed_ort; print(installed_ort())')
+  export ALLROUNDER_ORT_LIBRARY
+  python native/tests/write_bundle.py "$work/bundle"
+  export ALLROUNDER_TEST_BUNDLE=$work/bundle
+}
+
+# native_build PRESET [TARGET...]: into build/native/PRESET; without ONNX Runtime's headers the presets fail.
+native_build() {
+  cmake --preset "$1" -S native -Wno-dev >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
+  grep -- '-- allrounder ' "$work/configure.log"
+  cmake --build "build/native/$1" -- --quiet "${@:2}"
+}
+
+# native_test PRESET [ARGUMENT...]: ctest names what failed and what was skipped at its end; no test at all is a failure.
+native_test() {
+  ctest --test-dir "build/native/$1" -j2 --output-on-failure --no-tests=error --progress "${@:2}"
+}
+
+# native_fuzz SECONDS: each target of native/fuzz for so long, from its corpus; a finding stops the run.
+native_fuzz() {
+  local target targets
+  targets=$(sed -n 's/^allrounder_fuzz(\(.*\))$/\1/p' native/fuzz/CMakeLists.txt)
+  [ -n "$targets" ]
+  # shellcheck disable=SC2086
+  native_build fuzz $targets
+  for target in $targets; do
+    mkdir "$work/$target"
+    "build/native/fuzz/fuzz/$target" -max_total_time="$1" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+      -artifact_prefix="$work/" "$work/$target" "native/fuzz/corpus/$target" 2>"$work/$target.log" ||
+      { tail -n 60 "$work/$target.log"; return 1; }
+    echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/$target.log") inputs"
+  done
+}
+
+# Everything is compiled; the tests of the op, the contract and the tokenizer run under emulation.
+native_aarch64() {
+  native_build aarch64
+  native_test aarch64 -E 'Bundle|Cycles'
+  ALLROUNDER_NATIVE_BUILD=build/native/aarch64 ALLROUNDER_NATIVE_EMULATOR="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+    pytest tests/native/test_text_parity.py tests/native/test_gather_declaration.py
+}
+
+# Compiled for what nvcc and the headers at hand allow; nothing runs, as there is no GPU here.
+native_accelerators() {
+  if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
+  if ! command -v nvcc >/dev/null; then
+    echo "NOT COMPILED: this machine has no nvcc"
+    return
+  fi
+  nvcc --version | tail -n 1
+  if [ -n "${TENSORRT_ROOT:-}" ]; then
+    native_build tensorrt
+    native_test tensorrt -R 'Gather|Plugin|Register'
+  else
+    echo "the TensorRT plugin is NOT COMPILED: TENSORRT_ROOT names no headers"
+    native_build cuda
+    native_test cuda -R 'Gather|Register'
+  fi
+}
+
+# The wheel that users build, in an environment that has nothing else.
+native_wheel() {
+  ALLROUNDER_NATIVE=1 pip wheel -q --no-deps -w "$work/native" .
+  python3 -m venv "$work/native-venv"
+  "$work/native-venv/bin/pip" install -q "$work"/native/*-py3-none-linux_*.whl
+  (cd / && env -u ALLROUNDER_ORT_LIBRARY "$work/native-venv/bin/python" "$OLDPWD/native/tests/package/use_wheel.py" "$work/bundle")
+}

@@ -60,7 +60,7 @@ def answers(model: Any, batch: list[KeptRows], kind: str) -> Tensor:
     rows = torch.from_numpy(np.stack([read.rows for read in batch]))
     inputs: dict[str, Tensor] = {"inputs_embeds": torch.cat([before, rows, after], dim=1)}
     places = torch.stack([positions(read, kind) for read in batch])
-    # Without a mask transformers takes gaps between positions for borders of packed sequences.
+    # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen, cache, tokens = torch.ones_like(places), None, []
     for _ in range(NEW_TOKENS):
         output = model(**inputs, position_ids=places, attention_mask=seen, past_key_values=cache, logits_to_keep=1)

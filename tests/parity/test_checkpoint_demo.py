@@ -63,7 +63,7 @@ def along(model, read, answer):
     inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
     last = int(read.positions[-1])
     positions = torch.tensor([[*read.positions, *range(last + 1, last + len(answer))]])
-    # Without a mask transformers takes gaps between positions for borders of packed sequences.
+    # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen = torch.ones_like(positions)
     return model(inputs_embeds=inputs, position_ids=positions, attention_mask=seen, logits_to_keep=len(answer)).logits[
         0

@@ -123,7 +123,7 @@ def served(model, read, new_tokens, *, renumbered=False):
     inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
     rows = inputs.shape[1]
     positions = torch.arange(rows) if renumbered else torch.from_numpy(read.positions)
-    # Without a mask transformers takes gaps between positions for borders of packed sequences.
+    # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen = torch.ones(1, rows, dtype=torch.int64)
     output = model(inputs_embeds=inputs, position_ids=positions[None], attention_mask=seen, use_cache=True)
     logits, position = [output.logits[0, -1]], int(positions[-1])

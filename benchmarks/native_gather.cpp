@@ -131,7 +131,8 @@ std::string measure(const Shape& shape) {
               static_cast<int>(shape.keep), gather_us, gbs, 100 * share, copy_us);
   char json[256];
   std::snprintf(json, sizeof json,
-                "{\"shape\": [%d, %d, %d], \"k\": %d, \"us\": %.3f, \"gbs\": %.1f, \"share_of_peak\": %.4f, \"copy_us\": %.3f}",
+                "{\"shape\": [%d, %d, %d], \"k\": %d, \"us\": %.3f, \"gbs\": %.1f, \"share_of_peak\": %.4f, "
+                "\"copy_us\": %.3f}",
                 static_cast<int>(shape.batch), static_cast<int>(shape.tokens), static_cast<int>(shape.hidden),
                 static_cast<int>(shape.keep), gather_us, gbs, share, copy_us);
   return json;

@@ -1,7 +1,7 @@
 /* allrounder::TokenGather for TensorRT: registering it by hand.
  *
- * Programs that load plugins by path need nothing of this: registry->loadLibrary("liballrounder_tensorrt_plugin.so"), or
- * trtexec --dynamicPlugins=liballrounder_tensorrt_plugin.so. By hand, the library stays loaded as long as the process:
+ * Programs that load plugins by path need nothing of this: registry->loadLibrary("liballrounder_tensorrt_plugin.so"),
+ * or trtexec --dynamicPlugins=liballrounder_tensorrt_plugin.so. By hand, the library stays loaded as long as the process:
  *
  *   C++:     allrounder_register_tensorrt_plugins(getPluginRegistry(), getInferLibVersion());
  *   Python:  nvinfer = ctypes.CDLL("libnvinfer.so.10"); nvinfer.getPluginRegistry.restype = ctypes.c_void_p

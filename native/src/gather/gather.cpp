@@ -46,8 +46,8 @@ void copy_rows(const std::byte* from, std::byte* to, std::size_t row_bytes, cons
   for (std::int64_t first = 0; first < k;) {
     std::int64_t end = first + 1;
     while (end < k && keep[end] == keep[end - 1] + 1) ++end;
-    std::memcpy(to + static_cast<std::size_t>(first) * row_bytes, from + static_cast<std::size_t>(keep[first]) * row_bytes,
-                static_cast<std::size_t>(end - first) * row_bytes);
+    const auto bytes = [row_bytes](std::int64_t rows) { return static_cast<std::size_t>(rows) * row_bytes; };
+    std::memcpy(to + bytes(first), from + bytes(keep[first]), bytes(end - first));
     first = end;
   }
 }
@@ -68,8 +68,8 @@ Checked check(const Dims& hidden, const Dims& scores, const Dims& positions, std
   if (positions != rows) return wrong("positions do not fit hidden " + text(hidden), text(positions), text(rows));
   if (std::string error = check_budget(k); !error.empty()) return {{}, error};
   if (k > hidden[1]) {
-    return wrong("more tokens to keep than there are", "k = " + std::to_string(k) + " of N = " + std::to_string(hidden[1]),
-                 "1 <= k <= N");
+    const std::string got = "k = " + std::to_string(k) + " of N = " + std::to_string(hidden[1]);
+    return wrong("more tokens to keep than there are", got, "1 <= k <= N");
   }
   if (hidden[1] > kMaxTokens) return wrong("too many tokens", text(hidden), "N <= " + std::to_string(kMaxTokens));
   return {{hidden[0], hidden[1], k, hidden[2]}, ""};
@@ -83,8 +83,9 @@ void gather_cpu(const Shape& shape, std::size_t element_bytes, const Tensors& te
   for (std::size_t row = 0; row < static_cast<std::size_t>(shape.batch); ++row) {
     std::int64_t* keep = tensors.keep + row * kept;
     keep_list(tensors.scores + row * tokens, shape, &candidates, keep);
+    const std::int64_t* positions = tensors.positions + row * tokens;
     std::transform(keep, keep + kept, tensors.gathered_positions + row * kept,
-                   [&](std::int64_t token) { return tensors.positions[row * tokens + static_cast<std::size_t>(token)]; });
+                   [positions](std::int64_t token) { return positions[token]; });
     if (row_bytes == 0) continue;  // nothing is there to point to
     copy_rows(static_cast<const std::byte*>(tensors.hidden) + row * tokens * row_bytes,
               static_cast<std::byte*>(tensors.gathered) + row * kept * row_bytes, row_bytes, keep, shape.keep);

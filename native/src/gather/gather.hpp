@@ -44,7 +44,7 @@ struct Checked {
 Checked check(const std::vector<std::int64_t>& hidden, const std::vector<std::int64_t>& scores,
               const std::vector<std::int64_t>& positions, std::int64_t k);
 
-// Returns the sentence for a wrong k alone, empty if k may be right for some input; for graphs whose N is not known yet.
+// Returns the sentence for a k that is wrong for every input, else nothing; for graphs whose N is not known yet.
 std::string check_budget(std::int64_t k);
 
 // Inputs and outputs, contiguous. Rows of `hidden` are moved as bytes, whatever their element type.

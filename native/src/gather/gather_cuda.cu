@@ -77,7 +77,7 @@ std::string gather_cuda(const Shape& shape, std::size_t element_bytes, const Ten
                   parts_of_row(shape, processors), static_cast<cudaStream_t>(stream)};
   if (shape.batch > kMaxBlocks / call.parts || call.row_bytes > kMaxRowBytes) {
     return "TokenGather: too large for one launch; got: B = " + std::to_string(shape.batch) +
-           ", bytes of a row = " + std::to_string(call.row_bytes) + "; wanted: rows of at most 2^30 bytes, and B of at most 2^31 blocks together";
+           ", bytes of a row = " + std::to_string(call.row_bytes) + "; wanted: at most 2^31 - 1 blocks, and 2^30 bytes";
   }
   if (fits<uint4>(call)) return launch<uint4>(call);
   if (fits<std::uint32_t>(call)) return launch<std::uint32_t>(call);

@@ -126,7 +126,8 @@ __device__ void compact(const Threshold threshold, const std::uint32_t* score_bi
 // Copies `rows` whole rows: to[r] = from[sources[r]]. Threads walk over all units of all rows, so that short rows keep
 // every thread busy; each loads several units before it stores, so that enough bytes are on their way.
 template <typename Unit, int kThreads>
-__device__ void copy_rows(const Unit* __restrict__ from, Unit* __restrict__ to, int units, const int* sources, int rows) {
+__device__ void copy_rows(const Unit* __restrict__ from, Unit* __restrict__ to, int units, const int* sources,
+                          int rows) {
   if (units == 0) return;
   const int step_rows = kThreads / units;
   const int step_units = kThreads % units;
@@ -177,7 +178,8 @@ __global__ void __launch_bounds__(kThreads) token_gather(const Launch<Unit> laun
     launch.gathered_positions[out + static_cast<std::size_t>(i)] =
         launch.positions[in + static_cast<std::size_t>(sources[i])];
   }
-  copy_rows<Unit, kThreads>(launch.hidden + in * units, launch.gathered + out * units, launch.units, sources, last - first);
+  copy_rows<Unit, kThreads>(launch.hidden + in * units, launch.gathered + out * units, launch.units, sources,
+                            last - first);
 }
 
 }  // namespace ar::gather

@@ -25,7 +25,7 @@ inline constexpr ONNXTensorElementDataType kTypes[] = {ONNX_TENSOR_ELEMENT_DATA_
                                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
                                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
 
-// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one of these, whatever their T.
+// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one, whatever their T.
 OrtStatus* infer_shapes(const OrtApi& api, OrtShapeInferContext* context) noexcept;
 
 }  // namespace ar::ort_ops

@@ -66,9 +66,9 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(O
   using namespace ar::ort_ops;
   const uint32_t version = api_version(*base);
   if (version < kOldest) {
-    const std::string message = std::string("this gather op needs a newer ONNX Runtime; got: ") + base->GetVersionString() +
-                                "; wanted: 1." + std::to_string(kOldest) +
-                                " or later; remedy: do not register the library, the graphs run without it";
+    const std::string message =
+        std::string("this gather op needs a newer ONNX Runtime; got: ") + base->GetVersionString() + "; wanted: 1." +
+        std::to_string(kOldest) + " or later; remedy: do not register the library, the graphs run without it";
     return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED, message.c_str());
   }
   const OrtApi& api = *base->GetApi(version);

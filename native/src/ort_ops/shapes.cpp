@@ -1,5 +1,5 @@
-// Shape inference of the op, by the C API: the C++ wrapper writes symbolic dimensions in a way that ONNX Runtime refuses,
-// and then nothing is inferred. What is wrong is left to a run: ONNX Runtime drops the errors of shape inference.
+// Shape inference of the op, by the C API: the C++ wrapper writes symbolic dimensions in a way that ONNX Runtime
+// refuses, and then nothing is inferred. What is wrong is left to a run: ONNX Runtime drops the errors of inference.
 #include <memory>
 #include <vector>
 

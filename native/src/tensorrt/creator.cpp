@@ -32,8 +32,8 @@ std::string read_budget(const nvinfer1::PluginFieldCollection* fields, std::int6
 }
 
 std::string check_budget(std::int64_t k) {
-  if (k > gather::kMaxTokens) return failure("k is too large", std::to_string(k), "at most " + std::to_string(gather::kMaxTokens));
-  return gather::check_budget(k);
+  if (k <= gather::kMaxTokens) return gather::check_budget(k);
+  return failure("k is too large", std::to_string(k), "at most " + std::to_string(gather::kMaxTokens));
 }
 
 }  // namespace

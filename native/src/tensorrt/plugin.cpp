@@ -77,7 +77,8 @@ std::int32_t Plugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, std::int
     if (!error.empty()) return error;
     const nvinfer1::DimsExprs& hidden = inputs[0];
     if (hidden.nbDims != 3) {
-      return std::string(gather::kName) + ": hidden has a wrong rank; got: " + std::to_string(hidden.nbDims) + "; wanted: 3";
+      error = std::string(gather::kName) + ": hidden has a wrong rank; got: " + std::to_string(hidden.nbDims);
+      return error + "; wanted: 3";
     }
     const nvinfer1::IDimensionExpr* kept = build.constant(k_);
     outputs[0] = {3, {hidden.d[0], kept, hidden.d[2]}};
@@ -86,8 +87,8 @@ std::int32_t Plugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, std::int
   });
 }
 
-bool Plugin::supportsFormatCombination(std::int32_t index, nvinfer1::DynamicPluginTensorDesc const* tensors, std::int32_t,
-                                       std::int32_t) noexcept {
+bool Plugin::supportsFormatCombination(std::int32_t index, nvinfer1::DynamicPluginTensorDesc const* tensors,
+                                       std::int32_t, std::int32_t) noexcept {
   const nvinfer1::PluginTensorDesc& tensor = tensors[index].desc;
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
   switch (index) {

@@ -36,7 +36,7 @@ AR_EXPORTED void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { ar::tensorrt
 AR_EXPORTED const char* allrounder_register_tensorrt_plugins(void* registry, int version) {
   // Before the first call by the registry's table of functions, which differs between major versions.
   if (version / kVersionsOfMajor != NV_TENSORRT_MAJOR) return kOtherMajor;
-  if (registry == nullptr) return "TokenGather: no plugin registry; got: null; wanted: what getPluginRegistry() returns";
+  if (registry == nullptr) return "TokenGather: no plugin registry; got: null; wanted: that of getPluginRegistry()";
   auto& into = *static_cast<nvinfer1::IPluginRegistry*>(registry);
   nvinfer1::IPluginCreatorInterface& creator = ar::tensorrt::creator();
   if (holds(into, creator) || into.registerCreator(creator, ar::gather::kDomain)) return nullptr;

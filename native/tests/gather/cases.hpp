@@ -125,7 +125,8 @@ inline Outputs reference(const Case& c, const Inputs& in) {
   const std::size_t row_bytes = static_cast<std::size_t>(c.shape.hidden) * c.element_bytes;
   std::size_t place = 0;
   for (std::int64_t row = 0; row < c.shape.batch; ++row) {
-    for (const std::int64_t token : reference_keep(in.scores.data() + row * c.shape.tokens, c.shape.tokens, c.shape.keep)) {
+    const float* scores = in.scores.data() + row * c.shape.tokens;
+    for (const std::int64_t token : reference_keep(scores, c.shape.tokens, c.shape.keep)) {
       const auto from = static_cast<std::size_t>(row * c.shape.tokens + token);
       out.keep[place] = token;
       out.positions[place] = in.positions[from];

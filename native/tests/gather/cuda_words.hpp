@@ -1,8 +1,8 @@
-// The words of CUDA that gather_kernel.cuh uses, for a host: a block's threads take turns, each running until a barrier.
+// The words of CUDA that gather_kernel.cuh uses, for a host: a block's threads take turns, each until a barrier.
 //
 // What it is: enough to run the kernel's own source without a device, block after block. Warps run ahead of each other
 // in an order that is drawn anew each time, so a barrier that is missing shows as a wrong result, and one that not all
-// threads reach as a deadlock that is named. What it does not know: speed, memory spaces, and what only a device can show.
+// threads reach as a deadlock that is named. What it does not know: speed, and what only a device can show.
 #pragma once
 
 #include <ucontext.h>

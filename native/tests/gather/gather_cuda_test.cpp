@@ -1,4 +1,4 @@
-// The CUDA kernel on a device, against the CPU kernel. Skipped where there is no device, but for what can be said there.
+// The CUDA kernel on a device, against the CPU kernel. Where there is no device: what the kernel says then.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -72,10 +72,12 @@ class OnDevice {
   Outputs read() const {
     Outputs out(case_);
     EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(out.gathered.data(), gathered_.get(), out.gathered.size(), cudaMemcpyDeviceToHost));
-    EXPECT_EQ(cudaSuccess,
-              cudaMemcpy(out.positions.data(), gathered_positions_.get(), bytes_of(out.positions), cudaMemcpyDeviceToHost));
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(out.keep.data(), keep_.get(), bytes_of(out.keep), cudaMemcpyDeviceToHost));
+    const auto fetch = [](void* to, const DeviceBuffer& from, std::size_t bytes) {
+      EXPECT_EQ(cudaSuccess, cudaMemcpy(to, from.get(), bytes, cudaMemcpyDeviceToHost));
+    };
+    fetch(out.gathered.data(), gathered_, out.gathered.size());
+    fetch(out.positions.data(), gathered_positions_, bytes_of(out.positions));
+    fetch(out.keep.data(), keep_, bytes_of(out.keep));
     return out;
   }
 

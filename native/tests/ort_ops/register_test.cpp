@@ -44,7 +44,9 @@ const OrtApiBase* base(const char* version) {
   Runtime& runtime = runtimes[index];
   runtime.version = version;
   runtime.asked = 0;
-  runtime.api.CreateStatus = [](OrtErrorCode code, const char* message) noexcept { return new OrtStatus{code, message}; };
+  runtime.api.CreateStatus = [](OrtErrorCode code, const char* message) noexcept {
+    return new OrtStatus{code, message};
+  };
   runtime.api.CreateCustomOpDomain = [](const char* name, OrtCustomOpDomain** out) noexcept -> OrtStatus* {
     *out = new OrtCustomOpDomain{name, {}};
     return nullptr;

@@ -19,7 +19,8 @@ plugin="$native/src/tensorrt"
 for headers in "$@"; do
   flags="-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror \
     -I$native/src -I$native/include -isystem $headers -isystem $cuda"
-  version=$(echo NV_TENSORRT_MAJOR.NV_TENSORRT_MINOR | ${CXX:-c++} -E -P -x c++ -include "$headers/NvInferVersion.h" - | tail -1 | tr -d ' ')
+  version=$(echo NV_TENSORRT_MAJOR.NV_TENSORRT_MINOR |
+    ${CXX:-c++} -E -P -x c++ -include "$headers/NvInferVersion.h" - | tail -1 | tr -d ' ')
   # shellcheck disable=SC2086 # flags are words
   ${CXX:-c++} $flags -shared -o "$out/plugin.so" "$plugin/plugin.cpp" "$plugin/creator.cpp" "$plugin/report.cpp" \
     "$plugin/register.cpp" "$native/src/gather/gather.cpp" "$native/src/gather/cuda_absent.cpp" \

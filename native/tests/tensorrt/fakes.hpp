@@ -63,7 +63,9 @@ class Registry final : public nvinfer1::IPluginRegistry {
   nvinfer1::IPluginCreatorInterface* const* getAllCreatorsRecursive(std::int32_t* count) noexcept {
     return getAllCreators(count);
   }
-  nvinfer1::IPluginCreatorInterface* getCreator(char const*, char const*, char const*) noexcept override { return nullptr; }
+  nvinfer1::IPluginCreatorInterface* getCreator(char const*, char const*, char const*) noexcept override {
+    return nullptr;
+  }
   bool deregisterCreator(nvinfer1::IPluginCreatorInterface const&) noexcept override { return false; }
   void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override {}
   nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { return nullptr; }
@@ -71,7 +73,9 @@ class Registry final : public nvinfer1::IPluginRegistry {
   void setParentSearchEnabled(bool) override {}
   void* loadLibrary(char const*) noexcept override { return nullptr; }
   void deregisterLibrary(void*) noexcept override {}
-  nvinfer1::IPluginResource* acquirePluginResource(char const*, nvinfer1::IPluginResource*) noexcept override { return nullptr; }
+  nvinfer1::IPluginResource* acquirePluginResource(char const*, nvinfer1::IPluginResource*) noexcept override {
+    return nullptr;
+  }
   std::int32_t releasePluginResource(char const*) noexcept override { return 0; }
   // TensorRT 10's, of plugins that we do not write.
   bool registerCreator(nvinfer1::IPluginCreator&, char const*) noexcept { return false; }

@@ -30,7 +30,8 @@ nvinfer1::IPluginV3* create(const nvinfer1::PluginField& field) {
   return creator().createPlugin("gather", &fields, nvinfer1::TensorRTPhase::kBUILD);
 }
 
-nvinfer1::PluginTensorDesc desc(DataType type, std::vector<std::int64_t> dims, TensorFormat format = TensorFormat::kLINEAR) {
+nvinfer1::PluginTensorDesc desc(DataType type, std::vector<std::int64_t> dims,
+                                TensorFormat format = TensorFormat::kLINEAR) {
   nvinfer1::PluginTensorDesc made{};
   made.type = type;
   made.format = format;
@@ -188,10 +189,9 @@ TEST_F(PluginTest, WrongNumbersOfTensorsAreRefused) {
 
 TEST_F(PluginTest, ClonesKeepTheBudget) {
   Plugin plugin(6);
-  const std::unique_ptr<nvinfer1::IPluginV3> copies[] = {std::unique_ptr<nvinfer1::IPluginV3>(plugin.clone()),
-                                                         std::unique_ptr<nvinfer1::IPluginV3>(plugin.attachToContext(nullptr))};
-  for (const auto& copy : copies) {
-    ASSERT_NE(copy, nullptr);
+  for (nvinfer1::IPluginV3* made : {plugin.clone(), plugin.attachToContext(nullptr)}) {
+    ASSERT_NE(made, nullptr);
+    const std::unique_ptr<nvinfer1::IPluginV3> copy(made);
     auto* other = dynamic_cast<Plugin*>(copy.get());
     ASSERT_NE(other, nullptr);
     EXPECT_NE(other, &plugin);
@@ -243,7 +243,8 @@ TEST_F(LibraryTest, SaysWhyItIsNotRegistered) {
   EXPECT_NE(std::string(add(base, NV_TENSORRT_MAJOR * 10000)).find("refuses the creator"), std::string::npos);
   EXPECT_NE(std::string(add(nullptr, NV_TENSORRT_MAJOR * 10000)).find("no plugin registry"), std::string::npos);
   const std::string other = add(base, (NV_TENSORRT_MAJOR + 1) * 10000);
-  EXPECT_NE(other.find("another major version of TensorRT; wanted: " + std::to_string(NV_TENSORRT_MAJOR)), std::string::npos);
+  const std::string says = "another major version of TensorRT; wanted: " + std::to_string(NV_TENSORRT_MAJOR);
+  EXPECT_NE(other.find(says), std::string::npos) << other;
 }
 
 }  // namespace

@@ -1,14 +1,21 @@
 """``build --backend checkpoint`` on a tiny random host: what it prints and writes, and what it refuses."""
 
+import contextlib
 import json
 import shlex
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
 
 from allrounder import build_engine
 from allrounder.bundle import open_bundle
+from allrounder.engines import onnxruntime
+from allrounder.engines.backends import BACKENDS
+from allrounder.engines.staging import Staging
+from allrounder.errors import InputInvalid
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.kept_rows import RowReader
 from allrounder.sidecar import open_sidecar
@@ -131,6 +138,42 @@ def test_without_prompts_there_is_no_vote(tiny, tmp_path, capsys):
     assert build_engine.main([*paths, *FLOW]) == 2
     assert "--calib" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_more_is_one_line_in_the_dict(build, tmp_path, monkeypatch):
+    """A module of three functions, made up here, is asked, fed and published by the same command."""
+    module = types.ModuleType("toy")
+    module.build = onnxruntime.build
+
+    def check(asked):
+        if asked.layer_policy == "routed":
+            raise InputInvalid("toys are frozen", remedy=asked.command(layer_policy="frozen"))
+
+    class Output:
+        notes = ("it is a toy",)
+
+        def __init__(self, place, staging):
+            self.place, self.staging = place, staging
+
+        def publish(self, frozen_dir, entries):
+            assert (frozen_dir / "frozen.json").is_file()
+            self.place.write_text(entries[0].version)
+            return entries
+
+    @contextlib.contextmanager
+    def opened(place, *, force, progress):
+        with Staging(place.with_name("measured"), progress=progress) as staging:
+            yield Output(place, staging)
+
+    module.check, module.opened = check, opened
+    monkeypatch.setitem(sys.modules, "toy", module)
+    monkeypatch.setitem(BACKENDS, "toy", "toy")
+    assert build(tmp_path / "t", "--backend", "toy", "--layer-policy", "routed")[0] == 2
+    code, printed, told = build(tmp_path / "t", "--backend", "toy")
+    assert code == 0
+    assert json.loads(printed.splitlines()[-1])["entries"][0]["layer_policy"] == "frozen"
+    assert "note: it is a toy" in told
+    assert (tmp_path / "t").read_text() == "par-lite"
 
 
 def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):

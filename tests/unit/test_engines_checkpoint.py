@@ -16,10 +16,10 @@ import onnxruntime
 import pytest
 
 from allrounder.engines import checkpoint, pruned_weights
-from allrounder.engines.backends import Asked, BuildOptions, backend
+from allrounder.engines.backends import BACKENDS, Asked, BuildOptions, backend
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.references import external_tensors
-from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture, InputInvalid
+from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture, EngineUnavailable, InputInvalid
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.hostfiles import HOST_FOLDER, HOST_RECORD
@@ -94,6 +94,15 @@ def test_flows_that_no_stack_can_run_are_refused_with_the_nearest_that_works(cha
         layer_policy=asked["--layer-policy"],
     )
     checkpoint.check(nearest)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_backend_is_one_file_with_the_same_functions(name):
+    try:
+        module = backend(name)
+    except EngineUnavailable as error:
+        pytest.skip(f"its library is not here: {error}")
+    assert all(callable(getattr(module, function)) for function in ("check", "opened", "build"))
 
 
 def test_what_stacks_can_run_is_not_refused():

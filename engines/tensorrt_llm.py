@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def opened(place: Path, *, force: bool, progress: Progress) -> AbstractContextMa
 def _write_both(frozen_dir: Path, measured: Entry, out: Path, progress: Progress = silent) -> Sidecar:
     sidecar = checkpoint.write_checkpoint(frozen_dir, measured, out, progress)
     folder = out / FOLDER
-    _convert(out, sidecar, folder, ConvertOptions(), progress)
+    _convert(out, sidecar, folder, ConvertOptions(), "..", progress)
     added = {f"{FOLDER}/{name}": file_record(folder / name) for name in list_files(folder)}
     both = Sidecar(**{**_fields(sidecar), "files": dict(sorted({**sidecar.files, **added}.items()))})
     (out / SIDECAR).write_bytes(encode_record(both))
@@ -88,14 +89,17 @@ def convert(
     if place.exists():
         raise BundleError("the place is taken", where=place, remedy="give another directory (--out), or remove it")
     with beside(place) as folder:
-        limits = _convert(root, sidecar, folder / "new", options or ConvertOptions(), progress)
+        pruned = os.path.relpath(root, place)
+        limits = _convert(root, sidecar, folder / "new", options or ConvertOptions(), pruned, progress)
         with reported(place, "TensorRT-LLM checkpoint"):
             (folder / "new").rename(place)
             sync(place.parent)
     return limits
 
 
-def _convert(root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, progress: Progress) -> EngineLimits:
+def _convert(
+    root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, pruned: str, progress: Progress
+) -> EngineLimits:
     config = json.loads((root / "config.json").read_bytes())
     weights = Weights(root)
     decoder = decoder_of(config.get("text_config") or {}, tied=HEAD not in weights)
@@ -116,7 +120,7 @@ def _convert(root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, p
         for rank, wanted in enumerate(ranks):
             file = out / CHECKPOINT / f"rank{rank}.safetensors"
             write_rank(file, weights, wanted, partial(progress, f"writing rank {rank}"))
-        for name, text in scripts(f"{sidecar.entry.version} of {sidecar.model.name}", limits).items():
+        for name, text in scripts(f"{sidecar.entry.version} of {sidecar.model.name}", limits, pruned).items():
             (out / name).write_text(text, encoding="utf-8")
             (out / name).chmod(0o644 if name.endswith(".md") else 0o755)
     return limits

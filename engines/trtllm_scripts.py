@@ -70,15 +70,17 @@ def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: st
     return ["trtllm-build", *(word for name, value in values.items() for word in (f"--{name}", str(value)))]
 
 
-def scripts(label: str, limits: EngineLimits) -> dict[str, str]:
-    """Returns the files beside the checkpoint, by name."""
+def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
+    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
     words = build_command(limits, "$here/" + CHECKPOINT, "$here/" + ENGINE)
     pairs = [f"{name} {_quoted(value)}" for name, value in zip(words[1::2], words[2::2], strict=True)]
     line = " \\\n  ".join([words[0], *pairs, '"$@"'])
     return {
         BUILD: _BUILD.format(label=label, command=line),
-        RUN: _RUN.format(label=label, batch=limits.batch, new_tokens=limits.new_tokens),
-        PAGE: _PAGE.format(label=label, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()),
+        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
+        PAGE: _PAGE.format(
+            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
+        ),
     }
 
 
@@ -125,7 +127,7 @@ def main() -> None:
     pairs = arguments.pairs
     if len(pairs) % 2:
         parser.error("a picture without a question")
-    runner = EngineRunner.open(HERE.parent, HERE / "engine")
+    runner = EngineRunner.open((HERE / "{pruned}").resolve(), HERE / "engine")
     for text in runner.answer(list(zip(pairs[::2], pairs[1::2])), max_new_tokens=arguments.max_new_tokens):
         print(text)
 
@@ -138,13 +140,14 @@ _PAGE = """\
 # {label} for TensorRT-LLM's engine path (legacy)
 
 For TensorRT-LLM **1.0 to 1.2.1**. Releases after 1.3.0rc20 build no engines: they serve the pruned checkpoint that this
-was made from in their PyTorch backend (`python -m allrounder.integrations.tensorrt_llm CHECKPOINT`).
+was made from, `{pruned}`, in their PyTorch backend (`python -m allrounder.integrations.tensorrt_llm CHECKPOINT --out
+DIR`).
 
 | | |
 |---|---|
 | `checkpoint/` | TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each of {ranks} ranks |
 | `build.sh` | the `trtllm-build` line; makes `engine/`, on the GPU that will run it |
-| `run.py` | feeds the {tokens} kept visual rows of each picture as prompt table, and prints the answers |
+| `run.py` | prints answers; {tokens} kept rows of each picture, made by `{pruned}`, are the prompt table |
 
 The engine takes prompts of {text_tokens} text tokens and {tokens} visual rows, {new_tokens} new tokens, batches of
 {batch}: `--max_multimodal_len` is {batch} x {tokens} = {rows}. Kept rows stand side by side: positions count

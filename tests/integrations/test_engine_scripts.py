@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,23 @@ def test_the_runner_script_is_whole(converted):
     assert "a picture without a question" in done.stderr
 
 
+def opened_by(script, picture, monkeypatch):
+    """The checkpoint that a runner script opens."""
+    asked = []
+    monkeypatch.setattr(
+        EngineRunner, "open", lambda *places: asked.append(places) or SimpleNamespace(answer=lambda *_, **__: [])
+    )
+    monkeypatch.setattr(sys, "argv", [str(script), str(picture), QUESTION])
+    runpy.run_path(str(script), run_name="__main__")
+    ((checkpoint, engine),) = asked
+    assert engine == script.parent / "engine"
+    return checkpoint
+
+
+def test_the_runner_script_opens_the_checkpoint_that_it_was_made_from(pruned, converted, tmp_path, monkeypatch):
+    assert opened_by(converted / "run.py", "picture.png", monkeypatch) == pruned().checkpoint.resolve()
+
+
 @pytest.mark.parametrize(
     ("version", "says"),
     [
@@ -178,7 +196,7 @@ def test_as_a_command(pruned, tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["batch"] == 2
 
 
-def test_as_a_backend_it_writes_both_and_lists_every_file(pruned, tmp_path):
+def test_as_a_backend_it_writes_both_and_lists_every_file(pruned, tmp_path, monkeypatch):
     module = backend("tensorrt-llm")
     with pytest.raises(InputInvalid, match="--gather-layer 0"):
         module.check(Asked("tensorrt-llm", ("par-lite",), 2, "routed", "fp32"))
@@ -192,6 +210,7 @@ def test_as_a_backend_it_writes_both_and_lists_every_file(pruned, tmp_path):
     )
     assert all(isinstance(record, FileRecord) for record in sidecar.files.values())
     assert os.access(root / "tensorrt_llm/build.sh", os.X_OK)
+    assert opened_by(root / "tensorrt_llm/run.py", "picture.png", monkeypatch) == root
 
 
 class Session:

@@ -42,15 +42,17 @@ native_test() {
 
 # native_fuzz SECONDS: each target of native/fuzz for so long, from its corpus; a finding stops the run.
 native_fuzz() {
-  local target targets
+  local target targets words
   targets=$(sed -n 's/^allrounder_fuzz(\(.*\))$/\1/p' native/fuzz/CMakeLists.txt)
   [ -n "$targets" ]
   # shellcheck disable=SC2086
   native_build fuzz $targets
   for target in $targets; do
     mkdir "$work/$target"
+    words=native/fuzz/$target.dict
+    [ -f "$words" ] || words=
     "build/native/fuzz/fuzz/$target" -max_total_time="$1" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
-      -artifact_prefix="$work/" "$work/$target" "native/fuzz/corpus/$target" 2>"$work/$target.log" ||
+      -artifact_prefix="$work/" ${words:+"-dict=$words"} "$work/$target" "native/fuzz/corpus/$target" 2>"$work/$target.log" ||
       { tail -n 60 "$work/$target.log"; return 1; }
     echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$work/$target.log") inputs"
   done

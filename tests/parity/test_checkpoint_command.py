@@ -76,6 +76,22 @@ def test_it_holds_the_flow_and_the_figures_of_the_frozen_bundle(build, checkpoin
     assert np.array_equal(read.rows, visual.numpy()[0][list(read.keep)])
 
 
+def test_visual_graphs_in_half_precision(build, checkpoint, tmp_path):
+    """The precision is that of the graphs; the weights are the host's, byte for byte, in both."""
+    code, _, _ = build(tmp_path / "c", *FLOW, "--precision", "fp16")
+    assert code == 0
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
+    half, single = (RowReader(path).read(rgb, "what is it?") for path in (tmp_path / "c", checkpoint))
+    assert half.rows.dtype == np.float16
+    assert half.prompt == single.prompt
+    both = sorted(set(half.keep) & set(single.keep))  # near-ties may fall to the other side
+    assert len(both) > len(single.keep) // 2
+    rows = [read.rows[[read.keep.index(token) for token in both]].astype(np.float32) for read in (half, single)]
+    assert np.abs(rows[0] - rows[1]).max() <= 0.02 * rows[1].std()
+    same = "model.safetensors"
+    assert open_sidecar(tmp_path / "c")[1].files[same] == open_sidecar(checkpoint)[1].files[same]
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

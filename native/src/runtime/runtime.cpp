@@ -64,7 +64,7 @@ void check(const LoadOptions& options) {
 
 std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const LoadOptions& options) {
   check(options);
-  OpenBundle bundle = open_bundle(path, options.progress);
+  OpenBundle bundle = open_bundle(path, options.progress, options.engine.log);
   std::vector<Entry> entries = candidates(bundle, options);
   if (options.target) {
     entries = with_local_latency(bundle, std::move(entries),

@@ -52,9 +52,9 @@ def measured(demo_bundle, tmp_path):
 
 
 @pytest.fixture
-def foreign(demo_bundle, tmp_path):
-    """The demo bundle with figures of another machine."""
-    return on(ELSEWHERE, demo_bundle, tmp_path / "foreign")
+def foreign(tiny_bundle, tmp_path):
+    """A bundle of a tiny host, which is measured in no time, with figures of another machine."""
+    return on(ELSEWHERE, tiny_bundle, tmp_path / "foreign")
 
 
 def native_choice(bundle, *, ttft_ms=None, tpot_ms=None, **options):
@@ -75,7 +75,7 @@ def python_choice(bundle, *, ttft_ms=None, tpot_ms=None, percentile=95, **option
         return error
 
 
-TTFT, TPOT = (None, 30.0, 45.0, 55.0, 60.0, 1000.0), (None, 0.5, 1.2, 1.3, 2.6, 1e9)
+TTFT, TPOT = (None, 30.0, 55.0, 1000.0), (None, 0.5, 1.3, 1e9)
 
 
 @pytest.mark.parametrize("percentile", [50, 95, 99])
@@ -108,19 +108,19 @@ def test_nothing_is_measured_where_the_figures_are_of_this_machine(measured, cac
     with NativeRuntime(measured, threads=1, ttft_ms=1000.0, log=told.append) as runtime:
         assert runtime.version == "full"
     assert not [*cache.glob(LOCAL)]
-    assert not [line for line in told if "measur" in line]
+    assert not [line for line in told if "measuring" in line]
 
 
 def test_python_reads_what_cpp_measured(foreign, cache, caplog):
     told = []
     with NativeRuntime(foreign, threads=1, ttft_ms=1e6, log=told.append) as runtime:
         assert runtime.version == "full"
-    assert [line for line in told if "measuring 3 entries" in line]
+    assert [line for line in told if "measuring 2 entries" in line]
     (file,) = cache.glob(LOCAL)
     written = file.read_bytes()
     figures = json.loads(written)["latencies"]
     machine = msgspec.to_builtins(backend("onnxruntime").fingerprint(ONE))
-    assert {label.split(" ")[0] for label in figures} == set(FIGURES)
+    assert {label.split(" ")[0] for label in figures} == {"full", "par-lite"}
     for each in figures.values():
         assert each["machine"] == machine
         assert 0 < each["ttft_ms"]["p50"] <= each["ttft_ms"]["p95"] <= each["ttft_ms"]["p99"]
@@ -134,12 +134,12 @@ def test_python_reads_what_cpp_measured(foreign, cache, caplog):
 def test_cpp_reads_what_python_measured(foreign, cache, caplog):
     with caplog.at_level(logging.WARNING):
         assert python_choice(foreign, ttft_ms=1e6) == "full"
-    assert "measuring 3 entries" in caplog.text
+    assert "measuring 2 entries" in caplog.text
     (file,) = cache.glob(LOCAL)
     written = file.read_bytes()
     told = []
     native_choice(foreign, ttft_ms=1e6, log=told.append)
-    assert not [line for line in told if "measur" in line]
+    assert not [line for line in told if "measuring" in line]
     _compare_choices(foreign, json.loads(written)["latencies"])
     assert [*cache.glob(LOCAL)] == [file]
     assert file.read_bytes() == written
@@ -172,7 +172,7 @@ def test_a_damaged_latency_cache_is_measured_anew(foreign, cache, content):
     file.write_bytes(content)
     told = []
     assert native_choice(foreign, ttft_ms=1e6, log=told.append) == "full"
-    assert [line for line in told if "measuring 3 entries" in line]
+    assert [line for line in told if "measuring 2 entries" in line]
     assert python_choice(foreign, ttft_ms=1e6) == "full"
     assert set(json.loads(file.read_bytes())["latencies"]) != {"x"}
 

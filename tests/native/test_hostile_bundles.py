@@ -1,0 +1,171 @@
+"""Hostile bundles in the real C++ loader: each ends in the error that Python gives, never in a crash.
+
+The program is asked one question about each damaged bundle, in a process of its own. `ALLROUNDER_NATIVE_ASAN_BUILD`
+names a build with the address sanitizer, which then is the one that is used; the tests' names say which it was. Loads
+that reach ONNX Runtime run its own code too, unsanitized.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import hostile_bundles
+import hostile_json
+import numpy as np
+import pytest
+
+from allrounder import errors
+from allrounder.bundle import MANIFEST
+from allrounder.golden import GOLDEN
+from allrounder.native.c_api import installed_ort
+from allrounder.runtime import Runtime
+
+ANSWERS = "answers"
+QUESTION = {"question": "what is it?", "size": "4x4", "max_new_tokens": 2}
+SANITIZED = os.environ.get("ALLROUNDER_NATIVE_ASAN_BUILD")
+SECONDS = 120  # on a busy machine; who hangs is caught, not who is slow
+
+pytestmark = pytest.mark.parametrize("build", ["address sanitizer" if SANITIZED else "ordinary build"])
+
+
+@pytest.fixture
+def tool(program):
+    """The program of the build that is to be used."""
+    if not SANITIZED:
+        return program("allrounder-native")
+    folder = Path(SANITIZED).resolve()
+    cache = (folder / "CMakeCache.txt").read_text()
+    settings = [line for line in cache.splitlines() if line.startswith("ALLROUNDER_SANITIZE:")]
+    assert "address" in settings[0], f"{SANITIZED} was configured without the address sanitizer"
+    return folder / "tools/allrounder-native"
+
+
+@pytest.fixture
+def ask(tool, tmp_path):
+    """Returns what the program makes of a bundle: "answers", the name of its error, or what else became of it."""
+    np.zeros((4, 4, 3), np.uint8).tofile(tmp_path / "picture")
+    line = json.dumps({**QUESTION, "raw": str(tmp_path / "picture")}) + "\n"
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache of the program"),
+        "ALLROUNDER_ORT_LIBRARY": str(installed_ort()),
+        "ASAN_OPTIONS": "exitcode=99:detect_leaks=0",
+        "UBSAN_OPTIONS": "exitcode=99:print_stacktrace=1",
+    }
+
+    def ask(bundle):
+        command = [str(tool), "ask", str(bundle), "--version", "par-lite", "--threads", "1"]
+        try:
+            done = subprocess.run(
+                command, input=line.encode(), capture_output=True, env=environment, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "hangs"
+        told = done.stderr.decode(errors="replace")
+        if done.returncode not in (0, 1) or "Sanitizer" in told or "runtime error" in told:
+            return f"exit {done.returncode}: {told[-1500:]}"
+        if done.returncode:
+            names = [line.split(":")[0] for line in told.splitlines()]  # of a message, or of what ONNX Runtime tells
+            return next((name for name in reversed(names) if hasattr(errors, name)), told[-1500:])
+        answer = json.loads(done.stdout)
+        return answer["error"]["name"] if "error" in answer else ANSWERS
+
+    return ask
+
+
+def python(bundle):
+    """Returns what Python makes of the same bundle."""
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    try:
+        with Runtime.load(bundle, version="par-lite", threads=1) as runtime:
+            runtime.generate(rgb, QUESTION["question"], max_new_tokens=QUESTION["max_new_tokens"])
+    except errors.AllRounderError as error:
+        return type(error).__name__
+    except BaseException as error:
+        if isinstance(error,KeyboardInterrupt): raise
+        return "PY "+repr(error)[:200]
+    return ANSWERS
+
+
+@pytest.fixture
+def damaged(tiny_bundle, tmp_path):
+    """Makes a copy of the bundle with one damage, each in a folder of its own."""
+    numbers = count()
+
+    def make(damage):
+        place = tmp_path / f"case {next(numbers)}" / "bundle"
+        place.parent.mkdir()
+        shutil.copytree(tiny_bundle, place)
+        damage(place)
+        return place
+
+    return make
+
+
+@pytest.fixture
+def differences(damaged, ask):
+    """Returns where C++ and Python part, of named damages; ``also`` are names that C++ may give besides."""
+
+    def compare(damages, also=()):
+        damages = dict(damages)
+        places = {name: damaged(damage) for name, damage in damages.items()}
+        with ThreadPoolExecutor(2) as pool:
+            found = dict(zip(places, pool.map(ask, places.values()), strict=True))
+        wanted = {name: python(place) for name, place in places.items()}
+        assert len(found) > 5
+        return {
+            name: (outcome, wanted[name])
+            for name, outcome in found.items()
+            if outcome != wanted[name] and not (outcome in also and hasattr(errors, outcome))
+        }
+
+    return compare
+
+
+def test_a_good_bundle_answers(tiny_bundle, ask, build):
+    assert (ask(tiny_bundle), python(tiny_bundle)) == (ANSWERS, ANSWERS)
+
+
+def test_damaged_files(tiny_bundle, differences, build):
+    assert differences(hostile_bundles.in_files(tiny_bundle)) == {}
+
+
+def test_what_lies_beside_the_files(differences, build):
+    assert differences(hostile_bundles.beside_files()) == {}
+
+
+def test_texts_that_are_no_manifest(tiny_bundle, differences, build):
+    texts = hostile_json.manifests((tiny_bundle / MANIFEST).read_bytes())
+    assert differences({name: lambda b, d=data: hostile_bundles.seal(b, d) for name, data in texts.items()}) == {}
+
+
+def test_manifests_that_say_what_cannot_be(differences, build):
+    assert differences(hostile_bundles.in_manifest()) == {}
+
+
+def test_mutated_manifests(tiny_bundle, differences, build):
+    mutated = enumerate(hostile_json.mutations((tiny_bundle / MANIFEST).read_bytes(), 120, seed=4))
+    damages = {f"{number}: {data!r}": lambda b, d=data: hostile_bundles.seal(b, d) for number, data in mutated}
+    assert differences(damages) == {}
+
+
+def test_tokenizers(differences, build):
+    """C++ refuses families that it does not speak, where the library that Python uses may."""
+    assert differences(hostile_bundles.in_tokenizer(), also=("EngineUnavailable", "BundleCorrupt")) == {}
+
+
+def test_golden_pairs(tiny_bundle, differences, build):
+    assert differences(hostile_bundles.in_golden((tiny_bundle / GOLDEN).read_bytes())) == {}
+
+
+def test_graphs_and_weights(tiny_bundle, differences, build):
+    assert differences(hostile_bundles.in_graphs(tiny_bundle)) == {}
+
+
+def test_graphs_with_other_bytes(tiny_bundle, damaged, ask, build):
+    """What ONNX Runtime makes of them is its own affair, but it is an error of ours, or an answer."""
+    found = {name: ask(damaged(damage)) for name, damage in hostile_bundles.flipped_graphs(tiny_bundle, 40, seed=2)}
+    assert set(found.values()) <= {ANSWERS, "BackendError", "BundleCorrupt", "EngineUnavailable"}, found

@@ -1,5 +1,7 @@
 #include "c_api/convert.hpp"
 
+#include <cstring>
+
 #include "c_api/handles.hpp"
 #include "c_api/structs.hpp"
 
@@ -25,13 +27,17 @@ std::optional<LatencyTarget> target_of(const ar_load_options& given) {
   return LatencyTarget{figure(given.ttft_ms), figure(given.tpot_ms), given.percentile != 0 ? given.percentile : 95};
 }
 
-Weights weights_of(ar_weights weights) {
-  switch (static_cast<int>(weights)) {  // a program may give any number
+Weights weights_of(const ar_weights& given) {
+  // A program may give any number, which is no value of the enumeration: it is read as the number it is.
+  static_assert(sizeof(int) == sizeof(ar_weights));
+  int number = 0;
+  std::memcpy(&number, &given, sizeof number);
+  switch (number) {
     case AR_WEIGHTS_FAST: return Weights::kFast;
     case AR_WEIGHTS_SHARED: return Weights::kShared;
     default:
       throw Error(AR_INPUT_INVALID, "unknown mode",
-                  {"weights", std::to_string(static_cast<int>(weights)), "AR_WEIGHTS_FAST or AR_WEIGHTS_SHARED", ""});
+                  {"weights", std::to_string(number), "AR_WEIGHTS_FAST or AR_WEIGHTS_SHARED", ""});
   }
 }
 

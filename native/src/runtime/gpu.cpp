@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <fstream>
 #include <optional>
-#include <regex>
 #include <sstream>
 #include <system_error>
 #include <vector>
@@ -33,15 +32,28 @@ std::vector<fs::path> information_files(const fs::path& folder) {
   return files;
 }
 
-// Returns the first group of the first match, line by line.
-std::optional<std::string> first(const std::string& text, const char* pattern) {
-  const std::regex wanted(pattern);
+// Returns what stands behind `mark` in the first line that has it; without white space around it.
+std::optional<std::string> after(const std::string& text, const std::string& mark) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    std::smatch match;
-    if (std::regex_search(line, match, wanted)) return match[1].str();
+    const std::size_t found = line.find(mark);
+    if (found == std::string::npos) continue;
+    const std::size_t first = line.find_first_not_of(" \t\r", found + mark.size());
+    if (first == std::string::npos) return std::nullopt;
+    return line.substr(first, line.find_last_not_of(" \t\r") + 1 - first);
   }
   return std::nullopt;
+}
+
+// Returns the first word that begins as a version does: digits, a point, digits and points.
+std::string version_in(const std::string& text) {
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    const std::string version = word.substr(0, word.find_first_not_of("0123456789."));
+    const std::size_t point = version.find('.');
+    if (point != 0 && point != std::string::npos && point + 1 < version.size()) return version;
+  }
+  return "";
 }
 
 }  // namespace
@@ -53,8 +65,7 @@ Gpu read_gpu(int index, const fs::path& folder) {
   const std::optional<std::string> facts = content(files[static_cast<std::size_t>(index)]);
   const std::optional<std::string> version = content(folder / "version");
   if (!facts || !version) return {unknown, ""};
-  return {first(*facts, R"(^Model:\s*(.+?)\s*$)").value_or(unknown),
-          first(*version, R"(Kernel Module.*?\s([0-9]+\.[0-9.]+))").value_or("")};
+  return {after(*facts, "Model:").value_or(unknown), version_in(after(*version, "Kernel Module").value_or(""))};
 }
 
 }  // namespace ar

@@ -21,7 +21,7 @@ from allrounder.engines.flat_resize import resize
 from allrounder.engines.merging import flat_twin
 from allrounder.engines.nodes import Nodes
 
-__all__ = ["flat", "write_twin"]
+__all__ = ["flat", "masked_attention", "takes_lengths", "write_twin"]
 
 _LENGTHS = 6  # the input of Attention that is `nonpad_kv_seqlen`
 
@@ -58,8 +58,8 @@ def _spell(graph: onnx.GraphProto) -> None:
                 _spell(attribute.g)
         if node.op_type == "TensorScatter":
             nodes += _scatter(node)
-        elif node.op_type == "Attention" and len(node.input) > _LENGTHS and node.input[_LENGTHS]:
-            nodes += _attention(node)
+        elif takes_lengths(node):
+            nodes += masked_attention(node)
         elif node.op_type == "Resize":
             nodes += resize(node)
         else:
@@ -86,8 +86,13 @@ def _scatter(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [*nodes.nodes, scatter]
 
 
-def _attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """New row i of S sees the places up to ``filled - S + i`` of its cache."""
+def takes_lengths(node: onnx.NodeProto) -> bool:
+    """Whether a node is an `Attention` that is told the lengths of its caches."""
+    return node.op_type == "Attention" and len(node.input) > _LENGTHS and bool(node.input[_LENGTHS])
+
+
+def masked_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Returns what replaces such an `Attention`: new row i of S sees the places up to ``filled - S + i``."""
     query, key, filled = node.input[0], node.input[1], node.input[_LENGTHS]
     nodes = Nodes(node)
     count = nodes.size(query, 2, "new_count")

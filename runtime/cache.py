@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from allrounder.errors import InputInvalid
+from allrounder.errors import BackendError, InputInvalid
 from allrounder.runtime.backend import Bound, Cell, Session, Tensor
 from allrounder.tensors import INPUT_IDS, LOGITS, POSITIONS, SLOTS
 
@@ -50,6 +50,8 @@ class Cache:
         self._positions = decode.cell(np.array([clocks.position], np.int64))
         self._slots = decode.cell(np.array([clocks.slot], np.int64))
         inputs = {POSITIONS: self._positions.tensor, SLOTS: self._slots.tensor, **tensors}
+        if unknown := [name for name in decode.inputs if name != INPUT_IDS and name not in inputs]:
+            raise BackendError("the decode graph wants what the prefill graph does not give", got=", ".join(unknown))
         self._inputs = {name: inputs[name] for name in decode.inputs if name != INPUT_IDS}
         # In place: each cache is output where it was input.
         self._outputs = {_out(name): tensor for name, tensor in self._inputs.items() if name.startswith("cache_")}

@@ -7,13 +7,13 @@ What it does not know: sampling, stopping, time (`Runtime` does), and how entrie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from allrounder.bundle import OpenBundle
-from allrounder.errors import BundleCorrupt, InputInvalid, PromptTooLong
+from allrounder.errors import BackendError, BundleCorrupt, InputInvalid, PromptTooLong
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.manifest import Entry
@@ -96,11 +96,12 @@ class Engine:
 
     def preprocess(self, rgb: np.ndarray) -> Tensor:
         """Returns ``pixel_values`` [1, 3, size, size] float32 of ``rgb`` uint8 [height, width, 3]."""
-        return self._sessions.preprocess.run({IMAGE: rgb})[PIXEL_VALUES]
+        return _output(self._sessions.preprocess.run({IMAGE: rgb}), PIXEL_VALUES)
 
     def look(self, pixel_values: Tensor | np.ndarray) -> Tensor:
         """Returns ``visual`` [1, N, H] in engine precision."""
-        return self._sessions.vision.run({PIXEL_VALUES: pixel_values})[VISUAL]
+        shape = [1, self.model.visual_tokens, None]
+        return _output(self._sessions.vision.run({PIXEL_VALUES: pixel_values}), VISUAL, shape)
 
     def see(self, rgb: np.ndarray) -> Tensor:
         """Returns ``visual`` [1, N, H] of ``rgb`` uint8 [height, width, 3]; see `allrounder.runtime.image.to_rgb`."""
@@ -135,8 +136,11 @@ class Engine:
         if router is None or not self.routes:
             return None
         feeds = {**_feeds(prompt), VISUAL: visual}
-        outputs = router.run({name: feeds[name] for name in router.inputs})
-        return Scores(outputs[TOKEN_SCORES].numpy().copy(), outputs[LAYER_SCORES].numpy().copy())
+        outputs = router.run(_wanted(router, feeds))
+        return Scores(
+            _output(outputs, TOKEN_SCORES, [1, self.model.visual_tokens]).numpy().copy(),
+            _output(outputs, LAYER_SCORES, [1, self.model.layers]).numpy().copy(),
+        )
 
     def prefill(self, prompt: PromptIds, visual: Tensor, scores: Scores | None, *, room: int) -> Prefilled:
         """Runs the prompt.
@@ -159,14 +163,14 @@ class Engine:
         if scores is not None:
             feeds |= {TOKEN_SCORES: scores.token_scores, LAYER_SCORES: scores.layer_scores}
         graph = self._sessions.prefill
-        outputs = graph.run({name: feeds[name] for name in graph.inputs})
+        outputs = graph.run(_wanted(graph, feeds))
         text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
         clocks = Clocks(text + self.model.visual_tokens, text + self.entry.tokens, room)
         held = {name: tensor for name, tensor in outputs.items() if name.startswith("cache_") or name == LAYER_MASK}
         return Prefilled(
-            outputs[LOGITS].numpy().copy(),
-            self._keep_list(outputs.get(KEEP)),
-            self._layer_plan(outputs.get(LAYER_MASK)),
+            _output(outputs, LOGITS, [1, self.model.vocabulary]).numpy().copy(),
+            self._keep_list(outputs),
+            self._layer_plan(outputs),
             Cache(self._sessions.decode, held, clocks, self.model.vocabulary),
         )
 
@@ -179,14 +183,16 @@ class Engine:
         """
         return state.cache.advance(ids)
 
-    def _keep_list(self, keep: Tensor | None) -> tuple[int, ...]:
-        return tuple(range(self.model.visual_tokens)) if keep is None else tuple(keep.numpy()[0].tolist())
+    def _keep_list(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        if KEEP not in outputs and self.entry.tokens == self.model.visual_tokens:
+            return tuple(range(self.model.visual_tokens))
+        return tuple(_output(outputs, KEEP, [1, self.entry.tokens]).numpy()[0].tolist())
 
-    def _layer_plan(self, mask: Tensor | None) -> tuple[int, ...]:
-        if mask is not None:
-            return tuple(np.flatnonzero(mask.numpy()).tolist())
-        assert self.entry.layer_plan is not None, "a manifest's frozen entry has its plan"
-        return self.entry.layer_plan
+    def _layer_plan(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        if LAYER_MASK not in outputs and self.entry.layer_plan is not None:
+            return self.entry.layer_plan
+        mask = _output(outputs, LAYER_MASK, [self.model.layers])
+        return tuple(np.flatnonzero(mask.numpy()).tolist())
 
 
 def open_engines(
@@ -241,3 +247,20 @@ def _feeds(prompt: PromptIds) -> dict[str, np.ndarray | Tensor]:
         SUFFIX_IDS: np.asarray([prompt.suffix_ids], np.int64),
         SUFFIX_LENGTHS: np.asarray([len(prompt.suffix_ids)], np.int64),
     }
+
+
+def _wanted(graph: Session, feeds: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray | Tensor]:
+    """Returns those of ``feeds`` that a graph takes."""
+    if unknown := [name for name in graph.inputs if name not in feeds]:
+        raise BackendError("a graph wants inputs that this runtime does not know", got=", ".join(unknown))
+    return {name: feeds[name] for name in graph.inputs}
+
+
+def _output(outputs: Mapping[str, Tensor], name: str, shape: Sequence[int | None] | None = None) -> Tensor:
+    """Returns an output, after checking it: the manifest's word about a graph is no proof. None is any extent."""
+    tensor = outputs.get(name)
+    got = [] if tensor is None else tensor.shape()
+    fits = shape is None or (len(got) == len(shape) and all(w in (None, g) for g, w in zip(got, shape, strict=True)))
+    if tensor is None or not fits:
+        raise BackendError("a graph does not give what it should", where=name, got=got, wanted=shape)
+    return tensor

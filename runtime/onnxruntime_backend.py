@@ -10,7 +10,8 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,11 @@ class _Session:
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         binding = self._session.io_binding()
         values = [(name, _value(feed, ("cpu", 0))) for name, feed in feeds.items()]
-        for name, value in values:
-            binding.bind_ortvalue_input(name, value)
-        for name in self.outputs:
-            binding.bind_output(name, *self._device)
+        with _reported(self._name):
+            for name, value in values:
+                binding.bind_ortvalue_input(name, value)
+            for name in self.outputs:
+                binding.bind_output(name, *self._device)
         _run(self._session, binding, self._name)
         return dict(zip(self.outputs, binding.get_outputs(), strict=True))
 
@@ -138,10 +140,11 @@ class _Bound:
     ) -> None:
         self._session, self._name, self._tensors = session, name, (dict(inputs), dict(outputs))
         self._binding = session.io_binding()
-        for input_name, tensor in inputs.items():
-            self._binding.bind_ortvalue_input(input_name, tensor)
-        for output_name, tensor in outputs.items():
-            self._binding.bind_ortvalue_output(output_name, tensor)
+        with _reported(name):
+            for input_name, tensor in inputs.items():
+                self._binding.bind_ortvalue_input(input_name, tensor)
+            for output_name, tensor in outputs.items():
+                self._binding.bind_ortvalue_output(output_name, tensor)
 
     def run(self) -> None:
         _run(self._session, self._binding, self._name)
@@ -171,8 +174,15 @@ def _value(feed: Any, device: tuple[str, int]) -> onnxruntime.OrtValue:
 
 
 def _run(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, name: str) -> None:
-    try:
+    with _reported(name):
         session.run_with_iobinding(binding)
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Turns what the library says of a graph into our error."""
+    try:
+        yield
     except Exception as error:  # the library's errors have no root but Exception
         raise BackendError("ONNX Runtime failed", where=name, got=error) from error
 

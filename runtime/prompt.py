@@ -57,13 +57,16 @@ class Prompter:
             specials = {str(token["content"]): int(token["id"]) for token in added if token["special"]}
             first = _plain_tokenizer(tokenizer_json)
             later = _plain_tokenizer(_continuation(content)) if '"first"' in tokenizer_json else first
-        except Exception as error:  # the library raises bare Exception
+            leading = _leading(first) if template.prefix_special else ()
+        except BaseException as error:
+            # The library raises bare Exception, and where it panics something that is not even that.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise BundleCorrupt("the tokenizer cannot be read", where=TOKENIZER, got=error) from error
         self._later = later
         self._before = _cut(template.after_image, specials)
         self._after = _cut(template.after_question, specials)
-        self._prefix = _leading(first) if template.prefix_special else ()
-        self._prefix += _encode(_cut(template.before_image, specials), first, later)
+        self._prefix = leading + _encode(_cut(template.before_image, specials), first, later)
 
     def ids(self, question: str) -> PromptIds:
         """Returns the ids of the prompt with ``question``.
@@ -90,12 +93,14 @@ class Prompter:
         """Checks the golden pairs that came with the tokenizer.
 
         Raises:
-            BundleCorrupt: They cannot be read, or a question gives other ids than its pair says.
+            BundleCorrupt: They cannot be read, there are none, or a question gives other ids than its pair says.
         """
         try:
             prompts = decode_golden(golden.read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise BundleCorrupt("the golden prompts cannot be read", where=golden, got=error) from error
+        if not prompts:
+            raise BundleCorrupt("there are no golden prompts", where=golden, remedy="build the bundle again")
         for prompt in prompts:
             got, wanted = self.ids(prompt.question), PromptIds(prompt.prefix_ids, prompt.suffix_ids)
             if got != wanted:

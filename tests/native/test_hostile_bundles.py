@@ -84,9 +84,6 @@ def python(bundle):
             runtime.generate(rgb, QUESTION["question"], max_new_tokens=QUESTION["max_new_tokens"])
     except errors.AllRounderError as error:
         return type(error).__name__
-    except BaseException as error:
-        if isinstance(error,KeyboardInterrupt): raise
-        return "PY "+repr(error)[:200]
     return ANSWERS
 
 

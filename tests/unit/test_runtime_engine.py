@@ -1,6 +1,9 @@
 """The engine's functions on real, tiny ONNX graphs: what they compute must not depend on how it is asked."""
 
+import itertools
+
 import fake_bundle
+import msgspec
 import numpy as np
 import pytest
 
@@ -179,3 +182,28 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(tmp_path):
 def test_a_failing_graph_is_a_backend_error(engines):
     with pytest.raises(BackendError, match=r"vision\.onnx"):
         engines["full"].look(np.zeros((1, 3, 5, 5), np.float32))
+
+
+KINDS = ("preprocess", "vision", "router", "prefill", "decode")
+
+
+@pytest.mark.parametrize(("kind", "other"), itertools.product(KINDS, (*KINDS, "full.prefill", "full.decode")))
+def test_a_graph_in_the_place_of_another_is_the_backends_error(bundle, kind, other):
+    entry = bundle.manifest.entries[1]
+    graphs = msgspec.structs.asdict(entry.graphs)
+    place = graphs.get(other, f"graphs/{other}.onnx")
+    if place == graphs[kind]:
+        place = f"graphs/full.{kind}.onnx" if kind in ("prefill", "decode") else graphs["decode"]
+    wrong = msgspec.structs.replace(entry, graphs=msgspec.structs.replace(entry.graphs, **{kind: place}))
+    engine = Engine.open(bundle, wrong, EngineOptions(threads=1))
+    with pytest.raises(BackendError):
+        engine.decode(start(engine)[3], [60])
+
+
+def test_a_manifest_that_counts_otherwise_is_the_backends_error(bundle):
+    for change in ({"vocabulary": 2**40}, {"visual_tokens": 5}, {"layers": 7}):
+        model = msgspec.structs.replace(bundle.manifest.model, **change)
+        lying = bundle._replace(manifest=msgspec.structs.replace(bundle.manifest, model=model))
+        engine = Engine.open(lying, bundle.manifest.entries[1], EngineOptions(threads=1))
+        with pytest.raises(BackendError, match="does not give what it should"):
+            start(engine)

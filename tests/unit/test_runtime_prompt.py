@@ -122,7 +122,7 @@ def test_golden_pairs_are_checked(tmp_path):
     path.write_bytes(encode_golden([GoldenPrompt(question="what?", text="", prefix_ids=prefix, suffix_ids=(1,))]))
     with pytest.raises(BundleCorrupt, match="other ids"):
         prompter(made, template).check(path)
-    for content in (b"{}\n", b"\xff", b"[1]\n"):
+    for content in (b"", b"{}\n", b"\xff", b"[1]\n"):  # no pairs prove nothing
         path.write_bytes(content)
         with pytest.raises(BundleCorrupt, match="golden"):
             prompter(made, template).check(path)
@@ -135,3 +135,11 @@ def test_golden_pairs_are_checked(tmp_path):
 def test_a_tokenizer_that_is_none_is_refused(text):
     with pytest.raises(BundleCorrupt, match="tokenizer"):
         Prompter(text, TEMPLATES["vicuna"])
+
+
+def test_a_tokenizer_in_which_the_library_panics_is_refused():
+    """What it raises then is no Exception."""
+    plain = json.loads(TOKENIZERS["bytes"].to_str())
+    plain["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(BundleCorrupt, match="precompiled_charsmap"):
+        Prompter(json.dumps(plain), TEMPLATES["vicuna"])

@@ -163,13 +163,13 @@ Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) cons
                   {},
                   entry_.layer_plan.value_or(std::vector<int64_t>{}),
                   Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.tokens, room}, model().vocabulary)};
-  if (outputs.count(t::kKeep) != 0) {
+  if (outputs.count(t::kKeep) != 0 || entry_.tokens < model().visual_tokens) {
     state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.tokens);
   } else {
     state.keep_list.resize(static_cast<std::size_t>(model().visual_tokens));
     std::iota(state.keep_list.begin(), state.keep_list.end(), int64_t{0});
   }
-  if (outputs.count(t::kLayerMask) != 0) {
+  if (outputs.count(t::kLayerMask) != 0 || !entry_.layer_plan) {
     const std::vector<uint8_t> mask = values<uint8_t>(outputs, t::kLayerMask, Kind::kBool, model().layers);
     state.layer_plan.clear();
     for (std::size_t layer = 0; layer < mask.size(); ++layer) {

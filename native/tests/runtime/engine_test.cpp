@@ -87,6 +87,8 @@ TEST(Engine, BelievesNoGraphThatGivesOtherTensors) {
   EXPECT_EQ(refused([](Tensors& o) { o[t::kKeep] = test::tensor(Kind::kInt64, {1, 1}); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o[t::kLayerMask] = test::tensor(Kind::kFloat32, {3}); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o.erase("cache_key.0"); }), AR_BACKEND_ERROR);
+  EXPECT_EQ(refused([](Tensors& o) { o.erase(t::kKeep); }), AR_BACKEND_ERROR);       // the entry prunes
+  EXPECT_EQ(refused([](Tensors& o) { o.erase(t::kLayerMask); }), AR_BACKEND_ERROR);  // and is routed
 }
 
 TEST(Engine, BelievesNoManifestThatCountsOtherwise) {

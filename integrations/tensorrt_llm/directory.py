@@ -11,6 +11,7 @@ What it knows: which options 1.0 to 1.4.0rc1 have. What it does not know: the ma
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,9 @@ def write_directory(checkpoint: Path | str, out: Path | str, options: ServeOptio
         InputInvalid: Impossible options.
     """
     root, place = Path(checkpoint).resolve(), Path(out).resolve()
-    files = serving_files(read_sidecar(root), options or ServeOptions(), os.path.relpath(root, place))
+    options, sidecar = options or ServeOptions(), read_sidecar(root)
+    _check_positions(sidecar, options, root)
+    files = serving_files(sidecar, options, os.path.relpath(root, place))
     if place.exists():
         raise BundleError("the place is taken", where=place, remedy="give another directory (--out), or remove it")
     with beside(place) as folder, reported(place, "directory"):
@@ -62,8 +65,7 @@ def serving_files(sidecar: Sidecar, options: ServeOptions, checkpoint: str) -> d
     if min(value for value in options if value is not None) < 1:
         raise InputInvalid("sizes of a server begin at 1", got=options._asdict())
     tokens, limits = sidecar.entry.tokens, sidecar.limits
-    text = options.text_tokens or min(limits.text_tokens, _TEXT)
-    new = options.new_tokens or min(limits.new_tokens, _NEW)
+    text, new = _lengths(sidecar, options)
     batch = options.batch or min(limits.batch, _BATCH)
     words = {
         "label": f"{sidecar.entry.version} of {sidecar.model.name}",
@@ -90,6 +92,27 @@ def serving_files(sidecar: Sidecar, options: ServeOptions, checkpoint: str) -> d
     }
 
 
+def _lengths(sidecar: Sidecar, options: ServeOptions) -> tuple[int, int]:
+    """Returns the most text and new tokens of a request."""
+    limits = sidecar.limits
+    return options.text_tokens or min(limits.text_tokens, _TEXT), options.new_tokens or min(limits.new_tokens, _NEW)
+
+
+def _check_positions(sidecar: Sidecar, options: ServeOptions, root: Path) -> None:
+    """Refuses lengths whose positions, in the unpruned prompt, the decoder does not have."""
+    described = json.loads((root / "config.json").read_bytes()).get("text_config") or {}
+    text, new = _lengths(sidecar, options)
+    places, visual = described.get("max_position_embeddings"), sidecar.model.visual_tokens
+    if places is not None and text + visual + new > places:
+        raise InputInvalid(
+            "the longest sequence exceeds the decoder's positions; dropped rows keep their places",
+            where="--text-tokens, --new-tokens",
+            got=f"{text} text + {visual} visual + {new} new tokens",
+            wanted=f"up to {places}",
+            remedy="ask for fewer text or new tokens",
+        )
+
+
 _CONFIG = """\
 # Options of TensorRT-LLM's LLM API for {label}; the same names in {first} to {last}.
 tensor_parallel_size: {ranks}
@@ -97,6 +120,7 @@ max_batch_size: {batch}
 max_seq_len: {max_seq_len} # text, {tokens} visual rows, new tokens
 max_num_tokens: {max_num_tokens} # every prompt of a batch in one step
 enable_chunked_prefill: false
+attn_backend: FLASHINFER # rotates by the positions that it is given; the default counts the kept rows
 kv_cache_config:
   # Other questions about one picture may keep other rows of it: blocks that only look the same must not be reused.
   enable_block_reuse: false
@@ -197,9 +221,11 @@ the picture into {tokens} rows with ONNX Runtime, on the CPU, and the decoder is
 made elsewhere (`allrounder.integrations.tensorrt_llm.requests`).
 
 - Blocks of the KV cache are not reused (`config.yaml`): which rows are kept may depend on the question.
-- Kept rows stand side by side: positions count them and not the rows that were dropped. The frozen graphs of this
-  project keep the original positions, and fidelity figures are theirs.
-- One picture for each prompt. TensorRT-LLM tokenises it: a special token's text in a question becomes that token.
+- Kept rows have their positions in the unpruned prompt, as in the frozen graphs, whose fidelity the sidecar gives. The
+  default attention (`TRTLLM`) counts rows instead: it is refused, but for ALLROUNDER_TRTLLM_POSITIONS=counted in the
+  environment, with worse answers.
+- So every prompt has the template's words before the picture, and one picture. TensorRT-LLM tokenises it: a special
+  token's text in a question becomes that token.
 
 Nothing here was run in TensorRT-LLM by the project: calls and options were checked against its sources, and the modules
 against stubs of them.

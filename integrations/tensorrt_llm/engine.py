@@ -72,7 +72,7 @@ class EngineRunner:
         for number, (picture, question) in enumerate(pairs):
             read = self._reader.read(picture, question)
             table.append(read.rows)
-            ids = with_rows(read.prompt, rows_each, model.vocabulary, first_row=number * rows_each)
+            ids = with_rows(read.prompt, range(number * rows_each, (number + 1) * rows_each), model.vocabulary)
             prompts.append(torch.tensor(ids, dtype=torch.int32))
         try:
             output = self._runner.generate(

@@ -21,6 +21,7 @@ import torch
 
 from allrounder.errors import EngineUnavailable, HostUnsupported, ImageInvalid, InputInvalid
 from allrounder.integrations.tensorrt_llm.api import Api
+from allrounder.integrations.tensorrt_llm.positions import Positions
 from allrounder.integrations.tensorrt_llm.prompts import split_at_image, with_rows
 from allrounder.runtime.kept_rows import RowReader
 from allrounder.runtime.prompt import PromptIds
@@ -66,7 +67,7 @@ class _PrunedLlavaProcessor:
         self._host, self._words = config, tokenizer or _tokenizer(model_path)
         self.multimodal_hashing_supported = None  # TensorRT-LLM finds out at the first request
         _check_rope(Path(model_path), config.text_config)
-        self._reader = RowReader(model_path)
+        self._reader, self._positions = RowReader(model_path), Positions.of(model_path)
         made = self._reader.sidecar.model.hidden
         if made != config.text_config.hidden_size:
             raise HostUnsupported(
@@ -129,7 +130,8 @@ class _PrunedLlavaProcessor:
         prompt, ids = self._prompt(inputs, sampling_params, pictures=len(pictures))
         if prompt is None:
             return ids, {}
-        return self._with(prompt, torch.from_numpy(self._reader.between(picture_of(pictures[0]), prompt).rows))
+        read = self._reader.between(picture_of(pictures[0]), prompt)
+        return self._with(prompt, torch.from_numpy(read.rows), read.keep)
 
     def attach_multimodal_embeddings(
         self, inputs: Any, multimodal_embedding: dict[str, Any], sampling_params: Any
@@ -141,7 +143,10 @@ class _PrunedLlavaProcessor:
         """
         rows = _listed((multimodal_embedding or {}).get("image"))
         prompt, ids = self._prompt(inputs, sampling_params, pictures=len(rows))
-        return (ids, {}) if prompt is None else self._with(prompt, torch.as_tensor(rows[0]))
+        if prompt is None:
+            return ids, {}
+        keep = _listed(multimodal_embedding.get("keep")) or [range(self._positions.visual)]
+        return self._with(prompt, torch.as_tensor(rows[0]), tuple(int(each) for each in keep[0]))
 
     def _prompt(self, inputs: Any, sampling_params: Any, *, pictures: int) -> tuple[PromptIds | None, list[int]]:
         text = inputs.get("prompt")
@@ -159,9 +164,22 @@ class _PrunedLlavaProcessor:
                 got=f"{pictures} picture(s), {'one' if prompt else 'no'} <image> in the prompt",
                 wanted="one of each, or none",
             )
+        self._check_layout(prompt)
         return prompt, ids
 
-    def _with(self, prompt: PromptIds, rows: torch.Tensor) -> Processed:
+    def _check_layout(self, prompt: PromptIds | None) -> None:
+        """Refuses prompts whose positions the model would get wrong: they follow from the layout alone."""
+        before = self._positions.before
+        if self._positions.dropped and (prompt is None or len(prompt.prefix_ids) != before):
+            raise InputInvalid(
+                "a pruned checkpoint answers questions about a picture, in the template's words",
+                where="prompt",
+                got="no picture" if prompt is None else f"{len(prompt.prefix_ids)} tokens before the picture",
+                wanted=f"{before} tokens before the picture: {self._reader.sidecar.prompt.before_image!r}",
+                remedy="make the prompt with allrounder.integrations.tensorrt_llm.requests.prompt_text",
+            )
+
+    def _with(self, prompt: PromptIds, rows: torch.Tensor, keep: tuple[int, ...]) -> Processed:
         sidecar = self._reader.sidecar
         wanted = (sidecar.entry.tokens, sidecar.model.hidden)
         if tuple(rows.shape) != wanted:
@@ -172,12 +190,19 @@ class _PrunedLlavaProcessor:
                 wanted=list(wanted),
                 remedy="make them with allrounder.runtime.kept_rows.RowReader, of the same checkpoint",
             )
-        ids = with_rows(prompt, len(rows), self.get_vocab_size())
+        if len(keep) != len(rows) or list(keep) != sorted(set(keep) & set(range(self._positions.visual))):
+            raise InputInvalid(
+                "this is no keep-list of these rows",
+                where="multi_modal_embeddings: keep",
+                got=list(keep),
+                wanted=f"{len(rows)} ascending numbers below {self._positions.visual}",
+            )
+        ids = with_rows(prompt, keep, self.get_vocab_size())  # ids tell the model which tokens these are
         return ids, {"multimodal_data": {"multimodal_embedding": rows.to(self.dtype)}}
 
 
 def picture_of(value: Any) -> Any:
-    """Returns what `PrunedVision` takes for a picture in one of TensorRT-LLM's forms.
+    """Returns what `RowReader` takes for a picture in one of TensorRT-LLM's forms.
 
     Raises:
         ImageInvalid: A tensor of another shape or dtype than TensorRT-LLM's loaders make.

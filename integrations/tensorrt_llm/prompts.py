@@ -7,7 +7,7 @@ What it does not know: tokenizers, rows, and TensorRT-LLM itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from allrounder.errors import InputInvalid
 from allrounder.runtime.prompt import PromptIds
@@ -32,14 +32,12 @@ def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
     return PromptIds(tuple(ids[:first]), tuple(ids[last + 1 :]))
 
 
-def with_rows(prompt: PromptIds, rows: int, vocabulary: int, first_row: int = 0) -> list[int]:
+def with_rows(prompt: PromptIds, numbers: Iterable[int], vocabulary: int) -> list[int]:
     """Returns the prompt with an id beyond the vocabulary for each visual row.
 
     Args:
         prompt: The ids around the picture.
-        rows: How many rows it has.
-        vocabulary: Ids from this one on stand for rows.
-        first_row: Number of its first row in the table that a batch shares.
+        numbers: Each row's number: in the table that a batch shares, or among all N tokens of the picture.
+        vocabulary: The id of row 0.
     """
-    start = vocabulary + first_row
-    return [*prompt.prefix_ids, *range(start, start + rows), *prompt.suffix_ids]
+    return [*prompt.prefix_ids, *(vocabulary + number for number in numbers), *prompt.suffix_ids]

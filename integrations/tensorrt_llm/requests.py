@@ -5,12 +5,14 @@ What it knows: which hosts' processors take rows and count them: LLaVA-NeXT from
 What it does not know: how rows are made (`allrounder.runtime.kept_rows`).
 
     reader = RowReader("checkpoint")                               # on any machine; needs no TensorRT-LLM
-    text = prompt_text(reader.sidecar.prompt, question)
-    llm.generate(embedding_request(text, reader.read(picture, question).rows), sampling_params)
+    read = reader.read(picture, question)
+    prompt = prompt_text(reader.sidecar.prompt, question)
+    llm.generate(embedding_request(prompt, read.rows, read.keep), sampling_params)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,13 @@ from allrounder.manifest import PromptTemplate
 __all__ = ["embedding_request", "prompt_text"]
 
 
-def embedding_request(prompt: str, rows: np.ndarray) -> dict[str, Any]:
+def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None = None) -> dict[str, Any]:
     """Returns the request of a prompt with one ``<image>`` and the rows [T, H] that stand for it.
+
+    Args:
+        prompt: See `prompt_text`.
+        rows: As a `RowReader` gives them.
+        keep: Which tokens they are. This project's own class needs them; others do not know of them: leave them out.
 
     Raises:
         InputInvalid: The prompt has not one picture's place, or the rows are no matrix.
@@ -34,7 +41,10 @@ def embedding_request(prompt: str, rows: np.ndarray) -> dict[str, Any]:
         )
     if rows.ndim != 2 or not len(rows):
         raise InputInvalid("visual rows are a matrix", where="rows", got=list(rows.shape), wanted="[T, hidden]")
-    return {"prompt": prompt, "multi_modal_embeddings": {"image": [torch.from_numpy(np.ascontiguousarray(rows))]}}
+    given: dict[str, Any] = {"image": [torch.from_numpy(np.ascontiguousarray(rows))]}
+    if keep is not None:
+        given["keep"] = [list(keep)]
+    return {"prompt": prompt, "multi_modal_embeddings": given}
 
 
 def prompt_text(template: PromptTemplate, question: str) -> str:

@@ -79,15 +79,18 @@ class Reader:
 
 
 @torch.no_grad()
-def stock_answer(checkpoint, picture, question, new_tokens):
-    """The greedy answer of stock transformers, rows side by side."""
+def stock_answer(checkpoint, picture, question, new_tokens, *, kept=False):
+    """The greedy answer of stock transformers, rows side by side, or with their positions in the unpruned prompt."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     reader = RowReader(checkpoint)
     read, embed = reader.read(picture, question), model.get_input_embeddings()
     before, after = (embed(torch.tensor([list(ids)])) for ids in read.prompt)
     rows, ids = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1), []
+    places = torch.from_numpy(read.positions)[None] if kept else torch.arange(rows.shape[1])[None]
     for _ in range(new_tokens):
-        ids.append(int(model(inputs_embeds=rows).logits[0, -1].argmax()))
+        out = model(inputs_embeds=rows, position_ids=places, attention_mask=torch.ones_like(places))
+        ids.append(int(out.logits[0, -1].argmax()))
         rows = torch.cat([rows, embed(torch.tensor([[ids[-1]]]))], dim=1)
+        places = torch.cat([places, places[:, -1:] + 1], dim=1)
     stops = [place for place, token in enumerate(ids) if token in reader.sidecar.model.stop_ids]
     return reader.text(tuple(ids[: stops[0]] if stops else ids))

@@ -41,7 +41,7 @@ TRTLLM_SERVE_1_2 = TRTLLM_SERVE_1_1 | set(_SERVE_NEW.split())
 # Fields of TorchLlmArgs that `get_llm_args` of the first serve.py above fills, and that the API page of 1.3.0rc26 and
 # today's list; `enable_block_reuse` is of KvCacheConfig (examples/ and the page of trtllm-serve since 1.0).
 LLM_API = {"tensor_parallel_size", "max_batch_size", "max_seq_len", "max_num_tokens", "enable_chunked_prefill"}
-LLM_API |= {"kv_cache_config"}
+LLM_API |= {"kv_cache_config", "attn_backend"}
 KV_CACHE = {"enable_block_reuse", "free_gpu_memory_fraction"}
 
 

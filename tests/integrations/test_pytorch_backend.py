@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from released import installed
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from allrounder.errors import EngineUnavailable, HostUnreadable, HostUnsupported, ImageInvalid, InputInvalid
 from allrounder.integrations.tensorrt_llm import register
+from allrounder.integrations.tensorrt_llm.positions import Positions
 from allrounder.integrations.tensorrt_llm.prompts import split_at_image, with_rows
 from allrounder.integrations.tensorrt_llm.requests import embedding_request, prompt_text
 from allrounder.runtime.kept_rows import RowReader
@@ -63,11 +64,13 @@ def stub(request, release):
 
 
 @torch.no_grad()
-def stock_logits(checkpoint, prompt, rows):
-    """Of stock transformers, rows side by side."""
+def stock_logits(checkpoint, read, positions=None):
+    """Of stock transformers, rows at their positions in the unpruned prompt, or at others."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    before, after = (model.get_input_embeddings()(torch.tensor([list(ids)])) for ids in prompt)
-    return model(inputs_embeds=torch.cat([before, torch.from_numpy(rows)[None], after], dim=1)).logits[0]
+    before, after = (model.get_input_embeddings()(torch.tensor([list(ids)])) for ids in read.prompt)
+    rows = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
+    places = torch.from_numpy(read.positions if positions is None else positions)[None]
+    return model(inputs_embeds=rows, position_ids=places, attention_mask=torch.ones_like(places)).logits[0]
 
 
 def asked(reader, picture, question=QUESTION):
@@ -85,7 +88,10 @@ def test_importing_registers_model_and_processor(stub):
     assert list(stub.PROCESSORS) == [ours]
     assert all(each.placeholder_map == {"image": "<image>"} for each in stub.PLACEHOLDERS.values())
     assert ours.__module__ == OURS  # later releases' workers import it by that name
-    assert ours.get_model_defaults(None) == {"kv_cache_config": {"enable_block_reuse": False}}
+    assert ours.get_model_defaults(None) == {
+        "kv_cache_config": {"enable_block_reuse": False},
+        "attn_backend": "FLASHINFER",
+    }
     register()
     assert sys.modules[OURS].PrunedLlava is ours
 
@@ -93,45 +99,48 @@ def test_importing_registers_model_and_processor(stub):
 @torch.no_grad()
 def test_answers_are_those_of_stock_transformers_fed_the_same_rows(stub, pruned, picture):
     checkpoint = pruned().checkpoint
-    model, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
     read = reader.read(picture, QUESTION)
     ids, data = stub.prepared(processor, asked(reader, picture), SAMPLING)
     words = model.config.vocab_size
-    assert ids == [*read.prompt.prefix_ids, *range(words, words + len(read.keep)), *read.prompt.suffix_ids]
+    assert ids == [*read.prompt.prefix_ids, *(words + each for each in read.keep), *read.prompt.suffix_ids]
     assert data["multimodal_embedding"].dtype == processor.dtype == torch.float32
-    close(stub.run(model, [(ids, data)], whole=True), stock_logits(checkpoint, read.prompt, read.rows))
-    assert model.infer_max_seq_len() == 512
+    close(stub.run(model, [(ids, data)], whole=True), stock_logits(checkpoint, read))
+    assert model.infer_max_seq_len() == 512 - read.visual_tokens + len(read.keep)
     assert model.vocab_size_padded == words
 
 
 @torch.no_grad()
-def test_a_batch_of_prompts_texts_and_generating_requests(stub, pruned, picture):
+def test_a_batch_of_prompts_and_generating_requests(stub, pruned, picture):
     checkpoint = pruned().checkpoint
-    model, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
     first = stub.prepared(processor, asked(reader, picture), SAMPLING)
-    text = stub.prepared(processor, {"prompt": "USER: what is a cat?"}, SAMPLING)
     last = stub.prepared(processor, asked(reader, picture.rotate(180), "and this?"), SAMPLING)
-    together = stub.run(model, [first, text, last], generating=[5, 7])
-    alone = [stub.run(model, [each]) for each in (first, text, last)]
-    close(together, torch.cat([*alone, stub.run(model, [], generating=[5]), stub.run(model, [], generating=[7])]))
-    assert text[1] == {}
+    new = [(5, 40), (7, 41)]
+    together = stub.run(model, [first, last], generating=new)
+    alone = [stub.run(model, [each]) for each in (first, last)]
+    close(together, torch.cat([*alone, *(stub.run(model, [], generating=[each]) for each in new)]))
 
 
 @torch.no_grad()
 def test_rows_made_elsewhere_come_through_multi_modal_embeddings(stub, pruned, picture):
     checkpoint = pruned().checkpoint
-    _, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
-    request = embedding_request(prompt_text(reader.sidecar.prompt, QUESTION), reader.read(picture, QUESTION).rows)
+    read = reader.read(picture, QUESTION)
+    request = embedding_request(prompt_text(reader.sidecar.prompt, QUESTION), read.rows, read.keep)
     ids, data = stub.prepared(processor, request, SAMPLING)
     wanted_ids, wanted = stub.prepared(processor, asked(reader, picture), SAMPLING)
     assert ids == wanted_ids
     assert torch.equal(data["multimodal_embedding"], wanted["multimodal_embedding"])
     for rows in (np.zeros((3, 32), np.float32), np.zeros((len(wanted["multimodal_embedding"]), 31), np.float32)):
         with pytest.raises(InputInvalid, match="rows"):
-            stub.prepared(processor, embedding_request(request["prompt"], rows), SAMPLING)
+            stub.prepared(processor, embedding_request(request["prompt"], rows, read.keep), SAMPLING)
+    for keep in (None, read.keep[:-1], read.keep[::-1], (*read.keep[:-1], read.visual_tokens), (0,) * len(read.keep)):
+        with pytest.raises(InputInvalid, match="keep-list"):
+            stub.prepared(processor, embedding_request(request["prompt"], read.rows, keep), SAMPLING)
 
 
 @torch.no_grad()
@@ -140,16 +149,17 @@ def test_a_chunk_of_a_prompt_takes_its_own_rows(release, name, pruned, picture):
     stub = release(STUBS / name)
     register()
     checkpoint = pruned().checkpoint
-    model, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     ids, data = stub.prepared(processor, asked(RowReader(checkpoint), picture), SAMPLING)
     rows = data["multimodal_embedding"]
-    first = ids.index(model.config.vocab_size)  # the chunk ends behind the second row
+    first = next(at for at, each in enumerate(ids) if each >= model.config.vocab_size)  # the chunk: two rows of it
     runtime = SimpleNamespace(num_unseen_mm_tokens=0, num_mm_tokens_in_chunk=2)
     chunk = stub.run(model, [(ids[: first + 2], data)], whole=True, runtimes=[runtime])
     close(chunk, stub.run(model, [(ids, data)], whole=True)[: first + 2])
     nothing = SimpleNamespace(num_unseen_mm_tokens=len(rows), num_mm_tokens_in_chunk=0)
-    text = stub.run(model, [(ids[first + len(rows) :], data)], runtimes=[nothing])
-    close(text, stub.run(model, [(ids[first + len(rows) :], {})]))
+    behind = first + len(rows)
+    text = stub.run(model, [(ids[behind:], data)], runtimes=[nothing], starts=[behind])
+    close(text, stub.run(model, [(ids[behind:], {})], starts=[behind]))
 
 
 @torch.no_grad()
@@ -158,19 +168,55 @@ def test_every_decoder_family(release, shape, pruned, picture):
     stub = release(STUBS / "v1_2_1")
     register()
     checkpoint = pruned(shape).checkpoint
-    config = LlavaConfig.from_pretrained(str(checkpoint))
+    config = AutoConfig.from_pretrained(str(checkpoint))
     model, processor = stub.created(checkpoint, config)
     reader = RowReader(checkpoint)
     read = reader.read(picture, QUESTION)
     got = stub.run(model, [stub.prepared(processor, asked(reader, picture), SAMPLING)], whole=True)
-    close(got, stock_logits(checkpoint, read.prompt, read.rows))
+    close(got, stock_logits(checkpoint, read))
+
+
+@torch.no_grad()
+def test_positions_follow_from_ids_and_counted_positions_alone(pruned, picture):
+    reader = RowReader(pruned().checkpoint)
+    read, words = reader.read(picture, QUESTION), reader.sidecar.model.vocabulary
+    layout = Positions.of(pruned().checkpoint)
+    assert layout == (len(read.prompt.prefix_ids), len(read.keep), read.visual_tokens)
+    ids = torch.tensor([*with_rows(read.prompt, read.keep, words), 5, 6])  # two new tokens
+    wanted = [*read.positions.tolist(), read.positions[-1] + 1, read.positions[-1] + 2]
+    counted = torch.arange(len(ids), dtype=torch.int32)[None]
+    got = layout.unpruned(ids, counted, words)
+    assert got.dtype == torch.int32
+    assert got.tolist() == [wanted]
+    cut = layout.before + 1  # any part of a prompt, and a flat sequence of several
+    mixed = torch.cat([ids[cut:], ids]), torch.cat([counted[:, cut:], counted], dim=1)
+    assert layout.unpruned(*mixed, words).tolist() == [wanted[cut:] + wanted]
+
+
+@torch.no_grad()
+def test_attention_that_counts_positions_is_refused_unless_asked_for(stub, pruned, picture, monkeypatch):
+    checkpoint = pruned().checkpoint
+    config = AutoConfig.from_pretrained(str(checkpoint))
+    with pytest.raises(EngineUnavailable, match="attn_backend") as error:
+        stub.created(checkpoint, config, attn_backend="TRTLLM")
+    assert "FLASHINFER" in str(error.value)
+    monkeypatch.setenv("ALLROUNDER_TRTLLM_POSITIONS", "counted")
+    config = AutoConfig.from_pretrained(str(checkpoint))
+    model, processor = stub.created(checkpoint, config, attn_backend="TRTLLM")
+    assert "attn_backend" not in type(model).get_model_defaults(None)
+    reader = RowReader(checkpoint)
+    read = reader.read(picture, QUESTION)
+    got = stub.run(model, [stub.prepared(processor, asked(reader, picture), SAMPLING)], whole=True)
+    close(got, stock_logits(checkpoint, read, np.arange(len(read.positions))))
+    kept = stock_logits(checkpoint, read)
+    assert float((got - kept).abs().max() / kept.std()) > 1e-2  # another computation: this test could fail
 
 
 def test_pictures_come_in_the_forms_of_its_loaders(release, pruned, picture):
     stub = release(STUBS / "v1_2_1")
     register()
     checkpoint = pruned().checkpoint
-    _, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
     array = np.asarray(picture)
     chw = torch.from_numpy(array.copy()).permute(2, 0, 1)
@@ -187,11 +233,13 @@ def test_what_does_not_go_together_is_refused(release, pruned, picture):
     stub = release(STUBS / "v1_3_0rc22")
     register()
     checkpoint = pruned().checkpoint
-    _, processor = stub.created(checkpoint, LlavaConfig.from_pretrained(str(checkpoint)))
+    _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     one = {"image": [picture]}
     for request, says in [
         ({"prompt": "<image> a <image> b", "multi_modal_data": one}, "one picture"),
         ({"prompt": "no picture", "multi_modal_data": one}, "do not go together"),
+        ({"prompt": "no picture"}, "about a picture"),
+        ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's words"),
         ({"prompt": "<image> and none", "multi_modal_data": {}}, "do not go together"),
         ({"prompt": "<image> and two", "multi_modal_data": {"image": [picture, picture]}}, "do not go together"),
         ({"prompt_token_ids": [1, 2]}, "as text"),
@@ -210,7 +258,7 @@ def test_checkpoints_that_do_not_fit_are_refused(release, pruned, tmp_path):
     stub = release(STUBS / "v1_2_1")
     register()
     checkpoint = pruned().checkpoint
-    config = LlavaConfig.from_pretrained(str(checkpoint))
+    config = AutoConfig.from_pretrained(str(checkpoint))
     model, _ = stub.created(checkpoint, config)
     with pytest.raises(HostUnreadable, match="no decoder weights"):
         model.load_weights({"vision_tower.x": torch.zeros(1)})
@@ -223,7 +271,7 @@ def test_checkpoints_that_do_not_fit_are_refused(release, pruned, tmp_path):
     written["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     (copy / "config.json").write_text(json.dumps(written))
     with pytest.raises(HostUnsupported, match="rotary base"):
-        stub.created(copy, LlavaConfig.from_pretrained(str(checkpoint)))
+        stub.created(copy, AutoConfig.from_pretrained(str(checkpoint)))
 
 
 CHANGES = {  # what a release might do one day: file, text, another text, what the error names
@@ -300,4 +348,4 @@ def test_a_run_of_image_tokens_is_one_picture():
     assert split_at_image([1, 2], 9) is None
     with pytest.raises(InputInvalid):
         split_at_image([9, 1, 9], 9)
-    assert with_rows(PromptIds((1,), (2, 3)), 2, 100, first_row=4) == [1, 104, 105, 2, 3]
+    assert with_rows(PromptIds((1,), (2, 3)), (4, 9), 100) == [1, 104, 109, 2, 3]

@@ -35,6 +35,8 @@ def test_it_is_written_whole_and_only_once(pruned, directory):
         write_directory(pruned().checkpoint, directory)
     with pytest.raises(InputInvalid, match="begin at 1"):
         write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(batch=0))
+    with pytest.raises(InputInvalid, match="16 visual"):  # 480 + 16 + 17 places; the rows that are left would fit
+        write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(text_tokens=480, new_tokens=17))
     with pytest.raises(BundleCorrupt, match="not a pruned checkpoint"):
         write_directory(directory, directory.parent / "other")
 
@@ -46,6 +48,7 @@ def test_options_are_those_of_the_llm_api_and_follow_from_the_version(pruned, di
     assert options["kv_cache_config"]["enable_block_reuse"] is False
     tokens = open_sidecar(pruned().checkpoint)[1].entry.tokens
     assert options["max_seq_len"] == 32 + tokens + 8
+    assert options["attn_backend"] == "FLASHINFER"
     assert options["max_num_tokens"] == 3 * (32 + tokens)
 
 
@@ -105,7 +108,7 @@ def test_the_script_answers_with_the_registered_model(pruned, directory, picture
     words = [sys.executable, directory / "ask.py", tmp_path / "picture.png", question, "--max-tokens", "6"]
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip("\n") == stock_answer(checkpoint, picture, question, 6)
+    assert done.stdout.rstrip("\n") == stock_answer(checkpoint, picture, question, 6, kept=True)
 
 
 def test_the_module_and_the_script_import_what_there_is(directory):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 MODELS, PROCESSORS, PLACEHOLDERS = {}, {}, {}
 KNOWN_DECODERS = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -24,6 +24,10 @@ class Decoder(torch.nn.Module):
         self.config = config.pretrained_config
         self.stock = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32).eval()
         self.vocab_size_padded = self.config.vocab_size
+        # As _torch/modules/attention.py: what does not rotate in its kernel rotates outside, by the ids of positions.
+        self.counts = getattr(config, "attn_backend", "TRTLLM") == "TRTLLM"
+        for layer in self.stock.model.layers:
+            layer.self_attn.rope_fusion = self.counts
 
     @property
     def model(self):
@@ -50,8 +54,14 @@ class Decoder(torch.nn.Module):
         assert not kwargs
         assert (input_ids is None) != (inputs_embeds is None)
         rows = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        parts = rows.split(attn_metadata.lengths)
-        logits = [self.stock(inputs_embeds=part[None]).logits[0] for part in parts]
+        assert position_ids.shape == (1, len(rows))
+        assert position_ids.dtype == torch.int32
+        logits = []
+        places = attn_metadata.counted if self.counts else position_ids[0]
+        for part, at in zip(rows.split(attn_metadata.lengths), places.split(attn_metadata.lengths), strict=True):
+            seen = torch.ones(1, len(part), dtype=torch.int64)  # else gaps would be borders of packed sequences
+            out = self.stock(inputs_embeds=part[None], position_ids=at[None].long(), attention_mask=seen)
+            logits.append(out.logits[0])
         return torch.cat(logits if return_context_logits else [each[-1:] for each in logits])
 
 
@@ -103,8 +113,8 @@ class LLM:
     def __init__(self, model, tokenizer=None, trust_remote_code=False, tensor_parallel_size=1, dtype="auto", **kwargs):
         assert tensor_parallel_size == 1
         self.options = kwargs
-        config = LlavaConfig.from_pretrained(model)
-        self.model, self.processor = created(model, config, tokenizer)
+        config = AutoConfig.from_pretrained(model)
+        self.model, self.processor = created(model, config, tokenizer, kwargs.get("attn_backend", "TRTLLM"))
 
     def __enter__(self):
         return self
@@ -126,13 +136,13 @@ class LLM:
         return SimpleNamespace(outputs=[SimpleNamespace(text=text, token_ids=ids[prompt:])])
 
 
-def created(checkpoint, config, tokenizer=None):
+def created(checkpoint, config, tokenizer=None, attn_backend="FLASHINFER"):
     """Makes what is registered for a checkpoint, as TensorRT-LLM's loaders do."""
     (architecture,) = config.architectures
     model_class = MODELS[architecture]
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(checkpoint)
     processor = PROCESSORS[model_class](str(checkpoint), config, tokenizer, trust_remote_code=False)
-    model = model_class(SimpleNamespace(pretrained_config=config))
+    model = model_class(SimpleNamespace(pretrained_config=config, attn_backend=attn_backend))
     weights = {}
     for file in sorted(Path(checkpoint).glob("*.safetensors")):
         weights |= {name: each.float() for name, each in load_file(file).items()}
@@ -149,8 +159,13 @@ def prepared(processor, request, sampling):
     return list(ids), (extra or {}).get("multimodal_data", {})
 
 
-def run(model, requests, *, generating=(), whole=False, runtimes=None):
-    """One step of the executor: prompts, then single tokens of requests that generate, in one flat sequence."""
+def run(model, requests, *, generating=(), whole=False, runtimes=None, starts=None):
+    """One step of the executor: prompts, then single tokens of requests that generate, in one flat sequence.
+
+    Generating requests are (token, counted position); a prompt's chunk starts where `starts` says.
+    """
+    starts = [*(starts or [0] * len(requests)), *(place for _, place in generating)]
+    generating = [token for token, _ in generating]
     sequences = [ids for ids, _ in requests] + [[token] for token in generating]
     runtimes = runtimes or [None] * len(requests)
     params = [
@@ -158,13 +173,15 @@ def run(model, requests, *, generating=(), whole=False, runtimes=None):
         for (_, data), runtime in zip(requests, runtimes, strict=True)
     ]
     flat = torch.tensor([token for ids in sequences for token in ids])
-    metadata = SimpleNamespace(num_contexts=len(requests), lengths=[len(ids) for ids in sequences])
+    lengths = [len(ids) for ids in sequences]
+    counted = torch.cat([torch.arange(at, at + length) for at, length in zip(starts, lengths, strict=True)]).int()
+    metadata = SimpleNamespace(num_contexts=len(requests), lengths=lengths, counted=counted)
     places = torch.where(flat >= model.config.vocab_size)[0]
     others = torch.where(flat < model.config.vocab_size)[0]
     return model.forward(
         metadata,
         flat,
-        None,
+        counted[None],
         return_context_logits=whole,
         multimodal_params=params,
         text_token_indices=others,

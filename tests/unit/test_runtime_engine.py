@@ -187,7 +187,7 @@ def test_a_failing_graph_is_a_backend_error(engines):
 KINDS = ("preprocess", "vision", "router", "prefill", "decode")
 
 
-@pytest.mark.parametrize(("kind", "other"), itertools.product(KINDS, (*KINDS, "full.prefill", "full.decode")))
+@pytest.mark.parametrize(("kind", "other"), [*itertools.product(KINDS, (*KINDS, "full.prefill", "full.decode"))])
 def test_a_graph_in_the_place_of_another_is_the_backends_error(bundle, kind, other):
     entry = bundle.manifest.entries[1]
     graphs = msgspec.structs.asdict(entry.graphs)
@@ -207,3 +207,23 @@ def test_a_manifest_that_counts_otherwise_is_the_backends_error(bundle):
         engine = Engine.open(lying, bundle.manifest.entries[1], EngineOptions(threads=1))
         with pytest.raises(BackendError, match="does not give what it should"):
             start(engine)
+
+
+@pytest.mark.parametrize(
+    ("version", "driver"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22", "550.54.14"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build", "580.65.06"),
+        ("NVRM version: none", ""),
+    ],
+)
+def test_a_gpu_is_told_by_its_name_and_the_drivers_version(tmp_path, version, driver):
+    from allrounder.runtime.onnxruntime_backend import _gpu
+
+    for gpu in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / gpu).mkdir(parents=True)
+        (tmp_path / "gpus" / gpu / "information").write_text(f"IRQ: 3\nModel: \t\t NVIDIA {gpu}  \nBus: x\n")
+    assert _gpu(0, tmp_path) == ("cuda:0", "")
+    (tmp_path / "version").write_text(f"{version}\nGCC version:  gcc version 12.2.0\n")
+    assert _gpu(1, tmp_path) == ("NVIDIA 0000:02:00.0", driver)
+    assert _gpu(7, tmp_path) == ("cuda:7", "")

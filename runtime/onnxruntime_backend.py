@@ -34,6 +34,7 @@ except ImportError as error:
     ) from error
 
 _log = logging.getLogger("allrounder.runtime")
+_NVIDIA = Path("/proc/driver/nvidia")
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -199,14 +200,14 @@ def _require_provider(options: EngineOptions) -> str:
     return provider
 
 
-def _gpu(index: int) -> tuple[str, str]:
+def _gpu(index: int, folder: Path = _NVIDIA) -> tuple[str, str]:
     """Returns name of the GPU and version of its driver, as Linux's NVIDIA driver tells them; else empty."""
-    folder = Path("/proc/driver/nvidia")
     try:
         facts = sorted(folder.glob("gpus/*/information"))[index].read_text(encoding="utf-8")
         version = (folder / "version").read_text(encoding="utf-8")
     except (OSError, IndexError):
         return f"cuda:{index}", ""
     name = re.search(r"^Model:\s*(.+?)\s*$", facts, re.MULTILINE)
-    driver = re.search(r"Kernel Module\D*([\d.]+)", version)
+    # "... x86_64 Kernel Module  550.54.14", or "... Open Kernel Module for x86_64  580.65.06": never the 86.
+    driver = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", version)
     return name[1] if name else f"cuda:{index}", driver[1] if driver else ""

@@ -50,6 +50,9 @@ def renumbered(tensor: HostTensor, plan: Sequence[int]) -> str | None:
 def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[int]) -> dict[str, Any]:
     """Returns ``config.json`` of the host with the layers of ``plan`` alone; everything else stays as it is written.
 
+    Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
+    some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
+
     Raises:
         HostUnsupported: A list with one element per layer has another length.
     """
@@ -69,6 +72,11 @@ def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[in
     if isinstance(windowless, int):  # the layers below it attend to everything: as many as are kept of them still do
         text["max_window_layers"] = sum(layer < windowless for layer in plan)
     text["num_hidden_layers"] = len(plan)
+    rope = dict(text.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        text.setdefault("rope_theta", rope.pop("rope_theta"))
+        if rope.get("rope_type", "default") != "default":
+            text.setdefault("rope_scaling", rope)
     return {**config, "text_config": text}
 
 

@@ -154,3 +154,18 @@ def test_a_record_that_reaches_beyond_its_file(host, out):
     record = msgspec.structs.replace(record, tensors=(*(each for each in record.tensors if each != last), longer))
     with pytest.raises(BundleCorrupt, match="truncated"):
         write_weights(record, PLAN, out, silent)
+
+
+def test_rotary_parameters_can_be_read_by_older_readers():
+    scaled = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}
+    text = pruned_config({"text_config": {"rope_parameters": scaled}}, host(), PLAN)["text_config"]
+    assert text["rope_parameters"] == scaled
+    assert text["rope_theta"] == 500000.0
+    assert text["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+
+
+def test_what_the_host_says_in_the_older_way_stays():
+    text = {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    pruned = pruned_config({"text_config": text}, host(), PLAN)["text_config"]
+    assert pruned["rope_theta"] == 1e6
+    assert "rope_scaling" not in pruned

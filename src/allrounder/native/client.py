@@ -10,15 +10,12 @@ import ctypes as c
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import Any, Self, Unpack
 
 from allrounder import errors
 from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid
 from allrounder.native.c_api import LOG, PIECE, PROGRESS, Load, Request, Timing, installed_ort, open_library
 from allrounder.native.records import LoadOptions, NativeAnswer, NativeTiming, RequestOptions
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 __all__ = ["NativeRuntime"]
 
@@ -41,11 +38,11 @@ class NativeRuntime:
         self.entry: bytes = self._library.ar_runtime_entry(self._handle)  # JSON
         self.manifest: bytes = self._library.ar_runtime_manifest(self._handle)  # JSON
 
-    def generate(self, image: ReadableBuffer, question: str | None, **options: Unpack[RequestOptions]) -> NativeAnswer:
+    def generate(self, image: Any, question: str | None, **options: Unpack[RequestOptions]) -> NativeAnswer:
         """Answers a question about a picture.
 
         Args:
-            image: Bytes of shape [height, width, 3]: a numpy array, or a memoryview that was cast to this shape.
+            image: Whatever gives its bytes as [height, width, 3]: a numpy array, or a memoryview cast to this shape.
             question: Plain text, or None where token ids are given.
             **options: See `RequestOptions`. What `piece` raises ends the request and is raised here.
         """
@@ -127,7 +124,7 @@ def _lowered_load(options: LoadOptions) -> Load:
     return raw
 
 
-def _lowered_request(image: ReadableBuffer, question: str | None, options: RequestOptions) -> Request:
+def _lowered_request(image: Any, question: str | None, options: RequestOptions) -> Request:
     view = memoryview(image)
     shape = view.shape or ()
     if view.format != "B" or len(shape) != 3 or shape[2] != 3:

@@ -156,7 +156,7 @@ def test_a_record_that_reaches_beyond_its_file(host, out):
         write_weights(record, PLAN, out, silent)
 
 
-def test_rotary_parameters_can_be_read_by_older_readers():
+def test_rotary_parameters_can_be_read_by_older_readers(host):
     scaled = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}
     text = pruned_config({"text_config": {"rope_parameters": scaled}}, host(), PLAN)["text_config"]
     assert text["rope_parameters"] == scaled
@@ -164,7 +164,7 @@ def test_rotary_parameters_can_be_read_by_older_readers():
     assert text["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
 
 
-def test_what_the_host_says_in_the_older_way_stays():
+def test_what_the_host_says_in_the_older_way_stays(host):
     text = {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
     pruned = pruned_config({"text_config": text}, host(), PLAN)["text_config"]
     assert pruned["rope_theta"] == 1e6

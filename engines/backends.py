@@ -34,6 +34,7 @@ BACKENDS: dict[str, str] = {
     "onnxruntime": "allrounder.engines.onnxruntime",
     "openvino": "allrounder.engines.openvino",
     "checkpoint": "allrounder.engines.checkpoint",
+    "tensorrt": "allrounder.engines.tensorrt",
     "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
 }
 Built = Entry | PrunedEntry  # one thing that was built, as it is told

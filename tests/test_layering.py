@@ -44,6 +44,7 @@ TABLE = {
         {"ml_dtypes", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tokenizers", "torch", "transformers"},
     ),
     # numpy moves the bytes of weights that leave in another layout
+    # (TensorRT is imported by name, in `tensorrt_library`)
     "engines": ("engines", {"contract"}, {"msgspec", "numpy", "onnx", "onnxruntime", "openvino"}),
     "runtime": ("runtime", {"contract"}, {"msgspec", "numpy", "onnxruntime", "openvino", "PIL", "tokenizers"}),
     "calib": ("calib", {"contract", "runtime"}, {"msgspec", "numpy"}),

@@ -1,0 +1,116 @@
+"""TensorRT itself: is it here, is it new enough, is there a GPU, and what has it to say.
+
+What it is: one function that opens the library or refuses with the remedy, TensorRT's log and its progress as ours.
+What it knows: the Python package of TensorRT 10.15 to 11. What it does not know: graphs and plans.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, NamedTuple
+
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.gpus import Gpu, gpu
+from allrounder.native import tensorrt_plugin
+from allrounder.plans import parse_version
+from allrounder.progress import Progress
+
+__all__ = ["Library", "Log", "monitor", "open_library"]
+
+_log = logging.getLogger("allrounder.engines")
+
+
+class Log(NamedTuple):
+    """TensorRT's logger, and the errors that it was told; TensorRT's calls return no reason themselves."""
+
+    logger: Any
+    errors: list[str]
+
+    def failure(self, what: str, *, where: object, version: tuple[int, ...]) -> BackendError:
+        """Returns an error with what TensorRT said since the last one."""
+        said = "; ".join(self.errors) or "TensorRT gives no reason"
+        self.errors.clear()
+        return BackendError(what, where=where, got=f"{said} (tensorrt {'.'.join(map(str, version))})")
+
+
+class Library(NamedTuple):
+    """TensorRT, opened for building."""
+
+    module: Any
+    version: tuple[int, ...]
+    gpu: Gpu
+    log: Log
+    plugin: bool  # the gather op is registered
+
+
+def open_library() -> Library:
+    """Returns TensorRT with the plugin of the gather op, where that is installed.
+
+    Raises:
+        EngineUnavailable: The package is missing or too old, or there is no GPU.
+        BackendError: TensorRT cannot load the plugin.
+    """
+    try:
+        module: Any = importlib.import_module("tensorrt")
+    except ImportError as error:
+        raise EngineUnavailable(
+            "TensorRT cannot be imported", got=error, remedy="pip install tensorrt (or allrounder[tensorrt])"
+        ) from error
+    version = parse_version(module.__version__)
+    log = _logger(module)
+    return Library(module, version, gpu(0), log, _load_plugin(module, version, log))
+
+
+def _load_plugin(module: Any, version: tuple[int, ...], log: Log) -> bool:
+    path = tensorrt_plugin()
+    if path is None:
+        _log.info("the gather op's TensorRT plugin is not installed: its own function is built into plans instead")
+        return False
+    if module.get_plugin_registry().load_library(str(path)) is None:
+        error = log.failure("TensorRT cannot load the plugin of the gather op", where=path, version=version)
+        remedy = f"build it against TensorRT {version[0]} (native/README.md), or remove it: plans are built without it"
+        raise BackendError(error.what, where=path, got=error.got, remedy=remedy)
+    return True
+
+
+def _logger(module: Any) -> Log:
+    errors: list[str] = []
+
+    class Logger(module.ILogger):
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)  # pybind11 wants it called by name
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR):
+                errors.append(msg)
+            elif severity == module.ILogger.Severity.WARNING:
+                _log.debug("TensorRT: %s", msg)
+
+    return Log(Logger(), errors)
+
+
+def monitor(module: Any, what: str, progress: Progress) -> Any:
+    """Returns TensorRT's progress monitor that tells ``progress`` the outermost phases of a build."""
+
+    class Monitor(module.IProgressMonitor):
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None and num_steps > 0:
+                self._steps[phase_name] = num_steps
+                progress(f"{what}: {phase_name}", 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self._steps:
+                # The last step is told when the phase ends: a phase may be left early.
+                progress(f"{what}: {phase_name}", min(step + 1, self._steps[phase_name] - 1), self._steps[phase_name])
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            if (steps := self._steps.pop(phase_name, None)) is not None:
+                progress(f"{what}: {phase_name}", steps, steps)
+
+    return Monitor()

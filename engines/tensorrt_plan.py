@@ -1,0 +1,140 @@
+"""Building one TensorRT plan from one graph.
+
+What it is: network, profiles and configuration of a build, and the timing cache that builds share.
+What it knows: TensorRT's builder (10.15 to 11). What it does not know: what the graph computes, and bundles.
+
+Networks are strongly typed: the precision is that of the graph, which TensorRT 11 always does and 10 must be told.
+TF32 is off, so that fp32 means what it says. What took longest to find out, which kernels are fast on this GPU, is
+kept per user, GPU and version; without a writable home it is found out each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+
+from allrounder.engines.tensorrt_form import dynamic_inputs
+from allrounder.engines.tensorrt_library import Library, monitor
+from allrounder.engines.tensorrt_profiles import Span
+from allrounder.errors import BackendError
+from allrounder.plans import Hardware, PlanTarget
+from allrounder.progress import Progress
+from allrounder.userdirs import cache_dir, write_whole
+
+__all__ = ["PlanOptions", "Source", "build_plan", "target"]
+
+_ALWAYS_TYPED = 11  # from this major version on a network can be nothing but strongly typed
+
+
+class PlanOptions(NamedTuple):
+    """What may be chosen about plans; the defaults give the fastest ones, for this TensorRT and this GPU."""
+
+    newer: bool = False  # newer minor versions of this TensorRT run them too; somewhat slower
+    hardware: Hardware = "same"  # "ampere": any GPU from Ampere on; slower, as kernels are chosen for all of them
+    effort: int = 3  # TensorRT's optimisation level, 0 to 5
+    workspace: int | None = None  # bytes that a kernel may use while it runs; None is what the GPU has
+
+
+class Source(NamedTuple):
+    """What a plan is built from."""
+
+    model: onnx.ModelProto  # in the parser's form
+    path: Path  # of the graph that it was made from: weights lie relative to it
+    spans: Sequence[Span]  # one profile each, where the model has an open extent
+
+
+def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarget:
+    """Returns what plans built with ``options`` run on."""
+    return PlanTarget(library.version, library.gpu.sm, options.newer, options.hardware, plugin)
+
+
+def build_plan(library: Library, source: Source, options: PlanOptions, progress: Progress) -> bytes:
+    """Returns the plan.
+
+    Raises:
+        BackendError: TensorRT refuses the graph, or fails; its words are quoted.
+    """
+    trt, log = library.module, library.log
+    log.errors.clear()
+    builder = trt.Builder(log.logger)
+    flags = 0
+    if library.version[0] < _ALWAYS_TYPED:
+        flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    _parse(library, network, source)
+    config = _config(library, builder, options)
+    _add_profiles(builder, config, source)
+    config.progress_monitor = monitor(trt, source.path.name, progress)
+    cache_file = _timing_file(library)
+    cache = config.create_timing_cache(_read(cache_file))
+    if cache is not None:
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise log.failure("TensorRT cannot build a plan", where=source.path.name, version=library.version)
+    if cache_file and cache is not None:
+        _write(cache_file, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _parse(library: Library, network: Any, source: Source) -> None:
+    parser = library.module.OnnxParser(network, library.log.logger)
+    data = source.model.SerializeToString(deterministic=True)
+    if parser.parse(data, path=str(source.path)):
+        return
+    said = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+    raise BackendError(
+        "TensorRT's ONNX parser refuses a graph",
+        where=source.path.name,
+        got=f"{said} (tensorrt {'.'.join(map(str, library.version))})",
+    )
+
+
+def _config(library: Library, builder: Any, options: PlanOptions) -> Any:
+    trt, config = library.module, builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.builder_optimization_level = options.effort
+    if options.newer:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware == "ampere":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    return config
+
+
+def _add_profiles(builder: Any, config: Any, source: Source) -> None:
+    inputs: Mapping[str, list[int | str]] = dynamic_inputs(source.model)
+    for span in source.spans if inputs else ():
+        profile = builder.create_optimization_profile()
+        for name, shape in inputs.items():
+            least, usual, most = (
+                tuple(extent if isinstance(extent, int) else size for extent in shape) for size in span
+            )
+            profile.set_shape(name, min=least, opt=usual, max=most)
+        if config.add_optimization_profile(profile) < 0:
+            raise BackendError("TensorRT refuses a profile", where=source.path.name, got=span)
+
+
+def _timing_file(library: Library) -> Path | None:
+    folder = cache_dir()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", library.gpu.name).strip("-")
+    version = ".".join(map(str, library.version))
+    return folder and folder / "tensorrt" / f"timing-{version}-sm{library.gpu.sm}-{name}.bin"
+
+
+def _read(file: Path | None) -> bytes:
+    try:
+        return file.read_bytes() if file else b""
+    except OSError:
+        return b""  # a cache may always be absent
+
+
+def _write(file: Path, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # the next build times its kernels again
+        write_whole(file, data)

@@ -1,0 +1,241 @@
+"""The TensorRT backend against a stand-in of its package: what it refuses, what it asks for, how plans are named."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from allrounder import gpus
+from allrounder.bundle import open_bundle
+from allrounder.engines import tensorrt as backend_file
+from allrounder.engines import tensorrt_library
+from allrounder.engines.backends import Asked, BuildOptions, backend
+from allrounder.engines.bundle import Staging, publish
+from allrounder.engines.tensorrt_plan import PlanOptions
+from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.gpus import Gpu
+from allrounder.plans import PlanTarget, read_target
+from allrounder.progress import silent
+from allrounder.versions import resolve
+
+ASKED = Asked("tensorrt", ("par-lite",), 2, "frozen", "fp16", ("--out", "b"))
+FLOW = (0, 1, 2, 4, 5, 7)
+
+
+def load_stub():
+    path = Path(__file__).parents[1] / "stubs" / "tensorrt_stub.py"
+    spec = importlib.util.spec_from_file_location("tensorrt_stub", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+stub = load_stub()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Installs a stand-in of TensorRT and of one GPU; returns what does it."""
+
+    def install(version="10.16.1.11", sm=90, plugin=None):
+        monkeypatch.setitem(sys.modules, "tensorrt", stub.make(version))
+        monkeypatch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA H100 80GB", sm, "CUDA 13.0"),) if sm else ())
+        monkeypatch.setattr(tensorrt_library, "tensorrt_plugin", lambda: plugin)
+        monkeypatch.setattr(stub.Registry, "fails", False)
+        monkeypatch.setattr(stub.Registry, "loaded", [])
+        monkeypatch.setattr(stub.Builder, "built", [])
+        monkeypatch.setattr(stub.Gpu, "sm", sm)
+
+    install()
+    return install
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny, tmp_path_factory):
+    """full and par-lite, frozen, and what a vote is run on."""
+    folder = tmp_path_factory.mktemp("tensorrt") / "frozen"
+    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions("fp32"), lambda *_: None)
+    freezer.shared()
+    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
+    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
+    freezer.add(FreezeRequest(lite, 2, "frozen", FLOW))
+    freezer.add(FreezeRequest(lite, 2, "routed", None))
+    freezer.finish()
+    return folder
+
+
+LITE = frozenset({("par-lite", 2, "frozen")})
+
+
+@pytest.mark.parametrize("gather_layer", [0, 2, 5])
+def test_tokens_may_leave_anywhere(gather_layer):
+    backend_file.check(ASKED._replace(gather_layer=gather_layer))
+    backend_file.check(ASKED._replace(versions=("full",), layer_policy="routed"))  # `full` is frozen, whatever is said
+
+
+def test_routed_layers_are_refused_with_the_line_that_works():
+    with pytest.raises(InputInvalid, match="both branches") as caught:
+        backend_file.check(ASKED._replace(layer_policy="routed"))
+    assert caught.value.remedy == (
+        "allrounder build --backend tensorrt --version par-lite --gather-layer 2 --layer-policy frozen "
+        "--precision fp16 --out b"
+    )
+
+
+def test_it_is_in_the_table_and_imports_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert backend("tensorrt") is backend_file
+
+
+def opened(tmp_path):
+    with backend_file.opened(tmp_path / "bundle", force=False, progress=silent) as output:
+        return output.notes
+
+
+def test_a_missing_package_is_said_before_any_work(here, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineUnavailable, match=r"cannot be imported.*pip install tensorrt"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("install", "words"),
+    [
+        ({"version": "10.14.1.48"}, r"too old.*10\.14\.1\.48.*10\.15 or newer.*TensorScatter"),
+        ({"sm": 0}, r"no such GPU.*nvidia-smi"),
+    ],
+)
+def test_an_old_library_and_a_machine_without_a_gpu_are_refused(here, tmp_path, install, words):
+    here(**install)
+    with pytest.raises(EngineUnavailable, match=words):
+        opened(tmp_path)
+
+
+def test_a_plugin_that_does_not_load_is_no_silent_fall_back(here, tmp_path, monkeypatch):
+    here(plugin=tmp_path / "plugin.so")
+    monkeypatch.setattr(stub.Registry, "fails", True)
+    with pytest.raises(BackendError, match=r"plugin\.so.*against TensorRT 10"):
+        opened(tmp_path)
+
+
+def test_the_result_says_what_its_plans_run_on(here, tmp_path):
+    assert "TensorRT 10.16.1.11 on SM 90 (NVIDIA H100 80GB)" in opened(tmp_path)[0]
+    assert "no plugin" in opened(tmp_path)[0]
+    here(plugin=tmp_path / "plugin.so")
+    assert "with the gather op's plugin" in opened(tmp_path)[0]
+    assert stub.Registry.loaded == [str(tmp_path / "plugin.so")]
+
+
+@pytest.mark.parametrize(("version", "flags"), [("10.15.1.29", 2), ("10.16.1.11", 2), ("11.1.0.106", 0)])
+def test_entries_hold_plans_and_one_graph(here, frozen, tmp_path, version, flags):
+    here(version)
+    with Staging(tmp_path / "bundle") as staging:
+        told = []
+        options = BuildOptions(only=LITE, progress=lambda *step: told.append(step))
+        (entry,) = backend_file.build(frozen, staging, options)
+        publish(staging)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.entries == (entry,)
+    assert (entry.backend, entry.layer_policy, entry.layer_plan, entry.gather_layer) == ("tensorrt", "frozen", FLOW, 2)
+    graphs = entry.graphs
+    assert graphs.preprocess.endswith(".onnx")
+    target = PlanTarget(tuple(map(int, version.split("."))), 90)
+    for kind in ("vision", "router", "prefill", "decode"):
+        path = getattr(graphs, kind)
+        assert path.startswith(f"graphs/{kind}-")
+        assert read_target(path) == target
+    assert not [path for path in bundle.manifest.files if "weights" in path]  # plans hold their own
+    assert {network.flags for network, _ in stub.Builder.built} == {flags}  # strongly typed: 10 must be told
+    names = {task for task, _, _ in told}
+    assert any("Building Engine" in name and "prefill" in name for name in names)
+    assert not any("Timing" in name for name in names)
+    for name in names:
+        steps = [(done, total) for task, done, total in told if task == name]
+        assert steps[-1][0] == steps[-1][1]
+
+
+def test_profiles_come_from_the_limits(here, frozen, tmp_path):
+    with Staging(tmp_path / "bundle") as staging:
+        backend_file.build(frozen, staging, BuildOptions(only=LITE))
+        limits = staging.manifest.limits
+    asked = {}
+    for _, config in stub.Builder.built:
+        shapes = [profile.shapes for profile in config.profiles]
+        asked[next(iter(shapes[0])) if shapes else None] = shapes
+    assert asked[None] == []  # vision: nothing is open
+    ((shapes,)) = asked["suffix_ids"]
+    low, usual, high = shapes["suffix_ids"]
+    assert low == (1, 1)
+    assert low < usual < high
+    assert high[1] < limits.text_tokens  # the template's prefix counts as well
+    one, several = (each["input_ids"] for each in asked["input_ids"])
+    assert one == ((1, 1),) * 3
+    assert several[2] == (1, limits.new_tokens)
+
+
+def test_configuration(here, frozen, tmp_path):
+    chosen = PlanOptions(newer=True, hardware="ampere", effort=5, workspace=1 << 30)
+    with Staging(tmp_path / "bundle") as staging:
+        (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE), chosen)
+    target = read_target(entry.graphs.decode)
+    assert (target.newer, target.hardware) == (True, "ampere")
+    for _, config in stub.Builder.built:
+        assert {flag.name for flag in config.flags_set} == {"VERSION_COMPATIBLE"}  # and no TF32
+        assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
+        assert config.builder_optimization_level == 5
+        assert {pool.name: size for pool, size in config.pools.items()} == {"WORKSPACE": 1 << 30}
+
+
+def test_only_plans_that_gather_need_the_plugin(here, frozen, tmp_path):
+    here(plugin=tmp_path / "plugin.so")
+    with Staging(tmp_path / "bundle") as staging:
+        full, lite = backend_file.build(frozen, staging, BuildOptions(only=frozenset({("full", 0, "frozen"), *LITE})))
+    assert read_target(lite.graphs.prefill).plugin
+    assert not any(read_target(path).plugin for path in (lite.graphs.decode, full.graphs.prefill, full.graphs.decode))
+    assert lite.graphs.vision == full.graphs.vision
+
+
+def test_kernels_are_timed_once_per_user(here, frozen, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Staging(tmp_path / "one") as staging:
+        backend_file.build(frozen, staging, BuildOptions(only=LITE))
+    (file,) = (tmp_path / "cache/allrounder/tensorrt").iterdir()
+    assert file.name == "timing-10.16.1.11-sm90-NVIDIA-H100-80GB.bin"
+    file.write_bytes(b"what was timed before")
+    with Staging(tmp_path / "two") as staging:
+        backend_file.build(frozen, staging, BuildOptions(only=LITE))
+    assert file.read_bytes() == b"what was timed before"
+
+
+def test_a_plan_that_is_there_is_not_built_again(here, frozen, tmp_path):
+    for _ in range(2):
+        with Staging(tmp_path / "bundle") as staging:
+            (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE))
+            publish(staging)
+    assert len(stub.Builder.built) == 4
+    assert staging.reused == (entry.key,)
+
+
+def test_a_vote_is_run_on_onnx_runtime(here, frozen, tmp_path):
+    both = frozenset({("full", 0, "frozen"), ("par-lite", 2, "routed")})
+    with Staging(tmp_path / "bundle") as staging:
+        entries = backend_file.build(frozen, staging, BuildOptions(only=both))
+        open_bundle(staging.path)
+    assert {(entry.version, entry.backend) for entry in entries} == {("par-lite", "onnxruntime"), ("full", "tensorrt")}
+
+
+def test_tensorrts_own_words_are_quoted(here, frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(stub.OnnxParser, "_complaints", lambda *_: ["node 7: Unsupported"])
+    with Staging(tmp_path / "one") as staging, pytest.raises(BackendError, match=r"parser refuses.*node 7.*10\.16"):
+        backend_file.build(frozen, staging, BuildOptions(only=LITE))
+
+
+def test_a_build_that_fails_says_what_the_logger_was_told(here, frozen, tmp_path, monkeypatch):
+    def fail(builder, network, config):
+        builder._logger.log(stub.Severity.ERROR, "Error Code 10: Could not find any implementation")
+
+    monkeypatch.setattr(stub.Builder, "build_serialized_network", fail)
+    with Staging(tmp_path / "one") as staging, pytest.raises(BackendError, match="Could not find any implementation"):
+        backend_file.build(frozen, staging, BuildOptions(only=LITE))

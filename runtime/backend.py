@@ -22,6 +22,7 @@ __all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend
 BACKENDS = {
     "onnxruntime": "allrounder.runtime.onnxruntime_backend",
     "openvino": "allrounder.runtime.openvino_backend",
+    "tensorrt": "allrounder.runtime.tensorrt_backend",
 }
 
 

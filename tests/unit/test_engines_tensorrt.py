@@ -1,10 +1,9 @@
 """The TensorRT backend against a stand-in of its package: what it refuses, what it asks for, how plans are named."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+import tensorrt_stub as stub
 
 from allrounder import gpus
 from allrounder.bundle import open_bundle
@@ -22,17 +21,6 @@ from allrounder.versions import resolve
 
 ASKED = Asked("tensorrt", ("par-lite",), 2, "frozen", "fp16", ("--out", "b"))
 FLOW = (0, 1, 2, 4, 5, 7)
-
-
-def load_stub():
-    path = Path(__file__).parents[1] / "stubs" / "tensorrt_stub.py"
-    spec = importlib.util.spec_from_file_location("tensorrt_stub", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stub = load_stub()
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ bool holds(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+constexpr std::int64_t kMostThreads = 1024;
+
 // Reads the whole of a text with one of std::sto*.
 template <class Read>
 auto number(const std::string& name, const std::string& text, Read read) {
@@ -51,10 +53,14 @@ std::optional<std::string> Arguments::text(const std::string& name) const {
   return found == values_.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::optional<std::int64_t> Arguments::whole(const std::string& name) const {
+std::optional<std::int64_t> Arguments::whole(const std::string& name, std::int64_t low, std::int64_t high) const {
   const std::optional<std::string> given = text(name);
   if (!given) return std::nullopt;
-  return number(name, *given, [](const std::string& digits, std::size_t* used) { return std::stoll(digits, used); });
+  const std::int64_t value =
+      number(name, *given, [](const std::string& digits, std::size_t* used) { return std::stoll(digits, used); });
+  if (value >= low && value <= high) return value;
+  throw UsageError("--" + name + " " + *given + ": at least " + std::to_string(low) + " is wanted, and at most " +
+                   std::to_string(high));
 }
 
 std::optional<double> Arguments::real(const std::string& name) const {
@@ -68,8 +74,8 @@ allrounder::LoadOptions load_options(const Arguments& arguments) {
   options.version = arguments.text("version");
   options.ttft_ms = arguments.real("ttft-ms");
   options.tpot_ms = arguments.real("tpot-ms");
-  if (const auto percentile = arguments.whole("percentile")) options.percentile = static_cast<std::int32_t>(*percentile);
-  if (const auto threads = arguments.whole("threads")) options.threads = static_cast<std::int32_t>(*threads);
+  if (const auto percentile = arguments.whole("percentile", 1, 99)) options.percentile = static_cast<std::int32_t>(*percentile);
+  if (const auto threads = arguments.whole("threads", 1, kMostThreads)) options.threads = static_cast<std::int32_t>(*threads);
   options.device = arguments.text("device").value_or("cpu");
   const std::string weights = arguments.text("weights").value_or("fast");
   if (weights != "fast" && weights != "shared") throw UsageError("--weights " + weights + ": fast or shared");

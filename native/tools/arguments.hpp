@@ -26,7 +26,8 @@ class Arguments {
   const std::string& word(std::size_t index) const { return words_.at(index); }
   bool flag(const std::string& name) const { return values_.count(name) != 0; }
   std::optional<std::string> text(const std::string& name) const;
-  std::optional<std::int64_t> whole(const std::string& name) const;  // throws UsageError: no whole number
+  // Throws UsageError: no whole number, or one that is outside `low` to `high`.
+  std::optional<std::int64_t> whole(const std::string& name, std::int64_t low, std::int64_t high = INT64_MAX) const;
   std::optional<double> real(const std::string& name) const;         // throws UsageError: no number
 
  private:

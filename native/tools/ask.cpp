@@ -19,6 +19,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr std::int64_t kMostJobs = 1024;
+
 struct Asked {
   Picture picture;
   allrounder::Request request;
@@ -94,8 +96,7 @@ void ask(const Line& line) {
   Line options = {"jobs"};
   options.insert(options.end(), kLoadOptions.begin(), kLoadOptions.end());
   const Arguments arguments(line, {"BUNDLE"}, options, {});
-  const std::int64_t jobs = arguments.whole("jobs").value_or(1);
-  if (jobs < 1 || jobs > 1024) throw UsageError("--jobs: 1 to 1024");
+  const std::int64_t jobs = arguments.whole("jobs", 1, kMostJobs).value_or(1);
   const auto runtime = allrounder::Runtime::load(arguments.word(0), load_options(arguments));
   std::mutex reading, writing;
   std::size_t number = 0;

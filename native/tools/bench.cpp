@@ -47,8 +47,7 @@ void bench(const Line& line) {
   Line options = {"repeats", "new-tokens", "question"};
   options.insert(options.end(), kLoadOptions.begin(), kLoadOptions.end());
   const Arguments arguments(line, {"BUNDLE"}, options, {});
-  const std::int64_t repeats = arguments.whole("repeats").value_or(20);
-  if (repeats < 1) throw UsageError("--repeats: 1 or more");
+  const std::int64_t repeats = arguments.whole("repeats", 1).value_or(20);
   const auto started = std::chrono::steady_clock::now();
   const auto runtime = allrounder::Runtime::load(arguments.word(0), load_options(arguments));
   const std::chrono::duration<double, std::milli> loading = std::chrono::steady_clock::now() - started;
@@ -58,7 +57,7 @@ void bench(const Line& line) {
   request.rgb = pixels.data();
   request.width = request.height = size;
   request.question = arguments.text("question").value_or("What is in the picture?");
-  request.max_new_tokens = arguments.whole("new-tokens").value_or(16);
+  request.max_new_tokens = arguments.whole("new-tokens", 1).value_or(16);
   std::vector<double> ttft, tpot;
   std::size_t tokens = 0;
   for (std::int64_t round = -kWarmUp; round < repeats; ++round) {

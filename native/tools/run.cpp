@@ -12,14 +12,11 @@ namespace {
 allrounder::Request request_of(const Arguments& arguments) {
   allrounder::Request request;
   request.question = arguments.word(2);
-  request.max_new_tokens = arguments.whole("max-new-tokens");
+  request.max_new_tokens = arguments.whole("max-new-tokens", 1);
   request.temperature = arguments.real("temperature").value_or(0);
-  request.top_k = arguments.whole("top-k").value_or(0);
+  request.top_k = arguments.whole("top-k", 0).value_or(0);
   request.top_p = arguments.real("top-p").value_or(1);
-  if (const auto seed = arguments.whole("seed")) {
-    if (*seed < 0) throw UsageError("--seed: 0 or more is wanted");
-    request.seed = static_cast<std::uint64_t>(*seed);
-  }
+  if (const auto seed = arguments.whole("seed", 0)) request.seed = static_cast<std::uint64_t>(*seed);
   if (const auto stop = arguments.text("stop")) request.stop = {*stop};
   return request;
 }

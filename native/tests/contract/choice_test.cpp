@@ -121,6 +121,9 @@ TEST(Choice, TheFallbackIsExplicitAndTakesTheNearestMeasured) {
   std::vector<Made> made = kThree;
   made[2].figures.reset();
   EXPECT_EQ(choose(entries(made), LatencyTarget{9, {}}, &kHere, true), 1u);
+  made[2].figures = made[1].figures;
+  EXPECT_EQ(choose(entries(made), LatencyTarget{9, {}}, &kHere, true), 1u);  // of equals the more faithful
+  made[2].figures.reset();
   const std::vector<Entry> unmeasured = entries({made[2]});
   refused(AR_NO_ENGINE_MEETS_TARGET, "", [&] { choose(unmeasured, LatencyTarget{9, {}}, &kHere, true); });
 }

@@ -45,6 +45,7 @@ const std::vector<Nonsense>& nonsense() {
       {"plan too short", {{"/entries/2/layer_plan", range(0, 2)}}, "contradicts"},
       {"plan not ascending", {{"/entries/2/layer_plan", joined({1, 0}, range(14, 32))}}, "contradicts"},
       {"plan with a layer twice", {{"/entries/2/layer_plan", joined({0, 0}, range(14, 32))}}, "contradicts"},
+      {"plan with a late layer twice", {{"/entries/2/layer_plan", joined({0, 1, 14}, range(14, 31))}}, "contradicts"},
       {"plan without the first layers", {{"/entries/2/layer_plan", range(12, 32)}}, "contradicts"},
       {"plan without layer 1", {{"/entries/2/layer_plan", joined({0}, range(13, 32))}}, "contradicts"},
       {"plan beyond the last layer",

@@ -92,7 +92,7 @@ TEST_F(Stamps, ADamagedStampIsNoStamp) {
   const std::string whole = read(files()[0]);
   for (const std::string& content :
        {std::string(), std::string("{}"), std::string("\xff"), std::string(100'000, '['), whole + "x",
-        std::string("{\"path\":1,\"files\":{}}"), std::string("{\"path\":\"/elsewhere\",\"files\":{}}"),
+        std::string("{\"path\":1,\"files\":{}}"), std::string(whole).replace(whole.find("/bundle"), 7, "/elsewhere"),
         "{\"path\":\"" + bundle_.string() + "\",\"files\":{\"a\":[\"0\",[1,2,3,4]]}}",
         "{\"path\":\"" + bundle_.string() + "\",\"files\":{},\"more\":1}"}) {
     write(files()[0], content);

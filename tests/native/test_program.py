@@ -1,0 +1,151 @@
+"""allrounder-native, as scripts use it: what it prints, what it answers, how it fails; on the tiny bundle."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+import fake_bundle
+
+from allrounder.native.c_api import installed_ort
+from allrounder.runtime import Runtime
+
+RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
+OPTIONS = {"max_new_tokens": 8, "temperature": 8.0, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("program")
+    fake_bundle.write_bundle(folder / "bundle")
+    Image.fromarray(RGB).save(folder / "picture.ppm")
+    (folder / "picture.rgb").write_bytes(RGB.tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tool(program, folder):
+    """Runs the program in the folder; returns what it printed, after checking how it ended."""
+    command = program("allrounder-native")
+    environment = os.environ | {"ALLROUNDER_ORT_LIBRARY": str(installed_ort()), "XDG_CACHE_HOME": str(folder / "cache")}
+
+    def run(*words, stdin="", code=0):
+        done = subprocess.run(
+            [command, *words], input=stdin, capture_output=True, text=True, cwd=folder, env=environment, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def python(folder):
+    with Runtime.load(folder / "bundle", version="t2-l2", threads=1) as runtime:
+        yield runtime
+
+
+def last(text):
+    return json.loads(text.splitlines()[-1])
+
+
+def test_run_answers_as_python_does(tool, python):
+    wanted = python.generate(RGB, "what is it?", **OPTIONS)
+    words = ("bundle", "picture.ppm", "what is it?", "--version", "t2-l2", "--threads", "1")
+    words += ("--max-new-tokens", "8", "--temperature", "8", "--seed", "5")
+    out = tool("run", *words)
+    got = last(out)
+    assert got["token_ids"] == list(wanted.token_ids)
+    assert got["text"] == wanted.text
+    assert got["keep_list"] == list(wanted.keep_list)
+    assert got["layer_plan"] == list(wanted.layer_plan)
+    assert (got["version"], got["finish"]) == ("t2-l2", wanted.finish)
+    assert out.startswith(wanted.text)
+    streamed = tool("run", *words, "--stream")
+    assert streamed.startswith(wanted.text)
+    assert last(streamed)["token_ids"] == got["token_ids"]
+
+
+def test_raw_bytes_answer_as_the_picture(tool):
+    words = ("what is it?", "--threads", "1", "--max-new-tokens", "4")
+    raw = last(tool("run", "bundle", "picture.rgb", *words, "--size", "6x9"))
+    assert raw["token_ids"] == last(tool("run", "bundle", "picture.ppm", *words))["token_ids"]
+
+
+@pytest.mark.parametrize("jobs", [1, 8])
+def test_ask_answers_many_as_python_does(tool, python, jobs):
+    questions = [f"question {number}?" for number in range(24)]
+    requests = [
+        {"id": f"q{number}", "picture": "picture.ppm", "question": question, "stream": number % 2 == 0}
+        | OPTIONS
+        | {"seed": number}
+        for number, question in enumerate(questions)
+    ]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    out = tool("ask", "bundle", "--version", "t2-l2", "--threads", "1", "--jobs", str(jobs), stdin=lines)
+    answers = {answer["id"]: answer for answer in map(json.loads, out.splitlines())}
+    assert len(answers) == len(requests)
+    for request in requests:
+        wanted = python.generate(RGB, request["question"], **OPTIONS | {"seed": request["seed"]})
+        got = answers[request["id"]]
+        assert got["token_ids"] == list(wanted.token_ids)
+        assert "".join(got.get("pieces", [wanted.text])) == got["text"] == wanted.text
+
+
+def test_ask_names_what_is_wrong_with_a_request_and_goes_on(tool):
+    fine = {"picture": "picture.ppm", "question": "what?", "max_new_tokens": 2}
+    bad = [
+        "no json",
+        json.dumps(fine | {"picture": "none.ppm"}),
+        json.dumps(fine | {"beams": 4}),
+        json.dumps(fine | {"question": ""}),
+        json.dumps(fine | {"max_new_tokens": 1000}),
+        json.dumps(fine | {"top_k": "many"}),
+    ]
+    out = tool("ask", "bundle", "--threads", "1", stdin="\n".join([*bad, json.dumps(fine)]) + "\n")
+    *errors, answer = map(json.loads, out.splitlines())
+    names = [error["error"]["name"] for error in errors]
+    assert names == [*["RequestUnreadable"] * 3, "InputInvalid", "PromptTooLong", "RequestUnreadable"]
+    assert [error["id"] for error in errors] == [1, 2, 3, 4, 5, 6]
+    assert len(answer["token_ids"]) == 2
+
+
+def test_inspect_lists_what_the_manifest_says(tool, folder):
+    out = tool("inspect", "bundle")
+    assert last(out)["entries"] == json.loads((folder / "bundle/manifest.json").read_text())["entries"]
+    assert "t2-l2" in out.splitlines()[2]
+
+
+def test_bench_reports_percentiles(tool):
+    report = last(tool("bench", "bundle", "--threads", "1", "--version", "full", "--repeats", "3", "--new-tokens", "4"))
+    assert (report["version"], report["repeats"], report["tokens"]) == ("full", 3, 4)
+    for name in ("ttft_ms", "tpot_ms"):
+        assert 0 < report[name]["p50"] <= report[name]["p95"] <= report[name]["p99"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "usage"),
+        (("dance",), 2, "usage"),
+        (("run", "bundle"), 2, "BUNDLE PICTURE QUESTION"),
+        (("inspect", "bundle", "--speed", "high"), 2, "unknown option --speed"),
+        (("bench", "bundle", "--repeats"), 2, "--repeats needs a value"),
+        (("bench", "bundle", "--repeats", "3x"), 2, "a number is wanted"),
+        (("bench", "bundle", "--threads", "4294967297"), 2, "--threads"),
+        (("bench", "bundle", "--weights", "slow"), 2, "fast or shared"),
+        (("inspect", "nowhere"), 1, "BundleError: "),
+        (("bench", "bundle", "--version", "par-none"), 1, "UnknownVersion: "),
+        (("run", "bundle", "bundle/manifest.json", "what?"), 1, "not a binary PPM"),
+        (("run", "bundle", "picture.rgb", "what?", "--size", "600x900"), 1, "ends before its last pixel"),
+    ],
+)
+def test_what_is_wrong_is_said_on_stderr(tool, words, code, message):
+    assert message in tool(*words, code=code)

@@ -3,16 +3,11 @@
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
+import fake_bundle
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-import fake_bundle
 
 from allrounder.native.c_api import installed_ort
 from allrounder.runtime import Runtime

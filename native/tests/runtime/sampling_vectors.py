@@ -1,4 +1,4 @@
-"""Writes `sampling_vectors.json`: what numpy and Python's runtime draw; python native/tests/runtime/sampling_vectors.py.
+"""Writes `sampling_vectors.json`, what numpy and Python's runtime draw; run it as a script.
 
 What it is: the only writer of that file, which the C++ tests of sampling read.
 What it knows: numpy's generator and `allrounder.runtime.sampling`. What it does not know: C++.

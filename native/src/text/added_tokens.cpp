@@ -10,19 +10,32 @@ namespace {
 
 uint64_t edge(std::size_t node, char byte) { return (uint64_t{node} << 8) | static_cast<uint8_t>(byte); }
 
-std::size_t spaces_before(std::string_view text, std::size_t end) {
-  for (std::size_t at = end; at > 0; end = at) {
+// Returns where the white space before `end` begins, `limit` at the lowest.
+std::size_t spaces_before(std::string_view text, std::size_t end, std::size_t limit) {
+  for (std::size_t at = end; at > limit; end = at) {
     if (!unicode::is_space(utf8::previous(text, at))) break;
   }
   return end;
 }
 
-std::size_t spaces_behind(std::string_view text, std::size_t begin) {
-  for (std::size_t at = begin; at < text.size(); begin = at) {
-    if (!unicode::is_space(utf8::next(text, at))) break;
+// Where white space ends, asked with positions that ascend; a run is read once however often it is asked about.
+class SpacesBehind {
+ public:
+  explicit SpacesBehind(std::string_view text) : text_(text) {}
+
+  std::size_t end(std::size_t begin) {
+    if (begin < end_) return end_;
+    end_ = begin;
+    for (std::size_t at = begin; at < text_.size(); end_ = at) {
+      if (!unicode::is_space(utf8::next(text_, at))) break;
+    }
+    return end_;
   }
-  return begin;
-}
+
+ private:
+  std::string_view text_;
+  std::size_t end_ = 0;  // of the last run; what lies before it and is asked about lies in it
+};
 
 }  // namespace
 
@@ -52,6 +65,7 @@ std::optional<AddedTokens::Found> AddedTokens::longest(std::string_view text) co
 
 std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text) const {
   std::vector<Piece> pieces;
+  SpacesBehind spaces(text);
   std::size_t written = 0;  // may go back: a token of white space may lie in what the one before took along
   for (std::size_t at = 0; at < text.size() && !tokens_.empty();) {
     const auto found = longest(text.substr(at));
@@ -61,10 +75,10 @@ std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text) const {
     }
     const std::size_t begin = at, end = at += found->length;
     if (found->token->special) continue;
-    const std::size_t start = found->token->strip_left ? std::max(spaces_before(text, begin), written) : begin;
+    const std::size_t start = found->token->strip_left ? std::max(spaces_before(text, begin, written), written) : begin;
     if (written < start) pieces.push_back({text.substr(written, start - written), std::nullopt});
     pieces.push_back({{}, found->token->id});
-    written = found->token->strip_right ? spaces_behind(text, end) : end;
+    written = found->token->strip_right ? spaces.end(end) : end;
   }
   if (written < text.size()) pieces.push_back({text.substr(written), std::nullopt});
   return pieces;

@@ -13,7 +13,7 @@ namespace ar {
 
 struct AddedToken {  // as tokenizer.json has it
   int64_t id = 0;
-  std::string content;  // not empty
+  std::string content;
   bool strip_left = false, strip_right = false;  // takes the white space beside it along
   bool normalized = false;                       // is looked for in the normalised text, in its own normalised form
   bool special = false;
@@ -41,8 +41,8 @@ class AddedTokens {
   std::optional<Found> longest(std::string_view text) const;
 
   std::vector<AddedToken> tokens_;
-  std::unordered_map<uint64_t, std::size_t> edges_;               // a trie: node and byte to node; 0 is the root
-  std::unordered_map<std::size_t, std::size_t> ends_;             // node to token
+  std::unordered_map<uint64_t, std::size_t> edges_;    // a trie: node and byte to node; 0 is the root
+  std::unordered_map<std::size_t, std::size_t> ends_;  // node to token
   std::size_t nodes_ = 1;
 };
 

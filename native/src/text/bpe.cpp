@@ -155,7 +155,7 @@ void Bpe::add_unknown(std::string_view character, Word& word) const {
   const auto found = id(*unknown_);
   if (!found) {
     throw Error(AR_BUNDLE_CORRUPT, "the token of unknown characters is no token",
-                {"tokenizer/tokenizer.json at `$.model.unk_token`", quoted(*unknown_), "a token of `$.model.vocab`", ""});
+                {"tokenizer/tokenizer.json at `$.model.unk_token`", quoted(*unknown_), "one of `$.model.vocab`", ""});
   }
   word.add_unknown(*found, fuse_unknown_);
 }

@@ -20,7 +20,7 @@ class Detokeniser {
  private:
   std::string take(bool all);
 
-  Decode decode_;                  // gives valid UTF-8
+  Decode decode_;                 // gives valid UTF-8
   std::vector<int64_t> context_;  // tokens whose text is already out, kept because the next ones may lean on them
   std::vector<int64_t> pending_;
 };

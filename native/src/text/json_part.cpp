@@ -10,7 +10,9 @@ namespace {
 std::string shown(const JsonView& view) {
   if (const auto* text = view.get<std::string>()) return quoted(*text);
   if (const auto* flag = view.get<bool>()) return *flag ? "true" : "false";
-  if (const auto* number = view.get<JsonInteger>()) return (number->negative ? "-" : "") + std::to_string(number->magnitude);
+  if (const auto* number = view.get<JsonInteger>()) {
+    return (number->negative ? "-" : "") + std::to_string(number->magnitude);
+  }
   if (const auto* number = view.get<double>()) return json_number(*number);
   if (view.get<std::nullptr_t>()) return "null";
   return view.get<Json::Items>() ? "an array" : "an object";

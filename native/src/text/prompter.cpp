@@ -32,8 +32,9 @@ Golden read_golden(std::string_view line, const std::string& where) {
 std::string shown(const std::vector<int64_t>& prefix, const std::vector<int64_t>& suffix) {
   const auto row = [](const std::vector<int64_t>& ids) {
     std::string text;
-    for (std::size_t i = 0; i < std::min<std::size_t>(ids.size(), 40); ++i) text += (i ? ", " : "") + std::to_string(ids[i]);
-    return "[" + text + (ids.size() > 40 ? ", ..." : "") + "]";
+    const std::size_t some = std::min<std::size_t>(ids.size(), 40);
+    for (std::size_t i = 0; i < some; ++i) text += (i ? ", " : "") + std::to_string(ids[i]);
+    return "[" + text + (ids.size() > some ? ", ..." : "") + "]";
   };
   return row(prefix) + " and " + row(suffix);
 }
@@ -45,7 +46,7 @@ Prompter::Prompter(Tokenizer tokenizer, const PromptTemplate& prompt)
       before_(cut(prompt.after_image, tokenizer_)),
       after_(cut(prompt.after_question, tokenizer_)) {
   if (prompt.prefix_special) {
-    if (tokenizer_.encode("a", true).empty()) {  // from the encoding of "a", Python's runtime tells what stands before it
+    if (tokenizer_.encode("a", true).empty()) {  // by the encoding of "a" Python's runtime tells what stands before it
       throw Error(AR_BUNDLE_CORRUPT, "the tokenizer has no tokens for a text",
                   {"tokenizer/tokenizer.json", "none for 'a'", "one or more", ""});
     }

@@ -23,7 +23,7 @@ std::size_t overlap(std::string_view text, std::string_view stop) {
 StopTexts::StopTexts(std::vector<std::string> texts) : texts_(std::move(texts)) {
   for (const std::string& text : texts_) {
     if (text.empty() || !utf8::valid(text)) {
-      throw Error(AR_INPUT_INVALID, "stop texts are texts that are not empty", {"stop", quoted(text), "valid UTF-8", ""});
+      throw Error(AR_INPUT_INVALID, "stop texts are non-empty strings", {"stop", quoted(text), "UTF-8", ""});
     }
   }
 }

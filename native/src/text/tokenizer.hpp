@@ -1,7 +1,7 @@
 // Text to token ids and back, for the two families of tokenizer.json that hosts of this project use.
 //
-// What it is: byte-level BPE with NFC and a split pattern (Qwen2, Llama 3), and SentencePiece-like BPE with byte fallback
-// (Llama 2, Vicuna). Families are recognised by their parts; everything else is refused with the part's name.
+// What it is: byte-level BPE with NFC and a split pattern (Qwen2, Llama 3), and SentencePiece-like BPE with byte
+// fallback (Llama 2, Vicuna). Families are recognised by their parts; everything else is refused with the part's name.
 // What it knows: one tokenizer.json. What it does not know: templates, pictures, limits.
 #pragma once
 
@@ -16,15 +16,15 @@ namespace ar {
 
 class Tokenizer {
  public:
-  // Throws AR_BUNDLE_CORRUPT (not a tokenizer.json) or AR_ENGINE_UNAVAILABLE (a family or setting it does not speak).
+  // Throws AR_BUNDLE_CORRUPT (not a tokenizer.json) or AR_ENGINE_UNAVAILABLE (asks for what is not spoken here).
   explicit Tokenizer(std::string_view tokenizer_json);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Returns the ids of a plain text, without the tokenizer's own leading or trailing tokens. What spells a special token
-  // stays text (`encode_special_tokens`). `begins` false encodes a stretch that does not begin a text: no mark of the
-  // beginning is put before it (prepend_scheme "first" counts as "never"). `text` is valid UTF-8.
+  // Returns the ids of a plain text, without the tokenizer's own leading or trailing tokens. What spells a special
+  // token stays text (`encode_special_tokens`). `begins` false encodes a stretch that does not begin a text: no mark of
+  // the beginning is put before it (prepend_scheme "first" counts as "never"). Throws AR_INPUT_INVALID: not UTF-8.
   std::vector<int64_t> encode(std::string_view text, bool begins) const;
   // Returns the text of `ids`, special tokens left out; ids that the tokenizer does not know have no text.
   std::string decode(const std::vector<int64_t>& ids) const;

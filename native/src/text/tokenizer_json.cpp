@@ -37,10 +37,7 @@ std::string read_plain_pattern(const JsonView& view) {
   return text;
 }
 
-Replace read_replace(Part& part) {
-  Replace replace{read_plain_pattern(part.need("pattern")), part.text("content")};
-  return replace;
-}
+Replace read_replace(Part& part) { return {read_plain_pattern(part.need("pattern")), part.text("content")}; }
 
 AddedToken read_added_token(const JsonView& view) {
   Part part(view);
@@ -86,7 +83,9 @@ Split read_split(Part& part) {
   const std::string name = read_text(behavior);
   const bool invert = part.flag("invert");
   // The patterns match everything, so keeping matches alone is the same as cutting there.
-  if (name != "Isolated" && !(name == "Removed" && invert)) refuse_unspoken(behavior, "Isolated, or Removed with invert");
+  if (name != "Isolated" && !(name == "Removed" && invert)) {
+    refuse_unspoken(behavior, "Isolated, or Removed with invert");
+  }
   return {*known};
 }
 
@@ -148,7 +147,8 @@ std::vector<DecoderStep> read_decoder(const JsonView& view) {
     } else if (type == "Strip") {
       const JsonView stop = part.need("stop");
       if (read_count(stop) != 0) refuse_unspoken(stop, "0");  // `tokenizers` panics on shorter tokens
-      steps.push_back(StripDecoder{read_character(part.need("content")), static_cast<std::size_t>(read_count(part.need("start")))});
+      const int64_t start = read_count(part.need("start"));
+      steps.push_back(StripDecoder{read_character(part.need("content")), static_cast<std::size_t>(start)});
     } else {
       refuse_unspoken(part.need("type"), "ByteLevel, Metaspace, Replace, ByteFallback, Fuse or Strip");
     }
@@ -280,7 +280,8 @@ TokenizerParts read_tokenizer(std::string_view json) {
   const JsonView view(whole, kFile);
   Part part(view);
   TokenizerParts parts;
-  if (const auto version = part.may("version"); version && read_text(*version) != "1.0") refuse_unspoken(*version, "1.0");
+  const auto version = part.may("version");
+  if (version && read_text(*version) != "1.0") refuse_unspoken(*version, "1.0");
   part.ignore({"truncation", "padding"});  // never asked for here
   parts.added = list(read_added_token)(part.need("added_tokens"));
   if (const auto found = part.may("pre_tokenizer")) parts.pre_tokenizer = read_pre_tokenizer(*found);

@@ -36,8 +36,9 @@ bool is_number(char32_t character) {
 
 bool is_space(char32_t character) {
   if (character < 0x80) return character == ' ' || (character >= 0x09 && character <= 0x0D);
-  return character == 0x85 || character == 0xA0 || character == 0x1680 || (character >= 0x2000 && character <= 0x200A) ||
-         character == 0x2028 || character == 0x2029 || character == 0x202F || character == 0x205F || character == 0x3000;
+  return character == 0x85 || character == 0xA0 || character == 0x1680 || character == 0x2028 || character == 0x2029 ||
+         (character >= 0x2000 && character <= 0x200A) || character == 0x202F || character == 0x205F ||
+         character == 0x3000;
 }
 
 bool is_python_space(char32_t character) { return is_space(character) || (character >= 0x1C && character <= 0x1F); }

@@ -1,0 +1,137 @@
+// Answers questions about the text part, for tests/native/test_text_parity.py: an object a line, a JSON value back.
+//
+// {"load": tokenizer.json's text}                      -> {"leading": [...], "specials": {...}}
+// {"encode": text, "begins": flag}                     -> ids
+// {"decode": ids}                                      -> text
+// {"detokenise": ids}                                  -> the pieces, the last one from finish()
+// {"template": [before, after, after_question], "prefix_special": flag} -> null; makes the prompter
+// {"question": text}                                   -> [prefix ids, suffix ids]
+// {"golden": text}                                     -> null where the pairs hold
+// {"stops": texts, "pieces": texts}                    -> [what stays of each piece and of the end, reached]
+// {"blank": text}                                      -> those characters of it that Python strips
+// What fails gives {"error": name, "message": text}.
+#include <iostream>
+#include <memory>
+#include <string>
+
+#include "contract/error.hpp"
+#include "contract/json_reader.hpp"
+#include "text/detokeniser.hpp"
+#include "text/prompter.hpp"
+#include "text/stops.hpp"
+#include "text/tokenizer.hpp"
+#include "text/unicode.hpp"
+#include "text/utf8.hpp"
+
+namespace {
+
+using Ids = std::vector<int64_t>;
+using Texts = std::vector<std::string>;
+
+std::string shown(const std::string& text) { return ar::json_string(text); }
+std::string shown(int64_t id) { return std::to_string(id); }
+template <class Value>
+std::string shown(const std::vector<Value>& values) {
+  std::string out;
+  for (const Value& value : values) out += (out.empty() ? "" : ",") + shown(value);
+  return "[" + out + "]";
+}
+
+class Probe {
+ public:
+  std::string answer(const std::string& line) {
+    const ar::Json json = ar::parse_json(line, "stdin");
+    const ar::JsonView view(json, "stdin");
+    ar::JsonFields fields(view);
+    std::string text;
+    Ids ids;
+    Texts texts;
+    bool flag = true;
+    if (fields.may("load", text, ar::read_text)) return load(text);
+    if (fields.may("encode", text, ar::read_text)) {
+      fields.need("begins", flag, ar::read_bool);
+      return shown(tokenizer_->encode(text, flag));
+    }
+    if (fields.may("decode", ids, ar::list(ar::read_int64))) return shown(tokenizer_->decode(ids));
+    if (fields.may("detokenise", ids, ar::list(ar::read_int64))) return detokenise(ids);
+    if (fields.may("template", texts, ar::list(ar::read_text))) {
+      fields.need("prefix_special", flag, ar::read_bool);
+      const ar::PromptTemplate prompt{texts.at(0), texts.at(1), texts.at(2), flag};
+      prompter_ = std::make_unique<ar::Prompter>(ar::Tokenizer(loaded_), prompt);
+      return "null";
+    }
+    if (fields.may("question", text, ar::read_text)) {
+      const ar::PromptIds found = prompter_->ids(text);
+      return "[" + shown(found.prefix_ids) + "," + shown(found.suffix_ids) + "]";
+    }
+    if (fields.may("golden", text, ar::read_text)) {
+      prompter_->check(text, "golden");
+      return "null";
+    }
+    if (fields.may("stops", texts, ar::list(ar::read_text))) {
+      Texts pieces;
+      fields.need("pieces", pieces, ar::list(ar::read_text));
+      return stops(texts, pieces);
+    }
+    fields.need("blank", text, ar::read_text);
+    return blank(text);
+  }
+
+ private:
+  std::string load(const std::string& text) {
+    tokenizer_ = std::make_unique<ar::Tokenizer>(text);
+    loaded_ = text;
+    std::string specials;
+    for (const auto& [special, id] : tokenizer_->specials()) {
+      specials += (specials.empty() ? "" : ",") + shown(special) + ":" + shown(id);
+    }
+    return "{\"leading\":" + shown(tokenizer_->leading()) + ",\"specials\":{" + specials + "}}";
+  }
+
+  std::string detokenise(const Ids& ids) const {
+    ar::Detokeniser stream([this](const Ids& some) { return tokenizer_->decode(some); });
+    Texts pieces;
+    for (const int64_t id : ids) pieces.push_back(stream.add(id));
+    pieces.push_back(stream.finish());
+    return shown(pieces);
+  }
+
+  static std::string stops(const Texts& texts, const Texts& pieces) {
+    ar::StopTexts filter(texts);
+    Texts kept;
+    for (const std::string& piece : pieces) {
+      kept.push_back(filter.add(piece));
+      if (filter.reached()) break;
+    }
+    kept.push_back(filter.finish());
+    return "[" + shown(kept) + "," + (filter.reached() ? "true" : "false") + "]";
+  }
+
+  static std::string blank(const std::string& text) {
+    std::string found;
+    for (std::size_t at = 0, end = 0; at < text.size(); at = end) {
+      ar::utf8::next(text, end);
+      const std::string character = text.substr(at, end - at);
+      if (ar::unicode::is_blank(character)) found += character;
+    }
+    return shown(found);
+  }
+
+  std::string loaded_;
+  std::unique_ptr<ar::Tokenizer> tokenizer_;
+  std::unique_ptr<ar::Prompter> prompter_;
+};
+
+}  // namespace
+
+int main() {
+  Probe probe;
+  for (std::string line; std::getline(std::cin, line);) {
+    try {
+      std::cout << probe.answer(line) << std::endl;
+    } catch (const ar::Error& error) {
+      const std::string name = ar::error_name(error.status()), message = error.what();
+      std::cout << "{\"error\":" << shown(name) << ",\"message\":" << shown(message) << "}" << std::endl;
+    }
+  }
+}

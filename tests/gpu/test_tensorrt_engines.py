@@ -1,0 +1,51 @@
+"""TensorRT's own plans answer as ONNX Runtime does on the CPU: the test that the stand-ins cannot take the place of."""
+
+import numpy as np
+import pytest
+
+from allrounder.bundle import open_bundle
+from allrounder.engines.backends import BuildOptions, backend
+from allrounder.engines.bundle import Staging, publish
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.gpus import gpus
+from allrounder.runtime.engine import Engine
+from allrounder.versions import resolve
+
+pytestmark = pytest.mark.gpu
+
+pytest.importorskip("tensorrt", reason="TensorRT's Python package is not installed")
+pytest.importorskip("cuda.bindings.runtime", reason="the package cuda-python is not installed")
+
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # of the logits' standard deviation; TensorRT adds in an order of its own
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_logits_are_those_of_onnx_runtime(tiny, tmp_path, precision):
+    if not gpus():
+        pytest.skip("no NVIDIA GPU")
+    freezer = Freezer(tiny.host, tiny.router, tmp_path / "frozen", FreezeOptions(precision), lambda *_: None)
+    freezer.shared()
+    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
+    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
+    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    freezer.finish()
+    with Staging(tmp_path / "bundle") as staging:
+        for name in ("onnxruntime", "tensorrt"):
+            backend(name).build(tmp_path / "frozen", staging, BuildOptions())
+        publish(staging)
+    bundle = open_bundle(tmp_path / "bundle")
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
+    for version in ("full", "par-lite"):
+        results = []
+        for name in ("onnxruntime", "tensorrt"):
+            (entry,) = (e for e in bundle.manifest.entries if (e.backend, e.version) == (name, version))
+            engine = Engine.open(bundle, entry)
+            prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
+            # The same scores for both, so that near-ties do not decide.
+            scores = results[0][0] if results else engine.route(prompt, visual)
+            state = engine.prefill(prompt, visual, scores, room=9)
+            steps = [engine.decode(state, ids)[0] for ids in ([3], [5], [6], [5, 7, 9], [11])]
+            results.append((scores, state.keep_list, np.concatenate([state.logits, *steps])))
+        (_, keep, wanted), (_, kept, got) = results
+        assert kept == keep
+        assert np.abs(got - wanted).max() <= TOLERANCE[precision] * wanted.std()

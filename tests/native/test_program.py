@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import fake_bundle
+import msgspec
+import native_bundles
 import numpy as np
 import pytest
 from PIL import Image
@@ -144,3 +147,34 @@ def test_bench_reports_percentiles(tool):
 )
 def test_what_is_wrong_is_said_on_stderr(tool, words, code, message):
     assert message in tool(*words, code=code)
+
+
+def asking(source, folder):
+    """Returns the bundle with entries that ask for the native gather op."""
+    return native_bundles.variant(source, folder, lambda entry: msgspec.structs.replace(entry, native_op=True))
+
+
+def test_the_native_op_is_used_where_it_is_and_changes_nothing(program, demo_bundle, tmp_path):
+    bundle = asking(demo_bundle, tmp_path / "asking")
+    Image.fromarray(RGB).resize((192, 192)).save(tmp_path / "picture.ppm")
+    tool, alone = program("allrounder-native"), tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(program("liballrounder.so").resolve(), alone / "liballrounder.so.0")  # nothing lies beside it
+    known = os.environ | {"ALLROUNDER_ORT_LIBRARY": str(installed_ort()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    there = {"ALLROUNDER_ORT_OPS": str(program("liballrounder_ort_ops.so"))}
+    absent = {"LD_LIBRARY_PATH": str(alone)}
+    damaged = {"ALLROUNDER_ORT_OPS": str(tmp_path / "picture.ppm")}
+
+    def run(place, extra, code=0):
+        words = [tool, "run", place, tmp_path / "picture.ppm", "what is it?", "--version", "par-lite", "--threads", "1"]
+        done = subprocess.run(words, env=known | extra, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done
+
+    wanted = last(run(demo_bundle, there).stdout)
+    for extra, said in ((there, "the native gather op is taken from"), (absent, "which is not installed")):
+        done = run(bundle, extra)
+        assert said in done.stderr
+        got = last(done.stdout)
+        assert [got[name] for name in native_bundles.SAME] == [wanted[name] for name in native_bundles.SAME]
+    assert "the same bundle runs without it" in run(bundle, damaged, code=1).stderr

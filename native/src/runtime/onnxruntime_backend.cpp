@@ -61,7 +61,7 @@ void use_native_op(OrtSessionOptions* settings, const EngineOptions& options) {
     return;
   }
   ort_check(ort().RegisterCustomOpsLibrary_V2(settings, library->c_str()), "ONNX Runtime refuses the native gather op",
-            library->string());
+            library->string(), "install allrounder again, or remove that file: the same bundle runs without it");
   tell(options.log, Level::kInfo, "the native gather op is taken from " + library->string());
 }
 

@@ -50,11 +50,11 @@ constexpr const char* kTensor = "ONNX Runtime cannot tell about a tensor";
 
 }  // namespace
 
-void ort_check(OrtStatus* status, const char* what, const std::string& where) {
+void ort_check(OrtStatus* status, const char* what, const std::string& where, const std::string& remedy) {
   if (status == nullptr) return;
   const std::string got = ort().GetErrorMessage(status);
   ort().ReleaseStatus(status);
-  throw Error(AR_BACKEND_ERROR, what, {where, got, "", ""});
+  throw Error(AR_BACKEND_ERROR, what, {where, got, "", remedy});
 }
 
 OrtAllocator* ort_allocator() {

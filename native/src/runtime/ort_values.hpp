@@ -14,8 +14,8 @@ namespace ar {
 
 inline const OrtApi& ort() { return *open_ort_library().api; }
 
-// Throws `status`, where it is one, as AR_BACKEND_ERROR: `what`, `where`, and the library's own message.
-void ort_check(OrtStatus* status, const char* what, const std::string& where);
+// Throws `status`, where it is one, as AR_BACKEND_ERROR: `what`, `where`, `remedy`, and the library's own message.
+void ort_check(OrtStatus* status, const char* what, const std::string& where, const std::string& remedy = "");
 
 struct OrtRelease {
   void operator()(OrtSessionOptions* object) const { ort().ReleaseSessionOptions(object); }

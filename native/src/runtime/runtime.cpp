@@ -60,10 +60,20 @@ void check(const LoadOptions& options) {
   if (options.target) options.target->check();
 }
 
+// Returns a log that tells each message once: that ten sessions are opened alike is one fact.
+Log once(Log log) {
+  if (!log) return log;
+  return [log = std::move(log), told = std::make_shared<std::set<std::string>>()](Level level, const std::string& message) {
+    if (told->insert(message).second) log(level, message);
+  };
+}
+
 }  // namespace
 
-std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const LoadOptions& options) {
-  check(options);
+std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const LoadOptions& given) {
+  check(given);
+  LoadOptions options = given;
+  options.engine.log = once(given.engine.log);
   OpenBundle bundle = open_bundle(path, options.progress, options.engine.log);
   std::vector<Entry> entries = candidates(bundle, options);
   if (options.target) {

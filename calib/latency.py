@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from allrounder.bundle import OpenBundle
 from allrounder.manifest import Entry, Latency
 from allrounder.progress import Progress, silent
+from allrounder.runtime.backend import runs_on_cpu
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
 from allrounder.runtime.memory import fits
@@ -63,4 +64,4 @@ def measure(
 
 def counts(entry: Entry, options: EngineOptions) -> bool:
     """Whether a latency of ``entry`` says anything, opened with ``options``."""
-    return not (entry.precision == "fp16" and options.device_kind == "cpu")
+    return not (entry.precision == "fp16" and runs_on_cpu(entry.backend, options))

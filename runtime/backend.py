@@ -17,13 +17,14 @@ from allrounder.errors import EngineUnavailable
 from allrounder.fingerprint import Machine
 from allrounder.runtime.options import EngineOptions
 
-__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend", "why_not"]
+__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend", "runs_on_cpu", "why_not"]
 
 BACKENDS = {
     "onnxruntime": "allrounder.runtime.onnxruntime_backend",
     "openvino": "allrounder.runtime.openvino_backend",
     "tensorrt": "allrounder.runtime.tensorrt_backend",
 }
+_GPU_ALONE = {"tensorrt"}  # their engines run on a GPU, whatever device is named
 
 
 class Tensor(Protocol):
@@ -115,6 +116,11 @@ def backend(name: str) -> Backend:
             "this runtime cannot run engines of that backend", got=name, wanted=f"one of {', '.join(BACKENDS)}"
         )
     return cast("Backend", importlib.import_module(BACKENDS[name]))
+
+
+def runs_on_cpu(name: str, options: EngineOptions) -> bool:
+    """Whether engines of that backend, opened with ``options``, run on the CPU."""
+    return options.device_kind == "cpu" and name not in _GPU_ALONE
 
 
 def why_not(name: str) -> EngineUnavailable | None:

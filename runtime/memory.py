@@ -15,6 +15,7 @@ from pathlib import Path
 
 from allrounder.bundle import OpenBundle
 from allrounder.manifest import Entry
+from allrounder.runtime.backend import runs_on_cpu
 from allrounder.runtime.options import EngineOptions
 
 __all__ = ["available_bytes", "fits", "needed_bytes"]
@@ -46,6 +47,8 @@ def available_bytes() -> int | None:
 
 
 def _copies(entry: Entry, options: EngineOptions) -> int:
+    if options.device_kind == "cpu" and not runs_on_cpu(entry.backend, options):
+        return 0  # its weights lie on the GPU
     if options.device_kind == "cpu" and entry.precision == "fp16":
         return _WIDENED
     return _FAST if options.weights == "fast" else 0

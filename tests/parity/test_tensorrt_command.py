@@ -32,9 +32,11 @@ def machine(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd):
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, precision):
     out = tmp_path / "bundle"
-    assert build_engine.main(tiny.arguments(out, "--version", "full,par-lite", "--backend", "tensorrt")) == 0
+    words = ("--version", "full,par-lite", "--backend", "tensorrt", "--precision", precision)
+    assert build_engine.main(tiny.arguments(out, *words)) == 0
     said = capfd.readouterr()
     assert json.loads(said.out.splitlines()[-1])["bundle"] == str(out)
     assert "plans for TensorRT 11.1.0.106 on SM 90" in said.err

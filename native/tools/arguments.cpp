@@ -26,8 +26,8 @@ auto number(const std::string& name, const std::string& text, Read read) {
 
 }  // namespace
 
-const std::vector<std::string> kLoadOptions = {"version", "ttft-ms", "tpot-ms", "percentile", "threads", "weights",
-                                               "device"};
+const std::vector<std::string> kLoadOptions = {"version", "ttft-ms", "tpot-ms", "percentile",
+                                               "threads", "weights", "device"};
 
 Arguments::Arguments(const std::vector<std::string>& line, const std::vector<std::string>& words,
                      const std::vector<std::string>& options, const std::vector<std::string>& flags) {
@@ -74,8 +74,10 @@ allrounder::LoadOptions load_options(const Arguments& arguments) {
   options.version = arguments.text("version");
   options.ttft_ms = arguments.real("ttft-ms");
   options.tpot_ms = arguments.real("tpot-ms");
-  if (const auto percentile = arguments.whole("percentile", 1, 99)) options.percentile = static_cast<std::int32_t>(*percentile);
-  if (const auto threads = arguments.whole("threads", 1, kMostThreads)) options.threads = static_cast<std::int32_t>(*threads);
+  if (const auto percentile = arguments.whole("percentile", 1, 99))
+    options.percentile = static_cast<std::int32_t>(*percentile);
+  if (const auto threads = arguments.whole("threads", 1, kMostThreads))
+    options.threads = static_cast<std::int32_t>(*threads);
   options.device = arguments.text("device").value_or("cpu");
   const std::string weights = arguments.text("weights").value_or("fast");
   if (weights != "fast" && weights != "shared") throw UsageError("--weights " + weights + ": fast or shared");

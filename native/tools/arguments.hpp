@@ -28,7 +28,7 @@ class Arguments {
   std::optional<std::string> text(const std::string& name) const;
   // Throws UsageError: no whole number, or one that is outside `low` to `high`.
   std::optional<std::int64_t> whole(const std::string& name, std::int64_t low, std::int64_t high = INT64_MAX) const;
-  std::optional<double> real(const std::string& name) const;         // throws UsageError: no number
+  std::optional<double> real(const std::string& name) const;  // throws UsageError: no number
 
  private:
   std::vector<std::string> words_;

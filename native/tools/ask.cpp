@@ -1,9 +1,10 @@
 // allrounder-native ask: many questions in one process, as JSON lines; what the parity tests of both languages use.
 //
-// A request is an object: `picture` (path of a PPM) or `raw` (path) with `size` ("640x480"); `question`, or `prefix_ids` and
-// `suffix_ids`; and optionally `id`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `stream`. Its answer is an
-// object with that `id` (the line's number where it has none) and what `run` prints, `pieces` where streamed; or with
-// `error`: its name and message. With --jobs, answers come as they are ready, not in the order of the questions.
+// A request is an object: `picture` (path of a PPM) or `raw` (path) with `size` ("640x480"); `question`, or
+// `prefix_ids` and `suffix_ids`; and optionally `id`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
+// `stop`, `stream`. Its answer is an object with that `id` (the line's number where it has none) and what `run` prints,
+// `pieces` where streamed; or with `error`: its name and message. With --jobs, answers come as they are ready, not in
+// the order of the questions.
 #include <iostream>
 #include <mutex>
 #include <set>
@@ -38,8 +39,9 @@ void read(const Json& json, const char* key, std::optional<T>& into) {
 }
 
 Asked asked_of(const Json& json) {
-  static const std::set<std::string> known = {"id", "picture", "raw", "size", "question", "prefix_ids", "suffix_ids",
-                                              "max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop", "stream"};
+  static const std::set<std::string> known = {
+      "id",          "picture", "raw",   "size", "question", "prefix_ids", "suffix_ids", "max_new_tokens",
+      "temperature", "top_k",   "top_p", "seed", "stop",     "stream"};
   for (const auto& [key, value] : json.items()) {
     if (known.count(key) == 0) throw UsageError("unknown key of a request: " + key);
   }

@@ -71,7 +71,7 @@ void bench(const Line& line) {
   std::printf("%s: ttft %.2f ms, tpot %.3f ms (medians of %lld)\n", runtime.version().c_str(), percentile(ttft, 50),
               tpot.empty() ? 0.0 : percentile(tpot, 50), static_cast<long long>(repeats));
   std::fflush(stdout);
-  const Json json = {{"version", runtime.version()}, {"repeats", repeats},          {"tokens", tokens},
+  const Json json = {{"version", runtime.version()}, {"repeats", repeats},           {"tokens", tokens},
                      {"load_ms", loading.count()},   {"ttft_ms", percentiles(ttft)}, {"tpot_ms", percentiles(tpot)}};
   std::cout << tool::line(json) << "\n";
 }

@@ -42,11 +42,11 @@ std::string divergence(const Json& fidelity) {
 
 void print(const Json& entry) {
   const auto text = [&entry](const char* key) { return entry.at(key).get<std::string>(); };
-  std::printf("%-12s %-12s %-9s %-7s %2lld %6lld %6lld %10s %10s %8s\n", text("version").c_str(), text("backend").c_str(),
-              text("precision").c_str(), text("layer_policy").c_str(), entry.at("gather_layer").get<long long>(),
-              entry.at("tokens").get<long long>(), entry.at("layers").get<long long>(),
-              milliseconds(entry.at("latency"), "ttft_ms").c_str(), milliseconds(entry.at("latency"), "tpot_ms").c_str(),
-              divergence(entry.at("fidelity")).c_str());
+  std::printf("%-12s %-12s %-9s %-7s %2lld %6lld %6lld %10s %10s %8s\n", text("version").c_str(),
+              text("backend").c_str(), text("precision").c_str(), text("layer_policy").c_str(),
+              entry.at("gather_layer").get<long long>(), entry.at("tokens").get<long long>(),
+              entry.at("layers").get<long long>(), milliseconds(entry.at("latency"), "ttft_ms").c_str(),
+              milliseconds(entry.at("latency"), "tpot_ms").c_str(), divergence(entry.at("fidelity")).c_str());
 }
 
 }  // namespace

@@ -65,7 +65,9 @@ void ar_runtime_free(ar_runtime* runtime) {
 const char* ar_runtime_version(const ar_runtime* runtime) {
   return runtime != nullptr ? runtime->runtime->entry().version.c_str() : nullptr;
 }
-const char* ar_runtime_entry(const ar_runtime* runtime) { return runtime != nullptr ? runtime->entry.c_str() : nullptr; }
+const char* ar_runtime_entry(const ar_runtime* runtime) {
+  return runtime != nullptr ? runtime->entry.c_str() : nullptr;
+}
 const char* ar_runtime_manifest(const ar_runtime* runtime) {
   return runtime != nullptr ? runtime->runtime->manifest().c_str() : nullptr;
 }

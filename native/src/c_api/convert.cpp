@@ -33,8 +33,10 @@ Weights weights_of(const ar_weights& given) {
   int number = 0;
   std::memcpy(&number, &given, sizeof number);
   switch (number) {
-    case AR_WEIGHTS_FAST: return Weights::kFast;
-    case AR_WEIGHTS_SHARED: return Weights::kShared;
+    case AR_WEIGHTS_FAST:
+      return Weights::kFast;
+    case AR_WEIGHTS_SHARED:
+      return Weights::kShared;
     default:
       throw Error(AR_INPUT_INVALID, "unknown mode",
                   {"weights", std::to_string(number), "AR_WEIGHTS_FAST or AR_WEIGHTS_SHARED", ""});
@@ -119,8 +121,8 @@ Request request_of(const ar_request& given) {
 }
 
 ar_timing timing_of(const Timing& timing) {
-  return {sizeof(ar_timing), timing.preprocess_ms, timing.vision_ms,          timing.router_ms, timing.prefill_ms,
-          timing.decode_ms,  timing.ttft_ms,       timing.tpot_ms.value_or(-1)};
+  return {sizeof(ar_timing), timing.preprocess_ms, timing.vision_ms, timing.router_ms,
+          timing.prefill_ms, timing.decode_ms,     timing.ttft_ms,   timing.tpot_ms.value_or(-1)};
 }
 
 }  // namespace ar

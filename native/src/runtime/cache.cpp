@@ -33,7 +33,8 @@ Cache::Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, cons
     if (name == tensors::kInputIds) continue;
     const auto found = known.find(name);
     if (found == known.end()) {
-      throw Error(AR_BACKEND_ERROR, "the decode graph wants what the prefill graph does not give", {quoted(name), "", "", ""});
+      throw Error(AR_BACKEND_ERROR, "the decode graph wants what the prefill graph does not give",
+                  {quoted(name), "", "", ""});
     }
     inputs_.insert(*found);
     // In place: each cache is output where it was input.

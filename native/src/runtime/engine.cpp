@@ -46,16 +46,15 @@ Feeds wanted(const Session& graph, const Feeds& known) {
   for (const std::string& name : graph.inputs()) {
     const auto found = known.find(name);
     if (found == known.end()) {
-      throw Error(AR_BACKEND_ERROR, "a graph wants an input that this runtime does not know", {"", quoted(name), "", ""});
+      throw Error(AR_BACKEND_ERROR, "a graph wants an input that this runtime does not know",
+                  {"", quoted(name), "", ""});
     }
     feeds.insert(*found);
   }
   return feeds;
 }
 
-Array row(const std::vector<int64_t>& ids) {
-  return {Kind::kInt64, {1, static_cast<int64_t>(ids.size())}, ids.data()};
-}
+Array row(const std::vector<int64_t>& ids) { return {Kind::kInt64, {1, static_cast<int64_t>(ids.size())}, ids.data()}; }
 
 Array row(const std::vector<float>& scores) {
   return {Kind::kFloat32, {1, static_cast<int64_t>(scores.size())}, scores.data()};
@@ -112,9 +111,12 @@ PromptIds Engine::prompt(std::string_view question) const {
 }
 
 void Engine::check(const PromptIds& prompt) const {
-  for (const auto& [name, ids] : {std::pair("prefix_ids", &prompt.prefix_ids), std::pair("suffix_ids", &prompt.suffix_ids)}) {
-    if (ids->empty()) throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the picture", {name, "none", "", ""});
-    const auto strange = std::find_if(ids->begin(), ids->end(), [&](int64_t id) { return id < 0 || id >= model().vocabulary; });
+  for (const auto& [name, ids] :
+       {std::pair("prefix_ids", &prompt.prefix_ids), std::pair("suffix_ids", &prompt.suffix_ids)}) {
+    if (ids->empty())
+      throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the picture", {name, "none", "", ""});
+    const auto strange =
+        std::find_if(ids->begin(), ids->end(), [&](int64_t id) { return id < 0 || id >= model().vocabulary; });
     if (strange == ids->end()) continue;
     throw Error(AR_INPUT_INVALID, "there is no such token",
                 {name, std::to_string(*strange), "0 to " + std::to_string(model().vocabulary - 1), ""});
@@ -159,10 +161,11 @@ Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) cons
   for (const auto& [name, tensor] : outputs) {
     if (name.rfind(t::kCachePrefix, 0) == 0 || name == t::kLayerMask) held[name] = tensor;
   }
-  Prefilled state{values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
-                  {},
-                  entry_.layer_plan.value_or(std::vector<int64_t>{}),
-                  Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.tokens, room}, model().vocabulary)};
+  Prefilled state{
+      values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
+      {},
+      entry_.layer_plan.value_or(std::vector<int64_t>{}),
+      Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.tokens, room}, model().vocabulary)};
   if (outputs.count(t::kKeep) != 0 || entry_.tokens < model().visual_tokens) {
     state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.tokens);
   } else {

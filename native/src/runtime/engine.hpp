@@ -19,12 +19,12 @@
 
 namespace ar {
 
-struct Scores {  // the router's word
+struct Scores {               // the router's word
   std::vector<float> tokens;  // [N]
   std::vector<float> layers;  // [M]
 };
 
-struct Prefilled {  // a request after its prompt
+struct Prefilled {            // a request after its prompt
   std::vector<float> logits;  // [V], of its last token
   std::vector<int64_t> keep_list, layer_plan;
   Cache cache;
@@ -64,7 +64,8 @@ class Engine {
   std::string text(const std::vector<int64_t>& ids) const;  // without special tokens
   // Returns the router's scores, or nothing where this entry needs none (`full`).
   std::optional<Scores> route(const PromptIds& prompt, const TensorPtr& visual) const;
-  // Runs the prompt; `room` is how many further tokens `decode` may be given. Throws AR_INPUT_INVALID or AR_BACKEND_ERROR.
+  // Runs the prompt; `room` is how many further tokens `decode` may be given. Throws AR_INPUT_INVALID or
+  // AR_BACKEND_ERROR.
   Prefilled prefill(const PromptIds& prompt, const TensorPtr& visual, const std::optional<Scores>& scores,
                     int64_t room) const;
   // Puts `ids` behind the sequence; returns their logits [S, V]. One thread per state.
@@ -78,8 +79,8 @@ class Engine {
   Sessions sessions_;
 };
 
-// Opens several entries of a verified bundle; graphs that they share are loaded once. Without `with_text` no tokenizer is
-// read. Throws AR_ENGINE_UNAVAILABLE, AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer).
+// Opens several entries of a verified bundle; graphs that they share are loaded once. Without `with_text` no tokenizer
+// is read. Throws AR_ENGINE_UNAVAILABLE, AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer).
 std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
                                  const EngineOptions& options, bool with_text);
 

@@ -16,10 +16,12 @@ void check(const Image& image) {
     throw Error(AR_IMAGE_INVALID, "the picture is empty", {"", got, "at least one pixel", ""});
   }
   if (image.width > kMaxPixels / image.height) {
-    throw Error(AR_IMAGE_INVALID, "the picture is too large", {"", got, "up to " + std::to_string(kMaxPixels) + " pixels", ""});
+    throw Error(AR_IMAGE_INVALID, "the picture is too large",
+                {"", got, "up to " + std::to_string(kMaxPixels) + " pixels", ""});
   }
   if (std::max(image.width, image.height) > kMaxAspect * std::min(image.width, image.height)) {
-    throw Error(AR_IMAGE_INVALID, "the picture is too narrow", {"", got, "up to " + std::to_string(kMaxAspect) + " : 1", ""});
+    throw Error(AR_IMAGE_INVALID, "the picture is too narrow",
+                {"", got, "up to " + std::to_string(kMaxAspect) + " : 1", ""});
   }
   const int64_t row = 3 * image.width;
   if (image.row_bytes != 0 && image.row_bytes < row && image.row_bytes > -row) {

@@ -81,7 +81,8 @@ class Measurement {
         tell(options_.engine.log, Level::kWarning, "no time was left to measure " + entry.label());
         continue;
       }
-      const Measured found = together({entry}, {kRepeats, left() / static_cast<double>(cheapest_first_.size() - index)});
+      const Measured found =
+          together({entry}, {kRepeats, left() / static_cast<double>(cheapest_first_.size() - index)});
       figures.insert(found.figures.begin(), found.figures.end());
       least = found.seconds;
     }
@@ -97,8 +98,9 @@ class Measurement {
 LocalFigures measure(const OpenBundle& bundle, const std::vector<Entry>& entries, const LocalOptions& options) {
   const auto count = static_cast<int64_t>(entries.size());
   tell(options.engine.log, Level::kWarning,
-       "the latencies in " + bundle.path.string() + " were not measured on this machine with these options: measuring " +
-           std::to_string(count) + " entries, up to " + std::to_string(static_cast<int>(options.limit_seconds)) + " s");
+       "the latencies in " + bundle.path.string() +
+           " were not measured on this machine with these options: measuring " + std::to_string(count) +
+           " entries, up to " + std::to_string(static_cast<int>(options.limit_seconds)) + " s");
   tell(options.progress, "measuring entries", 0, count);
   LocalFigures figures = Measurement(bundle, entries, options).run();
   tell(options.progress, "measuring entries", count, count);
@@ -125,8 +127,8 @@ void write(const std::optional<std::filesystem::path>& path, const LocalFigures&
   if (!path) {
     tell(log, Level::kWarning, "there is no cache directory: the latencies will be measured at every load by target");
   } else if (!write_whole(*path, encode_figures(figures))) {
-    tell(log, Level::kWarning, "the latencies could not be kept in " + path->string() +
-                                   ": they will be measured at every load by target");
+    tell(log, Level::kWarning,
+         "the latencies could not be kept in " + path->string() + ": they will be measured at every load by target");
   }
 }
 

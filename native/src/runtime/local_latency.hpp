@@ -27,7 +27,8 @@ struct LocalOptions {
 
 // Returns `entries` with latencies of this machine: the manifest's where they all are of it (and of fast weights), else
 // the cached ones, else measured now, which is logged. Throws AR_ENGINE_UNAVAILABLE or AR_BACKEND_ERROR.
-std::vector<Entry> with_local_latency(const OpenBundle& bundle, std::vector<Entry> entries, const LocalOptions& options);
+std::vector<Entry> with_local_latency(const OpenBundle& bundle, std::vector<Entry> entries,
+                                      const LocalOptions& options);
 
 // Returns the cache's file for these; nothing for a user without a cache.
 std::optional<std::filesystem::path> latency_cache_file(const std::string& digest, const EngineOptions& options,

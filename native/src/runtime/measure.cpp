@@ -49,7 +49,8 @@ std::vector<uint8_t> random_bytes(std::size_t count) {
   bytes.reserve(count);
   while (bytes.size() < count) {
     uint64_t word = random.next();
-    for (int byte = 0; byte < 8 && bytes.size() < count; ++byte, word >>= 8) bytes.push_back(static_cast<uint8_t>(word));
+    for (int byte = 0; byte < 8 && bytes.size() < count; ++byte, word >>= 8)
+      bytes.push_back(static_cast<uint8_t>(word));
   }
   return bytes;
 }
@@ -76,8 +77,10 @@ Subject subject_of(const Engine& engine, const Workload& workload) {
   check(engine, workload);
   const int64_t size = workload.image_size;
   require("image_size", size, 1, static_cast<int64_t>(std::sqrt(kMaxPixels)));
-  Subject subject{random_bytes(static_cast<std::size_t>(size * size * 3)), {Kind::kUint8, {size, size, 3}, nullptr},
-                  prompt_of(engine, workload.text_tokens), workload.new_tokens};
+  Subject subject{random_bytes(static_cast<std::size_t>(size * size * 3)),
+                  {Kind::kUint8, {size, size, 3}, nullptr},
+                  prompt_of(engine, workload.text_tokens),
+                  workload.new_tokens};
   subject.rgb.data = subject.pixels.data();
   return subject;
 }

@@ -37,6 +37,7 @@ std::vector<Samples> sample_latency(const std::vector<Engine>& engines, const Wo
 Percentiles percentiles(std::vector<double> values);
 
 // Both: the latency of each engine on this machine.
-std::vector<Latency> measure_latency(const std::vector<Engine>& engines, const Workload& workload, const Effort& effort);
+std::vector<Latency> measure_latency(const std::vector<Engine>& engines, const Workload& workload,
+                                     const Effort& effort);
 
 }  // namespace ar

@@ -20,7 +20,8 @@ double weights(const Manifest& manifest, const Entry& entry) {
   double sum = 0;
   for (const auto& [path, record] : manifest.files) {
     const bool is_weights = path.rfind("graphs/weights/", 0) == 0;
-    if (is_weights && path.find("-" + entry.precision + "-") != std::string::npos) sum += static_cast<double>(record.bytes);
+    if (is_weights && path.find("-" + entry.precision + "-") != std::string::npos)
+      sum += static_cast<double>(record.bytes);
   }
   return sum;
 }

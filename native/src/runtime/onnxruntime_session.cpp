@@ -47,7 +47,8 @@ Tensors taken(const OrtIoBinding* binding, const std::vector<std::string>& names
   owned.reserve(count);
   for (std::size_t index = 0; index < count; ++index) owned.emplace_back(values[index]);
   allocator->Free(allocator, values);
-  if (count != names.size()) throw Error(AR_BACKEND_ERROR, "a graph did not give all of its outputs", {where, "", "", ""});
+  if (count != names.size())
+    throw Error(AR_BACKEND_ERROR, "a graph did not give all of its outputs", {where, "", "", ""});
   Tensors tensors;
   for (std::size_t index = 0; index < count; ++index) {
     tensors[names[index]] = std::make_shared<OrtTensor>(std::move(owned[index]));

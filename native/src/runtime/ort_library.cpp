@@ -88,7 +88,8 @@ const OrtLibrary* open(const std::string& wanted) {
   const std::string version = base->GetVersionString();
   const OrtApi* api = base->GetApi(interface_version(version, name));
   if (api == nullptr) {
-    throw Error(AR_ENGINE_UNAVAILABLE, "this ONNX Runtime does not speak its own interface", {name, version, "", kRemedy});
+    throw Error(AR_ENGINE_UNAVAILABLE, "this ONNX Runtime does not speak its own interface",
+                {name, version, "", kRemedy});
   }
   fs::path path = file_of(reinterpret_cast<const void*>(get_base));
   return new OrtLibrary{api, new_environment(*api, name), version, std::move(path)};  // for good, see the header

@@ -65,7 +65,8 @@ OrtAllocator* ort_allocator() {
 
 OrtOwned<OrtMemoryInfo> ort_host_memory() {
   OrtMemoryInfo* info = nullptr;
-  ort_check(ort().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info), "ONNX Runtime has no memory", "cpu");
+  ort_check(ort().CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info), "ONNX Runtime has no memory",
+            "cpu");
   return OrtOwned<OrtMemoryInfo>(info);
 }
 

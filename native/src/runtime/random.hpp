@@ -1,5 +1,5 @@
-// The random numbers of numpy's default_rng(seed): SeedSequence and PCG64 (XSL-RR), so that a seed draws the same tokens
-// in both languages.
+// The random numbers of numpy's default_rng(seed): SeedSequence and PCG64 (XSL-RR), so that a seed draws the same
+// tokens in both languages.
 #pragma once
 
 #include <cstdint>

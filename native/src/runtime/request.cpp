@@ -30,7 +30,9 @@ class Phase {
 class Words {
  public:
   Words(const Engine& engine, const std::vector<std::string>& stop)
-      : has_text_(engine.has_text()), detokeniser_([&engine](const auto& ids) { return engine.text(ids); }), stops_(stop) {}
+      : has_text_(engine.has_text()),
+        detokeniser_([&engine](const auto& ids) { return engine.text(ids); }),
+        stops_(stop) {}
   std::string add(int64_t token) { return has_text_ ? stops_.add(detokeniser_.add(token)) : ""; }
   std::string finish() {
     if (!has_text_ || reached()) return "";
@@ -49,7 +51,11 @@ class Words {
 class Run {
  public:
   Run(const Engine& engine, const Request& request, const Prepared& prepared, const std::function<void()>& check)
-      : engine_(engine), request_(request), prepared_(prepared), check_(check), pick_(request.sampling),
+      : engine_(engine),
+        request_(request),
+        prepared_(prepared),
+        check_(check),
+        pick_(request.sampling),
         words_(engine, request.stop) {}
 
   Answer whole() {
@@ -59,8 +65,7 @@ class Run {
     std::vector<float> logits = std::move(state.logits);
     bool stopped = draw(logits, first_ms_);
     const Timing& timing = answer_.timing;
-    answer_.timing.ttft_ms =
-        timing.preprocess_ms + timing.vision_ms + timing.router_ms + timing.prefill_ms + first_ms_;
+    answer_.timing.ttft_ms = timing.preprocess_ms + timing.vision_ms + timing.router_ms + timing.prefill_ms + first_ms_;
     give(piece_);
     while (!stopped && !words_.reached() && count() < prepared_.max_new_tokens) {
       check_();

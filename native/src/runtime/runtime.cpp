@@ -63,7 +63,8 @@ void check(const LoadOptions& options) {
 // Returns a log that tells each message once: that ten sessions are opened alike is one fact.
 Log once(Log log) {
   if (!log) return log;
-  return [log = std::move(log), told = std::make_shared<std::set<std::string>>()](Level level, const std::string& message) {
+  return [log = std::move(log), told = std::make_shared<std::set<std::string>>()](Level level,
+                                                                                  const std::string& message) {
     if (told->insert(message).second) log(level, message);
   };
 }

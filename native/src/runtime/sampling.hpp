@@ -13,9 +13,9 @@
 namespace ar {
 
 struct Sampling {
-  double temperature = 0;  // 0 takes the best token (the lowest id on ties); above, the logits are divided by it
-  int64_t top_k = 0;       // only the best ones (at least; equals of the last stay in); 0: all
-  double top_p = 1;        // only the smallest set of best tokens whose probability reaches it
+  double temperature = 0;        // 0 takes the best token (the lowest id on ties); above, the logits are divided by it
+  int64_t top_k = 0;             // only the best ones (at least; equals of the last stay in); 0: all
+  double top_p = 1;              // only the smallest set of best tokens whose probability reaches it
   std::optional<uint64_t> seed;  // same seed, same draws; without one they are fresh each time
 
   void check() const;  // throws AR_INPUT_INVALID

@@ -141,7 +141,8 @@ TEST_F(CApi, ImpossibleRequestsAreRefused) {
   EXPECT_EQ(refused([](ar_request& r) { r.question = ""; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.question = "\xff\xfe"; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.prefix_count = 1; }), AR_INPUT_INVALID);  // a question too
-  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr, r.prefix_count = r.suffix_count = 1; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr, r.prefix_count = r.suffix_count = 1; }),
+            AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.stop_count = 1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = -1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = 1000; }), AR_PROMPT_TOO_LONG);
@@ -152,9 +153,10 @@ TEST_F(CApi, ImpossibleRequestsAreRefused) {
   EXPECT_EQ(refused([](ar_request& r) { r.width = 0; }), AR_IMAGE_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.row_bytes = 26; }), AR_IMAGE_INVALID);
   EXPECT_EQ(refused([](ar_request& r) {
-    static const char* texts[] = {"fine", nullptr};
-    r.stop = texts, r.stop_count = 2;
-  }), AR_INPUT_INVALID);
+              static const char* texts[] = {"fine", nullptr};
+              r.stop = texts, r.stop_count = 2;
+            }),
+            AR_INPUT_INVALID);
 }
 
 TEST_F(CApi, ACallbackStreamsAndEnds) {

@@ -120,7 +120,8 @@ TEST(Misuse, ImpossibleLoadOptionsAreRefused) {
   EXPECT_EQ(refused([](ar_load_options& o) { o.device = "tpu"; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_load_options& o) { o.percentile = 90; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_load_options& o) { o.ttft_ms = -1; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_load_options& o) { o.ttft_ms = std::numeric_limits<double>::quiet_NaN(); }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_load_options& o) { o.ttft_ms = std::numeric_limits<double>::quiet_NaN(); }),
+            AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_load_options& o) { o.tpot_ms = 4, o.percentile = 51; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_load_options& o) { o.tpot_ms = 4, o.version = "full"; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_load_options& o) { o.fallback_fastest = 1; }), AR_INPUT_INVALID);

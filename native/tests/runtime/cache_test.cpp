@@ -27,7 +27,8 @@ TEST(Cache, TwoClocksRunTogether) {
   cache.advance({4, 5});
   cache.advance({6});
   ASSERT_EQ(seen.size(), 3u);
-  EXPECT_EQ((std::vector<int64_t>{seen[0].position, seen[1].position, seen[2].position}), (std::vector<int64_t>{20, 21, 23}));
+  EXPECT_EQ((std::vector<int64_t>{seen[0].position, seen[1].position, seen[2].position}),
+            (std::vector<int64_t>{20, 21, 23}));
   EXPECT_EQ((std::vector<int64_t>{seen[0].slot, seen[1].slot, seen[2].slot}), (std::vector<int64_t>{12, 13, 15}));
   EXPECT_EQ((std::vector<int64_t>{seen[0].id, seen[1].id, seen[2].id}), (std::vector<int64_t>{3, 4, 6}));
   EXPECT_EQ(cache.clocks().position, 24);
@@ -62,7 +63,8 @@ TEST(Cache, KeepsItsRoom) {
 TEST(Cache, RefusesADecodeGraphThatWantsMore) {
   Tensors some = held();
   some.erase(t::kLayerMask);
-  EXPECT_EQ(test::status_of([&] { Cache(test::fake_decode(), some, {20, 12, 2}, test::kVocabulary); }), AR_BACKEND_ERROR);
+  EXPECT_EQ(test::status_of([&] { Cache(test::fake_decode(), some, {20, 12, 2}, test::kVocabulary); }),
+            AR_BACKEND_ERROR);
 }
 
 TEST(Cache, TiesEachCacheInPlace) {

@@ -10,8 +10,8 @@ namespace ar {
 namespace {
 
 constexpr int kCycles = 1000;
-constexpr int kWarmUp = 200;            // arenas and caches fill
-constexpr int64_t kGrowth = 4 << 20;    // bytes; one leaked session of the tiny bundle, times 800, is far more
+constexpr int kWarmUp = 200;          // arenas and caches fill
+constexpr int64_t kGrowth = 4 << 20;  // bytes; one leaked session of the tiny bundle, times 800, is far more
 
 int64_t resident_bytes() {
   malloc_trim(0);

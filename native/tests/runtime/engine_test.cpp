@@ -19,12 +19,12 @@ Prefilled start(const Engine& engine, int64_t room = 3) {
 // An engine whose prefill graph gives `change(outputs)`.
 Engine lying(const std::function<void(Tensors&)>& change) {
   Sessions sessions = test::fake_sessions();
-  sessions.prefill = std::make_shared<test::FakeSession>(
-      sessions.prefill->inputs(), sessions.prefill->outputs(), [change](const Feeds& feeds) {
-        Tensors outputs = test::prefilled(feeds);
-        change(outputs);
-        return outputs;
-      });
+  sessions.prefill = std::make_shared<test::FakeSession>(sessions.prefill->inputs(), sessions.prefill->outputs(),
+                                                         [change](const Feeds& feeds) {
+                                                           Tensors outputs = test::prefilled(feeds);
+                                                           change(outputs);
+                                                           return outputs;
+                                                         });
   return {test::fake_entry(), test::fake_facts(), sessions};
 }
 
@@ -55,16 +55,17 @@ TEST(Engine, RouterScoresGoToPrefill) {
 
 TEST(Engine, WithoutPruningAllTokensAndThePlanOfTheManifestAreReported) {
   Sessions sessions = test::fake_sessions();
-  sessions.prefill = std::make_shared<test::FakeSession>(
-      std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kRoom},
-      std::vector<std::string>{t::kLogits}, [](const Feeds& feeds) {
-        Tensors outputs = test::prefilled(feeds);
-        outputs.erase(t::kKeep);
-        outputs.erase(t::kLayerMask);
-        return outputs;
-      });
-  sessions.decode = std::make_shared<test::FakeSession>(std::vector<std::string>{t::kInputIds, "cache_key.0"},
-                                                        std::vector<std::string>{t::kLogits}, test::FakeSession::Compute{});
+  sessions.prefill =
+      std::make_shared<test::FakeSession>(std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kRoom},
+                                          std::vector<std::string>{t::kLogits}, [](const Feeds& feeds) {
+                                            Tensors outputs = test::prefilled(feeds);
+                                            outputs.erase(t::kKeep);
+                                            outputs.erase(t::kLayerMask);
+                                            return outputs;
+                                          });
+  sessions.decode =
+      std::make_shared<test::FakeSession>(std::vector<std::string>{t::kInputIds, "cache_key.0"},
+                                          std::vector<std::string>{t::kLogits}, test::FakeSession::Compute{});
   sessions.router = nullptr;
   Entry entry = test::fake_entry();
   entry.tokens = test::kVisual;
@@ -83,7 +84,8 @@ TEST(Engine, BelievesNoGraphThatGivesOtherTensors) {
   EXPECT_EQ(refused([](Tensors&) {}), AR_OK);
   EXPECT_EQ(refused([](Tensors& outputs) { outputs.erase(t::kLogits); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o[t::kLogits] = test::tensor(Kind::kFloat32, {1, 3}); }), AR_BACKEND_ERROR);
-  EXPECT_EQ(refused([](Tensors& o) { o[t::kLogits] = test::tensor(Kind::kInt64, {1, test::kVocabulary}); }), AR_BACKEND_ERROR);
+  EXPECT_EQ(refused([](Tensors& o) { o[t::kLogits] = test::tensor(Kind::kInt64, {1, test::kVocabulary}); }),
+            AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o[t::kKeep] = test::tensor(Kind::kInt64, {1, 1}); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o[t::kLayerMask] = test::tensor(Kind::kFloat32, {3}); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o.erase("cache_key.0"); }), AR_BACKEND_ERROR);
@@ -107,7 +109,8 @@ TEST(Engine, RefusesAnInputThatItDoesNotKnow) {
   sessions.prefill = std::make_shared<test::FakeSession>(std::vector<std::string>{"temperature"},
                                                          std::vector<std::string>{t::kLogits}, test::prefilled);
   std::string message;
-  EXPECT_EQ(test::status_of([&] { start({test::fake_entry(), test::fake_facts(), sessions}); }, &message), AR_BACKEND_ERROR);
+  EXPECT_EQ(test::status_of([&] { start({test::fake_entry(), test::fake_facts(), sessions}); }, &message),
+            AR_BACKEND_ERROR);
   EXPECT_NE(message.find("temperature"), std::string::npos);
 }
 
@@ -121,8 +124,8 @@ TEST(Engine, DemandsScoresAndKeepsRoom) {
 TEST(Engine, ChecksIdsThatAProgramBrings) {
   const Engine engine = test::fake_engine();
   engine.check(kPrompt);
-  for (const PromptIds& bad : {PromptIds{{}, {1}}, PromptIds{{1}, {}}, PromptIds{{-1}, {1}},
-                               PromptIds{{1}, {test::kVocabulary}}}) {
+  for (const PromptIds& bad :
+       {PromptIds{{}, {1}}, PromptIds{{1}, {}}, PromptIds{{-1}, {1}}, PromptIds{{1}, {test::kVocabulary}}}) {
     EXPECT_EQ(test::status_of([&] { engine.check(bad); }), AR_INPUT_INVALID);
   }
   EXPECT_EQ(test::status_of([&] { engine.check({{1}, std::vector<int64_t>(16, 1)}); }), AR_PROMPT_TOO_LONG);

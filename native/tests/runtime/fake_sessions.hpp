@@ -27,8 +27,8 @@ inline std::size_t bytes_of(Kind kind) { return kind == Kind::kInt64 ? 8 : kind 
 class FakeTensor final : public Cell {
  public:
   explicit FakeTensor(const Array& array) : kind_(array.kind), shape_(array.shape) {
-    const auto count = static_cast<std::size_t>(
-        std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>()));
+    const auto count =
+        static_cast<std::size_t>(std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>()));
     memory_.resize(count * bytes_of(kind_));
     if (array.data != nullptr) std::memcpy(memory_.data(), array.data, memory_.size());
   }
@@ -75,7 +75,10 @@ class FakeSession final : public Session {
   using Compute = std::function<Tensors(const Feeds&)>;
   using Step = std::function<void(const Tensors& inputs, const Tensors& outputs)>;
   FakeSession(std::vector<std::string> inputs, std::vector<std::string> outputs, Compute compute, Step step = {})
-      : inputs_(std::move(inputs)), outputs_(std::move(outputs)), compute_(std::move(compute)), step_(std::move(step)) {}
+      : inputs_(std::move(inputs)),
+        outputs_(std::move(outputs)),
+        compute_(std::move(compute)),
+        step_(std::move(step)) {}
   const std::vector<std::string>& inputs() const override { return inputs_; }
   const std::vector<std::string>& outputs() const override { return outputs_; }
   Tensors run(const Feeds& feeds, const std::vector<std::string>&) const override { return compute_(feeds); }
@@ -166,12 +169,12 @@ inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr) {
   const auto gives = [](Tensors tensors) { return [tensors](const Feeds&) { return tensors; }; };
   const std::vector<float> token_scores = {0, 3, 1, 2}, layer_scores = {2, 0, 1};
   Sessions sessions;
-  sessions.preprocess = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
-      gives({{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}));
-  sessions.vision = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kVisual},
-      gives({{t::kVisual, tensor(Kind::kFloat32, {1, kVisual, 2})}}));
+  sessions.preprocess =
+      std::make_shared<FakeSession>(std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
+                                    gives({{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}));
+  sessions.vision =
+      std::make_shared<FakeSession>(std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kVisual},
+                                    gives({{t::kVisual, tensor(Kind::kFloat32, {1, kVisual, 2})}}));
   sessions.router = std::make_shared<FakeSession>(
       std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kSuffixLengths},
       std::vector<std::string>{t::kTokenScores, t::kLayerScores},
@@ -184,6 +187,8 @@ inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr) {
   return sessions;
 }
 
-inline Engine fake_engine(std::vector<Seen>* seen = nullptr) { return {fake_entry(), fake_facts(), fake_sessions(seen)}; }
+inline Engine fake_engine(std::vector<Seen>* seen = nullptr) {
+  return {fake_entry(), fake_facts(), fake_sessions(seen)};
+}
 
 }  // namespace ar::test

@@ -45,10 +45,10 @@ TEST(Image, TheLastRowsGapIsNotRead) {
 TEST(Image, ImpossibleOnesAreRefused) {
   const std::vector<uint8_t> pixels = test::picture(8, 8);
   const int64_t most = std::numeric_limits<int64_t>::max();
-  for (const Image& bad : {Image{nullptr, 8, 8, 0}, Image{pixels.data(), 0, 8, 0}, Image{pixels.data(), 8, -1, 0},
-                           Image{pixels.data(), kMaxPixels, 2, 0}, Image{pixels.data(), most, most, 0},
-                           Image{pixels.data(), 201, 1, 0}, Image{pixels.data(), 1, 201, 0},
-                           Image{pixels.data(), 8, 8, 23}, Image{pixels.data(), 8, 8, -23}}) {
+  for (const Image& bad :
+       {Image{nullptr, 8, 8, 0}, Image{pixels.data(), 0, 8, 0}, Image{pixels.data(), 8, -1, 0},
+        Image{pixels.data(), kMaxPixels, 2, 0}, Image{pixels.data(), most, most, 0}, Image{pixels.data(), 201, 1, 0},
+        Image{pixels.data(), 1, 201, 0}, Image{pixels.data(), 8, 8, 23}, Image{pixels.data(), 8, 8, -23}}) {
     EXPECT_EQ(test::status_of([&] { Rgb{bad}; }), AR_IMAGE_INVALID) << bad.width << " x " << bad.height;
   }
 }

@@ -12,7 +12,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Latency latency(double p50) { return {{p50, p50, p50}, {1, 2, 3}, {"a \"cpu\"", 2, 1, "onnxruntime 1", "", ""}, {9, 3, 1, 1, 4}}; }
+Latency latency(double p50) {
+  return {{p50, p50, p50}, {1, 2, 3}, {"a \"cpu\"", 2, 1, "onnxruntime 1", "", ""}, {9, 3, 1, 1, 4}};
+}
 
 TEST(Figures, AreReadAsTheyWereWritten) {
   const LocalFigures figures = {{"full (onnxruntime, fp32)", latency(0.1)}, {"odd \"label\"", latency(3.25)}};
@@ -39,8 +41,9 @@ TEST(Figures, TheFileIsNamedAsPythonNamesIt) {
   const Machine machine{"Some CPU @ 2.0GHz", 8, 4, "onnxruntime 1.31.1", "", ""};
   // sha256 of ["aa","shared","cuda:1",[{"cpu":"Some CPU @ 2.0GHz","cores":8,"threads":4,"backend":"onnxruntime 1.31.1",
   // "gpu":"","driver":""}]], as msgspec writes it.
-  EXPECT_EQ(latency_cache_file("aa", options, machine),
-            fs::path("/cache/allrounder/latency/fa64b315858c3f47764baf0398893db2fe65a6a8febb318b259cb0d8b3e889f6.json"));
+  EXPECT_EQ(
+      latency_cache_file("aa", options, machine),
+      fs::path("/cache/allrounder/latency/fa64b315858c3f47764baf0398893db2fe65a6a8febb318b259cb0d8b3e889f6.json"));
 }
 
 class Local : public test::OnBundle {

@@ -14,10 +14,11 @@ namespace {
 Engine told(std::vector<int>* turns, int name) {
   Sessions sessions = test::fake_sessions();
   const auto preprocess = sessions.preprocess;
-  sessions.preprocess = std::make_shared<test::FakeSession>(preprocess->inputs(), preprocess->outputs(), [=](const Feeds& feeds) {
-    turns->push_back(name);
-    return preprocess->run(feeds, {});
-  });
+  sessions.preprocess =
+      std::make_shared<test::FakeSession>(preprocess->inputs(), preprocess->outputs(), [=](const Feeds& feeds) {
+        turns->push_back(name);
+        return preprocess->run(feeds, {});
+      });
   return {test::fake_entry(), test::fake_facts(), sessions};
 }
 

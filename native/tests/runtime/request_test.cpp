@@ -121,11 +121,12 @@ TEST(Request, ImpossibleOnesAreRefused) {
 
 TEST(Request, LogitsThatAreNoNumbersEndIt) {
   Sessions sessions = test::fake_sessions();
-  sessions.decode = std::make_shared<test::FakeSession>(
-      sessions.decode->inputs(), sessions.decode->outputs(), test::FakeSession::Compute{},
-      [](const Tensors&, const Tensors& outputs) {
-        *static_cast<float*>(const_cast<void*>(outputs.at(t::kLogits)->data())) = std::numeric_limits<float>::quiet_NaN();
-      });
+  sessions.decode =
+      std::make_shared<test::FakeSession>(sessions.decode->inputs(), sessions.decode->outputs(),
+                                          test::FakeSession::Compute{}, [](const Tensors&, const Tensors& outputs) {
+                                            *static_cast<float*>(const_cast<void*>(outputs.at(t::kLogits)->data())) =
+                                                std::numeric_limits<float>::quiet_NaN();
+                                          });
   const Engine engine(test::fake_entry(), test::fake_facts(), sessions);
   EXPECT_EQ(test::status_of([&] { ask(engine, request()); }), AR_BACKEND_ERROR);
 }

@@ -39,9 +39,8 @@ class OnRuntime : public test::OnBundle, public ::testing::WithParamInterface<co
   std::unique_ptr<Runtime> runtime_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Versions, OnRuntime, ::testing::Values("full", "t2-l2"), [](const auto& each) {
-  return std::string(each.param).substr(0, 2);
-});
+INSTANTIATE_TEST_SUITE_P(Versions, OnRuntime, ::testing::Values("full", "t2-l2"),
+                         [](const auto& each) { return std::string(each.param).substr(0, 2); });
 
 TEST_P(OnRuntime, PiecesPutTogetherAreTheAnswer) {
   const Answer whole = runtime_->generate(request());
@@ -225,7 +224,8 @@ TEST_F(Loading, WithoutATargetNothingIsMeasuredAndTheMostFaithfulIsTaken) {
 TEST_F(Loading, SharedWeightsAnswerTheSame) {
   LoadOptions shared = options("t2-l2");
   shared.engine.weights = Weights::kShared;
-  const auto one = Runtime::load(test::bundle_path(), shared), other = Runtime::load(test::bundle_path(), options("t2-l2"));
+  const auto one = Runtime::load(test::bundle_path(), shared),
+             other = Runtime::load(test::bundle_path(), options("t2-l2"));
   EXPECT_EQ(one->generate(request()).token_ids, other->generate(request()).token_ids);
 }
 

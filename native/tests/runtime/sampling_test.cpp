@@ -87,8 +87,9 @@ TEST(Sampling, RefusesLogitsThatAreNotNumbers) {
 }
 
 TEST(Sampling, RefusesImpossibleOptions) {
-  for (const Sampling& bad : {Sampling{-1, 0, 1, 0}, Sampling{kNan, 0, 1, 0}, Sampling{kInfinity, 0, 1, 0},
-                              Sampling{1, -1, 1, 0}, Sampling{1, 0, 0, 0}, Sampling{1, 0, 1.01, 0}, Sampling{1, 0, kNan, 0}}) {
+  for (const Sampling& bad :
+       {Sampling{-1, 0, 1, 0}, Sampling{kNan, 0, 1, 0}, Sampling{kInfinity, 0, 1, 0}, Sampling{1, -1, 1, 0},
+        Sampling{1, 0, 0, 0}, Sampling{1, 0, 1.01, 0}, Sampling{1, 0, kNan, 0}}) {
     EXPECT_EQ(test::status_of([&] { bad.check(); }), AR_INPUT_INVALID);
   }
   Sampling{1, 3, 0.5, 4}.check();

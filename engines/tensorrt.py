@@ -31,6 +31,7 @@ from allrounder.engines.tensorrt_profiles import decode_spans, extents, prefix_l
 from allrounder.errors import BundleCorrupt, InputInvalid
 from allrounder.gather import TOKEN_GATHER
 from allrounder.golden import GOLDEN
+from allrounder.hashing import file_record
 from allrounder.manifest import Entry, EntryGraphs, Frozen
 from allrounder.plans import plan_name
 from allrounder.progress import Progress
@@ -40,6 +41,7 @@ __all__ = ["BACKEND", "PlanOptions", "build", "check", "opened"]
 
 BACKEND = "tensorrt"
 _PLANNED = ("vision", "router", "prefill", "decode")
+_built: dict[str, Path] = {}  # plans that this process built, while they lie there: `full` as reference, then as engine
 
 
 def check(asked: Asked) -> None:
@@ -133,8 +135,14 @@ class _Writer:
         gathers = any(node.op_type == TOKEN_GATHER.name for node in source.model.graph.node)
         built_for = target(self._library, self._plans, plugin=self._library.plugin and gathers)
         path = f"graphs/{plan_name(kind, self._digest(source), built_for)}"
-        if path not in self._staging.files:
-            self._staging.write_file(path, build_plan(self._library, source, self._plans, self._progress))
+        if path in self._staging.files:
+            return path
+        standing = _built.get(path)  # of the same content: a plan's name says what it was built from
+        if standing and standing.is_file():
+            self._staging.place_file(standing, path, file_record(standing))
+            return path
+        self._staging.write_file(path, build_plan(self._library, source, self._plans, self._progress))
+        _built[path] = self._staging.path / path
         return path
 
     def _digest(self, source: Source) -> str:

@@ -33,14 +33,16 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, precision):
+def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
     out = tmp_path / "bundle"
     words = ("--version", "full,par-lite", "--backend", "tensorrt", "--precision", precision)
+    monkeypatch.setattr(tensorrt_stub.Builder, "built", [])
     assert build_engine.main(tiny.arguments(out, *words)) == 0
     said = capfd.readouterr()
     assert json.loads(said.out.splitlines()[-1])["bundle"] == str(out)
     assert "plans for TensorRT 11.1.0.106 on SM 90" in said.err
     bundle = open_bundle(out)
+    assert len(tensorrt_stub.Builder.built) == sum(path.endswith(PLAN) for path in bundle.manifest.files)  # each once
     full, lite = bundle.manifest.entries
     assert {entry.backend for entry in bundle.manifest.entries} == {"tensorrt"}  # nothing of the vote is left
     assert (lite.layer_policy, lite.gather_layer, len(lite.layer_plan)) == ("frozen", 2, 6)

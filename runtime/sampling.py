@@ -77,7 +77,8 @@ def _shares(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     if sampling.top_p < 1:
         order = np.argsort(-logits, kind="stable")
         reached = np.cumsum(shares[order]) >= sampling.top_p * shares.sum()
-        shares[order[int(np.argmax(reached)) + 1 :]] = 0
+        if reached.any():  # near 1, rounding may keep the sum below what is to be reached
+            shares[order[int(np.argmax(reached)) + 1 :]] = 0
     return shares
 
 

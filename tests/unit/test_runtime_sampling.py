@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allrounder.errors import BackendError, InputInvalid
-from allrounder.runtime.sampling import Sampling, picker
+from allrounder.runtime.sampling import Sampling, _shares, picker
 
 
 def logits(*values):
@@ -27,6 +27,14 @@ def test_a_seed_repeats_its_draws_and_another_does_not():
     first, again, other = (draws(Sampling(1.0, seed=seed), values) for seed in (7, 7, 8))
     assert first == again
     assert first != other
+
+
+def test_a_top_p_of_almost_one_leaves_no_more_than_the_last_out():
+    """Rounding may keep the running sum below what it is to reach."""
+    generator = np.random.default_rng(0)
+    for size in generator.integers(2, 60, 200):
+        shares = _shares(generator.standard_normal(size), Sampling(1.0, top_p=float(np.nextafter(1.0, 0))))
+        assert np.count_nonzero(shares) >= size - 1
 
 
 def test_draws_follow_the_probabilities():

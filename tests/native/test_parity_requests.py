@@ -215,6 +215,8 @@ LOADS = {
         {"target": lambda: LatencyTarget(ttft_ms=10, percentile=90)},
     ),
     "a fallback without a target": ({"fallback": "fastest"}, {"fallback": "fastest"}),
+    "an unknown fallback": ({"ttft_ms": 1.0, "fallback": "best"}, {"target": LatencyTarget(1.0), "fallback": "best"}),
+    "unknown weights": ({"weights": "quick"}, {"weights": "quick"}),
     "negative threads": ({"threads": -1}, {"threads": -1}),
     "an unknown device": ({"device": "tpu"}, {"device": "tpu"}),
     "an odd device": ({"device": "cuda:"}, {"device": "cuda:"}),

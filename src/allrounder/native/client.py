@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes as c
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -113,8 +113,8 @@ def _lowered_load(options: LoadOptions) -> Load:
     for name in ("ttft_ms", "tpot_ms", "percentile", "threads"):
         setattr(raw, name, _number(options, name))
     raw.ids_only = options.get("ids_only", False)
-    raw.fallback_fastest = ("", "fastest").index(options.get("fallback", ""))
-    raw.weights = ("fast", "shared").index(options.get("weights", "fast"))
+    raw.fallback_fastest = _one_of(("", "fastest"), options.get("fallback", ""), "fallback")
+    raw.weights = _one_of(("fast", "shared"), options.get("weights", "fast"), "weights")
     ort_library = options.get("ort_library") or installed_ort()
     raw.ort_library = os.fsencode(ort_library) if ort_library else None
     if "log" in options:
@@ -190,6 +190,14 @@ def _number(options: Mapping[str, object], name: str) -> object:
     if options.get(name, 1) == 0:
         raise InputInvalid("zero is no value", where=name, remedy="leave it out for the default")
     return options.get(name, 0)
+
+
+def _one_of(words: Sequence[str], value: str, where: str) -> int:
+    """Returns the number by which the C interface knows a word."""
+    if value not in words:
+        wanted = " or ".join(repr(word) for word in words if word)
+        raise InputInvalid("unknown word", where=where, got=repr(value), wanted=wanted)
+    return words.index(value)
 
 
 def _check_names(options: Mapping[str, object], known: Mapping[str, object]) -> None:

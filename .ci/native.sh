@@ -37,7 +37,7 @@ native_build() {
 
 # native_test PRESET [ARGUMENT...]: ctest names what failed and what was skipped at its end; no test at all is a failure.
 native_test() {
-  ctest --test-dir "build/native/$1" -j2 --output-on-failure --no-tests=error --progress "${@:2}"
+  ctest --test-dir "build/native/$1" -j2 --output-on-failure --no-tests=error "${@:2}"
 }
 
 # native_fuzz SECONDS: each target of native/fuzz for so long, from its corpus; a finding stops the run.
@@ -66,8 +66,9 @@ native_aarch64() {
     pytest tests/native/test_text_parity.py tests/native/test_gather_declaration.py -k "not every_code_point"
 }
 
-# Compiled for what nvcc and the headers at hand allow; nothing runs, as there is no GPU here.
+# The op alone, compiled for GPUs, with its tests that need none; there is no GPU here.
 native_accelerators() {
+  local folder preset=cuda folders=(gather ort_ops)
   if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
   if ! command -v nvcc >/dev/null; then
     echo "NOT COMPILED: this machine has no nvcc"
@@ -75,13 +76,15 @@ native_accelerators() {
   fi
   nvcc --version | tail -n 1
   if [ -n "${TENSORRT_ROOT:-}" ]; then
-    native_build tensorrt
-    native_test tensorrt -R 'Gather|Plugin|Register'
+    preset=tensorrt folders+=(tensorrt)
   else
     echo "the TensorRT plugin is NOT COMPILED: TENSORRT_ROOT names no headers"
-    native_build cuda
-    native_test cuda -R 'Gather|Register'
   fi
+  folders=("${folders[@]/#/tests/}")
+  native_build "$preset" "${folders[@]/%//all}" # ninja's name for all targets of a folder
+  for folder in "${folders[@]}"; do
+    native_test "$preset/$folder"
+  done
 }
 
 # The wheel that users build, in an environment that has nothing else.

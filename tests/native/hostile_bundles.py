@@ -91,7 +91,7 @@ def beside_files() -> dict[str, Damage]:
         "a folder's link": lambda b: (b / "loop").symlink_to(b),
         "a fifo": lambda b: os.mkfifo(b / "fifo"),
         "a fifo for a graph": lambda b: _fifo(b, graph(b, "prefill")),
-        "a fifo for the tokenizer": lambda b: _fifo(b, TOKENIZER),
+        **{f"a fifo for {name}": partial(_fifo, name=name) for name in (TOKENIZER, MANIFEST, DIGEST, JOURNAL)},
         "a socket": _socket,
         "no bundle": lambda b: [(b / name).unlink() for name in files(b)],
         "a deep folder": _deep,
@@ -121,7 +121,7 @@ def _unlisted(bundle: Path, name: str) -> None:
 
 
 def _fifo(bundle: Path, name: str) -> None:
-    (bundle / name).unlink()
+    (bundle / name).unlink(missing_ok=True)
     os.mkfifo(bundle / name)
 
 

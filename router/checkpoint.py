@@ -57,7 +57,7 @@ class RouterRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     visual_tokens: Positive  # N of the host
     host_layers: Positive  # M of the host
     hidden: Positive  # H of the host
-    host: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # digest of the host's weights and config
+    host: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # digest of the host's weights and config
     weights: FileRecord  # of router.safetensors
     decoder: dict[str, Any]  # the Hugging Face config of the router's own layers
     training: dict[str, Fact]  # how it was trained, for people to read

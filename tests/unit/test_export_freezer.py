@@ -13,6 +13,7 @@ from allrounder.export.freezer import FROZEN, FreezeOptions, Freezer, FreezeRequ
 from allrounder.export.tokenizer import QUESTIONS
 from allrounder.golden import GOLDEN, TOKENIZER, decode_golden
 from allrounder.hashing import file_record
+from allrounder.hostfiles import HOST_FOLDER, HOST_RECORD, read_host
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.host import load_processor
 from allrounder.hosts.random import write_random_checkpoint
@@ -60,7 +61,8 @@ def listed(folder):
 def test_every_file_is_listed_and_hashed(frozen):
     out, record = frozen
     assert decode((out / FROZEN).read_bytes(), Frozen, where=FROZEN) == record
-    assert listed(out) == set(record.files) | {FROZEN}
+    assert {name for name in listed(out) if not name.startswith(f"{HOST_FOLDER}/")} == set(record.files) | {FROZEN}
+    assert listed(out / HOST_FOLDER) == set(read_host(out).files) | {HOST_RECORD}
     assert all(file_record(out / name) == each for name, each in record.files.items())
 
 

@@ -1,5 +1,7 @@
 #include "c_api/handles.hpp"
 
+#include "text/utf8.hpp"
+
 namespace ar {
 
 ar_error* no_memory() noexcept {
@@ -9,7 +11,7 @@ ar_error* no_memory() noexcept {
 
 ar_error* new_error(ar_status status, const char* message) noexcept {
   try {
-    return new ar_error{status, message};
+    return new ar_error{status, utf8::lossy(message)};  // a path in it may be anything
   } catch (...) {
     return no_memory();
   }

@@ -35,6 +35,13 @@ TEST(Misuse, TheVersionIsTheHeaders) {
   EXPECT_EQ(ar_version(), wanted);
 }
 
+TEST(Misuse, AMessageIsUtf8WhateverThePath) {
+  ar_runtime* runtime = nullptr;
+  std::string message;
+  EXPECT_EQ(taken(ar_runtime_load("/nowhere/\xff", nullptr, &runtime), &message), AR_BUNDLE_ERROR);
+  EXPECT_NE(message.find("/nowhere/\xEF\xBF\xBD"), std::string::npos) << message;
+}
+
 TEST(Misuse, NullArgumentsAreRefused) {
   ar_runtime* runtime = nullptr;
   ar_answer* answer = nullptr;

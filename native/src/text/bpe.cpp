@@ -93,6 +93,8 @@ Bpe::Bpe(BpeModel model)
       fuse_unknown_(model.fuse_unknown),
       byte_fallback_(model.byte_fallback),
       ignore_merges_(model.ignore_merges) {
+  ids_.reserve(model.vocabulary.size());
+  by_id_.reserve(model.vocabulary.size());
   for (auto& [token, id] : model.vocabulary) {
     const std::string& kept = tokens_.emplace_back(std::move(token));
     if (!ids_.emplace(kept, id).second || !by_id_.emplace(id, &kept).second) {

@@ -14,9 +14,15 @@ namespace {
 
 const std::string kFile = "tokenizer/tokenizer.json";
 
+constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max();
+// Bounds that no real tokenizer comes near, so that a hostile one makes neither a text nor the work on it explode.
+constexpr std::size_t kMaxMarkBytes = 8;  // what is put in place of a space, or before a text
+constexpr int kMaxReplaces = 2;
+constexpr std::size_t kMaxAddedBytes = 1000;
+
 uint32_t read_id(const JsonView& view) {
   const int64_t id = read_count(view);
-  if (id > std::numeric_limits<int32_t>::max()) view.refuse("Expected a token id below 2^31");
+  if (id > kMaxId) view.refuse("Expected a token id below 2^31");
   return static_cast<uint32_t>(id);
 }
 
@@ -37,13 +43,27 @@ std::string read_plain_pattern(const JsonView& view) {
   return text;
 }
 
-Replace read_replace(Part& part) { return {read_plain_pattern(part.need("pattern")), part.text("content")}; }
+std::string read_mark(const JsonView& view) {
+  std::string mark = read_text(view);
+  if (mark.size() > kMaxMarkBytes) refuse_unspoken(view, "at most " + std::to_string(kMaxMarkBytes) + " bytes");
+  return mark;
+}
+
+// `count` is how many of its kind were read before.
+Replace read_replace(Part& part, int& count) {
+  if (++count > kMaxReplaces) refuse_unspoken(part.view(), std::to_string(kMaxReplaces) + " of type Replace at most");
+  return {read_plain_pattern(part.need("pattern")), read_mark(part.need("content"))};
+}
 
 AddedToken read_added_token(const JsonView& view) {
   Part part(view);
   AddedToken token;
   token.id = read_id(part.need("id"));
-  token.content = part.text("content");
+  const JsonView content = part.need("content");
+  token.content = read_text(content);
+  if (token.content.size() > kMaxAddedBytes) {
+    refuse_unspoken(content, "at most " + std::to_string(kMaxAddedBytes) + " bytes");
+  }
   token.strip_left = part.flag("lstrip");
   token.strip_right = part.flag("rstrip");
   token.normalized = part.flag("normalized");
@@ -56,13 +76,14 @@ AddedToken read_added_token(const JsonView& view) {
 
 std::vector<NormalizerStep> read_normalizer(const JsonView& view) {
   std::vector<NormalizerStep> steps;
-  each_part(view, "normalizers", [&steps](Part& part, const std::string& type) {
+  int replaces = 0;
+  each_part(view, "normalizers", [&](Part& part, const std::string& type) {
     if (type == "NFC") {
       steps.push_back(Nfc{});
     } else if (type == "Prepend") {
-      steps.push_back(Prepend{part.text("prepend")});
+      steps.push_back(Prepend{read_mark(part.need("prepend"))});
     } else if (type == "Replace") {
-      steps.push_back(read_replace(part));
+      steps.push_back(read_replace(part, replaces));
     } else {
       refuse_unspoken(part.need("type"), "NFC, Prepend or Replace");
     }
@@ -112,8 +133,8 @@ ByteLevel read_byte_level(Part& part) {
 std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
   std::vector<PreTokenizerStep> steps;
   each_part(view, "pretokenizers", [&steps](Part& part, const std::string& type) {
-    if (!steps.empty() && std::holds_alternative<Metaspace>(steps.back())) {
-      refuse_unspoken(part.view(), "nothing behind Metaspace");
+    if (!steps.empty() && !std::holds_alternative<Split>(steps.back())) {
+      refuse_unspoken(part.view(), "nothing behind ByteLevel or Metaspace");
     }
     if (type == "Split") {
       steps.push_back(read_split(part));
@@ -131,7 +152,8 @@ std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
 
 std::vector<DecoderStep> read_decoder(const JsonView& view) {
   std::vector<DecoderStep> steps;
-  each_part(view, "decoders", [&steps](Part& part, const std::string& type) {
+  int replaces = 0;
+  each_part(view, "decoders", [&](Part& part, const std::string& type) {
     if (type == "ByteLevel") {
       read_byte_level(part);  // its settings do not touch decoding
       steps.push_back(ByteLevelDecoder{});
@@ -139,7 +161,7 @@ std::vector<DecoderStep> read_decoder(const JsonView& view) {
       const Metaspace space = read_metaspace(part);
       steps.push_back(MetaspaceDecoder{space.mark, space.prepend != Metaspace::Prepend::kNever});
     } else if (type == "Replace") {
-      steps.push_back(read_replace(part));
+      steps.push_back(read_replace(part, replaces));
     } else if (type == "ByteFallback") {
       steps.push_back(ByteFallbackDecoder{});
     } else if (type == "Fuse") {
@@ -237,6 +259,17 @@ std::vector<std::pair<std::string, std::string>> read_merges(const JsonView& vie
   return merges;
 }
 
+std::vector<std::pair<std::string, uint32_t>> read_vocabulary(const JsonView& view) {
+  std::vector<std::pair<std::string, uint32_t>> vocabulary;
+  vocabulary.reserve(view.members().size());
+  for (const auto& [token, json] : view.members()) {
+    const auto* number = std::get_if<JsonInteger>(&json.value);  // 150,000 times: no path is made where all is well
+    const bool good = number && number->fits && !number->negative && number->magnitude <= uint64_t{kMaxId};
+    vocabulary.emplace_back(token, good ? static_cast<uint32_t>(number->magnitude) : read_id(view.keyed(token, json)));
+  }
+  return vocabulary;
+}
+
 void refuse_affix(Part& part, const std::string& name) {
   const auto affix = part.may(name);
   if (affix && !read_text(*affix).empty()) refuse_unspoken(*affix, "null");
@@ -254,10 +287,7 @@ BpeModel read_model(const JsonView& view) {
   model.fuse_unknown = part.flag("fuse_unk", false);
   model.byte_fallback = part.flag("byte_fallback", false);
   model.ignore_merges = part.flag("ignore_merges", false);
-  const JsonView vocabulary = part.need("vocab");
-  for (const auto& [token, json] : vocabulary.members()) {
-    model.vocabulary.emplace_back(token, read_id(vocabulary.keyed(token, json)));
-  }
+  model.vocabulary = read_vocabulary(part.need("vocab"));
   model.merges = read_merges(part.need("merges"));
   part.close();
   return model;

@@ -49,12 +49,25 @@ TEST(TokenizerJson, OtherFamiliesAreRefusedByName) {
        R"("special":false,"normalized":false,"lstrip":false,"rstrip":false,"single_word":true)", "single_word"},
       {piece, R"({"type":"Fuse"})", R"({"type":"CTC"})", "$.decoder.decoders[2].type"},
       {piece, R"("stop":0)", R"("stop":1)", "$.decoder.decoders[3].stop"},
+      {piece, R"("prepend":"▁")", R"("prepend":"a long one")", "$.normalizer.normalizers[0].prepend"},
+      {piece, R"({"type":"Prepend","prepend":"▁"})",
+       R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"},)"
+       R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})", "$.normalizer.normalizers[2]"},
+      {good, R"("behavior":"Isolated","invert":false},)",
+       R"("behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true},)",
+       "$.pre_tokenizer.pretokenizers[2]"},
       {piece, R"({"String":" "})", R"({"Regex":" "})", "$.normalizer.normalizers[1].pattern"},
       {piece, R"({"String":" "})", R"({"String":""})", "$.normalizer.normalizers[1].pattern.String"},
       {piece, R"("pre_tokenizer":null)",
        R"("pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"})", "$.normalizer"},
   };
   for (const auto& each : cases) refused(replaced(each.base, each.from, each.to), AR_ENGINE_UNAVAILABLE, each.path);
+}
+
+TEST(TokenizerJson, EndlessAddedTokensAreRefused) {
+  const std::string endless = "\"content\":\"" + std::string(1001, 'x') + "\"";
+  const std::string json = replaced(small::byte_level(), R"("content":"<tool>")", endless);
+  refused(json, AR_ENGINE_UNAVAILABLE, "$.added_tokens[2].content");
 }
 
 TEST(TokenizerJson, TheRemedyIsNamed) {

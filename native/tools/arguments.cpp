@@ -27,7 +27,7 @@ auto number(const std::string& name, const std::string& text, Read read) {
 }  // namespace
 
 const std::vector<std::string> kLoadOptions = {"version", "ttft-ms", "tpot-ms", "percentile",
-                                               "threads", "weights", "device"};
+                                               "fallback", "threads", "weights", "device"};
 
 Arguments::Arguments(const std::vector<std::string>& line, const std::vector<std::string>& words,
                      const std::vector<std::string>& options, const std::vector<std::string>& flags) {
@@ -76,6 +76,10 @@ allrounder::LoadOptions load_options(const Arguments& arguments) {
   options.tpot_ms = arguments.real("tpot-ms");
   if (const auto percentile = arguments.whole("percentile", 1, 99))
     options.percentile = static_cast<std::int32_t>(*percentile);
+  if (const auto fallback = arguments.text("fallback")) {
+    if (*fallback != "fastest") throw UsageError("--fallback " + *fallback + ": fastest");
+    options.fallback_fastest = true;
+  }
   if (const auto threads = arguments.whole("threads", 1, kMostThreads))
     options.threads = static_cast<std::int32_t>(*threads);
   options.device = arguments.text("device").value_or("cpu");

@@ -128,6 +128,11 @@ def test_bench_reports_percentiles(tool):
         assert 0 < report[name]["p50"] <= report[name]["p95"] <= report[name]["p99"]
 
 
+def test_a_target_that_nothing_meets_can_fall_back(tool):
+    words = ("--ttft-ms", "0.000001", "--fallback", "fastest", "--threads", "1", "--repeats", "1", "--new-tokens", "2")
+    assert last(tool("bench", "bundle", *words))["version"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -139,6 +144,8 @@ def test_bench_reports_percentiles(tool):
         (("bench", "bundle", "--repeats", "3x"), 2, "a number is wanted"),
         (("bench", "bundle", "--threads", "4294967297"), 2, "--threads"),
         (("bench", "bundle", "--weights", "slow"), 2, "fast or shared"),
+        (("bench", "bundle", "--fallback", "slowest"), 2, "fastest"),
+        (("bench", "bundle", "--ttft-ms", "0.000001"), 1, "NoEngineMeetsTarget: "),
         (("inspect", "nowhere"), 1, "BundleError: "),
         (("bench", "bundle", "--version", "par-none"), 1, "UnknownVersion: "),
         (("run", "bundle", "bundle/manifest.json", "what?"), 1, "not a binary PPM"),

@@ -57,5 +57,5 @@ def test_twins_answer_alike(twins):
         (keep, plan, first, second), other = results
         np.testing.assert_array_equal(keep, other[0])
         np.testing.assert_array_equal(plan, other[1])
-        np.testing.assert_allclose(first, other[2], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(second, other[3], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(first, other[2], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(second, other[3], rtol=0, atol=1e-6)

@@ -1,8 +1,9 @@
-// What the runtime needs of a backend: sessions and tensors, as in runtime/backend.py.
+// What the runtime needs of a backend, and which backends there are; as runtime/backend.py.
 //
-// What it is: the seam between engines and a backend's library; tests put their own sessions behind it.
-// What it knows: names, shapes, memory. What it does not know: any backend's library. There is one backend, ONNX
-// Runtime; where it was not built, onnxruntime_absent.cpp says so.
+// What it is: the seam between engines and a backend's library; tests put their own sessions behind it. And a table of
+// backends by name, which stands in backend.cpp.
+// What it knows: names, shapes, memory. What it does not know: any backend's library. One that was not built is in the
+// table all the same: its *_absent.cpp says why it runs nothing.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -19,6 +21,7 @@
 
 namespace ar {
 
+// Backends' names in manifests.
 inline constexpr const char* kOnnxRuntime = "onnxruntime";
 
 enum class Kind { kUint8, kBool, kInt64, kFloat32, kOther };
@@ -82,13 +85,31 @@ class Session {
   virtual std::shared_ptr<Cell> cell(const Array& values) const = 0;
 };
 
-// Loads a graph; with the native gather op, where that is asked for and there is one. Throws AR_ENGINE_UNAVAILABLE
-// (the library or the device is not there) or AR_BACKEND_ERROR (the library refuses the graph).
-std::shared_ptr<const Session> open_session(const std::filesystem::path& path, const EngineOptions& options,
-                                            bool native_op);
+// A backend, as functions.
+struct Backend {
+  const char* name;
+  bool gpu_alone;  // its engines run on a GPU, whatever device is named
+  // Loads a graph; with the native gather op, where that is asked for and there is one. Throws AR_ENGINE_UNAVAILABLE
+  // (the library or the device is not there) or AR_BACKEND_ERROR (the library refuses the graph).
+  std::shared_ptr<const Session> (*open_session)(const std::filesystem::path& path, const EngineOptions& options,
+                                                 bool native_op);
+  // Returns this machine as far as the latency of engines opened with `options` depends on it. Throws
+  // AR_ENGINE_UNAVAILABLE.
+  Machine (*machine)(const EngineOptions& options);
+  // Returns why this process can run none of its engines, whatever the options, or nothing.
+  std::optional<std::string> (*why_not)();
+};
 
-// Returns this machine as far as the latency of engines opened with `options` depends on it. Throws
-// AR_ENGINE_UNAVAILABLE.
-Machine backend_machine(const EngineOptions& options);
+// Each of these stands in its backend's own file.
+extern const Backend kOnnxRuntimeBackend;
+
+// Returns the backend of that name. Throws AR_ENGINE_UNAVAILABLE where this runtime has none.
+const Backend& backend(const std::string& name);
+
+// Returns why this process cannot run engines of that backend, or nothing where it can.
+std::optional<std::string> why_not(const std::string& name);
+
+// Whether engines of that backend, opened with `options`, run on the CPU.
+bool runs_on_cpu(const std::string& name, const EngineOptions& options);
 
 }  // namespace ar

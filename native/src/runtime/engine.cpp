@@ -189,10 +189,10 @@ std::vector<float> Engine::decode(Prefilled& state, const std::vector<int64_t>& 
 std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
                                  const EngineOptions& options, bool with_text) {
   options.check();
-  std::map<std::pair<std::string, bool>, std::shared_ptr<const Session>> loaded;
-  const auto session = [&](const std::string& graph, bool native_op) {
-    std::shared_ptr<const Session>& found = loaded[{graph, native_op}];
-    if (!found) found = open_session(bundle.path / graph, options, native_op);
+  std::map<std::tuple<std::string, std::string, bool>, std::shared_ptr<const Session>> loaded;
+  const auto session = [&](const Entry& entry, const std::string& graph, bool native_op = false) {
+    std::shared_ptr<const Session>& found = loaded[{entry.backend, graph, native_op}];
+    if (!found) found = backend(entry.backend).open_session(bundle.path / graph, options, native_op);
     return found;
   };
   const EngineFacts facts{bundle.manifest.model, bundle.manifest.limits, options,
@@ -202,9 +202,9 @@ std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Ent
     const EntryGraphs& graphs = entry.graphs;
     // The op stands in prefill graphs alone; the others stay shared between entries with it and without.
     engines.emplace_back(entry, facts,
-                         Sessions{session(graphs.preprocess, false), session(graphs.vision, false),
-                                  graphs.router ? session(*graphs.router, false) : nullptr,
-                                  session(graphs.prefill, entry.native_op), session(graphs.decode, false)});
+                         Sessions{session(entry, graphs.preprocess), session(entry, graphs.vision),
+                                  graphs.router ? session(entry, *graphs.router) : nullptr,
+                                  session(entry, graphs.prefill, entry.native_op), session(entry, graphs.decode)});
   }
   return engines;
 }

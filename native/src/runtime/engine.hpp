@@ -50,6 +50,8 @@ class Engine {
   const Model& model() const { return facts_.model; }
   const Limits& limits() const { return facts_.limits; }
   const EngineOptions& options() const { return facts_.options; }
+  // This machine as far as this engine's latency depends on it. Throws AR_ENGINE_UNAVAILABLE.
+  Machine machine() const { return backend(entry_.backend).machine(options()); }
   bool has_text() const { return facts_.prompter != nullptr; }
   bool routes() const;  // whether prefill needs the router's scores
 

@@ -18,12 +18,17 @@ constexpr const char* kLatencies = "latencies";
 }  // namespace
 
 std::optional<std::filesystem::path> latency_cache_file(const std::string& digest, const EngineOptions& options,
-                                                        const Machine& machine) {
+                                                        const std::vector<Machine>& machines) {
   const std::optional<std::filesystem::path> folder = cache_dir();
   if (!folder) return std::nullopt;
   // Python's msgspec.json.encode([digest, weights, device, machines]); none of the texts holds what JSON escapes.
-  const std::string key = "[\"" + digest + "\",\"" + weights_name(options.weights) + "\",\"" + options.device + "\",[" +
-                          encode_machine(machine) + "]]";
+  std::string key = "[\"" + digest + "\",\"" + weights_name(options.weights) + "\",\"" + options.device + "\",[";
+  const char* comma = "";
+  for (const Machine& machine : machines) {
+    key.append(comma).append(encode_machine(machine));
+    comma = ",";
+  }
+  key += "]]";
   return *folder / "latency" / (sha256_hex(key) + ".json");
 }
 

@@ -132,9 +132,20 @@ void write(const std::optional<std::filesystem::path>& path, const LocalFigures&
   }
 }
 
-bool all_of_this(const std::vector<Entry>& entries, const Machine& machine) {
-  return std::all_of(entries.begin(), entries.end(),
-                     [&](const Entry& entry) { return entry.latency && entry.latency->machine == machine; });
+using Machines = std::map<std::string, Machine>;  // by backend
+
+Machines machines_of(const std::vector<Entry>& entries, const EngineOptions& options) {
+  Machines machines;
+  for (const Entry& entry : entries) {
+    if (machines.count(entry.backend) == 0) machines[entry.backend] = backend(entry.backend).machine(options);
+  }
+  return machines;
+}
+
+bool all_of_this(const std::vector<Entry>& entries, const Machines& machines) {
+  return std::all_of(entries.begin(), entries.end(), [&](const Entry& entry) {
+    return entry.latency && entry.latency->machine == machines.at(entry.backend);
+  });
 }
 
 }  // namespace
@@ -144,10 +155,12 @@ std::vector<Entry> with_local_latency(const OpenBundle& bundle, std::vector<Entr
   std::vector<Entry> known;
   std::copy_if(entries.begin(), entries.end(), std::back_inserter(known),
                [](const Entry& entry) { return entry.latency.has_value(); });
-  const Machine machine = backend_machine(options.engine);
+  const Machines machines = machines_of(entries, options.engine);
   const bool fast = options.engine.weights == Weights::kFast;
-  if (!known.empty() && all_of_this(known, machine) && fast) return entries;
-  const auto path = latency_cache_file(bundle.digest, options.engine, machine);
+  if (!known.empty() && all_of_this(known, machines) && fast) return entries;
+  std::vector<Machine> all;
+  for (const auto& [name, machine] : machines) all.push_back(machine);
+  const auto path = latency_cache_file(bundle.digest, options.engine, all);
   LocalFigures figures = read(path, options.engine.log);
   if (figures.empty()) {
     // An entry that the builder left unmeasured beside measured ones stays so: it is not to be chosen by target.

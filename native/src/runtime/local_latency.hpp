@@ -30,9 +30,10 @@ struct LocalOptions {
 std::vector<Entry> with_local_latency(const OpenBundle& bundle, std::vector<Entry> entries,
                                       const LocalOptions& options);
 
-// Returns the cache's file for these; nothing for a user without a cache.
+// Returns the cache's file for these; nothing for a user without a cache. There is one machine per backend, in the order
+// of their names.
 std::optional<std::filesystem::path> latency_cache_file(const std::string& digest, const EngineOptions& options,
-                                                        const Machine& machine);
+                                                        const std::vector<Machine>& machines);
 
 // The cache's content: an entry's label -> its latency. Reading throws AR_BUNDLE_CORRUPT where it is none.
 using LocalFigures = std::map<std::string, Latency>;

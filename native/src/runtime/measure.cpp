@@ -157,7 +157,7 @@ std::vector<Latency> measure_latency(const std::vector<Engine>& engines, const W
   std::vector<Latency> latencies;
   for (std::size_t index = 0; index < engines.size(); ++index) {
     latencies.push_back({percentiles(samples[index].ttft), percentiles(samples[index].tpot),
-                         backend_machine(engines[index].options()), workload});
+                         engines[index].machine(), workload});
   }
   return latencies;
 }

@@ -3,6 +3,8 @@
 #include <fstream>
 #include <string>
 
+#include "runtime/backend.hpp"
+
 namespace ar {
 namespace {
 
@@ -12,6 +14,7 @@ constexpr int kFast = 2, kWidened = 4;
 constexpr double kShare = 0.7;  // of what is free: activations, caches and other processes need memory too
 
 int copies(const Entry& entry, const EngineOptions& options) {
+  if (options.on_cpu() && !runs_on_cpu(entry.backend, options)) return 0;  // its weights lie on the GPU
   if (options.on_cpu() && entry.precision == "fp16") return kWidened;
   return options.weights == Weights::kFast ? kFast : 0;
 }

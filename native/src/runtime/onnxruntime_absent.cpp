@@ -5,15 +5,22 @@
 namespace ar {
 namespace {
 
-[[noreturn]] void absent() {
-  throw Error(AR_ENGINE_UNAVAILABLE, "this build of allrounder has no ONNX Runtime backend",
-              {"", "", "", "build native/ with -DORT_ROOT=DIR, the folder of ONNX Runtime's headers"});
+Error absent() {
+  return {AR_ENGINE_UNAVAILABLE,
+          "this build of allrounder has no ONNX Runtime backend",
+          {"", "", "", "build native/ with -DORT_ROOT=DIR, the folder of ONNX Runtime's headers"}};
 }
+
+std::shared_ptr<const Session> open_session(const std::filesystem::path&, const EngineOptions&, bool) {
+  throw absent();
+}
+
+Machine this_machine(const EngineOptions&) { throw absent(); }
+
+std::optional<std::string> nothing_here() { return absent().what(); }
 
 }  // namespace
 
-std::shared_ptr<const Session> open_session(const std::filesystem::path&, const EngineOptions&, bool) { absent(); }
-
-Machine backend_machine(const EngineOptions&) { absent(); }
+const Backend kOnnxRuntimeBackend{kOnnxRuntime, false, open_session, this_machine, nothing_here};
 
 }  // namespace ar

@@ -88,8 +88,6 @@ bool too_old(const std::string& version) {  // for the operators of today's grap
   return version.size() < 4 || std::stoi(version.substr(2)) < std::stoi(std::string(kNewEnough).substr(2));
 }
 
-}  // namespace
-
 std::shared_ptr<const Session> open_session(const std::filesystem::path& path, const EngineOptions& options,
                                             bool native_op) {
   const OrtLibrary& library = ort_library(options.ort_library);
@@ -107,7 +105,7 @@ std::shared_ptr<const Session> open_session(const std::filesystem::path& path, c
   return std::make_shared<OnnxRuntimeSession>(OrtOwned<OrtSession>(session), path.filename().string(), options);
 }
 
-Machine backend_machine(const EngineOptions& options) {
+Machine this_machine(const EngineOptions& options) {
   const OrtLibrary& library = ort_library(options.ort_library);
   require_provider(options);
   const std::string name = std::string(kOnnxRuntime) + " " + library.version;
@@ -115,5 +113,12 @@ Machine backend_machine(const EngineOptions& options) {
   const Gpu gpu = read_gpu(options.device_index());
   return machine(name, options.thread_count(), gpu.name, gpu.driver);
 }
+
+// The library is looked for where a session is opened, with the options that may name it; its absence is told there.
+std::optional<std::string> nothing_known() { return std::nullopt; }
+
+}  // namespace
+
+const Backend kOnnxRuntimeBackend{kOnnxRuntime, false, open_session, this_machine, nothing_known};
 
 }  // namespace ar

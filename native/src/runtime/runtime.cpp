@@ -1,6 +1,7 @@
 #include "runtime/runtime.hpp"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "contract/error.hpp"
@@ -34,18 +35,22 @@ std::vector<Entry> named(const OpenBundle& bundle, const std::optional<std::stri
 // Returns the entries that this runtime can run, of one version where it is given.
 std::vector<Entry> candidates(const OpenBundle& bundle, const LoadOptions& options) {
   std::vector<Entry> able;
-  std::vector<std::string> backends;
+  std::map<std::string, std::optional<std::string>> reasons;  // by backend
   for (const Entry& entry : named(bundle, options.version)) {
-    if (entry.backend == kOnnxRuntime) {
+    const auto [reason, is_new] = reasons.try_emplace(entry.backend);
+    if (is_new) reason->second = why_not(entry.backend);
+    if (!reason->second) {
       able.push_back(entry);
       continue;
     }
-    backends.push_back(entry.backend);
-    tell(options.engine.log, Level::kInfo, entry.label() + ": left aside, this runtime cannot run it");
+    tell(options.engine.log, Level::kInfo,
+         entry.label() + ": left aside, this runtime cannot run it (" + *reason->second + ")");
   }
   if (!able.empty()) return able;
+  std::string got;
+  for (const auto& [name, reason] : reasons) got.append(got.empty() ? "" : "; ").append(*reason);
   throw Error(AR_ENGINE_UNAVAILABLE, "this runtime runs none of the bundle's engines",
-              {bundle.path.string(), joined(backends), std::string("one of ") + kOnnxRuntime, ""});
+              {bundle.path.string(), got, "", ""});
 }
 
 void check(const LoadOptions& options) {

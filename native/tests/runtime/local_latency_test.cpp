@@ -42,7 +42,7 @@ TEST(Figures, TheFileIsNamedAsPythonNamesIt) {
   // sha256 of ["aa","shared","cuda:1",[{"cpu":"Some CPU @ 2.0GHz","cores":8,"threads":4,"backend":"onnxruntime 1.31.1",
   // "gpu":"","driver":""}]], as msgspec writes it.
   EXPECT_EQ(
-      latency_cache_file("aa", options, machine),
+      latency_cache_file("aa", options, {machine}),
       fs::path("/cache/allrounder/latency/fa64b315858c3f47764baf0398893db2fe65a6a8febb318b259cb0d8b3e889f6.json"));
 }
 
@@ -73,7 +73,7 @@ TEST_F(Local, ForeignFiguresDoNotCountAndAreMeasuredOnce) {
   options.threads = 1;
   for (const Entry& entry : first) {
     ASSERT_TRUE(entry.latency);
-    EXPECT_EQ(entry.latency->machine, backend_machine(options));
+    EXPECT_EQ(entry.latency->machine, backend(kOnnxRuntime).machine(options));
     EXPECT_GT(entry.latency->tpot_ms.p50, 0);
   }
   EXPECT_NE(log_.find("were not measured on this machine"), std::string::npos);

@@ -75,7 +75,7 @@ TEST_F(OrtLibrary, IsOpenedOnceAndStays) {
 TEST_F(OrtLibrary, IsPartOfTheFingerprint) {
   EngineOptions options;
   options.threads = 3;
-  const Machine machine = backend_machine(options);
+  const Machine machine = backend(kOnnxRuntime).machine(options);
   EXPECT_EQ(machine.backend, "onnxruntime " + open_ort_library().version);
   EXPECT_EQ(machine.threads, 3);
   EXPECT_EQ(machine.gpu, "");
@@ -85,7 +85,7 @@ TEST_F(OrtLibrary, AGraphThatIsNoneIsABackendError) {
   const fs::path path = cache_ / "none.onnx";
   std::ofstream(path) << "no graph";
   std::string message;
-  EXPECT_EQ(test::status_of([&] { open_session(path, {}, false); }, &message), AR_BACKEND_ERROR);
+  EXPECT_EQ(test::status_of([&] { backend(kOnnxRuntime).open_session(path, {}, false); }, &message), AR_BACKEND_ERROR);
   EXPECT_NE(message.find("none.onnx"), std::string::npos);
 }
 
@@ -93,7 +93,7 @@ TEST_F(OrtLibrary, ADeviceThatIsNotThereIsNamed) {
   EngineOptions options;
   options.device = "cuda";
   std::string message;
-  const ar_status status = test::status_of([&] { backend_machine(options); }, &message);
+  const ar_status status = test::status_of([&] { backend(kOnnxRuntime).machine(options); }, &message);
   if (status == AR_OK) GTEST_SKIP() << "this ONNX Runtime has the CUDA provider";
   EXPECT_EQ(status, AR_ENGINE_UNAVAILABLE);
   EXPECT_NE(message.find("onnxruntime-gpu"), std::string::npos);

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="onnxruntime",
-        help="what runs the engines (default: onnxruntime); checkpoint: a pruned Hugging Face directory, K=0, frozen",
+        help="what the engines are for: onnxruntime (default), openvino, tensorrt; or a pruned Hugging Face directory "
+        "(K=0, frozen): checkpoint, and tensorrt-llm, which adds what trtllm-build takes (docs/backends.md)",
     )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     parser.add_argument(
@@ -58,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of pictures and questions to calibrate on")
     parser.add_argument(
-        "--out", type=Path, default=Path("bundles/demo"), metavar="DIR", help="the bundle, or checkpoint"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the bundle, or checkpoint (default: bundles/MODEL, or checkpoints/MODEL-VERSION)",
     )
     parser.add_argument("--force", action="store_true", help="build and measure again what is there already")
 

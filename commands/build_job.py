@@ -65,7 +65,7 @@ class BuildRequest:
     gather_layer: int
     calib: Path | None
     own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
-    out: Path
+    out: Path | None  # None: where the backend's builds end
     force: bool  # build and measure again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
     words: tuple[str, ...] = ()  # of the command line, that remedies repeat: model, router, prompts, place
@@ -103,6 +103,7 @@ class _Job:
     host: Path
     spec: HostSpec
     versions: tuple[Version, ...]
+    place: Path
     backend: Backend
     prompts: PromptSet | None
     card: Card | None  # the router's, where its figures may be copied
@@ -136,7 +137,7 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
     """
     started = time.monotonic()
     job = _read(request, progress, say)
-    opened = job.backend.opened(request.out, force=request.force, progress=progress)
+    opened = job.backend.opened(job.place, force=request.force, progress=progress)
     with opened as output, beside(output.place) as work:
         staging = output.staging
         options = FreezeOptions(request.precision, name=_name(request.host), reuse=staging.base and staging.base.path)
@@ -160,7 +161,7 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
             for note in output.notes:
                 say(f"note: {note}")
     return BuildReport(
-        bundle=str(request.out),
+        bundle=str(job.place),
         entries=built,
         seconds=round(time.monotonic() - started, 2),
         phases=job.clock.phases,
@@ -187,7 +188,8 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     plans = _plans(request, card, wanted)
     if plans:
         say(f"note: the layer plans of {', '.join(plans)} are those of the router's card; no vote is needed")
-    job = _Job(request, host, spec, wanted, built_by, prompts, card, plans, progress, _Clock(say), say)
+    place = request.out or Path(built_by.PLACE.format(model=_name(request.host), version=wanted[0].name))
+    job = _Job(request, host, spec, wanted, place, built_by, prompts, card, plans, progress, _Clock(say), say)
     if prompts is None:
         if job.needs_vote:
             raise CalibrationError(

@@ -3,11 +3,12 @@
 What it is: a dict from a backend's name to its module, imported on use, and what such a module offers.
 What it knows: names. What it does not know: any backend's library.
 
-A backend is one file with three functions:
+A backend is one file with three functions and a name:
 
 - ``check(asked)`` refuses what the backend cannot express, with the reason and the nearest command line that works;
 - ``opened(place, force=, progress=)`` opens the place where its builds end: a bundle (`bundle_output`), or a directory
   in somebody else's format. It refuses a place that is taken before any work is done;
+- ``PLACE`` is where builds end that name no place, with ``{model}`` and ``{version}``;
 - ``build(frozen_dir, staging, options) -> tuple[Entry, ...]`` reads what the exporter froze, puts what its engines need
   into the staged bundle, and returns their entries. Fidelity is measured by running them. A backend whose engines
   cannot be run here stages ONNX Runtime's of the same flow, and its `Output` writes that flow in its own format.
@@ -37,6 +38,7 @@ BACKENDS: dict[str, str] = {
     "tensorrt": "allrounder.engines.tensorrt",
     "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
 }
+_EXTRAS = {"openvino": "build,openvino"}  # what is installed for a backend; the others need `build`
 Built = Entry | PrunedEntry  # one thing that was built, as it is told
 
 
@@ -88,6 +90,7 @@ class Output(Protocol):
 class Backend(Protocol):
     """What a backend's module offers."""
 
+    PLACE: str
     check: Callable[[Asked], None]
     build: Callable[[str | Path, Staging, BuildOptions], tuple[Entry, ...]]
 
@@ -108,5 +111,5 @@ def backend(name: str) -> Backend:
         raise EngineUnavailable(
             f"the backend {name!r} cannot be imported",
             got=error,
-            remedy="pip install 'allrounder[build]'",
+            remedy=f"pip install 'allrounder[{_EXTRAS.get(name, 'build')}]'",
         ) from error

@@ -20,7 +20,9 @@ from allrounder.engines.staging import Staging, current_bundle, manifest_digest
 from allrounder.manifest import Entry, Fidelity, Latency, Recommendation, encode
 from allrounder.progress import Progress
 
-__all__ = ["BundleOutput", "Staging", "bundle_output", "publish", "set_figures", "set_recommendations"]
+__all__ = ["PLACE", "BundleOutput", "Staging", "bundle_output", "publish", "set_figures", "set_recommendations"]
+
+PLACE = "bundles/{model}"  # of a build that names none
 
 
 class BundleOutput:

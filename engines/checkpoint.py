@@ -39,9 +39,10 @@ from allrounder.progress import Progress, silent
 from allrounder.sidecar import SIDECAR, VISUAL_FOLDER, PrunedEntry, Sidecar, read_sidecar
 from allrounder.versions import FULL
 
-__all__ = ["BACKEND", "build", "check", "opened", "write_checkpoint"]
+__all__ = ["BACKEND", "PLACE", "build", "check", "opened", "write_checkpoint"]
 
 BACKEND = "checkpoint"
+PLACE = "checkpoints/{model}-{version}"
 _POSITIONS = (
     "fidelity holds where the serving stack gives every row its position in the unpruned prompt; one that counts the "
     "rows it is given computes something else, and may lose much (docs/backends.md)"

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from allrounder.engines.backends import Asked, BuildOptions
-from allrounder.engines.bundle import Staging, bundle_output
+from allrounder.engines.bundle import PLACE, Staging, bundle_output
 from allrounder.engines.entries import graph_paths, place_frozen
 from allrounder.engines.flat import write_twin
 from allrounder.errors import BackendError, EngineUnavailable
@@ -25,7 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the libra
 
 import onnxruntime
 
-__all__ = ["BACKEND", "build", "check", "opened"]
+__all__ = ["BACKEND", "PLACE", "build", "check", "opened"]
 
 BACKEND = "onnxruntime"
 opened = bundle_output

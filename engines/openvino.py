@@ -13,13 +13,13 @@ import msgspec
 import openvino
 
 from allrounder.engines.backends import Asked, BuildOptions
-from allrounder.engines.bundle import Staging, bundle_output
+from allrounder.engines.bundle import PLACE, Staging, bundle_output
 from allrounder.engines.entries import graph_paths, place_frozen
 from allrounder.engines.flat import write_twin
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.manifest import Entry, EntryGraphs
 
-__all__ = ["BACKEND", "build", "check", "opened"]
+__all__ = ["BACKEND", "PLACE", "build", "check", "opened"]
 
 BACKEND = "openvino"
 opened = bundle_output

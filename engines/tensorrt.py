@@ -21,7 +21,7 @@ import onnx
 
 from allrounder.engines import onnxruntime
 from allrounder.engines.backends import Asked, BuildOptions
-from allrounder.engines.bundle import BundleOutput, Staging, bundle_output
+from allrounder.engines.bundle import PLACE, BundleOutput, Staging, bundle_output
 from allrounder.engines.entries import place_frozen
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.tensorrt_form import parsed_form
@@ -37,7 +37,7 @@ from allrounder.plans import plan_name
 from allrounder.progress import Progress
 from allrounder.versions import FULL
 
-__all__ = ["BACKEND", "PlanOptions", "build", "check", "opened"]
+__all__ = ["BACKEND", "PLACE", "PlanOptions", "build", "check", "opened"]
 
 BACKEND = "tensorrt"
 _PLANNED = ("vision", "router", "prefill", "decode")

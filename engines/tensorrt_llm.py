@@ -37,9 +37,10 @@ from allrounder.manifest import Entry, encode_record
 from allrounder.progress import Progress, TerminalProgress, silent
 from allrounder.sidecar import SIDECAR, Sidecar, open_sidecar
 
-__all__ = ["BACKEND", "ConvertOptions", "build", "check", "convert", "main", "opened", "run_build"]
+__all__ = ["BACKEND", "PLACE", "ConvertOptions", "build", "check", "convert", "main", "opened", "run_build"]
 
 BACKEND = "tensorrt-llm"
+PLACE = checkpoint.PLACE
 _BATCH, _TEXT, _NEW = 8, 512, 256  # what an engine is built for where nobody says otherwise
 check = checkpoint.check  # one KV length for all layers here too
 

@@ -156,10 +156,10 @@ def test_without_prompts_there_is_no_vote(tiny, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backend_more_is_one_line_in_the_dict(build, tmp_path, monkeypatch):
-    """A module of three functions, made up here, is asked, fed and published by the same command."""
+def test_a_backend_more_is_one_line_in_the_dict(build, tiny, tmp_path, monkeypatch):
+    """A module of three functions and a name, made up here, is asked, fed and published by the same command."""
     module = types.ModuleType("toy")
-    module.build = onnxruntime.build
+    module.build, module.PLACE = onnxruntime.build, "toys/{model}-{version}"
 
     def check(asked):
         if asked.layer_policy == "routed":
@@ -190,6 +190,25 @@ def test_a_backend_more_is_one_line_in_the_dict(build, tmp_path, monkeypatch):
     assert json.loads(printed.splitlines()[-1])["entries"][0]["layer_policy"] == "frozen"
     assert "note: it is a toy" in told
     assert (tmp_path / "t").read_text() == "par-lite"
+    (tmp_path / "toys").mkdir()
+    monkeypatch.chdir(tmp_path)
+    nowhere = tiny.arguments("OUT", "--backend", "toy")
+    del nowhere[nowhere.index("--out") : nowhere.index("--out") + 2]
+    assert build_engine.main(nowhere) == 0
+    assert (tmp_path / f"toys/{tiny.host.name}-par-lite").read_text() == "par-lite"
+
+
+def test_a_place_that_nobody_named_follows_from_the_backend(tiny, tmp_path, capsys, monkeypatch):
+    """So the line that a refusal names does not end where a bundle stands."""
+    monkeypatch.chdir(tmp_path)
+    arguments = tiny.arguments("OUT")
+    del arguments[arguments.index("--out") : arguments.index("--out") + 2]
+    assert build_engine.main(arguments) == 0
+    open_bundle(tmp_path / "bundles" / tiny.host.name)
+    assert build_engine.main([*arguments, "--backend", "checkpoint"]) == 2
+    line = shlex.split(capsys.readouterr().err.rpartition("remedy: ")[2])
+    assert build_engine.main(line[2:]) == 0
+    assert open_sidecar(tmp_path / "checkpoints" / f"{tiny.host.name}-par-lite")[1].entry.version == "par-lite"
 
 
 def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):

@@ -8,9 +8,12 @@ measured, and how a candidate becomes the bundle (`allrounder.engines.bundle`).
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -123,12 +126,43 @@ class Staging:
         Raises:
             BundleError: It cannot be written, or the folder already holds one of that name.
         """
+        with self.new_file(path) as write:
+            write(data)
+
+    @contextmanager
+    def new_file(self, path: str) -> Iterator[Callable[[bytes], int]]:
+        """Gives a function that writes the next bytes of a new file, and returns their number.
+
+        They are hashed as they come, so that no file ever stands in memory. The file is in the folder where the block
+        ends well, and gone where it does not.
+
+        Raises:
+            BundleError: It cannot be written, or the folder already holds one of that name.
+        """
         check_path(path, where=self.path)
-        with reported(self.path):
-            (self.path / path).parent.mkdir(parents=True, exist_ok=True)
-            with (self.path / path).open("xb") as file:  # never into a file that another bundle links
+        target, digest, size = self.path / path, hashlib.sha256(), 0
+
+        def write(data: bytes) -> int:
+            nonlocal size
+            with reported(self.path):
                 file.write(data)
-        self._files[path] = FileRecord(sha256=digest_of(data), bytes=len(data))
+            digest.update(data)
+            size += len(data)
+            return len(data)
+
+        with reported(self.path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("xb")  # never into a file that another bundle links
+        try:
+            yield write
+            with reported(self.path):
+                file.close()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.close()
+            target.unlink(missing_ok=True)
+            raise
+        self._files[path] = FileRecord(sha256=digest.hexdigest(), bytes=size)
 
     def put(self, entries: Iterable[Entry], *, force: bool = False) -> tuple[Entry, ...]:
         """Adds entries, whose files are in the folder, and writes the manifest.

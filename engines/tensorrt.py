@@ -141,7 +141,8 @@ class _Writer:
         if standing and standing.is_file():
             self._staging.place_file(standing, path, file_record(standing))
             return path
-        self._staging.write_file(path, build_plan(self._library, source, self._plans, self._progress))
+        with self._staging.new_file(path) as write:
+            build_plan(self._library, source, self._plans, write, self._progress)
         _built[path] = self._staging.path / path
         return path
 

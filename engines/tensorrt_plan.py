@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from allrounder.userdirs import cache_dir, write_whole
 
 __all__ = ["PlanOptions", "Source", "build_plan", "target"]
 
+Write = Callable[[bytes], int]  # takes the next bytes, returns how many it took
 _ALWAYS_TYPED = 11  # from this major version on a network can be nothing but strongly typed
 
 
@@ -53,11 +54,12 @@ def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarge
     return PlanTarget(library.version, library.gpu.sm, options.newer, options.hardware, plugin)
 
 
-def build_plan(library: Library, source: Source, options: PlanOptions, progress: Progress) -> bytes:
-    """Returns the plan.
+def build_plan(library: Library, source: Source, options: PlanOptions, write: Write, progress: Progress) -> None:
+    """Builds a plan, which is handed to ``write`` piece by piece: it never stands in our memory as a whole.
 
     Raises:
         BackendError: TensorRT refuses the graph, or fails; its words are quoted.
+        BundleError: Whatever ``write`` raises.
     """
     trt, log = library.module, library.log
     log.errors.clear()
@@ -74,12 +76,32 @@ def build_plan(library: Library, source: Source, options: PlanOptions, progress:
     cache = config.create_timing_cache(_read(cache_file))
     if cache is not None:
         config.set_timing_cache(cache, ignore_mismatch=False)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    writer = _writer(trt, write)
+    done = builder.build_serialized_network_to_stream(network, config, writer)
+    if writer.error is not None:
+        raise writer.error
+    if not done:
         raise log.failure("TensorRT cannot build a plan", where=source.path.name, version=library.version)
     if cache_file and cache is not None:
         _write(cache_file, bytes(config.get_timing_cache().serialize()))
-    return bytes(plan)
+
+
+def _writer(module: Any, write: Write) -> Any:
+    """Returns TensorRT's stream writer that hands on to ``write``."""
+
+    class Writer(module.IStreamWriter):
+        def __init__(self) -> None:
+            module.IStreamWriter.__init__(self)  # pybind11 wants it called by name
+            self.error: BaseException | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                return write(data)
+            except BaseException as error:  # noqa: BLE001 - the bindings would print it, and lose it
+                self.error = error
+                return 0  # TensorRT gives up
+
+    return Writer()
 
 
 def _parse(library: Library, network: Any, source: Source) -> None:

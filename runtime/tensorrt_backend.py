@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import mmap
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,13 +89,19 @@ def open_session(path: Path, options: EngineOptions, *, native_op: bool = False)
     runtime = _trt.Runtime(_logger)
     if target.newer:
         runtime.engine_host_code_allowed = True  # such a plan brings a part of its own TensorRT along
-    try:
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    except OSError as error:
-        raise BackendError("a plan cannot be read", where=path, got=error) from error
+    engine = _deserialized(runtime, path)
     if engine is None:
         raise _logger.failure("TensorRT refuses a plan", path)
     return _Session((runtime, engine), path.name, options.device_index)
+
+
+def _deserialized(runtime: Any, path: Path) -> Any:
+    """Returns the engine of a plan, or None; the plan is mapped, so that it takes no memory of this process."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return runtime.deserialize_cuda_engine(data)
+    except (OSError, ValueError) as error:  # the latter of an empty file
+        raise BackendError("a plan cannot be read", where=path, got=error) from error
 
 
 def _load_plugin(path: Path) -> None:

@@ -5,41 +5,30 @@ Names, keyword names, defaults and return values are those of NVIDIA/TensorRT, t
 (registry), `python/src/parsers/pyOnnx.cpp` (parser), `python/packaging/bindings_wheel/tensorrt/__init__.py` (`nptype`).
 A name that those tags do not have is an AttributeError here too.
 
-Its plans hold the graph that was parsed; its contexts run it in ONNX Runtime, on "device" memory that is the host's.
-The rules are TensorRT's, as its headers and NVIDIA's pages tell them: a KV cache update wants a static network input
-and the same memory for its result; `Attention` is imported without its lengths; shapes lie in the profile that was set.
+Here is what builds; `tensorrt_stub_run` has what runs plans. The rules are TensorRT's, as its headers and NVIDIA's
+pages tell them: a KV cache update wants a static network input and the same memory for its result; `Attention` is
+imported without its lengths; shapes lie in the profile that was set.
 """
 
 # ruff: noqa: A002, RUF012 - the bindings' names; what is counted is counted per class
 
-import ctypes
 import enum
 import json
 import re
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto
+from tensorrt_stub_run import MAGIC, Context, DataType, Runtime, Severity, Streams, TensorIOMode, dims, nptype
 
-MAGIC = b"stub plan\n"
-OPS_OF_10_15 = {"TensorScatter", "RotaryEmbedding", "RMSNormalization"}
+__all__ = ["Builder", "Context", "Gpu", "OnnxParser", "Registry", "Severity", "Streams", "make"]
 
 
 class Gpu:
     """What the stub believes of the machine; tests change it."""
 
     sm = 90
-
-
-class Severity(enum.IntEnum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-    INFO = 3
-    VERBOSE = 4
 
 
 class ILogger:
@@ -50,6 +39,11 @@ class ILogger:
 
 
 class IProgressMonitor:
+    def __init__(self):
+        self.made = True
+
+
+class IStreamWriter:
     def __init__(self):
         self.made = True
 
@@ -133,10 +127,6 @@ class ParserError:
         return self._text
 
 
-def dims(value):
-    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
 def embed(tensor, folder):
     """Puts a tensor's data into it; onnx itself refuses hard links, which the staged bundle is made of."""
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -206,7 +196,13 @@ class Builder:
     def create_optimization_profile(self):
         return OptimizationProfile()
 
-    def build_serialized_network(self, network, config):
+    def build_serialized_network_to_stream(self, network, config, writer):
+        assert writer.made, "IStreamWriter.__init__ was not called"
+        plan = self._plan(network, config)
+        pieces = [] if plan is None else [plan[:5], plan[5:]]
+        return plan is not None and all(_written(writer, piece) == len(piece) for piece in pieces)
+
+    def _plan(self, network, config):
         Builder.built.append((network, config))
         dynamic = {value.name for value in network.model.graph.input if any(isinstance(d, str) for d in dims(value))}
         if dynamic and any(set(profile.shapes) != dynamic for profile in config.profiles or [OptimizationProfile()]):
@@ -227,7 +223,16 @@ class Builder:
             "newer": self._stub.BuilderFlag.VERSION_COMPATIBLE in config.flags_set,
             "profiles": [profile.shapes for profile in config.profiles],
         }
-        return IHostMemory(MAGIC + json.dumps(header).encode() + b"\n" + network.model.SerializeToString())
+        return MAGIC + json.dumps(header).encode() + b"\n" + network.model.SerializeToString()
+
+
+def _written(writer, data):
+    """Calls a writer as the bindings do, which let no exception through."""
+    try:
+        return writer.write(data)
+    except Exception as error:  # noqa: BLE001
+        print(f"[ERROR] Exception caught in write(): {error}")
+        return 0
 
 
 class Registry:
@@ -239,147 +244,6 @@ class Registry:
             return None
         Registry.loaded.append(plugin_path)
         return object()
-
-
-class Runtime:
-    def __init__(self, stub, logger):
-        self._stub, self._logger = stub, logger
-        self.engine_host_code_allowed = False
-
-    def deserialize_cuda_engine(self, serialized_engine):
-        if not serialized_engine.startswith(MAGIC):
-            self._logger.log(Severity.ERROR, "Serialization assertion stdArchiveMagic failed.")
-            return None
-        head, _, data = serialized_engine[len(MAGIC) :].partition(b"\n")
-        header = json.loads(head)
-        if header["version"] != self._stub.__version__ and not header["newer"]:
-            self._logger.log(Severity.ERROR, "Error Code 6: The engine plan file is not compatible")
-            return None
-        if header["newer"] and not self.engine_host_code_allowed:
-            self._logger.log(Severity.ERROR, "Cannot deserialize engine with lean runtime: host code not allowed")
-            return None
-        return Engine(self._stub, header, onnx.ModelProto.FromString(data))
-
-
-class Engine:
-    def __init__(self, stub, header, model):
-        self.stub, self.model = stub, model
-        self.profiles = header["profiles"]
-        self.inputs = {value.name: value for value in model.graph.input}
-        self.outputs = {value.name: value for value in model.graph.output}
-        self.aliases = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "TensorScatter"}
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-
-    num_io_tensors = property(lambda self: len(self.inputs) + len(self.outputs))
-    num_optimization_profiles = property(lambda self: max(1, len(self.profiles)))
-
-    def get_tensor_name(self, index):
-        return [*self.inputs, *self.outputs][index]
-
-    def get_tensor_mode(self, name):
-        return self.stub.TensorIOMode.INPUT if name in self.inputs else self.stub.TensorIOMode.OUTPUT
-
-    def get_tensor_dtype(self, name):
-        kind = (self.inputs | self.outputs)[name].type.tensor_type.elem_type
-        return {
-            TensorProto.FLOAT: self.stub.DataType.FLOAT,
-            TensorProto.FLOAT16: self.stub.DataType.HALF,
-            TensorProto.INT64: self.stub.DataType.INT64,
-        }[kind]
-
-    def get_tensor_profile_shape(self, name, profile_index):
-        assert name in self.inputs, "profiles are of inputs"
-        if self.profiles and name in self.profiles[profile_index]:
-            return [tuple(shape) for shape in self.profiles[profile_index][name]]
-        return [tuple(dims(self.inputs[name]))] * 3
-
-    def get_aliased_input_tensor(self, name):
-        return self.aliases.get(name)
-
-    def create_execution_context(self, strategy=None):
-        return Context(self)
-
-
-class Context:
-    made = []
-
-    def __init__(self, engine):
-        self._engine, self._profile = engine, 0
-        self._shapes = {name: tuple(dims(value)) for name, value in engine.inputs.items()}
-        self._addresses = {}
-        self.enqueued = 0
-        Context.made.append(self)
-
-    def set_optimization_profile_async(self, profile_index, stream_handle):
-        assert stream_handle, "a stream of one's own"
-        self._profile = profile_index
-        return profile_index < self._engine.num_optimization_profiles
-
-    def set_input_shape(self, name, shape):
-        low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
-        fits = len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
-        if fits:
-            self._shapes[name] = tuple(shape)
-        return fits
-
-    def get_tensor_shape(self, name):
-        symbols = {}
-        for each, shape in self._shapes.items():
-            symbols |= dict(zip(dims(self._engine.inputs[each]), shape, strict=True))
-        declared = dims((self._engine.inputs | self._engine.outputs)[name])
-        return tuple(symbols.get(d, -1) if isinstance(d, str) else d for d in declared)
-
-    def set_tensor_address(self, name, memory):
-        assert isinstance(memory, int)
-        self._addresses[name] = memory
-        return name in self._engine.inputs or name in self._engine.outputs
-
-    def execute_async_v3(self, stream_handle):
-        if Streams.capturing.get(stream_handle) is not None:
-            assert self.enqueued, "a context is run once before it is captured"
-            Streams.capturing[stream_handle].append(self._compute)
-            return True
-        self.enqueued += 1
-        return self._compute()
-
-    def _compute(self):
-        engine = self._engine
-        if set(self._addresses) != {*engine.inputs, *engine.outputs}:
-            return False
-        if any(self._addresses[out] != self._addresses[given] for out, given in engine.aliases.items()):
-            return False
-        results = engine.session.run(None, {name: self._view(name).copy() for name in engine.inputs})
-        for name, values in zip((each.name for each in engine.session.get_outputs()), results, strict=True):
-            assert values.shape == self.get_tensor_shape(name)
-            self._view(name)[...] = values
-        return True
-
-    def _view(self, name):
-        kind = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
-        shape = self.get_tensor_shape(name)
-        size = int(np.prod(shape)) * kind.itemsize
-        memory = (ctypes.c_char * max(size, 1)).from_address(self._addresses[name])
-        return np.frombuffer(memory, kind, int(np.prod(shape))).reshape(shape)
-
-
-class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-    INT64 = 8
-
-
-class TensorIOMode(enum.Enum):
-    NONE = 0
-    INPUT = 1
-    OUTPUT = 2
-
-
-def nptype(trt_type):
-    return {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}[trt_type]
 
 
 def make(version="10.16.1.11"):
@@ -396,15 +260,10 @@ def make(version="10.16.1.11"):
         "HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY"]
     )
     stub.MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE", "TACTIC_DRAM"])
-    stub.ILogger, stub.IProgressMonitor, stub.OnnxParser = ILogger, IProgressMonitor, OnnxParser
+    stub.ILogger, stub.IProgressMonitor, stub.IStreamWriter = ILogger, IProgressMonitor, IStreamWriter
+    stub.OnnxParser = OnnxParser
     stub.DataType, stub.TensorIOMode, stub.nptype = DataType, TensorIOMode, nptype
     stub.Builder = lambda logger: Builder(stub, logger)
     stub.Runtime = lambda logger: Runtime(stub, logger)
     stub.get_plugin_registry = Registry
     return stub
-
-
-class Streams:
-    """CUDA's streams, as far as the contexts above must know them."""
-
-    capturing = {}

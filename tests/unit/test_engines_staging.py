@@ -446,6 +446,26 @@ def test_only_safe_paths_get_into_a_staging(freeze, place, tmp_path):
             staging.write_file("a", b"2")
 
 
+def test_a_file_is_written_in_pieces_whole_or_not_at_all(place):
+    def half(staging):
+        with staging.new_file("folder/b") as write:
+            write(b"half")
+            raise ArithmeticError
+
+    with Staging(place) as staging:
+        with staging.new_file("folder/a") as write:
+            assert [write(piece) for piece in (b"one", b"", b"two")] == [3, 0, 3]
+        assert staging.files["folder/a"] == file_record(staging.path / "folder/a")
+        assert (staging.path / "folder/a").read_bytes() == b"onetwo"
+        with pytest.raises(ArithmeticError):
+            half(staging)
+        assert "folder/b" not in staging.files
+        assert not (staging.path / "folder/b").exists()
+        with pytest.raises(BundleError, match="exists"), staging.new_file("folder/a") as write:
+            write(b"another")
+        assert (staging.path / "folder/a").read_bytes() == b"onetwo"
+
+
 def test_a_graph_whose_weights_are_not_there_is_refused(freeze, place):
     frozen = freeze("par-lite")
     with Staging(place) as staging:

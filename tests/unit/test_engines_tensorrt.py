@@ -1,6 +1,9 @@
 """The TensorRT backend against a stand-in of its package: what it refuses, what it asks for, how plans are named."""
 
+import errno
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import tensorrt_stub as stub
@@ -12,7 +15,7 @@ from allrounder.engines import tensorrt_library
 from allrounder.engines.backends import Asked, BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish
 from allrounder.engines.tensorrt_plan import PlanOptions
-from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
+from allrounder.errors import BackendError, BundleError, EngineUnavailable, InputInvalid
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
 from allrounder.gpus import Gpu
 from allrounder.plans import PlanTarget, read_target
@@ -221,9 +224,54 @@ def test_tensorrts_own_words_are_quoted(here, frozen, tmp_path, monkeypatch):
 
 
 def test_a_build_that_fails_says_what_the_logger_was_told(here, frozen, tmp_path, monkeypatch):
-    def fail(builder, network, config):
+    def fail(builder, network, config, writer):
         builder._logger.log(stub.Severity.ERROR, "Error Code 10: Could not find any implementation")
+        return False
 
-    monkeypatch.setattr(stub.Builder, "build_serialized_network", fail)
+    monkeypatch.setattr(stub.Builder, "build_serialized_network_to_stream", fail)
     with Staging(tmp_path / "one") as staging, pytest.raises(BackendError, match="Could not find any implementation"):
         backend_file.build(frozen, staging, BuildOptions(only=LITE))
+
+
+def test_a_plan_goes_to_its_file_piece_by_piece(here, frozen, tmp_path, monkeypatch):
+    pieces, given = [], Staging.new_file
+
+    @contextmanager
+    def counted(staging, path):
+        with given(staging, path) as write:
+            yield lambda data: pieces.append((path, len(data))) or write(data)
+
+    monkeypatch.setattr(Staging, "new_file", counted)
+    with Staging(tmp_path / "bundle") as staging:
+        (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE))
+        open_bundle(staging.path)  # which verifies sizes and digests
+        size = staging.files[entry.graphs.decode].bytes
+    sizes = [length for path, length in pieces if path == entry.graphs.decode]
+    assert len(sizes) > 1
+    assert sum(sizes) == size
+
+
+class Unwritable:
+    """A file on a full disk."""
+
+    def __init__(self, file):
+        self.close = file.close
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_plan_that_cannot_be_written_is_not_there_and_the_reason_is(here, frozen, tmp_path, monkeypatch, capfd):
+    with Staging(tmp_path / "bundle") as staging:
+        opened = Path.open
+
+        def fails(path, *words, **more):
+            file = opened(path, *words, **more)
+            return Unwritable(file) if path.suffix == ".plan" and words == ("xb",) else file
+
+        monkeypatch.setattr(Path, "open", fails)
+        with pytest.raises(BundleError, match="No space left") as caught:
+            backend_file.build(frozen, staging, BuildOptions(only=LITE))
+        assert caught.value.remedy
+        assert not list(staging.path.rglob("*.plan"))
+    assert "Exception caught" not in capfd.readouterr().out  # the bindings would have printed it, and lost it

@@ -14,7 +14,6 @@ import msgspec
 from allrounder import __version__
 from allrounder.errors import BundleMismatch
 from allrounder.manifest import (
-    SCHEMA,
     Entry,
     FileRecord,
     Frozen,
@@ -23,6 +22,7 @@ from allrounder.manifest import (
     Model,
     PromptTemplate,
     Recommendation,
+    schema_of,
 )
 
 __all__ = ["FLAT", "Identity", "Key", "check_same", "check_same_file", "flat_twin", "merge", "needed"]
@@ -117,7 +117,7 @@ def merge(
         if each.version not in given and _weighed(kept, each.version) == _weighed(merged, each.version)
     ]
     return Manifest(
-        schema=SCHEMA,
+        schema=schema_of(entry.precision for entry in merged.values()),
         producer=f"allrounder {__version__}",
         model=identity.model,
         prompt=identity.prompt,

@@ -35,7 +35,6 @@ from allrounder.hosts.host import host_directory, load_processor, stop_ids
 from allrounder.hosts.spec import HostSpec
 from allrounder.hosts.template import freeze_template
 from allrounder.manifest import (
-    SCHEMA,
     FileRecord,
     Frozen,
     FrozenVersion,
@@ -48,6 +47,7 @@ from allrounder.manifest import (
     SharedGraphs,
     decode,
     encode,
+    schema_of,
 )
 from allrounder.progress import Progress, silent
 from allrounder.router.checkpoint import RECORD, load_router
@@ -216,7 +216,7 @@ class Freezer:
         versions = tuple(state.versions.values())
         files = sorted({*state.fixed, *(name for each in versions for name in (each.prefill, each.decode))})
         frozen = Frozen(
-            schema=SCHEMA,
+            schema=schema_of([self._options.precision]),
             producer=f"allrounder {__version__}",
             precision=self._options.precision,
             model=state.model,

@@ -22,7 +22,7 @@ from allrounder.versions import FULL
 __all__ = ["Fallback", "LatencyTarget", "by_faithfulness", "choose", "figures", "table"]
 
 Fallback = Literal["fastest"]
-_PRECISIONS = {"fp16": 16, "fp32": 32}
+_PRECISIONS = {"bf16": 8, "fp16": 11, "fp32": 24}  # bits of the significand
 
 
 @dataclass(frozen=True, slots=True)

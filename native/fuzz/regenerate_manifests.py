@@ -32,8 +32,9 @@ def seeds(plain: dict[str, Any]) -> dict[str, bytes]:
         "whole": json.dumps(plain, separators=(",", ":"), ensure_ascii=False),
         "small": one,
         "spaced": json.dumps(small(plain), indent=1),
-        "future": one.replace('"schema":1', '"schema":2'),
-        "future-number": '{"schema":2,"x":-1e999}',
+        "future": one.replace('"schema":1', '"schema":3'),
+        "bf16": one.replace('"schema":1', '"schema":2').replace("fp32", "bf16"),
+        "future-number": '{"schema":3,"x":-1e999}',
         "twice": one.replace('"producer":', '"producer":"a","producer":', 1),
         "unknown": one.replace('"producer":', '"new":[{}],"producer":', 1),
         "float": one.replace('"layers":2', '"layers":2.0'),
@@ -71,7 +72,7 @@ def main() -> None:
     for name, data in seeds(plain).items():
         (corpus / f"seed-{name}").write_bytes(data)
     words = sorted(key for key in keys(plain) if key.replace("_", "").isalnum())
-    words += ["routed", "frozen", "fp32", "fp16", "full"]
+    words += ["routed", "frozen", "fp32", "fp16", "bf16", "full"]
     texts = ("null", "true", "false", "1e999", "\\\\ud800")
     lines = [f'"\\"{word}\\""' for word in words] + [f'"{text}"' for text in texts]
     (HERE / "manifest_fuzz.dict").write_text("\n".join(lines) + "\n")

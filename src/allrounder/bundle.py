@@ -34,7 +34,7 @@ from typing import NamedTuple
 from allrounder.consistency import check_manifest
 from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture
 from allrounder.hashing import FileStat, check_files, check_path, list_files, verify_files
-from allrounder.manifest import Manifest, check_schema, decode
+from allrounder.manifest import BF16_SCHEMA, Manifest, check_schema, decode
 from allrounder.progress import Progress, silent
 from allrounder.stamps import read_stamp, write_stamp
 
@@ -149,7 +149,7 @@ def _accepted(root: Path, heads: _Heads) -> tuple[bytes, Journal | None]:
             where=root / MANIFEST,
             remedy="give the directory that `allrounder build` wrote",
         )
-    check_schema(heads.manifest, where=root / MANIFEST)
+    check_schema(heads.manifest, where=root / MANIFEST, newest=BF16_SCHEMA)
     if heads.digest is None:
         raise BundleCorrupt("the manifest's digest is missing", where=root / DIGEST, remedy=_AGAIN)
     if not re.fullmatch(rb"[0-9a-f]{64}\s?", heads.digest):

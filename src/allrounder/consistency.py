@@ -6,11 +6,11 @@ What it knows: the manifest's records and the rule of versions. What it does not
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from allrounder.errors import BundleCorrupt, InvalidBudget
-from allrounder.manifest import Entry, Frozen, FrozenVersion, Manifest, Model
+from allrounder.manifest import Entry, Frozen, FrozenVersion, Manifest, Model, Precision, schema_of
 from allrounder.versions import FULL, Budget, check_flow
 
 __all__ = ["check_frozen", "check_manifest"]
@@ -20,8 +20,10 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
     """Checks a bundle's manifest as a whole.
 
     Raises:
-        BundleCorrupt: No entry, an entry twice, an impossible flow or plan, or a graph that is not listed.
+        BundleCorrupt: No entry, an entry twice, an impossible flow or plan, a graph that is not listed, or a schema
+            that is too old for what it holds.
     """
+    _check_schema(manifest.schema, [entry.precision for entry in manifest.entries], where)
     if not manifest.entries:
         raise BundleCorrupt("the manifest has no entry", where=where, remedy="build the bundle again")
     keys = [entry.key for entry in manifest.entries]
@@ -40,8 +42,10 @@ def check_frozen(frozen: Frozen, *, where: object) -> None:
     """Checks what the exporter hands over as a whole.
 
     Raises:
-        BundleCorrupt: No version, a version twice, an impossible flow or plan, or a graph that is not listed.
+        BundleCorrupt: No version, a version twice, an impossible flow or plan, a graph that is not listed, or a schema
+            that is too old for what it holds.
     """
+    _check_schema(frozen.schema, [frozen.precision], where)
     if not frozen.versions:
         raise BundleCorrupt("no version was frozen", where=where)
     keys = [(version.version, version.gather_layer, version.layer_policy) for version in frozen.versions]
@@ -54,6 +58,14 @@ def check_frozen(frozen: Frozen, *, where: object) -> None:
         _check_flow(version, frozen.model, place)
         _check_router(version, shared.router, frozen.model, place)
         _check_listed((version.prefill, version.decode), frozen.files, place)
+
+
+def _check_schema(schema: int, precisions: Sequence[Precision], where: object) -> None:
+    wanted = schema_of(precisions)
+    if schema < wanted:
+        raise BundleCorrupt(
+            "the schema is older than what the manifest holds", where=where, got=f"schema {schema}", wanted=str(wanted)
+        )
 
 
 def _check_flow(flow: Entry | FrozenVersion, model: Model, place: str) -> None:

@@ -2,14 +2,15 @@
 
 What it is: frozen typed records, and their reading and writing as JSON. `frozen.json`, the smaller
 manifest between export and engines, is made of the same records.
-What it knows: the schema number, which keys exist, and which values make sense alone.
+What it knows: the schema numbers, which keys exist, and which values make sense alone.
 What it does not know: the file system (see `allrounder.bundle`), and how an entry is chosen.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar, cast
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +19,7 @@ from allrounder.errors import BundleCorrupt, BundleFromFuture
 from allrounder.fingerprint import Machine
 
 __all__ = [
+    "BF16_SCHEMA",
     "SCHEMA",
     "Entry",
     "EntryGraphs",
@@ -41,15 +43,18 @@ __all__ = [
     "decode",
     "encode",
     "encode_record",
+    "schema_of",
 ]
 
-SCHEMA = 1
+SCHEMA: Final = 1
+# Of a manifest with bfloat16 in it: programs that know schema 1 alone would call it malformed instead of new.
+BF16_SCHEMA: Final = 2
 
 _INT64 = 2**63 - 1  # every reader, C++ too, can hold the number
 Count = Annotated[int, Meta(ge=0, le=_INT64)]
 Positive = Annotated[int, Meta(ge=1, le=_INT64)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # \Z: no line end behind it
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 LayerPolicy = Literal["routed", "frozen"]
 
 
@@ -216,7 +221,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """`manifest.json` of a bundle."""
 
-    schema: Literal[1]
+    schema: Literal[1, 2]  # see `schema_of`
     producer: str  # program and version that wrote it
     model: Model
     prompt: PromptTemplate
@@ -242,7 +247,7 @@ class FrozenVersion(Record, frozen=True, kw_only=True):
 class Frozen(Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
-    schema: Literal[1]
+    schema: Literal[1, 2]
     producer: str
     precision: Precision
     model: Model
@@ -280,8 +285,18 @@ def encode_record(document: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(checked, order="deterministic"), indent=1) + b"\n"
 
 
-def check_schema(data: bytes, *, where: object) -> None:
+def schema_of(precisions: Iterable[Precision]) -> Literal[1, 2]:
+    """Returns the schema of a document that holds these precisions: the oldest whose readers know them all."""
+    return BF16_SCHEMA if "bf16" in precisions else SCHEMA
+
+
+def check_schema(data: bytes, *, where: object, newest: int = SCHEMA) -> None:
     """Reads the schema number alone, before anything else is looked at.
+
+    Args:
+        data: The document.
+        where: What it is called in errors.
+        newest: The newest schema of its kind that this program knows.
 
     Raises:
         BundleFromFuture: The schema is newer than this program.
@@ -290,12 +305,12 @@ def check_schema(data: bytes, *, where: object) -> None:
         schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # `decode` complains about it
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > newest:
         raise BundleFromFuture(
             "the manifest is from the future",
             where=where,
             got=f"schema {schema}",
-            wanted=f"schema {SCHEMA} or older",
+            wanted=f"schema {newest} or older",
             remedy="update allrounder, or build the bundle again with this one",
         )
 
@@ -307,7 +322,7 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
         BundleFromFuture: The schema is newer than this program; beats every other complaint.
         BundleCorrupt: Not JSON, unknown or missing keys, wrong types, NaN or infinity.
     """
-    check_schema(data, where=where)
+    check_schema(data, where=where, newest=BF16_SCHEMA)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
+
 from allrounder.bundle import DIGEST, MANIFEST, digest_of
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
+    BF16_SCHEMA,
     SCHEMA,
     Entry,
     EntryGraphs,
@@ -78,6 +81,19 @@ def manifest() -> Manifest:
                 version="par-lite", layer_policy="frozen", why='frozen agrees on 86.5%, routed on 86.9%: "enough".'
             ),
         ),
+    )
+
+
+def bf16() -> Manifest:
+    """Returns the golden manifest of schema 2, which came with the precision bf16."""
+    one = _entry("par-lite", plan=(0, 1, *range(10, 32)), tokens=144, layers=24, figures=False)
+    files = manifest().files
+    return msgspec.structs.replace(
+        manifest(),
+        schema=BF16_SCHEMA,
+        entries=tuple(msgspec.structs.replace(one, precision=precision) for precision in ("fp16", "bf16")),
+        files=files | {"graphs/weights/host-bf16-0.bin": _record("graphs/weights/host-bf16-0.bin")},
+        recommendations=(),
     )
 
 
@@ -180,6 +196,7 @@ def _write(folder: Path) -> None:
     data = encode(manifest())
     (folder / MANIFEST).write_bytes(data)
     (folder / DIGEST).write_text(f"{digest_of(data)}\n", encoding="ascii")
+    (folder / "manifest-bf16.json").write_bytes(encode(bf16()))
     (folder / "frozen.json").write_bytes(encode(frozen()))
 
 

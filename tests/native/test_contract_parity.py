@@ -27,6 +27,7 @@ from allrounder.runtime.choice import LatencyTarget, by_faithfulness, choose, ta
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = (ROOT / "tests/golden/manifest.json").read_bytes()
+BF16 = (ROOT / "tests/golden/manifest-bf16.json").read_bytes()
 GOLDEN_ENTRIES = decode(GOLDEN, Manifest, where="golden").entries
 HERE = Machine(cpu="here", cores=2, threads=2, backend="onnxruntime 1")
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -93,6 +94,8 @@ def assert_read_alike(probe: Probe, data: bytes) -> Answer:
 
 def test_the_golden_manifest(probe):
     assert assert_read_alike(probe, GOLDEN) == ("ok", 3)
+    assert assert_read_alike(probe, BF16) == ("ok", 2)
+    assert assert_read_alike(probe, BF16.replace(b'"schema": 2', b'"schema": 1'))[0] == "BundleCorrupt"
 
 
 @MANY
@@ -132,7 +135,19 @@ TEXTS = (
     ]
     + [str(2**bits + more) for bits in (31, 53, 62, 63, 64, 100) for more in (-1, 0, 1)]
     + ["9" * 308, "9" * 309, "9" * 500, "0." + "0" * 400 + "1", "1." + "0" * 400]
-    + ['"\\ud800"', '"\\u0000"', '"\\ud83d\\ude00"', '"\\q"', '"\x01"', '"\x7f"', '"é"', '"../x"', '"full"', '"fp16"']
+    + [
+        '"\\ud800"',
+        '"\\u0000"',
+        '"\\ud83d\\ude00"',
+        '"\\q"',
+        '"\x01"',
+        '"\x7f"',
+        '"é"',
+        '"../x"',
+        '"full"',
+        '"fp16"',
+        '"bf16"',
+    ]
     + ['"' + "0" * 64 + '"', '"' + "0" * 64 + '\\n"', '"routed"', '"frozen"', '"graphs/vision.onnx"']
 )
 
@@ -189,8 +204,8 @@ def test_any_bytes_changed(probe, data):
 
 FUTURE = [
     *(b'{"schema":%s}' % text.encode() for text in TEXTS if len(text) < 400),
-    *(b'{"schema":2,"x":%s}' % text.encode() for text in TEXTS),
-    *(b'{"x":%s,"schema":2}' % text.encode() for text in TEXTS),
+    *(b'{"schema":3,"x":%s}' % text.encode() for text in TEXTS),
+    *(b'{"x":%s,"schema":3}' % text.encode() for text in TEXTS),
     *(
         b'{"schema":2,"x":"\xff"}',
         b'{"\xff":1,"schema":2}',
@@ -200,7 +215,7 @@ FUTURE = [
     ),
     *(b'{"schema":1,"schema":2}', b'{"schema":2,"schema":1}', b'{"sch\\u0065ma":2}', b'[{"schema":2}]', b'{"schema":2'),
     *(b'\xef\xbb\xbf{"schema":2}', b'{"x":{"schema":2}}', b'{"schema":{"schema":2}}', b'{"schema":[2]}', b"", b"2"),
-    b'{"schema":2,"x":' + b"[" * 300 + b"]" * 300 + b"}",
+    b'{"schema":3,"x":' + b"[" * 300 + b"]" * 300 + b"}",
 ]
 
 
@@ -246,7 +261,7 @@ def chosen_from(draw) -> tuple[Entry, ...]:
             "version": draw(st.sampled_from(["full", "par-lite", "é" * 9])),
         }
         changes |= {
-            "precision": draw(st.sampled_from(["fp32", "fp16"])),
+            "precision": draw(st.sampled_from(["fp32", "fp16", "bf16"])),
             "tokens": draw(st.integers(1, 576) | st.just(2**62)),
         }
         several.append(msgspec.structs.replace(base, **changes))

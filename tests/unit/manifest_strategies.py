@@ -84,7 +84,7 @@ _flow = {
     "layers": _positive,
 }
 _graphs = st.builds(EntryGraphs, preprocess=texts, vision=texts, router=st.none() | texts, prefill=texts, decode=texts)
-_precision = st.sampled_from(["fp32", "fp16"])
+_precision = st.sampled_from(["fp32", "fp16", "bf16"])
 entries = st.builds(
     Entry,
     **_flow,
@@ -96,7 +96,7 @@ entries = st.builds(
     native_op=st.booleans(),
 )
 _common = {
-    "schema": st.just(1),
+    "schema": st.sampled_from([1, 2]),
     "producer": texts,
     "model": st.from_type(Model),
     "prompt": st.from_type(PromptTemplate),

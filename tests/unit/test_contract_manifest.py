@@ -19,8 +19,10 @@ from allrounder.manifest import (
     Limits,
     Manifest,
     SharedGraphs,
+    check_schema,
     decode,
     encode,
+    schema_of,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,7 +34,7 @@ def test_documents_come_back_byte_for_byte(document):
     again = decode(data, type(document), where="test")
     assert again == document
     assert encode(again) == data
-    assert json.loads(data)["schema"] == 1
+    assert json.loads(data)["schema"] == document.schema
 
 
 @given(manifests)
@@ -112,11 +114,32 @@ def changed(golden, **changes):
     return json.dumps(plain).encode()
 
 
-@pytest.mark.parametrize("schema", [2, 99, 10**30])
+@pytest.mark.parametrize("schema", [3, 99, 10**30])
 def test_from_the_future_beats_every_other_complaint(golden, schema):
     for data in (changed(golden, schema=schema, model=None, new=1), b'{"schema": %d, "x": 1e999}' % schema):
         with pytest.raises(BundleFromFuture, match=f"schema {schema}.*update allrounder"):
             decode(data, Manifest, where="m")
+
+
+def test_bfloat16_is_told_to_older_programs_as_the_future(golden):
+    """They read the schema alone, before they stumble over a precision that they do not know."""
+    data = (GOLDEN / "manifest-bf16.json").read_bytes()
+    assert encode(golden.bf16()) == data
+    assert decode(data, Manifest, where="golden") == golden.bf16()
+    check_manifest(golden.bf16(), where="golden")
+    assert golden.bf16().schema == schema_of(["fp16", "bf16"]) == 2
+    assert schema_of(["fp32", "fp16"]) == golden.manifest().schema == 1  # which older programs read
+    with pytest.raises(BundleFromFuture, match=r"schema 2.*update allrounder"):
+        check_schema(data, where="m", newest=1)  # what a program that knows schema 1 does
+
+
+def test_bfloat16_in_an_old_schema_is_refused(golden):
+    with pytest.raises(BundleCorrupt, match=r"schema is older.*schema 1.*2"):
+        check_manifest(msgspec.structs.replace(golden.bf16(), schema=1), where="m")
+    half = golden.frozen()
+    with pytest.raises(BundleCorrupt, match=r"schema is older.*schema 1.*2"):
+        check_frozen(msgspec.structs.replace(half, precision="bf16"), where="m")
+    check_frozen(msgspec.structs.replace(half, precision="bf16", schema=2), where="m")
 
 
 @pytest.mark.parametrize("schema", [0, -1, 1.0, 2.5, True, "1", None, [2]])

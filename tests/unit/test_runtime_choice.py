@@ -44,6 +44,8 @@ def test_then_the_lowest_kl_then_the_larger_budget_then_the_higher_precision_the
     assert order(small, large) == [large, small]
     half, single = make(kl=0.1, precision="fp16"), make(kl=0.1)
     assert order(half, single) == [single, half]
+    short = make(kl=0.1, precision="bf16")  # as many bits, but three fewer of the significand
+    assert order(short, half, single) == [single, half, short]
     first, second = make("a", kl=0.1), make("b", kl=0.1)
     assert order(first, second) == [first, second]
 
@@ -132,7 +134,7 @@ ENTRIES = st.lists(
         st.sampled_from(["full", "par-max", "par-lite"]),
         kl=st.none() | st.floats(0, 1),
         tokens=st.integers(1, 576),
-        precision=st.sampled_from(["fp32", "fp16"]),
+        precision=st.sampled_from(["fp32", "fp16", "bf16"]),
         figures=st.none() | st.tuples(milliseconds, milliseconds),
         machine=st.sampled_from([HERE, HERE, THERE]),
     ),

@@ -38,7 +38,7 @@ struct Rank {
   double kl;
   bool pruned;
   Product budget;  // the larger one first
-  int bits;        // the higher precision first
+  int bits;        // of the significand: the higher precision first
   std::size_t index;
 
   bool operator<(const Rank& other) const {
@@ -47,12 +47,17 @@ struct Rank {
   }
 };
 
+int significand_bits(const std::string& precision) {
+  if (precision == "fp32") return 24;
+  return precision == "fp16" ? 11 : 8;
+}
+
 Rank rank(const std::vector<Entry>& entries, std::size_t index) {
   const Entry& entry = entries[index];
   const bool full = entry.version == kFull;
   const std::optional<double> kl = full ? std::optional<double>(full_kl(entries, entry.precision)) : kl_of(entry);
   const Product budget = static_cast<Product>(entry.tokens) * static_cast<Product>(entry.layers);
-  return {!kl, kl.value_or(0.0), !full, budget, entry.precision == "fp32" ? 32 : 16, index};
+  return {!kl, kl.value_or(0.0), !full, budget, significand_bits(entry.precision), index};
 }
 
 // Returns an entry's latency where it counts on `machine` (null: anywhere), else null.

@@ -69,6 +69,12 @@ void check_listed(const EntryGraphs& graphs, const std::map<std::string, FileRec
 }  // namespace
 
 void check_manifest(const Manifest& manifest, const std::string& where) {
+  const bool bf16 = std::any_of(manifest.entries.begin(), manifest.entries.end(),
+                                [](const Entry& entry) { return entry.precision == "bf16"; });
+  if (bf16 && manifest.schema < kBf16Schema) {
+    refuse("the schema is older than what the manifest holds",
+           {where, "schema " + std::to_string(manifest.schema), std::to_string(kBf16Schema), ""});
+  }
   if (manifest.entries.empty()) refuse("the manifest has no entry", {where, "", "", "build the bundle again"});
   std::map<Entry::Key, int> count;
   for (const Entry& entry : manifest.entries) ++count[entry.key()];

@@ -147,7 +147,7 @@ EntryGraphs read_graphs(const JsonView& view) {
   return graphs;
 }
 
-std::string read_precision(const JsonView& view) { return read_one_of(view, {"fp32", "fp16"}); }
+std::string read_precision(const JsonView& view) { return read_one_of(view, {"fp32", "fp16", "bf16"}); }
 
 std::string read_policy(const JsonView& view) { return read_one_of(view, {"routed", "frozen"}); }
 
@@ -182,7 +182,7 @@ Recommendation read_recommendation(const JsonView& view) {
 
 int64_t read_schema(const JsonView& view) {
   const int64_t schema = read_count(view);
-  if (schema != kSchema) view.refuse("Invalid schema " + std::to_string(schema));
+  if (schema != kSchema && schema != kBf16Schema) view.refuse("Invalid schema " + std::to_string(schema));
   return schema;
 }
 
@@ -215,7 +215,7 @@ std::string Entry::label() const {
 
 void check_schema(std::string_view json, const std::string& where) {
   const std::optional<std::string> digits = schema_number(json);
-  const std::string known = std::to_string(kSchema);
+  const std::string known = std::to_string(kBf16Schema);
   // Numbers of JSON have no leading zeros, so the longer one is the larger one.
   if (!digits || std::make_pair(digits->size(), *digits) <= std::make_pair(known.size(), known)) return;
   throw Error(AR_BUNDLE_FROM_FUTURE, "the manifest is from the future",

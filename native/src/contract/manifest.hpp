@@ -16,6 +16,7 @@
 namespace ar {
 
 inline constexpr int64_t kSchema = 1;
+inline constexpr int64_t kBf16Schema = 2;  // of a manifest with bfloat16 in it; the newest that is read
 inline constexpr const char* kFull = "full";
 
 struct Machine {  // a machine as far as latency depends on it
@@ -101,7 +102,7 @@ struct EntryGraphs {  // paths relative to the bundle
 struct Entry {
   std::string version;
   std::string backend;
-  std::string precision;     // "fp32" or "fp16"
+  std::string precision;     // "fp32", "fp16" or "bf16"
   int64_t gather_layer = 0;  // K
   std::string layer_policy;  // "routed" or "frozen"
   std::optional<std::vector<int64_t>> layer_plan;

@@ -57,6 +57,7 @@ TEST(Choice, ThenTheLowestKlThenTheBudgetThenThePrecisionThenTheOrderGiven) {
   EXPECT_EQ(order({{"a", 0.2}, {"a", 0.1, 10}}), (Order{1, 0}));
   EXPECT_EQ(order({{"a", 0.1, 10}, {"a", 0.1}}), (Order{1, 0}));
   EXPECT_EQ(order({{"a", 0.1, 144, "fp16"}, {"a", 0.1}}), (Order{1, 0}));
+  EXPECT_EQ(order({{"a", 0.1, 144, "bf16"}, {"a", 0.1, 144, "fp16"}}), (Order{1, 0}));
   EXPECT_EQ(order({{"b", 0.1}, {"a", 0.1}}), (Order{0, 1}));
   EXPECT_EQ(order({{"b", 0.0}, {"a", -0.0}}), (Order{0, 1}));
 }
@@ -152,7 +153,7 @@ class RandomChoice : public testing::Test {
       each.version = std::vector<std::string>{"full", "par-max", "par-lite"}[random_() % 3];
       if (coin()) each.kl = static_cast<double>(random_() % 4) / 4;
       each.tokens = static_cast<int64_t>(1 + random_() % 576);
-      if (coin()) each.precision = "fp16";
+      if (coin()) each.precision = coin() ? "fp16" : "bf16";
       if (random_() % 4 > 0) each.figures = {number(500), number(500)};
       if (random_() % 3 == 0) each.machine = kThere;
     }

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "contract/consistency.hpp"
 #include "scratch.hpp"
 
 namespace {
@@ -99,7 +100,7 @@ TEST(Manifest, WhatCameLaterMayBeAbsent) {
 }
 
 TEST(Manifest, FromTheFutureBeatsEveryOtherComplaint) {
-  for (const char* schema : {"2", "99", "1000000000000000000000000000000"}) {
+  for (const char* schema : {"3", "99", "1000000000000000000000000000000"}) {
     Plain manifest = golden();
     manifest["model"] = nullptr;
     manifest["new"] = 1;
@@ -110,6 +111,19 @@ TEST(Manifest, FromTheFutureBeatsEveryOtherComplaint) {
     const std::string huge = std::string("{\"schema\": ") + schema + ", \"x\": 1e999}";
     refused(AR_BUNDLE_FROM_FUTURE, "update allrounder", [&] { decode_manifest(huge, "m"); });
   }
+}
+
+TEST(Manifest, Bfloat16CameWithSchemaTwo) {
+  const std::string text = scratch::read(std::filesystem::path(ALLROUNDER_GOLDEN) / "manifest-bf16.json");
+  const ar::Manifest manifest = decode_manifest(text, "golden");
+  EXPECT_EQ(manifest.schema, 2);
+  ASSERT_EQ(manifest.entries.size(), 2u);
+  EXPECT_EQ(manifest.entries[1].precision, "bf16");
+  EXPECT_EQ(manifest.entries[1].label(), "par-lite (onnxruntime, bf16, frozen, K=2)");
+  ar::check_manifest(manifest, "golden");
+  ar::Manifest old = manifest;
+  old.schema = 1;
+  refused(AR_BUNDLE_CORRUPT, "schema is older", [&] { ar::check_manifest(old, "m"); });
 }
 
 TEST(Manifest, OtherSchemasAreMalformed) {

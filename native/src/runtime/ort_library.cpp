@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "contract/error.hpp"
+#include "runtime/own_folder.hpp"
 
 namespace ar {
 namespace {
@@ -28,12 +29,6 @@ fs::path real_path(const fs::path& path) {
   std::error_code failed;
   fs::path real = fs::canonical(path, failed);
   return failed ? path : real;
-}
-
-fs::path file_of(const void* address) {
-  Dl_info info{};
-  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
-  return real_path(info.dli_fname);
 }
 
 // Returns what is to be opened: a path, or the name that the system's search knows.
@@ -111,8 +106,6 @@ const OrtLibrary& ort_library(const std::string& wanted) {
 }
 
 const OrtLibrary& open_ort_library() { return *opened.load(); }
-
-fs::path own_folder() { return file_of(reinterpret_cast<const void*>(&own_folder)).parent_path(); }
 
 std::optional<fs::path> ort_ops_library() {
   std::error_code failed;

@@ -31,9 +31,6 @@ const OrtLibrary& ort_library(const std::string& wanted);
 // Returns the library that `ort_library` opened; only after that.
 const OrtLibrary& open_ort_library();
 
-// Returns the folder of the library (or program) that this code is part of.
-std::filesystem::path own_folder();
-
 // Returns the library with the native gather op: the one that ALLROUNDER_ORT_OPS names, else the one in our own
 // folder, else nothing. Throws AR_ENGINE_UNAVAILABLE where the variable names no file.
 std::optional<std::filesystem::path> ort_ops_library();

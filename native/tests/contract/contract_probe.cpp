@@ -7,6 +7,7 @@
 //   {"op": "open", "path": "..."}               open_bundle; also tells how many MiB were hashed and what was logged
 //   {"op": "encode_entries", "json": "[...]"}   decode_entries, then encode_entry each
 //   {"op": "machine", "backend": "...", "threads": 0}
+//   {"op": "plan", "name": "...", "version": "10.16.1.11", "sm": 90}   parse_tensorrt_version and check_plan_target
 //
 // An answer is {"ok": ...} or {"error": "BundleCorrupt", "message": "..."}.
 #include <iostream>
@@ -19,6 +20,7 @@
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/manifest.hpp"
+#include "contract/plans.hpp"
 
 namespace {
 
@@ -90,6 +92,12 @@ json machine(const json& question) {
   return ar::encode_machine(ar::machine(question.at("backend"), question.value("threads", 0)));
 }
 
+json plan(const json& question) {
+  const ar::PlanTarget target = ar::check_plan_target(
+      question.at("name"), ar::parse_tensorrt_version(question.at("version")), question.at("sm").get<int64_t>());
+  return {target.version, target.sm, target.newer, target.ampere ? "ampere" : "same", target.plugin};
+}
+
 json answer(const json& question) {
   const std::string op = question.at("op");
   if (op == "choose") return choose(question);
@@ -99,6 +107,7 @@ json answer(const json& question) {
   if (op == "open") return open(question);
   if (op == "encode_entries") return encode_entries(question);
   if (op == "machine") return machine(question);
+  if (op == "plan") return plan(question);
   throw std::runtime_error("there is no question " + op);
 }
 

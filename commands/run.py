@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--threads", type=int, help="CPU threads (default: all usable cores)")
     choice.add_argument("--weights", choices=("fast", "shared"), default="fast")
     choice.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
+    choice.add_argument(
+        "--provider", choices=("cuda", "tensorrt"), default="cuda", help="ONNX Runtime's, on a GPU (default: cuda)"
+    )
     answer = parser.add_argument_group("the answer")
     answer.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128")
     answer.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
@@ -65,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         weights=arguments.weights,
         device=arguments.device,
+        provider=arguments.provider,
     )
     with runtime:
         if arguments.stream and not arguments.json:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allrounder.bundle import OpenBundle
-from allrounder.errors import BackendError, BundleCorrupt, InputInvalid, PromptTooLong
+from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.manifest import Entry
@@ -206,6 +206,8 @@ def open_engines(
         BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
     """
     options = options or EngineOptions()
+    # Pictures are prepared on the CPU on every device: its pixels are those that the graph was verified with.
+    for_pictures = EngineOptions(threads=options.threads, weights=options.weights)
     loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
@@ -213,12 +215,14 @@ def open_engines(
         native_op = entry.native_op and graph == entry.graphs.prefill
         key = (entry.backend, graph, native_op)
         if key not in loaded:
-            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, options, native_op=native_op)
+            chosen = for_pictures if graph == entry.graphs.preprocess else options
+            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, chosen, native_op=native_op)
         return loaded[key]
 
     prompter = _prompter(bundle)
     engines = []
     for entry in entries:
+        _check_provider(entry, options)
         graphs = entry.graphs
         sessions = _Sessions(
             session(entry, graphs.preprocess),
@@ -229,6 +233,15 @@ def open_engines(
         )
         engines.append(Engine(bundle, entry, options, sessions, prompter))
     return tuple(engines)
+
+
+def _check_provider(entry: Entry, options: EngineOptions) -> None:
+    if entry.backend == "onnxruntime" and options.provider == "tensorrt" and entry.layer_policy == "routed":
+        raise EngineUnavailable(
+            "ONNX Runtime's TensorRT provider is for frozen layers alone",  # an If saves no time in TensorRT
+            where=entry.label,
+            remedy="build it with --layer-policy frozen, or choose provider='cuda'",
+        )
 
 
 def _prompter(bundle: OpenBundle) -> Prompter:

@@ -1,7 +1,8 @@
 """The ONNX Runtime backend.
 
 What it is: sessions, bindings and the machine's fingerprint, on ONNX Runtime; the only file that imports it.
-What it knows: providers, session options, memory. What it does not know: what the graphs compute.
+What it knows: session options, where memory lies. What it does not know: what the graphs compute, and which providers
+run them (`onnxruntime_providers`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,15 @@ from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 from allrounder.native import ort_ops
 from allrounder.runtime.backend import Bound, Cell, Session, Tensor
+from allrounder.runtime.onnxruntime_providers import (
+    CPU,
+    TENSORRT,
+    asked_for,
+    check_placement,
+    check_provider,
+    providers_for,
+    unusable,
+)
 from allrounder.runtime.options import EngineOptions
 
 __all__ = ["fingerprint", "open_session"]
@@ -35,22 +46,23 @@ except ImportError as error:
 
 _log = logging.getLogger("allrounder.runtime")
 _NVIDIA = Path("/proc/driver/nvidia")
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def fingerprint(options: EngineOptions) -> Machine:
     """See `allrounder.runtime.backend.Backend`."""
-    _require_provider(options)
+    check_provider(options, onnxruntime.get_available_providers())
     name = f"onnxruntime {onnxruntime.__version__}"
     if options.device_kind == "cpu":
         return machine(backend=name, threads=options.thread_count)
+    if options.provider == "tensorrt":
+        name += " tensorrt"  # another speed
     gpu, driver = _gpu(options.device_index)
     return machine(backend=name, threads=options.thread_count, gpu=gpu, driver=driver)
 
 
 def open_session(path: Path, options: EngineOptions, *, native_op: bool = False) -> Session:
     """See `allrounder.runtime.backend.Backend`."""
-    provider = _require_provider(options)
+    check_provider(options, onnxruntime.get_available_providers())
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
     settings.inter_op_num_threads = 1
@@ -60,23 +72,37 @@ def open_session(path: Path, options: EngineOptions, *, native_op: bool = False)
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if options.weights == "shared":
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if options.device_kind != "cpu":
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if native_op:
         _register_native_op(settings)
-    providers: list[Any] = [provider]
-    if options.device_kind == "cuda":
-        providers = [(provider, {"device_id": str(options.device_index)}), _PROVIDERS["cpu"]]
-    try:
-        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers)
-    except Exception as error:  # the library's errors have no root but Exception
-        raise BackendError("ONNX Runtime refuses a graph", where=path, got=error) from error
-    if provider not in session.get_providers():  # it falls back to the CPU by itself; we do not
-        raise EngineUnavailable(
-            "ONNX Runtime could not use the device",
-            where=options.device,
-            got=", ".join(session.get_providers()),
-            remedy="install the CUDA and cuDNN libraries that onnxruntime-gpu names, or choose device='cpu'",
-        )
+    session = _session(path, options, settings)
+    if options.device_kind != "cpu":
+        check_placement(_on_cpu(session), path, options)
     return _Session(session, path.name, options)
+
+
+def _session(path: Path, options: EngineOptions, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Makes a session on the provider that is asked for, and on no other in its place."""
+    providers = providers_for(options, path)
+    if asked_for(options) == TENSORRT:
+        _tell_once("TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes")
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
+    except Exception as error:  # the library's errors have no root but Exception
+        # What its binding itself throws is a RuntimeError: TensorRT's libraries are not there.
+        if asked_for(options) == TENSORRT and isinstance(error, RuntimeError):
+            raise unusable(options, error) from error
+        raise BackendError("ONNX Runtime refuses a graph", where=path, got=error) from error
+    if asked_for(options) not in session.get_providers():  # it leaves out by itself what does not start; we do not
+        raise unusable(options, ", ".join(session.get_providers()))
+    return session
+
+
+def _on_cpu(session: onnxruntime.InferenceSession) -> Counter[str]:
+    """Returns how many nodes of each operator lie on the CPU, those of branches included."""
+    parts: Any = session.get_provider_graph_assignment_info()
+    return Counter(node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes())
 
 
 def _register_native_op(settings: onnxruntime.SessionOptions) -> None:
@@ -113,7 +139,7 @@ class _Session:
 
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         binding = self._session.io_binding()
-        values = [(name, _value(feed, ("cpu", 0))) for name, feed in feeds.items()]
+        values = [(name, _value(feed)) for name, feed in feeds.items()]
         with _reported(self._name):
             for name, value in values:
                 binding.bind_ortvalue_input(name, value)
@@ -126,11 +152,15 @@ class _Session:
         return _Bound(self._session, self._name, inputs, outputs)
 
     def cell(self, values: np.ndarray) -> Cell:
-        return _Cell(values, self._device)
+        return _Cell(values)
 
 
 class _Bound:
-    """A `Bound`; holds on to its tensors, as the library's binding may not."""
+    """A `Bound`; holds on to its tensors, as the library's binding may not.
+
+    Binding an input copies it there and then, where the graph wants it on another device than it lies on. So what lies
+    on the host, where cells are written, is bound again before each run.
+    """
 
     def __init__(
         self,
@@ -141,6 +171,8 @@ class _Bound:
     ) -> None:
         self._session, self._name, self._tensors = session, name, (dict(inputs), dict(outputs))
         self._binding = session.io_binding()
+        on_gpu = session.get_providers() != [CPU]
+        self._again = [name for name, tensor in inputs.items() if on_gpu and tensor.device_name() == "cpu"]
         with _reported(name):
             for input_name, tensor in inputs.items():
                 self._binding.bind_ortvalue_input(input_name, tensor)
@@ -148,29 +180,30 @@ class _Bound:
                 self._binding.bind_ortvalue_output(output_name, tensor)
 
     def run(self) -> None:
+        with _reported(self._name):
+            for name in self._again:
+                self._binding.bind_ortvalue_input(name, self._tensors[0][name])
         _run(self._session, self._binding, self._name)
 
 
 class _Cell:
-    """A `Cell`; on the CPU the library reads the array's own memory."""
+    """A `Cell`: an array of the host, whose own memory the library reads and writes."""
 
-    def __init__(self, values: np.ndarray, device: tuple[str, int]) -> None:
+    def __init__(self, values: np.ndarray) -> None:
         self._array = np.array(values)
-        self._on_cpu = device[0] == "cpu"
-        self.tensor: Any = _value(self._array, device)
+        self.tensor: Any = _value(self._array)
 
     def set(self, values: np.ndarray) -> None:
         self._array[...] = values
-        if not self._on_cpu:
-            self.tensor.update_inplace(self._array)
 
     def get(self) -> np.ndarray:
-        return self._array.copy() if self._on_cpu else self.tensor.numpy()
+        return self._array.copy()
 
 
-def _value(feed: Any, device: tuple[str, int]) -> onnxruntime.OrtValue:
+def _value(feed: Any) -> onnxruntime.OrtValue:
+    """Returns a feed as the library's value, which shares an array's memory."""
     if isinstance(feed, np.ndarray):
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), *device)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), "cpu", 0)
     return feed
 
 
@@ -186,18 +219,6 @@ def _reported(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # the library's errors have no root but Exception
         raise BackendError("ONNX Runtime failed", where=name, got=error) from error
-
-
-def _require_provider(options: EngineOptions) -> str:
-    provider, available = _PROVIDERS[options.device_kind], onnxruntime.get_available_providers()
-    if provider not in available:
-        raise EngineUnavailable(
-            f"ONNX Runtime has no {provider}",
-            where=options.device,
-            got=", ".join(available),
-            remedy="pip uninstall onnxruntime && pip install onnxruntime-gpu, or choose device='cpu'",
-        )
-    return provider
 
 
 def _gpu(index: int, folder: Path = _NVIDIA) -> tuple[str, str]:

@@ -13,9 +13,10 @@ from typing import Literal, TypedDict
 from allrounder.errors import InputInvalid
 from allrounder.fingerprint import usable_cores
 
-__all__ = ["EngineOptions", "EngineOptionsDict", "Weights"]
+__all__ = ["EngineOptions", "EngineOptionsDict", "Provider", "Weights"]
 
 Weights = Literal["fast", "shared"]
+Provider = Literal["cuda", "tensorrt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class EngineOptions:
         threads: CPU threads that one step uses; None means all usable cores.
         weights: ``"fast"`` packs weights anew for each session; ``"shared"`` maps the file once for all, slower.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        provider: Which of ONNX Runtime's providers works on a GPU: ``"cuda"``, or ``"tensorrt"`` with what it leaves to
+            ``"cuda"``. The other backends have none.
 
     Raises:
         InputInvalid: Another value.
@@ -34,6 +37,7 @@ class EngineOptions:
     threads: int | None = None
     weights: Weights = "fast"
     device: str = "cpu"
+    provider: Provider = "cuda"
 
     def __post_init__(self) -> None:
         whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
@@ -44,6 +48,12 @@ class EngineOptions:
         if not isinstance(self.device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             wanted = "'cpu', 'cuda' or 'cuda:1'"
             raise InputInvalid("unknown device", where="device", got=repr(self.device), wanted=wanted)
+        if self.provider not in ("cuda", "tensorrt"):
+            wanted = "'cuda' or 'tensorrt'"
+            raise InputInvalid("unknown provider", where="provider", got=repr(self.provider), wanted=wanted)
+        if self.provider == "tensorrt" and self.device == "cpu":
+            remedy = "give device='cuda' as well"
+            raise InputInvalid("TensorRT needs a GPU", where="provider", got="'tensorrt' on 'cpu'", remedy=remedy)
 
     @property
     def thread_count(self) -> int:
@@ -65,3 +75,4 @@ class EngineOptionsDict(TypedDict, total=False):
     threads: int | None
     weights: Weights
     device: str
+    provider: Provider

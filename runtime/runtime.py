@@ -70,7 +70,7 @@ class Runtime:
             version: Takes the most faithful entry of that name. Without either: the most faithful of all.
             fallback: ``"fastest"`` takes the entry nearest to the target where none meets it.
             progress: Told of the hashing of a bundle that this user never loaded, and of the measuring.
-            **options: ``threads``, ``weights`` and ``device`` of `EngineOptions`.
+            **options: ``threads``, ``weights``, ``device`` and ``provider`` of `EngineOptions`.
 
         Raises:
             NoEngineMeetsTarget: None meets the target; the message is the table of what there is.

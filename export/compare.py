@@ -22,8 +22,9 @@ from allrounder.export.extract import extract, run
 
 __all__ = ["TOLERANCE", "Check", "Comparison"]
 
-# Of the reference's standard deviation. float16 has eleven bits of mantissa, and its weights are rounded once more.
-TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
+# Of the reference's standard deviation. float16 has eleven bits of mantissa, bfloat16 eight; weights are rounded too.
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}
+_NUMPY = {"fp32": np.float32, "fp16": np.float16, "bf16": np.float32}  # of rows: bfloat16 graphs are run widened
 
 
 class Check(NamedTuple):
@@ -39,18 +40,20 @@ class Comparison:
 
     Args:
         folder: Of the graphs.
-        precision: "fp32" or "fp16"; sets the tolerance and the dtype of rows and caches.
+        precision: Sets the tolerance and the dtype of rows and caches.
     """
 
     def __init__(self, folder: Path, precision: str) -> None:
         self._folder, self._tolerance = folder, TOLERANCE[precision]
-        self.dtype = np.dtype(np.float32 if precision == "fp32" else np.float16)
+        self.dtype, self._precision = np.dtype(_NUMPY[precision]), precision
+        self._rounded = precision != "fp32"
         self._seen: set[bytes] = set()
         self.checks: list[Check] = []
 
     def rows(self, tensor: torch.Tensor) -> np.ndarray:
-        """Returns a float tensor in the dtype of rows and caches."""
-        return tensor.detach().numpy().astype(self.dtype)
+        """Returns a float tensor in the precision of rows and caches."""
+        rounded = tensor.detach().bfloat16().float() if self._precision == "bf16" else tensor.detach()
+        return rounded.numpy().astype(self.dtype)
 
     def piece(
         self,
@@ -90,7 +93,7 @@ class Comparison:
             VerificationFailed: Names graph, value and difference.
         """
         for name, reference in wanted.items():
-            difference = _difference(found[name], np.asarray(reference))
+            difference = _difference(found[name], np.asarray(reference), rounded=self._rounded)
             self.checks.append(Check(graph, name, difference))
             if not difference <= self._tolerance:
                 raise VerificationFailed(
@@ -105,7 +108,12 @@ class Comparison:
         return max(self.checks, key=lambda check: check.difference, default=None)
 
 
-def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+def _difference(found: np.ndarray, wanted: np.ndarray, *, rounded: bool) -> float:
+    """Returns the largest difference over the reference's deviation.
+
+    What is ``rounded`` is as coarse as it is large, and language models have a few values a thousand times larger than
+    all others: of values beyond the deviation it is the difference over the value.
+    """
     if found.shape != wanted.shape:
         return float("inf")
     if wanted.dtype.kind in "bi":
@@ -113,6 +121,6 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
     if wanted.size == 0:
         return 0.0
     # A NaN in either makes the result NaN, which no tolerance accepts.
-    largest = float(np.abs(found.astype(np.float64) - wanted).max())
-    deviation = float(wanted.astype(np.float64).std())
-    return largest / deviation if deviation else largest
+    differences = np.abs(found.astype(np.float64) - wanted)
+    deviation = float(wanted.astype(np.float64).std()) or 1.0
+    return float((differences / (np.maximum(np.abs(wanted), deviation) if rounded else deviation)).max())

@@ -27,6 +27,7 @@ from allrounder.export.reference import StockParts
 from allrounder.export.rules import check_graph
 from allrounder.export.verify_decoder import Graph, verify_decoder, verify_flow
 from allrounder.export.verify_shared import verify_preprocess, verify_router, verify_vision
+from allrounder.export.widened import widened
 from allrounder.hosts.host import host_directory, load_host, load_processor
 from allrounder.hosts.spec import HostSpec
 from allrounder.manifest import Frozen, FrozenVersion, decode
@@ -124,7 +125,7 @@ def _check_sources(frozen: Frozen, parts: StockParts, router_dir: Path | str | N
 def _check_rules(
     folder: Path, frozen: Frozen, plans: list[tuple[FrozenVersion, Plan]], router_layers: int, progress: Progress
 ) -> dict[str, onnx.ModelProto]:
-    """Checks every graph against its rules and returns them all, without weights."""
+    """Checks every graph against its rules and returns them all, without weights and as a CPU can run them."""
     spec = plans[0][1].spec
     rules = {frozen.graphs.preprocess: expected.preprocess(spec), frozen.graphs.vision: expected.vision(spec)}
     if frozen.graphs.router is not None:
@@ -133,6 +134,6 @@ def _check_rules(
         rules |= {version.prefill: expected.prefill(plan), version.decode: expected.decode(plan)}
     models = {}
     for done, (name, wanted) in enumerate(rules.items()):
-        models[name] = check_graph(folder / name, wanted)
+        models[name] = widened(check_graph(folder / name, wanted))
         progress("checking graphs", done + 1, len(rules))
     return models

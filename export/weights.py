@@ -43,8 +43,12 @@ __all__ = [
 ALIGNMENT = 4096  # bytes; a mapped tensor starts on a page
 FOLDER = "weights"  # below the graphs' folder: ONNX Runtime refuses external data outside it
 LAYOUT = 1  # changes with the order, alignment or orientation of tensors
-ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
-_TORCH: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
+ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_TORCH: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
 Read = Callable[[str], torch.Tensor]  # from a name to the tensor as its checkpoint holds it
 
 
@@ -125,7 +129,7 @@ def write(layout: WeightsFile, read: Read, path: Path, progress: Progress) -> No
     stands in anonymous memory.
 
     Raises:
-        GraphInvalid: A weight is too large for float16, or not finite.
+        GraphInvalid: A weight is too large for the precision, or not finite.
         OSError: There is no room for the file.
     """
     partial = path.with_suffix(".partial")
@@ -166,7 +170,7 @@ def _check_finite(tensor: torch.Tensor, name: str) -> None:
             "a weight does not fit the precision, or is no number",
             where=name,
             wanted=f"finite values up to {torch.finfo(tensor.dtype).max:g}",
-            remedy="build with --precision fp32, or mend the checkpoint",
+            remedy="build with --precision bf16 or fp32, or mend the checkpoint",
         )
 
 

@@ -75,12 +75,12 @@ def test_every_family_is_proved(tmp_path, shape):
     assert 0 < report.worst.difference <= TOLERANCE["fp32"]
 
 
-@pytest.mark.parametrize("inline", [True, False])
-def test_half_precision_and_flat_twins_are_proved(tmp_path, inline):
+@pytest.mark.parametrize(("precision", "inline"), [("fp32", True), ("fp16", False), ("bf16", False), ("bf16", True)])
+def test_half_precision_and_flat_twins_are_proved(tmp_path, precision, inline):
     host, router, spec = make_sources(tmp_path, "qwen2-siglip")
-    freeze(host, router, spec, tmp_path / "frozen", precision="fp16" if not inline else "fp32", inline=inline)
+    freeze(host, router, spec, tmp_path / "frozen", precision=precision, inline=inline)
     report = verify(tmp_path / "frozen", host, router)
-    assert 0 < report.worst.difference <= TOLERANCE["fp32" if inline else "fp16"]
+    assert 0 < report.worst.difference <= TOLERANCE[precision]
 
 
 def test_large_hosts_are_proved_layer_by_layer_only(honest, monkeypatch):

@@ -28,16 +28,22 @@ def laid_out(precision="fp32", source="one"):
 
 def read_back(layout, path):
     data = path.read_bytes()
-    kinds = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+    kinds = {
+        TensorProto.FLOAT: torch.float32,
+        TensorProto.FLOAT16: torch.float16,
+        TensorProto.BFLOAT16: torch.bfloat16,
+    }
     return {
-        name: np.frombuffer(
-            data, kinds[place.dtype], place.size // np.dtype(kinds[place.dtype]).itemsize, place.offset
+        name: torch.frombuffer(
+            bytearray(data[place.offset : place.offset + place.size]), dtype=kinds[place.dtype]
         ).reshape(place.shape)
         for name, place in layout.tensors.items()
     }
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
 def test_tensors_come_back(tmp_path, precision, dtype):
     layout = laid_out(precision)
     path = tmp_path / layout.name
@@ -45,10 +51,36 @@ def test_tensors_come_back(tmp_path, precision, dtype):
     assert path.stat().st_size == layout.size
     assert [file.name for file in tmp_path.iterdir()] == [layout.name]
     found = read_back(layout, path)
-    assert np.array_equal(found["table"], SOURCE["table"].to(dtype).numpy())
-    assert np.array_equal(found["linear.weight"], SOURCE["linear.weight"].to(dtype).numpy().T)
-    assert found["norm"].dtype == np.float32  # whatever the precision
+    assert torch.equal(found["table"], SOURCE["table"].to(dtype))
+    assert torch.equal(found["linear.weight"], SOURCE["linear.weight"].to(dtype).T)
+    assert found["norm"].dtype == torch.float32  # whatever the precision
     assert found["norm"].tolist() == [1.5, -2.25, 0.0]
+
+
+def test_bfloat16_keeps_the_bits_of_its_own_kind_and_rounds_others_to_even(tmp_path):
+    halfway = [0x3F808000, 0x3F818000, 0x3F808001]  # between two bfloat16s, the lower one even, odd; above halfway
+    numbers = torch.from_numpy(np.array(halfway, np.uint32).view(np.float32).copy())
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    finite = bits[torch.isfinite(bits.view(torch.bfloat16))]  # signed zeros and subnormal numbers among them
+    source = {"rounded": numbers, "kept": finite.view(torch.bfloat16)}
+    layout = lay_out("host", "bf16", "s", [Needed("rounded"), Needed("kept")], lambda name: tuple(source[name].shape))
+    write(layout, source.__getitem__, tmp_path / layout.name, silent)
+    found = read_back(layout, tmp_path / layout.name)
+    assert [value & 0xFFFF for value in found["rounded"].view(torch.int16).tolist()] == [0x3F80, 0x3F82, 0x3F81]
+    assert torch.equal(found["kept"].view(torch.int16), finite)
+
+
+def test_what_overflows_float16_fits_bfloat16_but_not_past_its_range(tmp_path):
+    for value, fits in ((1e5, True), (-3e38, True), (3.4e38, False), (float("inf"), False), (float("nan"), False)):
+        source = SOURCE | {"linear.weight": torch.full((3, 1000), value)}
+        layout, path = laid_out("bf16"), tmp_path / "weights.bin"
+        if fits:
+            write(layout, source.__getitem__, path, silent)
+            assert read_back(layout, path)["linear.weight"][0, 0] == torch.tensor(value).bfloat16()
+            path.unlink()
+        else:
+            with pytest.raises(GraphInvalid, match=r"linear\.weight"):
+                write(layout, source.__getitem__, path, silent)
 
 
 def test_every_tensor_has_pages_of_its_own():
@@ -59,8 +91,8 @@ def test_every_tensor_has_pages_of_its_own():
 
 
 def test_the_name_tells_source_and_precision_apart():
-    names = {laid_out().name, laid_out("fp16").name, laid_out(source="two").name}
-    assert len(names) == 3
+    names = {laid_out().name, laid_out("fp16").name, laid_out("bf16").name, laid_out(source="two").name}
+    assert len(names) == 4
     assert laid_out().name == laid_out().name
 
 

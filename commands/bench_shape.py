@@ -19,7 +19,7 @@ from allrounder.manifest import LayerPolicy
 from allrounder.progress import Progress
 from allrounder.versions import FULL, check_flow, resolve
 
-__all__ = ["build_bundle_of", "build_shape"]
+__all__ = ["build_bundle_of", "build_shape", "spread"]
 
 _GATHER_LAYER = 2
 
@@ -65,7 +65,7 @@ def build_bundle_of(
             freezer.add(FreezeRequest(version, 0, "frozen"))
             continue
         for policy in policies:
-            plan = None if policy == "routed" else _spread(version.budget.layers, layers)
+            plan = None if policy == "routed" else spread(version.budget.layers, layers)
             freezer.add(FreezeRequest(version, _GATHER_LAYER, policy, plan))
     freezer.finish()
     with Staging(place) as staging:
@@ -75,7 +75,7 @@ def build_bundle_of(
     return open_bundle(place, progress=progress)
 
 
-def _spread(kept: int, layers: int) -> tuple[int, ...]:
+def spread(kept: int, layers: int) -> tuple[int, ...]:
     """Returns a plan of ``kept`` layers: those below K, the others at even distances."""
     order = list(range(_GATHER_LAYER, layers))
     rest = kept - _GATHER_LAYER

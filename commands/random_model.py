@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.random import Shape, write_random_checkpoint
 from allrounder.hosts.spec import read_config
+from allrounder.progress import Progress, silent
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 
@@ -26,15 +27,18 @@ class RandomModel(NamedTuple):
     router: Path
 
 
-def write_random_model(directory: Path, shape: str | Shape, *, seed: int = 0) -> RandomModel:
-    """Writes ``host/`` and ``router/`` below ``directory``, in float32.
+def write_random_model(
+    directory: Path, shape: str | Shape, *, seed: int = 0, dtype: Any = None, progress: Progress = silent
+) -> RandomModel:
+    """Writes ``host/`` and ``router/`` below ``directory``, in float32; the host in ``dtype`` where one is given.
 
     Raises:
         InputInvalid: There is no shape of that name.
     """
     import torch
 
-    host = write_random_checkpoint(directory / "host", shape, seed=seed)
+    dtype = dtype or torch.float32
+    host = write_random_checkpoint(directory / "host", shape, seed=seed, dtype=dtype, progress=progress)
     checkpoint = Checkpoint(host)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

@@ -26,6 +26,7 @@ from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForCond
 from allrounder.errors import InputInvalid
 from allrounder.hosts.random_text import EOS, IMAGE, token_id, write_processor
 from allrounder.hosts.spec import read_spec
+from allrounder.progress import Progress, silent
 
 __all__ = ["SHAPES", "TINY", "Shape", "random_config", "write_random_checkpoint"]
 
@@ -169,6 +170,7 @@ def write_random_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     layout: Layout = "older",
+    progress: Progress = silent,
 ) -> Path:
     """Writes a stock directory: config, weights, tokenizer, processor, chat template, generation config.
 
@@ -180,6 +182,7 @@ def write_random_checkpoint(
         seed: Of the weights.
         dtype: float32, float16 or bfloat16.
         layout: "older": the names that transformers writes; "newer": those of its modules.
+        progress: Told the tensors.
 
     Returns:
         The directory.
@@ -202,10 +205,12 @@ def write_random_checkpoint(
     scale = _scaler(text.hidden_size, tied=config.tie_word_embeddings)
 
     def tensors() -> Iterator[torch.Tensor]:
-        for name, dims in stored.values():
+        for done, (name, dims) in enumerate(stored.values()):
+            progress("writing random weights", done, len(stored))
             yield _random(name, dims, seed, scale).to(dtype)
 
     _write_safetensors(out / "model.safetensors", {name: dims for name, (_, dims) in stored.items()}, dtype, tensors())
+    progress("writing random weights", len(stored), len(stored))
     return out
 
 

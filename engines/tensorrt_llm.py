@@ -21,7 +21,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from allrounder.engines import checkpoint
 from allrounder.engines.backends import Output
@@ -64,14 +66,11 @@ def _write_both(frozen_dir: Path, measured: Entry, out: Path, progress: Progress
     folder = out / FOLDER
     _convert(out, sidecar, folder, ConvertOptions(), "..", progress)
     added = {f"{FOLDER}/{name}": file_record(folder / name) for name in list_files(folder)}
-    both = Sidecar(**{**_fields(sidecar), "files": dict(sorted({**sidecar.files, **added}.items()))})
+    entry = msgspec.structs.replace(sidecar.entry, backend=BACKEND)
+    both = msgspec.structs.replace(sidecar, entry=entry, files=dict(sorted({**sidecar.files, **added}.items())))
     (out / SIDECAR).write_bytes(encode_record(both))
     sync(out / SIDECAR)
     return both
-
-
-def _fields(sidecar: Sidecar) -> dict[str, Any]:
-    return {name: getattr(sidecar, name) for name in sidecar.__struct_fields__}
 
 
 def convert(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from allrounder.engines.trtllm_release import PYTORCH_PATH, require_pytorch_path
 from allrounder.errors import EngineUnavailable
 from allrounder.releases import Release
 
-__all__ = ["Api", "load_api"]
+__all__ = ["Api", "load_api", "require_pictures"]
 
 _MODEL_TYPE = "llava"  # as config.json says
+_EXECUTOR = "tensorrt_llm._torch.pyexecutor.engine.multimodal"  # of the newest releases
 _MODELS, _REGISTRY = "tensorrt_llm._torch.models", "tensorrt_llm.inputs.registry"
 # Names of the parameters, as the releases have them.
 _OUT_OF_TREE = ("processor_cls", "model_type", "out_of_tree")
@@ -74,6 +76,25 @@ def load_api() -> Api:
     )
 
 
+def require_pictures(api: Api, model: object, processor: type) -> None:
+    """Refuses an executor that would take the model for one of text alone, and its rows for ids that do not exist.
+
+    Executors of 2026 ask whether a model is a `MultimodalModelMixin`, which brings a vision tower into the executor,
+    and else whether its input processor is a multimodal one; ours is that. The second question is to go one day.
+    Earlier executors ask neither. Looked at is what this process runs: without an executor there is nothing to ask.
+
+    Raises:
+        EngineUnavailable: It would, or asks in another way than is known.
+    """
+    asked = getattr(sys.modules.get(_EXECUTOR), "is_multimodal", None)
+    if asked is None:
+        return
+    find = _Finder(api.release)
+    find.check(f"{_EXECUTOR}.is_multimodal", asked, ("model", "input_processor"))
+    if not asked(model, object.__new__(processor)):  # its class is what is asked about
+        raise find.unknown(f"{_EXECUTOR}.is_multimodal", "False for a model that is no MultimodalModelMixin", ())
+
+
 class _Finder:
     """Imports one release's functions."""
 
@@ -114,7 +135,7 @@ class _Finder:
     def unknown(self, where: str, got: str, known: tuple[tuple[str, ...], ...]) -> EngineUnavailable:
         """Returns the error of a release that is not as it was read."""
         return EngineUnavailable(
-            "TensorRT-LLM has a signature here that is not known",
+            "TensorRT-LLM has something here that is not known",
             where=where,
             got=f"{got} (tensorrt_llm {self._release})",
             wanted=" or ".join(f"({', '.join(names)})" for names in known) or None,

@@ -22,13 +22,14 @@ import torch
 from transformers import LlavaConfig, PreTrainedModel
 
 from allrounder.errors import EngineUnavailable, HostUnreadable, HostUnsupported
-from allrounder.integrations.tensorrt_llm.api import load_api
+from allrounder.integrations.tensorrt_llm.api import load_api, require_pictures
 from allrounder.integrations.tensorrt_llm.positions import Positions
 from allrounder.integrations.tensorrt_llm.processor import processor_class
 
 __all__ = ["PrunedLlava"]
 
 _API = load_api()
+_PROCESSOR = processor_class(_API)
 # Architectures of TensorRT-LLM by Hugging Face's model type: a LLaVA's text config does not always name its own.
 _DECODERS = {
     "llama": "LlamaForCausalLM",
@@ -48,7 +49,7 @@ _ROWS = "multimodal_embedding"  # of a request's multimodal data
 
 
 @_API.register_model("LlavaForConditionalGeneration")
-@_API.register_processor(processor_class(_API))
+@_API.register_processor(_PROCESSOR)
 class PrunedLlava(PreTrainedModel):
     """The decoder of a pruned LLaVA. Names of methods and attributes are TensorRT-LLM's."""
 
@@ -56,6 +57,7 @@ class PrunedLlava(PreTrainedModel):
 
     def __init__(self, model_config: Any, *_args: Any, **_kwargs: Any) -> None:
         super().__init__(model_config.pretrained_config)
+        require_pictures(_API, self, _PROCESSOR)
         text = model_config.pretrained_config.text_config
         if text.model_type not in _DECODERS:
             raise HostUnsupported(

@@ -203,12 +203,14 @@ def test_as_a_backend_it_writes_both_and_lists_every_file(pruned, tmp_path, monk
     frozen = pruned().frozen
     with module.opened(tmp_path / "out", force=False, progress=lambda *_: None) as output:
         entries = module.build(frozen, output.staging, BuildOptions())
-        output.publish(frozen, entries)
+        (told,) = output.publish(frozen, entries)
     root, sidecar = open_sidecar(tmp_path / "out")  # every file is verified
     assert {"tensorrt_llm/checkpoint/rank0.safetensors", "tensorrt_llm/build.sh", "tensorrt_llm/run.py"} <= set(
         sidecar.files
     )
     assert all(isinstance(record, FileRecord) for record in sidecar.files.values())
+    assert sidecar.entry == told
+    assert told.backend == "tensorrt-llm"
     assert os.access(root / "tensorrt_llm/build.sh", os.X_OK)
     assert opened_by(root / "tensorrt_llm/run.py", "picture.png", monkeypatch) == root
 

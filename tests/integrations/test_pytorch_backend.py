@@ -111,6 +111,44 @@ def test_answers_are_those_of_stock_transformers_fed_the_same_rows(stub, pruned,
     assert model.vocab_size_padded == words
 
 
+def test_the_newest_executor_takes_it_for_a_model_with_pictures(release, pruned, picture):
+    behaviour = release(STUBS / "v1_4_0rc1")
+    register()
+    executor = importlib.import_module("tensorrt_llm._torch.pyexecutor.engine.multimodal")
+    calls = importlib.import_module("tensorrt_llm._torch.pyexecutor.engine.model_call")
+    checkpoint = pruned().checkpoint
+    model, processor = behaviour.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
+    assert not isinstance(model, executor.MultimodalModelMixin)  # no tower of ours runs in the executor
+    assert executor.is_multimodal(model, processor)
+    ids, data = behaviour.prepared(processor, asked(RowReader(checkpoint), picture), SAMPLING)
+    text, rows = calls.prepare_multimodal_indices(ids, model=model)
+    assert len(rows) == len(data["multimodal_embedding"])
+    assert len(text) + len(rows) == len(ids)
+
+
+def only_the_mixin(model, input_processor):
+    return False
+
+
+def another_question(model):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"), [(only_the_mixin, "no MultimodalModelMixin"), (another_question, r"\(model\)")]
+)
+def test_an_executor_that_takes_it_for_a_model_of_text_is_refused(release, pruned, monkeypatch, answer, says):
+    behaviour = release(STUBS / "v1_4_0rc1")
+    register()
+    executor = importlib.import_module("tensorrt_llm._torch.pyexecutor.engine.multimodal")
+    monkeypatch.setattr(executor, "is_multimodal", answer)
+    checkpoint = pruned().checkpoint
+    with pytest.raises(EngineUnavailable, match=says) as caught:
+        behaviour.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
+    assert caught.value.where.endswith("is_multimodal")
+    assert "1.4.0rc1" in str(caught.value)
+
+
 @torch.no_grad()
 def test_a_batch_of_prompts_and_generating_requests(stub, pruned, picture):
     checkpoint = pruned().checkpoint

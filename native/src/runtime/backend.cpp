@@ -7,7 +7,7 @@
 namespace ar {
 namespace {
 
-constexpr const Backend* kBackends[] = {&kOnnxRuntimeBackend};
+constexpr const Backend* kBackends[] = {&kOnnxRuntimeBackend, &kTensorRtBackend};
 
 const Backend* found(const std::string& name) {
   const auto* each = std::find_if(std::begin(kBackends), std::end(kBackends),
@@ -21,7 +21,28 @@ std::string known() {
   return names;
 }
 
+struct KindFacts {
+  Kind kind;
+  std::size_t bytes;
+  const char* name;
+};
+
+constexpr KindFacts kKinds[] = {
+    {Kind::kUint8, 1, "uint8"},     {Kind::kBool, 1, "bool"},       {Kind::kInt64, 8, "int64"},
+    {Kind::kFloat32, 4, "float32"}, {Kind::kFloat16, 2, "float16"}, {Kind::kBfloat16, 2, "bfloat16"},
+    {Kind::kOther, 0, "of a type that this runtime does not know"},
+};
+
+const KindFacts& facts_of(Kind kind) {
+  return *std::find_if(std::begin(kKinds), std::end(kKinds),
+                       [kind](const KindFacts& facts) { return facts.kind == kind; });
+}
+
 }  // namespace
+
+std::size_t kind_bytes(Kind kind) { return facts_of(kind).bytes; }
+
+const char* kind_name(Kind kind) { return facts_of(kind).name; }
 
 const Backend& backend(const std::string& name) {
   if (const Backend* const wanted = found(name)) return *wanted;

@@ -23,8 +23,15 @@ namespace ar {
 
 // Backends' names in manifests.
 inline constexpr const char* kOnnxRuntime = "onnxruntime";
+inline constexpr const char* kTensorRt = "tensorrt";
 
-enum class Kind { kUint8, kBool, kInt64, kFloat32, kOther };
+enum class Kind { kUint8, kBool, kInt64, kFloat32, kFloat16, kBfloat16, kOther };
+
+// Of one value; 0 where that is not known.
+std::size_t kind_bytes(Kind kind);
+const char* kind_name(Kind kind);  // "float32"
+
+using Shape = std::vector<int64_t>;
 
 // Values in the caller's memory, dense, which must live as long as what is made of them.
 struct Array {
@@ -102,6 +109,7 @@ struct Backend {
 
 // Each of these stands in its backend's own file.
 extern const Backend kOnnxRuntimeBackend;
+extern const Backend kTensorRtBackend;
 
 // Returns the backend of that name. Throws AR_ENGINE_UNAVAILABLE where this runtime has none.
 const Backend& backend(const std::string& name);

@@ -10,17 +10,15 @@
 namespace ar {
 namespace {
 
-bool is_cache(const std::string& name) { return name.rfind(tensors::kCachePrefix, 0) == 0; }
-
-// Returns the output's name of a cache input: cache_key.3 -> cache_key_out.3.
-std::string out(const std::string& name) {
-  const std::size_t dot = std::min(name.find('.'), name.size());
-  return name.substr(0, dot) + tensors::kCacheOutSuffix + name.substr(dot);
-}
-
 void set(Cell& cell, int64_t value) { std::memcpy(cell.values(), &value, sizeof value); }
 
 }  // namespace
+
+std::optional<std::string> cache_output(const std::string& input) {
+  if (input.rfind(tensors::kCachePrefix, 0) != 0) return std::nullopt;
+  const std::size_t dot = std::min(input.find('.'), input.size());
+  return input.substr(0, dot) + tensors::kCacheOutSuffix + input.substr(dot);
+}
 
 Cache::Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, const Clocks& clocks, int64_t vocabulary)
     : decode_(std::move(decode)), clocks_(clocks), vocabulary_(vocabulary) {
@@ -38,7 +36,7 @@ Cache::Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, cons
     }
     inputs_.insert(*found);
     // In place: each cache is output where it was input.
-    if (is_cache(name)) outputs_[out(name)] = found->second;
+    if (const auto output = cache_output(name)) outputs_[*output] = found->second;
   }
 }
 

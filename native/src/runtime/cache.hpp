@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "runtime/backend.hpp"
@@ -17,6 +19,10 @@ struct Clocks {
   int64_t position = 0, slot = 0;
   int64_t room = 0;  // free slots
 };
+
+// Returns the output's name of a cache input, whose memory it shares: cache_key.3 -> cache_key_out.3; of any other
+// input nothing.
+std::optional<std::string> cache_output(const std::string& input);
 
 class Cache {
  public:

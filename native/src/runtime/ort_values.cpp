@@ -1,28 +1,25 @@
 #include "runtime/ort_values.hpp"
 
 #include <numeric>
+#include <utility>
 
 #include "contract/error.hpp"
 
 namespace ar {
 namespace {
 
-struct KindFacts {
-  Kind kind;
-  ONNXTensorElementDataType type;
-  std::size_t bytes;  // of one value
+constexpr std::pair<Kind, ONNXTensorElementDataType> kKinds[] = {
+    {Kind::kUint8, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8},
+    {Kind::kBool, ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL},
+    {Kind::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
+    {Kind::kFloat32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
+    {Kind::kFloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
+    {Kind::kBfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16},
 };
 
-constexpr KindFacts kKinds[] = {
-    {Kind::kUint8, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, 1},
-    {Kind::kBool, ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL, 1},
-    {Kind::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, 8},
-    {Kind::kFloat32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, 4},
-};
-
-const KindFacts& facts_of(Kind kind) {
-  for (const KindFacts& facts : kKinds) {
-    if (facts.kind == kind) return facts;
+ONNXTensorElementDataType type_of(Kind kind) {
+  for (const auto& [known, type] : kKinds) {
+    if (known == kind) return type;
   }
   throw Error(AR_INTERNAL, "values of this kind are never made here");
 }
@@ -32,16 +29,9 @@ std::size_t count_of(const std::vector<int64_t>& shape) {
                          [](std::size_t product, int64_t size) { return product * static_cast<std::size_t>(size); });
 }
 
-std::size_t bytes_of(ONNXTensorElementDataType type) {
-  for (const KindFacts& facts : kKinds) {
-    if (facts.type == type) return facts.bytes;
-  }
-  return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16 ? 2 : 0;
-}
-
 Kind kind_of(ONNXTensorElementDataType type) {
-  for (const KindFacts& facts : kKinds) {
-    if (facts.type == type) return facts.kind;
+  for (const auto& [kind, known] : kKinds) {
+    if (known == type) return kind;
   }
   return Kind::kOther;
 }
@@ -79,13 +69,12 @@ OrtOwned<OrtMemoryInfo> ort_memory(const EngineOptions& options) {
 }
 
 OrtOwned<OrtValue> ort_view(const Array& array) {
-  const KindFacts& facts = facts_of(array.kind);
   OrtValue* value = nullptr;
   const OrtOwned<OrtMemoryInfo> memory = ort_host_memory();
   // The interface takes any memory as writable; inputs are only read.
   ort_check(ort().CreateTensorWithDataAsOrtValue(memory.get(), const_cast<void*>(array.data),
-                                                 count_of(array.shape) * facts.bytes, array.shape.data(),
-                                                 array.shape.size(), facts.type, &value),
+                                                 count_of(array.shape) * kind_bytes(array.kind), array.shape.data(),
+                                                 array.shape.size(), type_of(array.kind), &value),
             "ONNX Runtime cannot take a tensor", "");
   return OrtOwned<OrtValue>(value);
 }
@@ -107,11 +96,11 @@ OrtTensor::OrtTensor(OrtOwned<OrtValue> value) : value_(std::move(value)) {
   ort_check(ort().GetTensorMutableData(value_.get(), &data), kTensor, "");
   data_ = data;
   kind_ = kind_of(type);
-  bytes_ = count_of(shape_) * bytes_of(type);
+  bytes_ = count_of(shape_) * kind_bytes(kind_);
 }
 
 OrtCell::OrtCell(const Array& values) {
-  const std::size_t bytes = count_of(values.shape) * facts_of(values.kind).bytes;
+  const std::size_t bytes = count_of(values.shape) * kind_bytes(values.kind);
   const auto* first = static_cast<const unsigned char*>(values.data);
   memory_.assign(first, first + bytes);
   view_ = std::make_unique<OrtTensor>(ort_view({values.kind, values.shape, memory_.data()}));

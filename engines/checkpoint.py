@@ -31,6 +31,7 @@ from allrounder.engines.locking import exclusive
 from allrounder.engines.onnxruntime import build
 from allrounder.engines.pruned_weights import pruned_config, write_weights
 from allrounder.engines.visual import write_visual
+from allrounder.engines.written import written
 from allrounder.errors import BundleCorrupt, BundleError, InputInvalid
 from allrounder.hashing import check_files, file_record, list_files, verify_files
 from allrounder.hostfiles import CONFIG, HOST_FOLDER, HostRecord, read_host
@@ -54,8 +55,8 @@ def check(asked: Asked) -> None:
     """Refuses what one stock directory cannot express.
 
     Raises:
-        InputInvalid: Another gather layer than 0, a routed policy, or several versions; the remedy is the nearest
-            command line that works.
+        InputInvalid: Another gather layer than 0, a routed policy, several versions, or bf16; the remedy is the
+            nearest command line that works.
     """
     reasons = []
     if set(asked.versions) != {FULL}:
@@ -71,12 +72,22 @@ def check(asked: Asked) -> None:
             )
     if len(asked.versions) > 1:
         reasons.append("--out becomes one model directory: build one version at a time, each into a place of its own")
+    if asked.precision == "bf16":
+        reasons.append(
+            "the graphs of visual/ hand their rows to any stack as numpy arrays, and numpy has no bfloat16: give "
+            "--precision fp16 or fp32, which is that of these graphs alone (the weights keep the host's bytes)"
+        )
     if reasons:
         raise InputInvalid(
             "a pruned checkpoint cannot express this",
             where=f"--backend {asked.backend}",
             got="; ".join(reasons),
-            remedy=asked.command(versions=asked.versions[:1], gather_layer=0, layer_policy="frozen"),
+            remedy=asked.command(
+                versions=asked.versions[:1],
+                gather_layer=0,
+                layer_policy="frozen",
+                precision="fp32" if asked.precision == "bf16" else asked.precision,
+            ),
         )
 
 
@@ -217,10 +228,10 @@ def _check_place(place: Path, *, force: bool) -> bool:
             remedy="give another directory (--out), or remove what is there",
         )
     standing = read_sidecar(place)
-    strays = sorted(set(list_files(place)) - set(standing.files) - {SIDECAR})
-    if strays:
+    others = set(list_files(place)) - set(standing.files) - {SIDECAR}
+    if strays := sorted(others - written(place, others, standing.files)):
         raise BundleError(
-            "there are files beside the pruned checkpoint that it did not write",
+            "there are files beside the pruned checkpoint that are not this program's, or were changed",
             where=place,
             got=", ".join(strays[:5]) + (" ..." if len(strays) > 5 else ""),
             remedy="move them out, or give another directory (--out)",

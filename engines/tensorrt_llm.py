@@ -33,6 +33,7 @@ from allrounder.engines.trtllm_layout import HEAD, decoder_of, engine_config, ta
 from allrounder.engines.trtllm_release import FOLDER, require_engine_path, require_gpu
 from allrounder.engines.trtllm_scripts import BUILD, CHECKPOINT, EngineLimits, scripts
 from allrounder.engines.trtllm_weights import DTYPES, Weights, write_rank
+from allrounder.engines.written import list_written
 from allrounder.errors import AllRounderError, BackendError, BundleError
 from allrounder.hashing import file_record, list_files
 from allrounder.manifest import Entry, encode_record
@@ -92,6 +93,7 @@ def convert(
         pruned = os.path.relpath(root, place)
         limits = _convert(root, sidecar, folder / "new", options or ConvertOptions(), pruned, progress)
         with reported(place, "TensorRT-LLM checkpoint"):
+            list_written(folder / "new")
             (folder / "new").rename(place)
             sync(place.parent)
     return limits

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
+from allrounder.engines.written import LIST
 from allrounder.errors import InputInvalid
 
 __all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "EngineLimits", "build_command", "scripts"]
@@ -76,7 +77,7 @@ def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
     pairs = [f"{name} {_quoted(value)}" for name, value in zip(words[1::2], words[2::2], strict=True)]
     line = " \\\n  ".join([words[0], *pairs, '"$@"'])
     return {
-        BUILD: _BUILD.format(label=label, command=line),
+        BUILD: _BUILD.format(label=label, command=line, engine=ENGINE, listed=LIST),
         RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
         PAGE: _PAGE.format(
             label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
@@ -100,6 +101,12 @@ if ! command -v trtllm-build >/dev/null; then
   exit 2
 fi
 {command}
+# With this list the engine goes when the checkpoint around it is replaced; without it, it would count as yours.
+if [[ -d $here/{engine} ]] && command -v sha256sum >/dev/null; then
+  cd "$here/{engine}"
+  rm -f {listed}
+  sha256sum -- * >{listed}
+fi
 """
 
 _RUN = """\

@@ -7,6 +7,7 @@ What it knows: which options 1.0 to 1.4.0rc1 have. What it does not know: the ma
     ask.py                the LLM API: picture and question in, answer out
     serve.sh              `trtllm-serve` with this project's model; from 1.2 on, which brought --custom_module_dirs
     allrounder_llava/     the module that `trtllm-serve` imports
+    allrounder.sha256     which files these are (`allrounder.engines.written`)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from allrounder.engines.folders import beside, reported, sync
 from allrounder.engines.trtllm_release import PYTORCH_PATH
+from allrounder.engines.written import list_written
 from allrounder.errors import BundleError, InputInvalid
 from allrounder.sidecar import Sidecar, read_sidecar
 
@@ -55,6 +57,7 @@ def write_directory(checkpoint: Path | str, out: Path | str, options: ServeOptio
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_text(text, encoding="utf-8")
             (new / name).chmod(0o755 if name in ("serve.sh", "ask.py") else 0o644)
+        list_written(new)
         new.rename(place)
         sync(place.parent)
     return place

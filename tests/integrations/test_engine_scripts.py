@@ -18,7 +18,9 @@ from released import TRTLLM_BUILD, installed, program, unknown_flags
 from allrounder.engines.backends import Asked, BuildOptions, backend
 from allrounder.engines.tensorrt_llm import ConvertOptions, convert, main, run_build
 from allrounder.engines.trtllm_release import require_engine_path, require_gpu, require_pytorch_path
+from allrounder.engines.written import written
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
+from allrounder.hashing import list_files
 from allrounder.integrations.tensorrt_llm.engine import EngineRunner
 from allrounder.manifest import FileRecord
 from allrounder.releases import Release, parse_release
@@ -178,6 +180,21 @@ def test_the_build_is_called_where_everything_is_there(converted, tmp_path, monk
     machine(tmp_path, monkeypatch, version="1.2.1", capability="9.0", build=f'echo "$@" > {tmp_path}/said')
     assert run_build(converted, ["--log_level", "error"]) == converted / "engine"
     assert (tmp_path / "said").read_text().rstrip().endswith("--log_level error")
+
+
+def test_an_engine_inside_a_checkpoint_goes_with_it(converted, tmp_path, monkeypatch):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("sha256sum is not installed")
+    builds = (
+        f"mkdir -p {converted}/engine; echo one > {converted}/engine/rank0.engine; echo {{}} > {converted}/engine/c"
+    )
+    machine(tmp_path, monkeypatch, version="1.2.1", capability="9.0", build=builds)
+    for _ in range(2):  # built again, it is listed again
+        engine = run_build(converted)
+    everything = {f"{converted.name}/{name}" for name in list_files(converted)}
+    assert written(converted.parent, everything) == everything
+    (engine / "rank0.engine").write_text("another")
+    assert everything - written(converted.parent, everything) == {f"{converted.name}/engine/rank0.engine"}
 
 
 def test_what_a_failed_build_said_is_quoted(converted, tmp_path, monkeypatch):

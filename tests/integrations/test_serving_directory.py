@@ -29,7 +29,8 @@ def directory(pruned, tmp_path):
 
 def test_it_is_written_whole_and_only_once(pruned, directory):
     names = sorted(str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file())
-    assert names == ["README.md", "allrounder_llava/__init__.py", "ask.py", "config.yaml", "serve.sh"]
+    scripts = ["ask.py", "config.yaml", "serve.sh"]
+    assert names == ["README.md", "allrounder.sha256", "allrounder_llava/__init__.py", *scripts]
     assert [path.name for path in directory.parent.iterdir()] == ["serve"]
     with pytest.raises(BundleError, match="taken"):
         write_directory(pruned().checkpoint, directory)

@@ -23,6 +23,7 @@ from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture, Engi
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.hostfiles import HOST_FOLDER, HOST_RECORD
+from allrounder.integrations.tensorrt_llm.directory import write_directory
 from allrounder.manifest import encode
 from allrounder.progress import silent
 from allrounder.sidecar import SIDECAR, VISUAL_FOLDER, open_sidecar, read_sidecar
@@ -195,6 +196,30 @@ def test_a_checkpoint_is_replaced_by_force_alone(frozen, place):
     publish(place, other, force=True)
     assert open_sidecar(place)[1].entry.version == "par-nano"
     assert left_beside(place) == []
+
+
+def test_what_our_tools_wrote_into_it_goes_with_it_and_what_a_user_changed_stays(frozen, place):
+    publish(place, frozen())
+    write_directory(place, place / "serving")
+    bytecode = place / "serving/allrounder_llava/__pycache__/__init__.cpython-311.pyc"
+    bytecode.parent.mkdir()
+    bytecode.write_bytes(b"\0")
+    open_sidecar(place)
+    other = frozen("par-nano")
+    with pytest.raises(BundleError, match="--force"):
+        publish(place, other)
+    options = place / "serving/config.yaml"
+    was = options.read_text()
+    options.write_text(was + "# mine\n")
+    before = content(place)
+    with pytest.raises(BundleError, match=r"were changed.*serving/config\.yaml") as caught:
+        publish(place, other, force=True)
+    assert "ask.py" not in str(caught.value)
+    assert content(place) == before
+    options.write_text(was)
+    publish(place, other, force=True)
+    assert open_sidecar(place)[1].entry.version == "par-nano"
+    assert not (place / "serving").exists()
 
 
 def test_a_place_that_is_taken_while_it_is_built(frozen, place):

@@ -27,7 +27,8 @@ auto number(const std::string& name, const std::string& text, Read read) {
 }  // namespace
 
 const std::vector<std::string> kLoadOptions = {"version", "ttft-ms", "tpot-ms", "percentile",
-                                               "fallback", "threads", "weights", "device"};
+                                               "fallback", "threads", "weights", "device",
+                                               "provider"};
 
 Arguments::Arguments(const std::vector<std::string>& line, const std::vector<std::string>& words,
                      const std::vector<std::string>& options, const std::vector<std::string>& flags) {
@@ -83,6 +84,7 @@ allrounder::LoadOptions load_options(const Arguments& arguments) {
   if (const auto threads = arguments.whole("threads", 1, kMostThreads))
     options.threads = static_cast<std::int32_t>(*threads);
   options.device = arguments.text("device").value_or("cpu");
+  options.provider = arguments.text("provider").value_or("cuda");
   const std::string weights = arguments.text("weights").value_or("fast");
   if (weights != "fast" && weights != "shared") throw UsageError("--weights " + weights + ": fast or shared");
   options.weights = weights == "fast" ? AR_WEIGHTS_FAST : AR_WEIGHTS_SHARED;

@@ -23,7 +23,8 @@ constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
   version
 
   run, ask and bench take [--version NAME | --ttft-ms X --tpot-ms X [--percentile 50|95|99] [--fallback fastest]]
-  [--threads N] [--weights fast|shared] [--device cpu|cuda|cuda:1]. PICTURE is a binary PPM (P6), or raw RGB with --size.
+  [--threads N] [--weights fast|shared] [--device cpu|cuda|cuda:1] [--provider cuda|tensorrt].
+  PICTURE is a binary PPM (P6), or raw RGB with --size.
   ONNX Runtime's library is found as c_api.h says; ALLROUNDER_ORT_LIBRARY names it.
 )";
 

@@ -82,6 +82,7 @@ struct LoadOptions {
   std::optional<std::int32_t> threads;  // CPU threads that one step uses; default: all usable cores
   ar_weights weights = AR_WEIGHTS_FAST;
   std::string device = "cpu";              // or "cuda", "cuda:1"
+  std::string provider = "cuda";           // of ONNX Runtime, on a GPU; or "tensorrt", with "cuda" behind it
   bool ids_only = false;                   // no tokenizer is read: token ids in, token ids out
   std::optional<std::string> ort_library;  // ONNX Runtime's library; default: the search order of c_api.h
   // Both are called in the thread that is in a call, and are kept as long as the runtime. What they throw comes out of
@@ -330,6 +331,7 @@ class Runtime {
     raw.threads = detail::number(options.threads, "threads");
     raw.weights = options.weights;
     raw.device = detail::text(options.device, "device");
+    raw.provider = detail::text(options.provider, "provider");
     raw.ids_only = options.ids_only ? 1 : 0;
     raw.ort_library = detail::text(options.ort_library, "ort_library");
     if (state->log) raw.log = on_log;

@@ -115,6 +115,7 @@ typedef struct ar_load_options {
   ar_log_fn log;           /* NULL: nothing is told */
   ar_progress_fn progress; /* told of hashing and measuring; NULL: nothing is told */
   void* user;              /* handed to the two above */
+  const char* provider;    /* of ONNX Runtime, on a GPU: "cuda" (default), or "tensorrt" with "cuda" behind it */
 } ar_load_options;
 
 /* Opens and verifies a bundle and the entry to be used. Without version and target: the most faithful of all. With a

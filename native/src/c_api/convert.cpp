@@ -96,6 +96,7 @@ LoadOptions load_options_of(const ar_load_options* given) {
   options.engine.threads = raw.threads;
   options.engine.weights = weights_of(raw.weights);
   if (raw.device != nullptr) options.engine.device = raw.device;
+  if (raw.provider != nullptr) options.engine.provider = raw.provider;
   if (raw.ort_library != nullptr) options.engine.ort_library = raw.ort_library;
   if (raw.log != nullptr) {
     options.engine.log = [log = raw.log, user = raw.user](Level level, const std::string& message) {

@@ -77,6 +77,13 @@ void check_length(const PromptIds& prompt, int64_t limit) {
                "up to " + std::to_string(limit), "shorten the question, or build the bundle with a higher limit"});
 }
 
+void check_provider(const Entry& entry, const EngineOptions& options) {
+  if (entry.backend != kOnnxRuntime || !options.on_tensorrt() || entry.layer_policy != "routed") return;
+  throw Error(AR_ENGINE_UNAVAILABLE,
+              "ONNX Runtime's TensorRT provider is for frozen layers alone",  // an If saves no time in TensorRT
+              {entry.label(), "", "", "build it with --layer-policy frozen, or choose provider cuda"});
+}
+
 }  // namespace
 
 Engine::Engine(Entry entry, EngineFacts facts, Sessions sessions)
@@ -189,16 +196,22 @@ std::vector<float> Engine::decode(Prefilled& state, const std::vector<int64_t>& 
 std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
                                  const EngineOptions& options, bool with_text) {
   options.check();
+  // Pictures are prepared on the CPU on every device: its pixels are those that the graph was verified with.
+  EngineOptions for_pictures = options;
+  for_pictures.device = "cpu";
+  for_pictures.provider = EngineOptions().provider;
   std::map<std::tuple<std::string, std::string, bool>, std::shared_ptr<const Session>> loaded;
   const auto session = [&](const Entry& entry, const std::string& graph, bool native_op = false) {
     std::shared_ptr<const Session>& found = loaded[{entry.backend, graph, native_op}];
-    if (!found) found = backend(entry.backend).open_session(bundle.path / graph, options, native_op);
+    const EngineOptions& chosen = graph == entry.graphs.preprocess ? for_pictures : options;
+    if (!found) found = backend(entry.backend).open_session(bundle.path / graph, chosen, native_op);
     return found;
   };
   const EngineFacts facts{bundle.manifest.model, bundle.manifest.limits, options,
                           with_text ? read_prompter(bundle) : nullptr};
   std::vector<Engine> engines;
   for (const Entry& entry : entries) {
+    check_provider(entry, options);
     const EntryGraphs& graphs = entry.graphs;
     // The op stands in prefill graphs alone; the others stay shared between entries with it and without.
     engines.emplace_back(entry, facts,

@@ -33,6 +33,13 @@ void EngineOptions::check() const {
   if (!on_cpu() && !is_cuda(device)) {
     throw Error(AR_INPUT_INVALID, "unknown device", {"device", quoted(device), "'cpu', 'cuda' or 'cuda:1'", ""});
   }
+  if (provider != kCuda && !on_tensorrt()) {
+    throw Error(AR_INPUT_INVALID, "unknown provider", {"provider", quoted(provider), "'cuda' or 'tensorrt'", ""});
+  }
+  if (on_tensorrt() && on_cpu()) {
+    throw Error(AR_INPUT_INVALID, "TensorRT needs a GPU",
+                {"provider", "'tensorrt' on 'cpu'", "", "give device 'cuda' as well"});
+  }
 }
 
 int EngineOptions::thread_count() const { return threads > 0 ? threads : usable_cores(); }

@@ -18,12 +18,16 @@ struct EngineOptions {
   int threads = 0;  // CPU threads that one step uses; 0: all usable cores
   Weights weights = Weights::kFast;
   std::string device = "cpu";  // "cpu", "cuda" or "cuda:1"
-  std::string ort_library;     // path of ONNX Runtime's library; empty: the search order of c_api.h
+  // Which of ONNX Runtime's providers works on a GPU: "cuda", or "tensorrt" with what it leaves to "cuda". The other
+  // backends have none.
+  std::string provider = "cuda";
+  std::string ort_library;  // path of ONNX Runtime's library; empty: the search order of c_api.h
   Log log;                     // told what no caller asked for, while engines are opened
 
   void check() const;  // throws AR_INPUT_INVALID
   int thread_count() const;
   bool on_cpu() const { return device == "cpu"; }
+  bool on_tensorrt() const { return provider == "tensorrt"; }  // then not on the CPU
   int device_index() const;  // of "cuda:1": 1; else 0
 };
 

@@ -20,6 +20,7 @@ void ort_check(OrtStatus* status, const char* what, const std::string& where, co
 struct OrtRelease {
   void operator()(OrtSessionOptions* object) const { ort().ReleaseSessionOptions(object); }
   void operator()(OrtCUDAProviderOptionsV2* object) const { ort().ReleaseCUDAProviderOptions(object); }
+  void operator()(OrtTensorRTProviderOptionsV2* object) const { ort().ReleaseTensorRTProviderOptions(object); }
   void operator()(OrtSession* object) const { ort().ReleaseSession(object); }
   void operator()(OrtIoBinding* object) const { ort().ReleaseIoBinding(object); }
   void operator()(OrtMemoryInfo* object) const { ort().ReleaseMemoryInfo(object); }

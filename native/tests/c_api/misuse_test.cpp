@@ -1,6 +1,7 @@
 // The C interface used wrongly: NULLs, impossible values, structs of other sizes; without a bundle.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstring>
 #include <string>
 
@@ -40,6 +41,27 @@ TEST(Misuse, AMessageIsUtf8WhateverThePath) {
   std::string message;
   EXPECT_EQ(taken(ar_runtime_load("/nowhere/\xff", nullptr, &runtime), &message), AR_BUNDLE_ERROR);
   EXPECT_NE(message.find("/nowhere/\xEF\xBF\xBD"), std::string::npos) << message;
+}
+
+TEST(Misuse, AProgramOfBeforeProvidersStillLoads) {
+  ar_load_options given = options();
+  given.size = offsetof(ar_load_options, provider);
+  given.provider = "beyond what it has";
+  EXPECT_EQ(loading(given), AR_BUNDLE_ERROR);
+  given.size = sizeof given;
+  std::string message;
+  EXPECT_EQ(loading(given, &message), AR_INPUT_INVALID);
+  EXPECT_NE(message.find("unknown provider"), std::string::npos) << message;
+}
+
+TEST(Misuse, TensorRtNeedsAGpu) {
+  ar_load_options given = options();
+  given.provider = "tensorrt";
+  std::string message;
+  EXPECT_EQ(loading(given, &message), AR_INPUT_INVALID);
+  EXPECT_NE(message.find("give device 'cuda'"), std::string::npos) << message;
+  given.device = "cuda";
+  EXPECT_EQ(loading(given), AR_BUNDLE_ERROR);
 }
 
 TEST(Misuse, NullArgumentsAreRefused) {
@@ -101,7 +123,8 @@ TEST(Misuse, WhatIsNotThereIsNamed) {
 
 TEST(Misuse, StructsOfOtherSizesAreRefused) {
   ar_load_options bad = options();
-  for (const size_t size : {size_t{0}, sizeof(size_t), sizeof bad - 1}) {
+  const size_t first = offsetof(ar_load_options, provider);  // of the first release
+  for (const size_t size : {size_t{0}, sizeof(size_t), first - 1}) {
     bad.size = size;
     EXPECT_EQ(loading(bad), AR_INPUT_INVALID) << size;
   }

@@ -32,6 +32,21 @@ TEST(Options, ImpossibleOnesAreRefused) {
   EXPECT_EQ(test::status_of([&] { options.check(); }), AR_INPUT_INVALID);
 }
 
+TEST(Options, ProvidersAreOfAGpu) {
+  EngineOptions options = on("cuda:1");
+  EXPECT_FALSE(options.on_tensorrt());
+  options.provider = "tensorrt";
+  options.check();
+  EXPECT_TRUE(options.on_tensorrt());
+  options.device = "cpu";
+  EXPECT_EQ(test::status_of([&] { options.check(); }), AR_INPUT_INVALID);
+  for (const char* bad : {"", "TensorRT", "rocm", "CUDAExecutionProvider"}) {
+    options = on("cuda");
+    options.provider = bad;
+    EXPECT_EQ(test::status_of([&] { options.check(); }), AR_INPUT_INVALID) << bad;
+  }
+}
+
 TEST(Options, ThreadsAreThoseAskedForOrAll) {
   EngineOptions options;
   EXPECT_GE(options.thread_count(), 1);

@@ -1,7 +1,7 @@
 """The C interface of the shared library, as ctypes sees it.
 
 What it is: the structs and prototypes of `c_api.h` that `client` needs, and the opening of the library.
-What it knows: version 0.1 of that header; later ones only add. What it does not know: what a call does.
+What it knows: that header of today; later ones only add. What it does not know: what a call does.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Load(c.Structure):
         ("log", LOG),
         ("progress", PROGRESS),
         ("user", c.c_void_p),
+        ("provider", c.c_char_p),
     ]
 
 

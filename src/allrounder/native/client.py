@@ -110,6 +110,7 @@ def _lowered_load(options: LoadOptions) -> Load:
     raw = Load(size=c.sizeof(Load))
     raw.version = _text(options.get("version"), "version")
     raw.device = _text(options.get("device"), "device")
+    raw.provider = _text(options.get("provider"), "provider")
     for name in ("ttft_ms", "tpot_ms", "percentile", "threads"):
         setattr(raw, name, _number(options, name))
     raw.ids_only = options.get("ids_only", False)

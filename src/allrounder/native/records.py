@@ -24,6 +24,7 @@ class LoadOptions(TypedDict, total=False):
     threads: int
     weights: Literal["fast", "shared"]
     device: str
+    provider: Literal["cuda", "tensorrt"]
     ids_only: bool  # no tokenizer is read
     ort_library: str | Path  # default: that of the installed package `onnxruntime`
     log: Callable[[str], None]

@@ -5,7 +5,8 @@ What it knows: the runtime's one stopwatch. What it does not know: how time is t
 
 Entries are interleaved in one run, so that a slow minute of the machine hits all of them alike. Where they do not
 fit into memory side by side they are timed one after another, and that is said.
-fp16 on a CPU has no latency: it runs there as casts around fp32 (x86), and a figure would say nothing about fp16.
+fp16 and bf16 on a CPU have no latency: they run there as casts around fp32 (x86), if at all, and a figure would say
+nothing about them.
 """
 
 from __future__ import annotations
@@ -64,4 +65,4 @@ def measure(
 
 def counts(entry: Entry, options: EngineOptions) -> bool:
     """Whether a latency of ``entry`` says anything, opened with ``options``."""
-    return not (entry.precision == "fp16" and runs_on_cpu(entry.backend, options))
+    return entry.precision == "fp32" or not runs_on_cpu(entry.backend, options)

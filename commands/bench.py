@@ -251,7 +251,8 @@ def _kv_bytes(engine: Engine, workload: Workload) -> int:
     request = make_request(engine, workload)
     visual = engine.see(request.rgb)
     scores = engine.route(request.prompt, visual)
-    return engine.prefill(request.prompt, visual, scores, room=request.new_tokens).cache.bytes
+    cache = engine.prefill(request.prompt, visual, scores, room=request.new_tokens).cache
+    return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)
 
 
 def _base(subjects: Sequence[_Subject], samples: Sequence[Samples]) -> dict[Weights, Samples]:

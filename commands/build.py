@@ -11,11 +11,12 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from allrounder.errors import InputInvalid, UnknownVersion
+from allrounder.manifest import Precision
 from allrounder.progress import TerminalProgress
 from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS
 
@@ -45,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the engines are for: onnxruntime (default), openvino, tensorrt; or a pruned Hugging Face directory "
         "(K=0, frozen): checkpoint, and tensorrt-llm, which adds what trtllm-build takes (docs/backends.md)",
     )
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=get_args(Precision),
+        help="of weights, rows and caches (default: fp32); fp16 and bf16 are for GPUs, and OpenVINO runs them too",
+    )
     parser.add_argument(
         "--layer-policy",
         choices=("routed", "frozen"),

@@ -39,6 +39,7 @@ from allrounder.native import ort_ops
 from allrounder.progress import Progress
 from allrounder.prompts import Prompt, PromptSet, read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
+from allrounder.runtime.backend import why_not
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
@@ -145,7 +146,7 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
         with job.clock("freeze"):
             freezer.shared()
         reference = _reference(job, freezer, work)
-        order = _vote(job, reference) if job.needs_vote and reference else ()
+        order = _vote(job, reference, work) if job.needs_vote and reference else ()
         with job.clock("freeze"):
             requests = [_freeze_request(job, version, order) for version in job.versions]
             for freeze_request in requests:
@@ -274,8 +275,7 @@ def _reference(job: _Job, freezer: Freezer, work: Path) -> OpenBundle | None:
         tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
         requests = [_freeze_request(job, resolve(FULL, tokens=tokens, layers=layers), ())]
         if job.needs_vote:
-            voter = next(version for version in job.versions if version.name != FULL)
-            requests.append(FreezeRequest(voter, job.request.gather_layer, "routed", None))
+            requests.append(FreezeRequest(_voter(job), job.request.gather_layer, "routed", None))
         for request in requests:
             freezer.add(request)
         freezer.finish()
@@ -284,11 +284,15 @@ def _reference(job: _Job, freezer: Freezer, work: Path) -> OpenBundle | None:
         return open_bundle(staging.path, progress=job.progress)
 
 
-def _vote(job: _Job, reference: OpenBundle) -> tuple[int, ...]:
+def _vote(job: _Job, reference: OpenBundle, work: Path) -> tuple[int, ...]:
     """Returns the layers in the order in which the prompts want them."""
     assert job.prompts is not None, "a vote without prompts was refused"
     with job.clock("vote"):
         voter = next(entry for entry in reference.manifest.entries if entry.version != FULL)
+        if why_not(voter, _MAPPED):
+            job.say(f"note: {voter.precision} does not run here: layers are voted for in fp32")
+            reference = _voting_in_fp32(job, work)
+            (voter,) = reference.manifest.entries
         if not fits(reference, [voter], _MAPPED):
             raise CalibrationError(
                 f"the layer vote cannot be run: {_memory_note(reference, [voter])}",
@@ -296,6 +300,24 @@ def _vote(job: _Job, reference: OpenBundle) -> tuple[int, ...]:
             )
         engine = Engine.open(reference, voter, _MAPPED)
         return layer_order(engine, voters(job.prompts.prompts), job.request.gather_layer, job.progress)
+
+
+def _voting_in_fp32(job: _Job, work: Path) -> OpenBundle:
+    """Returns a bundle of the version that asks the router, in a precision that runs everywhere."""
+    request = FreezeRequest(_voter(job), job.request.gather_layer, "routed", None)
+    options = FreezeOptions("fp32", name=_name(job.request.host))
+    freezer = Freezer(job.host, job.request.router, work / "voting", options, job.progress)
+    freezer.shared()
+    freezer.add(request)
+    freezer.finish()
+    verify(work / "voting", job.host, job.request.router, job.progress)
+    staging = Staging(work / "voters", progress=job.progress)
+    job.build(work / "voting", staging, [request])
+    return open_bundle(staging.path, progress=job.progress)
+
+
+def _voter(job: _Job) -> Version:
+    return next(version for version in job.versions if version.name != FULL)
 
 
 def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
@@ -321,7 +343,9 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
     missing = [entry for entry in entries if entry.fidelity is None]
     if job.card and missing:
         missing = _copied(job, job.card, staging, missing)
-    if reference and job.prompts and missing:
+    if unable := why_not(entries[0], _MAPPED):
+        job.say(f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
+    elif reference and job.prompts and missing:
         with job.clock("fidelity"):
             found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
             set_figures(staging, {entry.key: (found[entry.key], entry.latency) for entry in missing})

@@ -5,7 +5,8 @@ on the chosen device.
 What it knows: ONNX Runtime's session options. What it does not know: what the graphs compute.
 
 fp16 on a CPU is built and its latency stays null: on x86 ONNX Runtime runs it as casts around fp32, so a figure
-would say nothing about fp16. The bundle is for a GPU then.
+would say nothing about fp16. The bundle is for a GPU then. bf16 it does not run on a CPU at all: there the graphs are
+placed, as the exporter verified them, and not loaded.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     graphs = graph_paths(entries)
     if options.inline:
         graphs += [write_twin(staging, path) for path in graphs]
+    if options.device == "cpu" and any(entry.precision == "bf16" for entry in entries):
+        graphs = []
     gathering = {entry.graphs.prefill for entry in entries if entry.native_op}
     for done, path in enumerate(graphs):
         options.progress("loading graphs", done, len(graphs))

@@ -15,9 +15,22 @@ import numpy as np
 
 from allrounder.errors import EngineUnavailable
 from allrounder.fingerprint import Machine
+from allrounder.manifest import Entry
 from allrounder.runtime.options import EngineOptions
 
-__all__ = ["BACKENDS", "Backend", "Bound", "Cell", "Session", "Tensor", "backend", "runs_on_cpu", "why_not"]
+__all__ = [
+    "BACKENDS",
+    "BFLOAT16",
+    "Backend",
+    "Bound",
+    "Cell",
+    "Session",
+    "Tensor",
+    "backend",
+    "check_precision",
+    "runs_on_cpu",
+    "why_not",
+]
 
 BACKENDS = {
     "onnxruntime": "allrounder.runtime.onnxruntime_backend",
@@ -25,6 +38,8 @@ BACKENDS = {
     "tensorrt": "allrounder.runtime.tensorrt_backend",
 }
 _GPU_ALONE = {"tensorrt"}  # their engines run on a GPU, whatever device is named
+_CPU_LACKS = {("onnxruntime", "bf16")}  # ONNX Runtime 1.31's CPU provider multiplies no bfloat16 matrices
+BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never looked into
 
 
 class Tensor(Protocol):
@@ -123,10 +138,27 @@ def runs_on_cpu(name: str, options: EngineOptions) -> bool:
     return options.device_kind == "cpu" and name not in _GPU_ALONE
 
 
-def why_not(name: str) -> EngineUnavailable | None:
-    """Returns why this process cannot run engines of that backend, or None where it can."""
+def check_precision(entry: Entry, options: EngineOptions) -> None:
+    """Checks that a backend computes in the precision of ``entry`` where ``options`` open it.
+
+    Raises:
+        EngineUnavailable: It does not; said before its library says so of some node.
+    """
+    if (entry.backend, entry.precision) in _CPU_LACKS and runs_on_cpu(entry.backend, options):
+        raise EngineUnavailable(
+            f"{entry.backend} does not compute in {entry.precision} on a CPU",
+            where=entry.label,
+            got=f"device={options.device!r}",
+            wanted="a GPU (device='cuda')",
+            remedy="load it there, or build for the CPU: --precision fp32, or --backend openvino",
+        )
+
+
+def why_not(entry: Entry, options: EngineOptions) -> EngineUnavailable | None:
+    """Returns why this process cannot run engines like ``entry``, opened with ``options``, or None where it can."""
     try:
-        backend(name)
+        backend(entry.backend)
+        check_precision(entry, options)
     except EngineUnavailable as error:
         return error
     return None

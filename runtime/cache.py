@@ -7,6 +7,7 @@ What it does not know: what is drawn from the logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -62,9 +63,9 @@ class Cache:
         return self._clocks
 
     @property
-    def bytes(self) -> int:
-        """Bytes of keys and values that this request holds."""
-        return sum(tensor.numpy().nbytes for tensor in self._outputs.values())
+    def numbers(self) -> int:
+        """How many numbers the keys and values of this request are, free slots included."""
+        return sum(math.prod(tensor.shape()) for tensor in self._outputs.values())
 
     def advance(self, ids: Sequence[int]) -> np.ndarray:
         """Puts ``ids`` behind what the cache holds and returns their ``logits`` [1, S, V] float32.

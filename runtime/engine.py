@@ -17,7 +17,7 @@ from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, In
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.manifest import Entry
-from allrounder.runtime.backend import Session, Tensor, backend
+from allrounder.runtime.backend import Session, Tensor, backend, check_precision
 from allrounder.runtime.cache import Cache, Clocks
 from allrounder.runtime.options import EngineOptions
 from allrounder.runtime.prompt import Prompter, PromptIds
@@ -219,6 +219,8 @@ def open_engines(
             loaded[key] = backend(entry.backend).open_session(bundle.path / graph, chosen, native_op=native_op)
         return loaded[key]
 
+    for entry in entries:
+        check_precision(entry, options)
     prompter = _prompter(bundle)
     engines = []
     for entry in entries:

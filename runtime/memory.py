@@ -5,7 +5,7 @@ What it knows: how often a backend copies weights. What it does not know: what i
 
 Measured with ONNX Runtime 1.31.1: ``weights="fast"`` packs the weights once for prefill and once for decode;
 ``"shared"`` maps them, which the system may drop again; fp16 on a CPU is turned into fp32 in both sessions, in either
-mode, which makes four times its size.
+mode, which makes four times its size. bf16, which OpenVINO alone runs there, counts alike.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def available_bytes() -> int | None:
 def _copies(entry: Entry, options: EngineOptions) -> int:
     if options.device_kind == "cpu" and not runs_on_cpu(entry.backend, options):
         return 0  # its weights lie on the GPU
-    if options.device_kind == "cpu" and entry.precision == "fp16":
+    if options.device_kind == "cpu" and entry.precision != "fp32":
         return _WIDENED
     return _FAST if options.weights == "fast" else 0
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
-from allrounder.runtime.backend import Bound, Cell, Session, Tensor
+from allrounder.runtime.backend import BFLOAT16, Bound, Cell, Session, Tensor
 from allrounder.runtime.options import EngineOptions
 
 __all__ = ["fingerprint", "open_session"]
@@ -89,12 +89,13 @@ class _Session:
         self._compiled, self.name = compiled, name
         self.inputs = tuple(port.any_name for port in compiled.inputs)
         self.outputs = tuple(port.any_name for port in compiled.outputs)
+        self._opaque = {index for index, port in enumerate(compiled.outputs) if port.element_type == openvino.Type.bf16}
 
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         request = self._compiled.create_infer_request()
-        results = _infer(request, {name: _array(feed) for name, feed in feeds.items()}, self.name)
+        results = _infer(request, {name: _given(_array(feed)) for name, feed in feeds.items()}, self.name)
         # The request dies with this call, so its outputs are copied out of it.
-        return {name: _Tensor(np.array(results[index])) for index, name in enumerate(self.outputs)}
+        return {name: _Tensor(np.array(self.output(results, index))) for index, name in enumerate(self.outputs)}
 
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
         return _Bound(self, inputs, outputs)
@@ -105,23 +106,27 @@ class _Session:
     def request(self) -> Any:
         return self._compiled.create_infer_request()
 
+    def output(self, results: Any, index: int) -> np.ndarray:
+        """Returns an output where it lies; OpenVINO calls bfloat16 float16, which it is not."""
+        return results[index].view(BFLOAT16) if index in self._opaque else results[index]
+
 
 class _Bound:
     """A `Bound`: results are copied to where they were tied, which may be where an input is read from."""
 
     def __init__(self, session: _Session, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         self._request, self._session = session.request(), session
-        self._inputs = {name: _array(tensor) for name, tensor in inputs.items()}
+        self._inputs = {name: _given(_array(tensor)) for name, tensor in inputs.items()}
         self._outputs = [(session.outputs.index(name), _array(tensor)) for name, tensor in outputs.items()]
 
     def run(self) -> None:
         results = _infer(self._request, self._inputs, self._session.name)
         for index, target in self._outputs:
             if target.size:
-                target[...] = results[index]
+                target[...] = self._session.output(results, index)
 
 
-def _infer(request: Any, feeds: Mapping[str, np.ndarray], name: str) -> Any:
+def _infer(request: Any, feeds: Mapping[str, Any], name: str) -> Any:
     try:
         return request.infer(dict(feeds), share_inputs=True, share_outputs=True)
     except Exception as error:  # the library's errors have no root but Exception
@@ -130,6 +135,13 @@ def _infer(request: Any, feeds: Mapping[str, np.ndarray], name: str) -> Any:
 
 def _array(feed: Tensor | np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(feed) if isinstance(feed, np.ndarray) else feed.numpy()
+
+
+def _given(array: np.ndarray) -> Any:
+    """Returns what OpenVINO takes for an array: itself, or for bfloat16 a tensor in the array's own memory."""
+    if array.dtype != BFLOAT16:
+        return array
+    return openvino.Tensor(array.view(np.uint16), list(array.shape), openvino.Type.bf16)
 
 
 def _require_cpu(options: EngineOptions) -> None:

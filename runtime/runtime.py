@@ -87,7 +87,7 @@ class Runtime:
             raise InputInvalid("a fallback needs a target", where="fallback", got=repr(fallback))
         settings = _settings(options)
         bundle = open_bundle(path, progress=progress)
-        entries = _candidates(bundle, version)
+        entries = _candidates(bundle, version, settings)
         if target is not None:
             entries = with_local_latency(bundle, entries, settings, progress=progress)
         entry = choose(entries, target, fallback=fallback)
@@ -217,7 +217,7 @@ def _settings(options: EngineOptionsDict) -> EngineOptions:
     return EngineOptions(**options)
 
 
-def _candidates(bundle: OpenBundle, version: str | None) -> tuple[Entry, ...]:
+def _candidates(bundle: OpenBundle, version: str | None, options: EngineOptions) -> tuple[Entry, ...]:
     """Returns the entries that this runtime can run, of one version where it is given."""
     entries = bundle.manifest.entries
     named = tuple(entry for entry in entries if version in (None, entry.version))
@@ -229,14 +229,17 @@ def _candidates(bundle: OpenBundle, version: str | None) -> tuple[Entry, ...]:
             wanted=f"one of {versions}",
             remedy="build it into the bundle with `allrounder build --version ...`",
         )
-    reasons = {name: why_not(name) for name in dict.fromkeys(entry.backend for entry in named)}
-    able = tuple(entry for entry in named if reasons[entry.backend] is None)
+    kinds = {(entry.backend, entry.precision): entry for entry in reversed(named)}
+    reasons = {kind: why_not(entry, options) for kind, entry in kinds.items()}
+    able = tuple(entry for entry in named if reasons[entry.backend, entry.precision] is None)
     if not able:
         raise EngineUnavailable(
             "this runtime runs none of the bundle's engines",
             where=bundle.path,
-            got="; ".join(str(reason) for reason in reasons.values()),
+            got="; ".join(dict.fromkeys(str(reason) for reason in reasons.values())),
         )
     for entry in (each for each in named if each not in able):
-        _log.info("%s: left aside, this runtime cannot run it (%s)", entry.label, reasons[entry.backend])
+        _log.info(
+            "%s: left aside, this runtime cannot run it (%s)", entry.label, reasons[entry.backend, entry.precision]
+        )
     return able

@@ -29,7 +29,7 @@ from allrounder.gpus import gpu
 from allrounder.native import require
 from allrounder.plans import PLAN, check_target, parse_version
 from allrounder.runtime import onnxruntime_backend
-from allrounder.runtime.backend import Bound, Cell, Session, Tensor
+from allrounder.runtime.backend import BFLOAT16, Bound, Cell, Session, Tensor
 from allrounder.runtime.options import EngineOptions
 
 __all__ = ["fingerprint", "open_session"]
@@ -112,6 +112,11 @@ def _load_plugin(path: Path) -> None:
     _plugins.add(path)
 
 
+def _numpy_type(dtype: Any) -> np.dtype:
+    """Returns numpy's type; TensorRT's own table has none for bfloat16, and raises."""
+    return BFLOAT16 if dtype == _trt.DataType.BF16 else np.dtype(_trt.nptype(dtype))
+
+
 class _Port(NamedTuple):
     """An input or output of an engine."""
 
@@ -169,7 +174,7 @@ class _Session:
         given = [each for each in names if self._engine.get_tensor_mode(each) == _trt.TensorIOMode.INPUT]
         self.inputs = tuple(given)
         self.outputs = tuple(each for each in names if each not in given)
-        self._ports = {each: _Port(each, np.dtype(_trt.nptype(self._engine.get_tensor_dtype(each)))) for each in names}
+        self._ports = {each: _Port(each, _numpy_type(self._engine.get_tensor_dtype(each))) for each in names}
         self._stream = Stream()
         self._lock = threading.Lock()
         self._context: _Context | None = None
@@ -215,7 +220,8 @@ class _Session:
         values = feed if isinstance(feed, _Tensor) else feed if isinstance(feed, np.ndarray) else feed.numpy()
         if values.dtype != port.dtype:
             where = f"{self.name}, {port.name}"
-            raise BackendError("a tensor has not the type of a plan", where=where, got=values.dtype, wanted=port.dtype)
+            wanted = "bfloat16" if port.dtype == BFLOAT16 else port.dtype
+            raise BackendError("a tensor has not the type of a plan", where=where, got=values.dtype, wanted=wanted)
         if isinstance(values, _Tensor):
             return values
         tensor = _Tensor(values.shape, values.dtype, self._stream)

@@ -12,8 +12,11 @@ import json
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from allrounder.export.widened import widened
+
+BFLOAT16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
 MAGIC = b"stub plan\n"
 
 
@@ -66,7 +69,7 @@ class Engine:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+            widened(model).SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
 
     num_io_tensors = property(lambda self: len(self.inputs) + len(self.outputs))
@@ -83,6 +86,7 @@ class Engine:
         return {
             TensorProto.FLOAT: self.stub.DataType.FLOAT,
             TensorProto.FLOAT16: self.stub.DataType.HALF,
+            TensorProto.BFLOAT16: self.stub.DataType.BF16,
             TensorProto.INT64: self.stub.DataType.INT64,
         }[kind]
 
@@ -147,14 +151,21 @@ class Context:
             return False
         if any(self._addresses[out] != self._addresses[given] for out, given in engine.aliases.items()):
             return False
-        results = engine.session.run(None, {name: self._view(name).copy() for name in engine.inputs})
+        results = engine.session.run(None, {name: self._read(name) for name in engine.inputs})
         for name, values in zip((each.name for each in engine.session.get_outputs()), results, strict=True):
             assert values.shape == self.get_tensor_shape(name)
-            self._view(name)[...] = values
+            view = self._view(name)
+            view[...] = values.astype(view.dtype)
         return True
 
+    def _read(self, name):
+        """Copies an input, a bfloat16 one in float32: ONNX Runtime computes in that."""
+        view = self._view(name)
+        return view.astype(np.float32) if view.dtype == BFLOAT16 else view.copy()
+
     def _view(self, name):
-        kind = np.dtype(nptype(self._engine.get_tensor_dtype(name)))
+        dtype = self._engine.get_tensor_dtype(name)
+        kind = BFLOAT16 if dtype is DataType.BF16 else np.dtype(nptype(dtype))
         shape = self.get_tensor_shape(name)
         size = int(np.prod(shape)) * kind.itemsize
         memory = (ctypes.c_char * max(size, 1)).from_address(self._addresses[name])
@@ -164,6 +175,7 @@ class Context:
 class DataType(enum.Enum):
     FLOAT = 0
     HALF = 1
+    BF16 = 7
     INT64 = 8
 
 
@@ -174,4 +186,7 @@ class TensorIOMode(enum.Enum):
 
 
 def nptype(trt_type):
-    return {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}[trt_type]
+    mapping = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}
+    if trt_type in mapping:
+        return mapping[trt_type]
+    raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")  # of bfloat16, for one

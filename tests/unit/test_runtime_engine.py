@@ -74,11 +74,11 @@ def test_the_flow_is_reported(engines):
     assert scores.layer_scores.shape == (1, fake_bundle.LAYERS)
 
 
-def test_the_cache_grows_in_place_and_its_bytes_are_those_of_its_rows(engines):
+def test_the_cache_grows_in_place_and_its_size_is_that_of_its_rows(engines):
     prompt, _, _, state = start(engines["t2-l2"], room=5)
     text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
     rows = (text + fake_bundle.VISUAL + 5) + (text + 2 + 5)  # layer 0 sees all, layer 2 the kept ones
-    assert state.cache.bytes == rows * 2 * fake_bundle.HIDDEN * 4
+    assert state.cache.numbers == rows * 2 * fake_bundle.HIDDEN
     before = state.cache._outputs["cache_key_out.2"].data_ptr()
     engines["t2-l2"].decode(state, [60])
     assert state.cache._outputs["cache_key_out.2"].data_ptr() == before

@@ -20,7 +20,7 @@ from allrounder.errors import (
 )
 from allrounder.fingerprint import Machine
 from allrounder.runtime import LatencyTarget, Runtime, local_latency
-from allrounder.runtime.backend import backend
+from allrounder.runtime.backend import backend, check_precision
 from allrounder.runtime.local_latency import with_local_latency
 from allrounder.runtime.options import EngineOptions
 
@@ -200,6 +200,25 @@ def test_engines_of_another_backend_are_left_aside_or_named(source, tmp_path):
         assert runtime.entry.version == "t2-l2"
     with pytest.raises(EngineUnavailable, match="tensorrt"):
         Runtime.load(both, version="full", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "runs"),
+    [
+        ("onnxruntime", "cpu", False),
+        ("onnxruntime", "cuda:1", True),
+        ("openvino", "cpu", True),
+        ("tensorrt", "cpu", True),  # its engines run on a GPU, whatever device is named
+    ],
+)
+def test_bfloat16_is_refused_where_a_backend_lacks_it_on_the_cpu(backend, device, runs):
+    entry = msgspec.structs.replace(fake_bundle.entry("full", backend=backend), precision="bf16")
+    options = EngineOptions(device=device)
+    if runs:
+        check_precision(entry, options)
+    else:
+        with pytest.raises(EngineUnavailable, match=r"full \(onnxruntime, bf16.*device='cpu'.*device='cuda'"):
+            check_precision(entry, options)
 
 
 def test_damaged_bundles_are_refused(measured, tmp_path):

@@ -67,6 +67,22 @@ def both(machine, tiny, tmp_path_factory):
     return open_bundle(folder / "bundle")
 
 
+@pytest.fixture(scope="module")
+def short(machine, tiny, tmp_path_factory):
+    """The first two of these flows in bfloat16, for TensorRT alone."""
+    folder = tmp_path_factory.mktemp("tensorrt-bf16")
+    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("bf16"), lambda *_: None)
+    freezer.shared()
+    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
+    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
+    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    freezer.finish()
+    with Staging(folder / "bundle") as staging:
+        built_by.build(folder / "frozen", staging, BuildOptions())
+        publish(staging)
+    return open_bundle(folder / "bundle")
+
+
 def entry_of(bundle, name, flow):
     (found,) = (e for e in bundle.manifest.entries if (e.backend, e.version, e.gather_layer) == (name, *flow))
     return found
@@ -97,6 +113,25 @@ def test_logits_of_any_number_of_new_tokens_are_those_of_onnx_runtime(both, flow
         steps = ([3], [5], [6], [5, 7, 9], [11, 4], [2])
         logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
     assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * logits[0].std()
+
+
+@pytest.mark.parametrize("flow", FLOWS[:2], ids=str)
+def test_bfloat16_stays_on_the_device_unseen(both, short, flow):
+    """The bindings have no numpy type for it; caches are grown in place, and what is read is float32."""
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
+    logits, scores = [], None
+    for bundle in (both, short):
+        engine = Engine.open(bundle, entry_of(bundle, "tensorrt", flow))
+        prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
+        scores = scores or engine.route(prompt, visual)
+        state = engine.prefill(prompt, visual, scores, room=9)
+        assert state.logits.dtype == np.float32
+        steps = ([3], [5], [6], [5, 7, 9], [2])
+        logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
+    assert visual.dtype.itemsize == 2
+    assert 1e-4 * logits[0].std() < np.abs(logits[0] - logits[1]).max() < 0.4 * logits[0].std()
+    with pytest.raises(BackendError, match=r"not the type.*got: float32.*bfloat16"):
+        engine.prefill(prompt, np.zeros(visual.shape(), np.float32), scores, room=9)
 
 
 def test_new_tokens_are_done_once_then_captured_then_launched(both, machine):
@@ -211,7 +246,7 @@ def test_a_runtime_without_the_packages_leaves_its_entries_aside(both, monkeypat
     monkeypatch.delitem(sys.modules, "allrounder.runtime.tensorrt_cuda")
     monkeypatch.setitem(sys.modules, missing, None)  # as where it is not installed
     with pytest.raises(EngineUnavailable, match=words):
-        raise why_not("tensorrt")
+        raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())
     with caplog.at_level("INFO", logger="allrounder.runtime"), Runtime.load(both.path, version="full") as runtime:
         assert runtime.entry.backend == "onnxruntime"
     assert "left aside" in caplog.text
@@ -221,4 +256,4 @@ def test_a_machine_without_a_gpu_leaves_its_entries_aside(both, monkeypatch):
     monkeypatch.delitem(sys.modules, BACKENDS["tensorrt"])
     monkeypatch.setattr(gpus, "gpus", tuple)
     with pytest.raises(EngineUnavailable, match="no such GPU"):
-        raise why_not("tensorrt")
+        raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())

@@ -1,0 +1,198 @@
+"""The demo model in bfloat16: its graphs lose no more than the stock model in bfloat16 loses against its own float32.
+
+The graphs are run in two ways: by OpenVINO, with the settings of its engines, and in float32 with each op's result
+rounded, by ONNX Runtime, whose own bfloat16 is for GPUs. Token scores are given, the same to all.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from onnx import numpy_helper
+
+from allrounder import tensors
+from allrounder.engines.flat import flat
+from allrounder.export.extract import all_nodes, run
+from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.export.widened import widened
+from allrounder.hosts.demo.prompts import examples
+from allrounder.hosts.demo.scenes import Split
+from allrounder.hosts.host import load_host
+from allrounder.hosts.prompt import host_prompt
+from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.router.selection import keep_list
+from allrounder.versions import resolve
+
+MODELS = Path(__file__).parents[2] / "models"
+WORSE = 1.5  # times what stock transformers loses by bfloat16
+PLAN = (*range(12), *range(18, 24))  # of par-lite
+ANSWER = torch.tensor([[5, 9, 70, 42, 3]])  # any tokens: all are given the same
+QUESTIONS = 4
+
+
+class Case(NamedTuple):
+    """One question under one flow, and the stock model's logits of prompt and answer tokens."""
+
+    feeds: dict[str, np.ndarray]
+    exact: np.ndarray  # float32
+    stock: np.ndarray  # bfloat16
+    tokens: int  # T
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """`full` and frozen `par-lite` in bfloat16, by name."""
+    folder = tmp_path_factory.mktemp("bf16") / "frozen"
+    freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder, FreezeOptions("bf16"))
+    freezer.shared()
+    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    full, lite = (resolve(name, tokens=tokens, layers=layers) for name in ("full", "par-lite"))
+    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(layers))))
+    freezer.add(FreezeRequest(lite, 2, "frozen", PLAN))
+    return folder, {version.version: version for version in freezer.finish().versions}, freezer.finish().graphs
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Questions by version, each with what the stock model says in both types."""
+    exact, stock = (load_host(MODELS / "demo", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    generator, made = torch.Generator().manual_seed(0), {"full": [], "par-lite": []}
+    side = exact.spec.vision.image_size
+    for example in examples(Split.TEST, QUESTIONS):
+        picture = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
+        pixels, prompt = picture / 127.5 - 1, host_prompt(exact, [example.question])
+        scores = torch.randn(1, exact.spec.visual_tokens, generator=generator)
+        for name, kept, plan in (("full", 576, tuple(range(24))), ("par-lite", 144, PLAN)):
+            flow = Flow(keep_list(scores, kept), plan, 0 if name == "full" else 2)
+            logits = [_scored(PrunedHost(host), pixels, prompt, flow) for host in (exact, stock)]
+            feeds = {
+                tensors.PIXEL_VALUES: pixels.numpy(),
+                tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
+                tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
+                tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
+                tensors.ROOM: np.array([ANSWER.shape[1]]),
+                tensors.TOKEN_SCORES: scores.numpy(),
+            }
+            made[name].append(Case(feeds, *logits, kept))
+    return made
+
+
+@torch.no_grad()
+def _scored(pruned, pixels, prompt, flow):
+    return pruned.score(pruned.visual(pixels), prompt, flow, ANSWER).float().numpy()[0]
+
+
+def in_openvino(model, folder):
+    """Runs a graph as OpenVINO's engines do; bfloat16 stays what it is between graphs."""
+    path = folder / "graphs" / "run.flat.onnx"
+    onnx.save(flat(model), path)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def call(feeds):
+        request = compiled.create_infer_request()
+        request.infer({port.any_name: feeds[port.any_name] for port in compiled.inputs})
+        outputs = {port.any_name: request.get_tensor(port) for port in compiled.outputs}
+        assert all(
+            (tensor.element_type == openvino.Type.bf16) == name.startswith(("cache", "visual"))
+            for name, tensor in outputs.items()
+        )
+        return outputs | {"request": request}
+
+    return call
+
+
+def step_by_step(model, folder):
+    """Runs a graph in float32, each result rounded."""
+    wide = widened(model)
+    return lambda feeds: run(wide, feeds, folder / "graphs")
+
+
+def logits_of(graphs, case):
+    """Returns the logits [A, V] of prompt and answer; ``graphs`` run vision, prefill and decode."""
+    see, prefill, decode = graphs
+    seen = see(case.feeds)
+    found = prefill(case.feeds | {tensors.VISUAL: seen[tensors.VISUAL]})
+    text = case.feeds[tensors.PREFIX_IDS].shape[1] + case.feeds[tensors.SUFFIX_LENGTHS]
+    caches = {name: value for name, value in found.items() if name.startswith("cache_")}
+    clocks = {tensors.INPUT_IDS: ANSWER.numpy(), tensors.POSITIONS: text + 576, tensors.SLOTS: text + case.tokens}
+    more = decode(caches | clocks)
+    logits = [np.array(getattr(each[tensors.LOGITS], "data", each[tensors.LOGITS])) for each in (found, more)]
+    assert all(each.dtype == np.float32 for each in logits)
+    return np.concatenate([logits[0], logits[1][0, :-1]])
+
+
+def error(found, exact):
+    """Returns the root of the mean square difference over the deviation."""
+    return float(np.sqrt(np.mean((found - exact) ** 2)) / exact.std())
+
+
+def errors(cases, make, models, folder):
+    """Returns ours and the stock model's error over all cases."""
+    graphs = [make(model, folder) for model in models]
+    ours = np.concatenate([logits_of(graphs, case) for case in cases])
+    exact, stock = (np.concatenate([getattr(case, name) for case in cases]) for name in ("exact", "stock"))
+    return error(ours, exact), error(stock, exact)
+
+
+def models_of(frozen, name):
+    folder, versions, shared = frozen
+    paths = (shared.vision, versions[name].prefill, versions[name].decode)
+    return folder, [onnx.load(folder / path, load_external_data=False) for path in paths]
+
+
+WAYS = pytest.mark.parametrize("make", [in_openvino, step_by_step], ids=lambda make: make.__name__)
+
+
+@WAYS
+@pytest.mark.parametrize("name", ["full", "par-lite"])
+def test_bfloat16_costs_what_it_costs_the_stock_model(frozen, cases, name, make):
+    folder, models = models_of(frozen, name)
+    ours, stock = errors(cases[name], make, models, folder)
+    assert 0 < ours <= WORSE * stock
+
+
+def norm_with_a_large_epsilon(model):
+    for node in all_nodes(model.graph.node):
+        if node.op_type == "RMSNormalization":
+            next(each for each in node.attribute if each.name == "epsilon").f = 1.0
+
+
+def softmax_of_unscaled_products(model):
+    for node in all_nodes(model.graph.node):
+        if node.op_type == "Attention":
+            node.attribute.append(onnx.helper.make_attribute("scale", 1.0))
+
+
+def angles_in_bfloat16(model):
+    """Positions beyond 256 are rounded, and angles by up to a radian."""
+    for node in list(model.graph.node):
+        if node.op_type in ("Cos", "Sin"):
+            for suffix, kind in (("short", onnx.TensorProto.BFLOAT16), ("long", onnx.TensorProto.FLOAT)):
+                name = f"{node.name}.{suffix}"
+                cast = onnx.helper.make_node("Cast", [node.input[0]], [name], name=name, to=kind)
+                model.graph.node.insert(list(model.graph.node).index(node), cast)
+                node.input[0] = name
+
+
+@WAYS
+@pytest.mark.parametrize("spoil", [norm_with_a_large_epsilon, softmax_of_unscaled_products, angles_in_bfloat16])
+def test_a_graph_that_normalises_attends_or_rotates_otherwise_is_beyond_that(frozen, cases, spoil, make):
+    folder, models = models_of(frozen, "par-lite")
+    for model in models[1:]:
+        spoil(model)
+    ours, stock = errors(cases["par-lite"][:2], make, models, folder)
+    assert ours > 2 * WORSE * stock
+
+
+def test_the_hosts_own_bytes_are_in_the_graphs(frozen):
+    """The demo checkpoint holds bfloat16: no weight is rounded, and linear layers are turned around."""
+    folder, models = models_of(frozen, "full")
+    host = load_host(MODELS / "demo", dtype=torch.bfloat16).model.state_dict()
+    (name,) = (name for name in host if name.endswith("layers.3.mlp.down_proj.weight"))
+    tensor = next(t for t in models[1].graph.initializer if t.name == "decoder.layers.3.mlp.down_proj.weight")
+    stored = numpy_helper.to_array(tensor, str(folder / "graphs"))
+    assert stored.view(np.int16).tolist() == host[name].T.contiguous().view(torch.int16).tolist()

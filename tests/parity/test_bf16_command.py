@@ -1,0 +1,102 @@
+"""``build --precision bf16``: what runs it, what only carries it, and who refuses it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from allrounder import build_engine
+from allrounder.bundle import open_bundle
+from allrounder.errors import EngineUnavailable
+from allrounder.runtime import LatencyTarget, Runtime
+from allrounder.runtime.backend import BFLOAT16
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.options import EngineOptions
+
+RGB = np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8)
+
+
+@pytest.fixture
+def build(tiny, capsys):
+    """Runs the command in bf16 and returns its exit code, the last line of stdout as JSON, and stderr."""
+
+    def run(out, *more):
+        code = build_engine.main(tiny.arguments(out, "--precision", "bf16", *more))
+        printed, told = capsys.readouterr()
+        return code, json.loads(printed.splitlines()[-1]) if code == 0 else printed, told
+
+    return run
+
+
+@pytest.mark.parametrize("policy", ["routed", "frozen"])
+def test_openvino_runs_it(build, tmp_path, policy):
+    out = tmp_path / "b"
+    code, _, _ = build(out, "--version", "full,par-lite", "--backend", "openvino", "--layer-policy", policy)
+    assert code == 0
+    bundle = open_bundle(out)
+    assert bundle.manifest.schema == 2
+    full, lite = bundle.manifest.entries
+    assert (full.precision, lite.precision) == ("bf16", "bf16")
+    assert lite.fidelity.kl.mean > full.fidelity.kl.mean == 0
+    assert (full.latency, lite.latency) == (None, None)  # on a CPU it says nothing of bf16
+    engine = Engine.open(bundle, lite)
+    prompt, visual = engine.prompt("what is it?"), engine.see(RGB)
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
+    assert state.logits.dtype == engine.decode(state, [3]).dtype == np.float32
+    assert visual.numpy().dtype == BFLOAT16  # opaque: numpy would read it as something else
+    with Runtime.load(out, version="par-lite") as runtime:
+        answer = runtime.generate(RGB, "what is it?", max_new_tokens=8)
+        assert answer.token_ids == runtime.generate(RGB, "what is it?", max_new_tokens=8).token_ids
+
+
+def test_onnx_runtime_carries_it_to_a_gpu_and_says_that_nothing_was_run(build, tmp_path):
+    out = tmp_path / "b"
+    code, _, told = build(out, "--version", "full,par-lite")
+    assert code == 0
+    assert "verified, but not run" in told
+    assert "onnxruntime does not compute in bf16 on a CPU" in told
+    entries = open_bundle(out).manifest.entries
+    assert [(entry.fidelity, entry.latency) for entry in entries] == [(None, None)] * 2
+    words = r"does not compute in bf16 on a CPU.*device='cpu'.*device='cuda'.*--backend openvino"
+    with pytest.raises(EngineUnavailable, match=words):
+        Runtime.load(out)
+    with pytest.raises(EngineUnavailable, match=words):
+        Engine.open(open_bundle(out), entries[1], EngineOptions())
+    code, _, told = build(out, "--version", "full,par-lite")
+    assert "left as it is" in told
+
+
+def test_layers_are_voted_for_in_fp32_where_it_does_not_run(build, tiny, tmp_path):
+    more = ("--version", "par-lite", "--layer-policy", "frozen")
+    code, _, told = build(tmp_path / "b", *more)
+    assert code == 0
+    assert "layers are voted for in fp32" in told
+    assert build_engine.main(tiny.arguments(tmp_path / "c", *more)) == 0
+    short, whole = (open_bundle(tmp_path / name).manifest.entries[0] for name in "bc")
+    assert short.layer_plan == whole.layer_plan
+    assert not any("fp32" in path for path in open_bundle(tmp_path / "b").manifest.files)
+
+
+def test_entries_that_run_are_chosen_beside_it(build, tiny, tmp_path, caplog):
+    out = tmp_path / "b"
+    assert build(out, "--version", "full")[0] == 0
+    assert build_engine.main(tiny.arguments(out, "--version", "par-lite")) == 0
+    assert open_bundle(out).manifest.schema == 2  # for the entry that came first
+    for target in (None, LatencyTarget(ttft_ms=1e6)):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="allrounder.runtime"), Runtime.load(out, target=target) as runtime:
+            assert (runtime.entry.version, runtime.entry.precision) == ("par-lite", "fp32")
+        assert "full (onnxruntime, bf16, frozen, K=0): left aside" in caplog.text
+    with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
+        Runtime.load(out, version="full")
+
+
+@pytest.mark.parametrize("backend", ["checkpoint", "tensorrt-llm"])
+def test_directories_of_other_stacks_have_no_rows_in_bfloat16(build, tmp_path, backend):
+    flow = ("--gather-layer", "0", "--layer-policy", "frozen", "--version", "par-lite")
+    code, _, told = build(tmp_path / "c", "--backend", backend, *flow)
+    assert code == 2
+    assert "numpy has no bfloat16" in told
+    assert f"allrounder build --backend {backend} --version par-lite --gather-layer 0" in told
+    assert "--precision fp32" in told
+    assert not (tmp_path / "c").exists()

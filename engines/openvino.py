@@ -38,7 +38,12 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
         BackendError: OpenVINO refuses a graph; its message is quoted.
     """
     if options.device != "cpu":
-        raise EngineUnavailable("OpenVINO engines are built for the CPU", got=options.device, wanted="cpu")
+        raise EngineUnavailable(
+            "OpenVINO engines are built for the CPU",
+            got=options.device,
+            wanted="cpu",
+            remedy="build with the device cpu, or with another backend",
+        )
     placed = place_frozen(Path(frozen_dir), staging, BACKEND, options._replace(native_op=False))
     twins = {path: write_twin(staging, path) for path in graph_paths(placed)}
     for done, path in enumerate(twins.values()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 
 from allrounder.errors import EngineUnavailable
 from allrounder.releases import Release, installed_release
@@ -70,6 +71,7 @@ def require_gpu(release: Release) -> None:
         raise EngineUnavailable(
             "no NVIDIA GPU is here to build an engine on",
             got="no nvidia-smi",
+            wanted=f"compute capability {_OLDEST_SM / 10} or later, and its driver",
             remedy="run build.sh on the GPU's machine",
         )
     words = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
@@ -80,6 +82,7 @@ def require_gpu(release: Release) -> None:
             f"TensorRT-LLM {release} does not build for this GPU",
             got=told.stdout.strip() or told.stderr.strip() or "none",
             wanted=f"compute capability {_OLDEST_SM / 10} or later",
+            remedy="run build.sh on a machine with such a GPU; this one can serve a bundle: --backend onnxruntime",
         )
 
 
@@ -88,6 +91,7 @@ def _installed(what: str, first: Release, last: Release) -> tuple[str, Release |
     if found is None:
         raise EngineUnavailable(
             "TensorRT-LLM is not installed",
+            got=f"no package {PACKAGE} in {sys.prefix}",
             wanted=f"{PACKAGE} {first} to {last} for {what}",
             remedy="install NVIDIA's wheel or use its container; it needs Linux, CUDA and an NVIDIA GPU",
         )

@@ -36,6 +36,7 @@ BACKENDS: dict[str, str] = {
     "openvino": "allrounder.engines.openvino",
     "checkpoint": "allrounder.engines.checkpoint",
     "tensorrt": "allrounder.engines.tensorrt",
+    "tensorrt-rtx": "allrounder.engines.tensorrt_rtx",
     "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
 }
 _EXTRAS = {"openvino": "build,openvino"}  # what is installed for a backend; the others need `build`

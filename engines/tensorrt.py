@@ -25,7 +25,7 @@ from allrounder.engines.bundle import PLACE, BundleOutput, Staging, bundle_outpu
 from allrounder.engines.entries import place_frozen
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.tensorrt_form import parsed_form
-from allrounder.engines.tensorrt_library import Library, open_library
+from allrounder.engines.tensorrt_library import RTX_TARGETS, Library, open_library
 from allrounder.engines.tensorrt_plan import PlanOptions, Source, build_plan, target
 from allrounder.engines.tensorrt_profiles import decode_spans, extents, prefix_length, prompt_spans
 from allrounder.errors import BundleCorrupt, InputInvalid
@@ -33,13 +33,13 @@ from allrounder.gather import TOKEN_GATHER
 from allrounder.golden import GOLDEN
 from allrounder.hashing import file_record
 from allrounder.manifest import Entry, EntryGraphs, Frozen
-from allrounder.plans import plan_name
+from allrounder.plans import TENSORRT, Flavour, plan_name
 from allrounder.progress import Progress
 from allrounder.versions import FULL
 
 __all__ = ["BACKEND", "PLACE", "PlanOptions", "build", "check", "opened"]
 
-BACKEND = "tensorrt"
+BACKEND = TENSORRT.backend
 _PLANNED = ("vision", "router", "prefill", "decode")
 _built: dict[str, Path] = {}  # plans that this process built, while they lie there: `full` as reference, then as engine
 
@@ -62,20 +62,24 @@ def check(asked: Asked) -> None:
 
 
 @contextmanager
-def opened(place: Path, *, force: bool, progress: Progress) -> Iterator[BundleOutput]:
+def opened(place: Path, *, force: bool, progress: Progress, flavour: Flavour = TENSORRT) -> Iterator[BundleOutput]:
     """Opens a bundle; see `allrounder.engines.bundle.bundle_output`.
 
     Raises:
         EngineUnavailable: TensorRT is missing or too old, or there is no GPU; said before any work is done.
     """
-    library = open_library()
+    library = open_library(flavour)
     with bundle_output(place, force=force, progress=progress) as output:
         output.notes = (_note(library),)
         yield output
 
 
 def build(
-    frozen_dir: str | Path, staging: Staging, options: BuildOptions, plans: PlanOptions | None = None
+    frozen_dir: str | Path,
+    staging: Staging,
+    options: BuildOptions,
+    plans: PlanOptions | None = None,
+    flavour: Flavour = TENSORRT,
 ) -> tuple[Entry, ...]:
     """Builds the versions of a frozen directory, or those in ``options.only``; see `allrounder.engines.onnxruntime`.
 
@@ -94,8 +98,8 @@ def build(
     theirs = onnxruntime.build(source, staging, options._replace(only=routed)) if routed else ()
     if keys == routed:
         return theirs
-    writer = _Writer(open_library(), frozen, staging, options, plans or PlanOptions())
-    placed = place_frozen(source, staging, BACKEND, options._replace(only=keys - routed))
+    writer = _Writer(open_library(flavour), frozen, staging, options, plans or PlanOptions())
+    placed = place_frozen(source, staging, flavour.backend, options._replace(only=keys - routed))
     entries = [writer.planned(entry) for entry in placed]
     return (*theirs, *staging.put(entries, force=options.force))
 
@@ -134,7 +138,7 @@ class _Writer:
     def _write(self, source: Source, kind: str) -> str:
         gathers = any(node.op_type == TOKEN_GATHER.name for node in source.model.graph.node)
         built_for = target(self._library, self._plans, plugin=self._library.plugin and gathers)
-        path = f"graphs/{plan_name(kind, self._digest(source), built_for)}"
+        path = f"graphs/{plan_name(kind, self._digest(source), built_for, self._library.flavour)}"
         if path in self._staging.files:
             return path
         standing = _built.get(path)  # of the same content: a plan's name says what it was built from
@@ -148,7 +152,7 @@ class _Writer:
 
     def _digest(self, source: Source) -> str:
         """Returns a digest of all that a plan is made from; weights are in it by the names of their files."""
-        settings = repr((tuple(source.spans), self._plans, self._library.gpu.name))
+        settings = repr((tuple(source.spans), self._plans, self._library.gpu and self._library.gpu.name))
         data = source.model.SerializeToString(deterministic=True)
         return hashlib.sha256(data + settings.encode()).hexdigest()[:12]
 
@@ -162,5 +166,7 @@ class _Writer:
 
 def _note(library: Library) -> str:
     version = ".".join(map(str, library.version))
+    if library.gpu is None:
+        return f"plans for {library.flavour.name} {version} on {', '.join(RTX_TARGETS)}; no GPU was asked for them"
     gather = "with the gather op's plugin" if library.plugin else "with the gather op's own function, no plugin"
     return f"plans for TensorRT {version} on SM {library.gpu.sm} ({library.gpu.name}), {gather}"

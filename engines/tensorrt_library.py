@@ -1,7 +1,9 @@
 """TensorRT itself: is it here, is it new enough, is there a GPU, and what has it to say.
 
 What it is: one function that opens the library or refuses with the remedy, TensorRT's log and its progress as ours.
-What it knows: the Python package of TensorRT 10.15 to 11. What it does not know: graphs and plans.
+What it knows: the Python packages of TensorRT 10.15 to 11 and of TensorRT-RTX, which are alike; that the latter builds
+for several GPU architectures at once, none of which need be here.
+What it does not know: graphs and plans.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from typing import Any, NamedTuple
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.gpus import Gpu, gpu
 from allrounder.native import tensorrt_plugin
-from allrounder.plans import parse_version
+from allrounder.plans import RTX, TENSORRT, Flavour, parse_version
 from allrounder.progress import Progress
 
-__all__ = ["Library", "Log", "monitor", "open_library"]
+__all__ = ["RTX_TARGETS", "Library", "Log", "monitor", "open_library"]
+
+RTX_TARGETS = ("SM80", "SM86", "SM89", "SM120", "SM121")  # all that TensorRT-RTX knows from Ampere on
 
 _log = logging.getLogger("allrounder.engines")
 
@@ -27,39 +31,49 @@ class Log(NamedTuple):
     logger: Any
     errors: list[str]
 
-    def failure(self, what: str, *, where: object, version: tuple[int, ...]) -> BackendError:
+    def failure(self, what: str, *, where: object, version: str) -> BackendError:
         """Returns an error with what TensorRT said since the last one."""
         said = "; ".join(self.errors) or "TensorRT gives no reason"
         self.errors.clear()
-        return BackendError(what, where=where, got=f"{said} (tensorrt {'.'.join(map(str, version))})")
+        return BackendError(what, where=where, got=f"{said} ({version})")
 
 
 class Library(NamedTuple):
     """TensorRT, opened for building."""
 
+    flavour: Flavour
     module: Any
     version: tuple[int, ...]
-    gpu: Gpu
+    gpu: Gpu | None  # None: plans are for `RTX_TARGETS`, and no GPU is asked
     log: Log
     plugin: bool  # the gather op is registered
 
+    @property
+    def label(self) -> str:
+        """Name and version, as errors quote them."""
+        return f"{self.flavour.module} {'.'.join(map(str, self.version))}"
 
-def open_library() -> Library:
-    """Returns TensorRT with the plugin of the gather op, where that is installed.
+
+def open_library(flavour: Flavour = TENSORRT) -> Library:
+    """Returns TensorRT with the plugin of the gather op, where that is installed; TensorRT-RTX takes none.
 
     Raises:
-        EngineUnavailable: The package is missing or too old, or there is no GPU.
+        EngineUnavailable: The package is missing or too old, or there is no GPU where one is needed.
         BackendError: TensorRT cannot load the plugin.
     """
     try:
-        module: Any = importlib.import_module("tensorrt")
+        module: Any = importlib.import_module(flavour.module)
     except ImportError as error:
         raise EngineUnavailable(
-            "TensorRT cannot be imported", got=error, remedy="pip install tensorrt (or allrounder[tensorrt])"
+            f"{flavour.name} cannot be imported",
+            got=error,
+            remedy=f"pip install {flavour.module} (or allrounder[{flavour.backend}])",
         ) from error
-    version = parse_version(module.__version__)
+    version = parse_version(module.__version__, flavour)
     log = _logger(module)
-    return Library(module, version, gpu(0), log, _load_plugin(module, version, log))
+    if flavour == RTX:
+        return Library(flavour, module, version, None, log, plugin=False)
+    return Library(flavour, module, version, gpu(0), log, _load_plugin(module, version, log))
 
 
 def _load_plugin(module: Any, version: tuple[int, ...], log: Log) -> bool:
@@ -68,7 +82,9 @@ def _load_plugin(module: Any, version: tuple[int, ...], log: Log) -> bool:
         _log.info("the gather op's TensorRT plugin is not installed: its own function is built into plans instead")
         return False
     if module.get_plugin_registry().load_library(str(path)) is None:
-        error = log.failure("TensorRT cannot load the plugin of the gather op", where=path, version=version)
+        error = log.failure(
+            "TensorRT cannot load the plugin of the gather op", where=path, version=f"tensorrt {version[0]}"
+        )
         remedy = f"build it against TensorRT {version[0]} (native/README.md), or remove it: plans are built without it"
         raise BackendError(error.what, where=path, got=error.got, remedy=remedy)
     return True

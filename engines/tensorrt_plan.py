@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import onnx
 
 from allrounder.engines.tensorrt_form import dynamic_inputs
-from allrounder.engines.tensorrt_library import Library, monitor
+from allrounder.engines.tensorrt_library import RTX_TARGETS, Library, monitor
 from allrounder.engines.tensorrt_profiles import Span
 from allrounder.errors import BackendError
-from allrounder.plans import Hardware, PlanTarget
+from allrounder.plans import TENSORRT, Hardware, PlanTarget
 from allrounder.progress import Progress
 from allrounder.userdirs import cache_dir, write_whole
 
@@ -51,6 +51,8 @@ class Source(NamedTuple):
 
 def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarget:
     """Returns what plans built with ``options`` run on."""
+    if library.gpu is None:
+        return PlanTarget(library.version, 80, hardware="ampere")
     return PlanTarget(library.version, library.gpu.sm, options.newer, options.hardware, plugin)
 
 
@@ -65,7 +67,7 @@ def build_plan(library: Library, source: Source, options: PlanOptions, write: Wr
     log.errors.clear()
     builder = trt.Builder(log.logger)
     flags = 0
-    if library.version[0] < _ALWAYS_TYPED:
+    if library.flavour == TENSORRT and library.version[0] < _ALWAYS_TYPED:
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     _parse(library, network, source)
@@ -73,7 +75,7 @@ def build_plan(library: Library, source: Source, options: PlanOptions, write: Wr
     _add_profiles(builder, config, source)
     config.progress_monitor = monitor(trt, source.path.name, progress)
     cache_file = _timing_file(library)
-    cache = config.create_timing_cache(_read(cache_file))
+    cache = config.create_timing_cache(_read(cache_file)) if library.gpu else None
     if cache is not None:
         config.set_timing_cache(cache, ignore_mismatch=False)
     writer = _writer(trt, write)
@@ -81,7 +83,7 @@ def build_plan(library: Library, source: Source, options: PlanOptions, write: Wr
     if writer.error is not None:
         raise writer.error
     if not done:
-        raise log.failure("TensorRT cannot build a plan", where=source.path.name, version=library.version)
+        raise log.failure("TensorRT cannot build a plan", where=source.path.name, version=library.label)
     if cache_file and cache is not None:
         _write(cache_file, bytes(config.get_timing_cache().serialize()))
 
@@ -113,13 +115,18 @@ def _parse(library: Library, network: Any, source: Source) -> None:
     raise BackendError(
         "TensorRT's ONNX parser refuses a graph",
         where=source.path.name,
-        got=f"{said} (tensorrt {'.'.join(map(str, library.version))})",
+        got=f"{said} ({library.label})",
     )
 
 
 def _config(library: Library, builder: Any, options: PlanOptions) -> Any:
     trt, config = library.module, builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    if library.gpu is None:
+        config.num_compute_capabilities = len(RTX_TARGETS)
+        for index, name in enumerate(RTX_TARGETS):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+        return config
     config.builder_optimization_level = options.effort
     if options.newer:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -145,6 +152,8 @@ def _add_profiles(builder: Any, config: Any, source: Source) -> None:
 
 def _timing_file(library: Library) -> Path | None:
     folder = cache_dir()
+    if library.gpu is None:
+        return None  # nothing is timed
     name = re.sub(r"[^A-Za-z0-9]+", "-", library.gpu.name).strip("-")
     version = ".".join(map(str, library.version))
     return folder and folder / "tensorrt" / f"timing-{version}-sm{library.gpu.sm}-{name}.bin"

@@ -1,13 +1,15 @@
 """TensorRT plans by name: what a plan was built with, known before TensorRT reads it.
 
-What it is: the rule of a plan's file name, the oldest TensorRT that is supported, and the check of one against the
-other. TensorRT itself tells of a foreign plan in words that name neither cause nor remedy.
+What it is: the two libraries of that kind, TensorRT and TensorRT-RTX, the rule of a plan's file name, the oldest
+version that is supported, and the check of one against the other. The libraries themselves tell of a foreign plan in
+words that name neither cause nor remedy.
 What it knows: versions, GPU architectures, TensorRT's two kinds of compatibility.
 What it does not know: TensorRT's library, GPUs, and what a plan computes.
 
     prefill-1f0c8a5e21d3-trt10.16.1-sm90.plan              this TensorRT (major.minor), this architecture
     prefill-1f0c8a5e21d3-trt10.16.1-sm80-newer-ampere.plan newer ones of the major version, Ampere and all after it
     prefill-1f0c8a5e21d3-trt10.16.1-sm90-plugin.plan       needs the plugin of the gather op
+    prefill-1f0c8a5e21d3-rtx1.7.1-sm80-ampere.plan         TensorRT-RTX's, which makes its kernels where it runs
 """
 
 from __future__ import annotations
@@ -17,14 +19,47 @@ from typing import Literal, NamedTuple
 
 from allrounder.errors import EngineUnavailable
 
-__all__ = ["OLDEST", "PLAN", "Hardware", "PlanTarget", "check_target", "parse_version", "plan_name", "read_target"]
+__all__ = [
+    "PLAN",
+    "RTX",
+    "TENSORRT",
+    "Flavour",
+    "Hardware",
+    "PlanTarget",
+    "check_target",
+    "parse_version",
+    "plan_name",
+    "read_target",
+]
 
 PLAN = ".plan"
-OLDEST = (10, 15)  # its ONNX parser is the first with TensorScatter, RotaryEmbedding and RMSNormalization
 Hardware = Literal["same", "ampere"]  # "ampere": every architecture from SM 80 on
 
-_NAME = re.compile(r"-trt(\d+(?:\.\d+){1,3})-sm(\d+)(-newer)?(-ampere)?(-plugin)?\.plan\Z")
+_NAME = re.compile(r"-([a-z]+)(\d+(?:\.\d+){1,3})-sm(\d+)(-newer)?(-ampere)?(-plugin)?\.plan\Z")
 _AMPERE = 80
+
+
+class Flavour(NamedTuple):
+    """A library that builds and runs plans."""
+
+    name: str
+    backend: str  # its own among ours
+    module: str  # its Python package, and what pip calls it
+    mark: str  # of its plans, in their names
+    oldest: tuple[int, int]
+    why: str  # it is the oldest
+
+
+TENSORRT = Flavour(
+    "TensorRT",
+    "tensorrt",
+    "tensorrt",
+    "trt",
+    (10, 15),
+    "the first whose ONNX parser reads TensorScatter, RotaryEmbedding and RMSNormalization, which every decoder graph "
+    "holds",
+)
+RTX = Flavour("TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 7), "the oldest that was tried")
 
 
 class PlanTarget(NamedTuple):
@@ -37,26 +72,25 @@ class PlanTarget(NamedTuple):
     plugin: bool = False  # the gather op in it is the plugin
 
 
-def parse_version(text: str) -> tuple[int, ...]:
-    """Returns the numbers of a TensorRT version, up to four of them: "10.16.1.11" gives (10, 16, 1, 11).
+def parse_version(text: str, flavour: Flavour = TENSORRT) -> tuple[int, ...]:
+    """Returns the numbers of a library's version, up to four of them: "10.16.1.11" gives (10, 16, 1, 11).
 
     Raises:
-        EngineUnavailable: Not such a version, or one older than `OLDEST`.
+        EngineUnavailable: Not such a version, or one older than the oldest that is supported.
     """
     found = re.match(r"\d+(?:\.\d+){1,3}", text)
     version = tuple(int(part) for part in found[0].split(".")) if found else ()
-    if version[:2] < OLDEST:
+    if version[:2] < flavour.oldest:
         raise EngineUnavailable(
-            "this TensorRT is too old",
-            got=f"tensorrt {text}",
-            wanted=f"tensorrt {_dotted(OLDEST)} or newer, the first whose ONNX parser reads TensorScatter, "
-            "RotaryEmbedding and RMSNormalization, which every decoder graph holds",
-            remedy="pip install -U tensorrt",
+            f"this {flavour.name} is too old",
+            got=f"{flavour.module} {text}",
+            wanted=f"{flavour.module} {_dotted(flavour.oldest)} or newer, {flavour.why}",
+            remedy=f"pip install -U {flavour.module}",
         )
     return version
 
 
-def plan_name(kind: str, digest: str, target: PlanTarget) -> str:
+def plan_name(kind: str, digest: str, target: PlanTarget, flavour: Flavour = TENSORRT) -> str:
     """Returns the file name of a plan: its graph's kind, a digest of what it was built from, and its target."""
     marks = [
         mark
@@ -67,37 +101,37 @@ def plan_name(kind: str, digest: str, target: PlanTarget) -> str:
         )
         if there
     ]
-    return f"{kind}-{digest}-trt{_dotted(target.version)}-sm{target.sm}{''.join(marks)}{PLAN}"
+    return f"{kind}-{digest}-{flavour.mark}{_dotted(target.version)}-sm{target.sm}{''.join(marks)}{PLAN}"
 
 
-def read_target(name: str) -> PlanTarget | None:
-    """Returns what a plan of that name was built with, or None where the name does not say."""
+def read_target(name: str, flavour: Flavour = TENSORRT) -> PlanTarget | None:
+    """Returns what a plan of that name was built with, or None where the name does not say, or of another library."""
     found = _NAME.search(name)
-    if found is None:
+    if found is None or found[1] != flavour.mark:
         return None
-    version, sm, newer, ampere, plugin = found.groups()
+    _, version, sm, newer, ampere, plugin = found.groups()
     numbers = tuple(int(part) for part in version.split("."))
     return PlanTarget(numbers, int(sm), bool(newer), "ampere" if ampere else "same", bool(plugin))
 
 
-def check_target(name: str, *, version: tuple[int, ...], sm: int) -> PlanTarget:
-    """Returns the target of a plan that this TensorRT and this GPU can run.
+def check_target(name: str, *, version: tuple[int, ...], sm: int, flavour: Flavour = TENSORRT) -> PlanTarget:
+    """Returns the target of a plan that this library and this GPU can run.
 
     Raises:
         EngineUnavailable: They cannot, or the name does not say what the plan was built with.
     """
-    target = read_target(name)
-    again = "build it again here: allrounder build --backend tensorrt --force"
+    target = read_target(name, flavour)
+    again = f"build it again here: allrounder build --backend {flavour.backend} --force"
     if target is None:
         raise EngineUnavailable("nothing says what this plan was built with", where=name, remedy=again)
     built, here = target.version[:2], version[:2]
     if not (here == built or (target.newer and here[0] == built[0] and here > built)):
         raise EngineUnavailable(
-            "this plan was built with another TensorRT",
+            f"this plan was built with another {flavour.name}",
             where=name,
-            got=f"TensorRT {_dotted(version)} here",
-            wanted=f"TensorRT {_dotted(built)}" + (f" or a newer {built[0]}.x" if target.newer else ""),
-            remedy=f"{again}; or pip install 'tensorrt=={_dotted(built)}.*'",
+            got=f"{flavour.name} {_dotted(version)} here",
+            wanted=f"{flavour.name} {_dotted(built)}" + (f" or a newer {built[0]}.x" if target.newer else ""),
+            remedy=f"{again}; or pip install '{flavour.module}=={_dotted(built)}.*'",
         )
     if not (sm == target.sm or (target.hardware == "ampere" and sm >= _AMPERE)):
         raise EngineUnavailable(

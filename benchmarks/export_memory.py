@@ -31,7 +31,9 @@ def main() -> int:
     """Measures; returns 1 where the promise is missed."""
     parser = argparse.ArgumentParser(description="Peak anonymous memory of freezing and verifying a random host.")
     parser.add_argument("--shape", default="0.5b", help="a named random shape (default: 0.5b)")
-    parser.add_argument("--precision", default="fp16", choices=("fp32", "fp16"), help="of checkpoint and graphs")
+    parser.add_argument(
+        "--precision", default="fp16", choices=("fp32", "fp16", "bf16"), help="of checkpoint and graphs"
+    )
     parser.add_argument("--dir", type=Path, default=None, help="where temporary files go: about four checkpoints")
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -103,7 +105,7 @@ def _write_sources(folder: str, shape: str, precision: str) -> None:
     from allrounder.router.checkpoint import save_router
     from allrounder.router.model import MetaRouter
 
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     host = write_random_checkpoint(Path(folder, "host"), shape, dtype=dtype)
     checkpoint = Checkpoint(host)
     router = MetaRouter(checkpoint.spec, read_config(host).text_config)
@@ -111,13 +113,16 @@ def _write_sources(folder: str, shape: str, precision: str) -> None:
 
 
 def _export(folder: str, precision: str, phases: Connection) -> None:
+    import msgspec
+
     from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
     from allrounder.export.verify import verify
+    from allrounder.manifest import Precision
     from allrounder.versions import resolve
 
     host, router, out = (Path(folder, name) for name in ("host", "router", "frozen"))
     phases.send("freeze")
-    options = FreezeOptions("fp16" if precision == "fp16" else "fp32")
+    options = FreezeOptions(msgspec.convert(precision, Precision))
     freezer = Freezer(host, router, out, options)
     freezer.shared()
     full, lite = (

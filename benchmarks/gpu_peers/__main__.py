@@ -35,7 +35,7 @@ from report import markdown, report
 from stock import Compiled, Eager
 
 from allrounder.bundle import OpenBundle
-from allrounder.errors import AllRounderError, InputInvalid
+from allrounder.errors import AllRounderError, EngineUnavailable, InputInvalid
 from allrounder.hosts.host import load_host
 from allrounder.manifest import Entry, LayerPolicy
 from allrounder.progress import TerminalProgress
@@ -58,9 +58,23 @@ class Job:
         self.peers = _known(arguments.peers, tuple(_PEERS), "--peers")
         self.backends = _known(arguments.backends, ("onnxruntime", "openvino", "tensorrt"), "--backends")
         self._raced: list[Subject] | None = None  # the peers, compiled once for all races
-        self.options = EngineOptions(threads=arguments.threads, device=self.device)
+        self.options = EngineOptions(threads=arguments.threads, device=self.device, provider=arguments.provider)
+        self._check_machine()
         if self.device == "cpu":
             torch.set_num_threads(self.options.thread_count)
+
+    def _check_machine(self) -> None:
+        """Refuses before any work what this machine has not."""
+        for name in self.backends:
+            backend(name).fingerprint(self.options)
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise EngineUnavailable(
+                "this torch has no GPU for stock transformers",
+                where="--device",
+                got=f"torch {torch.__version__}",
+                wanted="a torch with CUDA, and a GPU",
+                remedy="install one (pip install torch, on a machine with a GPU), or give --device cpu",
+            )
 
     def run(self) -> dict[str, Any]:
         """Goes through the steps; returns the report."""
@@ -79,13 +93,14 @@ class Job:
             asked = ([each.label for each in chosen], self.peers, self.asked.rounds)
             races.append(self._kept("race", bundle, asked, partial(self._race, bundle, chosen, host)))
         bases = [_PEERS[name].name for name in reversed(self.peers)] + [full.label]
-        facts = {"settings": self.settings, "device": self.device, "rounds": self.asked.rounds, "versions": _versions()}
+        facts = {"settings": self.settings, "device": self.device, "provider": self.options.provider}
+        facts |= {"rounds": self.asked.rounds, "versions": _versions()}
         return report(facts, parity, races, bases)
 
     def _kept(self, what: str, bundle: OpenBundle, asked: object, make: Callable[[], Any]) -> Any:
         """Returns what stands in the work folder under these circumstances, or makes it."""
-        facts = [bundle.digest, self.device, asked, *_versions().values(), self.options.thread_count]
-        facts += [self.asked.pictures if what == "parity" else 0]
+        facts = [bundle.digest, self.device, asked, *_versions().values()]
+        facts += [self.options.thread_count, self.options.provider, self.asked.pictures if what == "parity" else 0]
         digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
         file = self.work / f"{what}-{digest}.json"
         if file.exists():
@@ -204,6 +219,7 @@ def main() -> int:
     parser.add_argument("--versions", default="full,par-base,par-lite,par-nano")
     parser.add_argument("--policies", default="routed,frozen")
     parser.add_argument("--backends", default="onnxruntime", help="also tensorrt, which takes frozen layers alone")
+    parser.add_argument("--provider", default="cuda", help="of ONNX Runtime on a GPU: cuda or tensorrt")
     parser.add_argument("--peers", default="eager,compiled")
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)

@@ -31,6 +31,11 @@
  * the environment's ALLROUNDER_ORT_LIBRARY, libonnxruntime.so.1 or libonnxruntime.so in this library's own folder, and
  * the system's libonnxruntime.so.1. The first to be found stays for the whole process. Its telemetry is switched off
  * (ORT_DISABLE_TELEMETRY=1) unless that variable is set; set it before threads start, as setenv is not thread-safe.
+ *
+ * TensorRT is not linked either. Where this library was built with it, it is opened when a bundle with TensorRT's entries
+ * is loaded: ALLROUNDER_TENSORRT_LIBRARY, else the system's libnvinfer.so of that major version. Those entries run on a
+ * GPU whatever `device` says: "cpu" means the first one. Where TensorRT or a GPU is missing they are left aside, which
+ * the log is told. Pictures are prepared by ONNX Runtime all the same.
  */
 #ifndef ALLROUNDER_C_API_H
 #define ALLROUNDER_C_API_H

@@ -30,8 +30,8 @@ struct LocalOptions {
 std::vector<Entry> with_local_latency(const OpenBundle& bundle, std::vector<Entry> entries,
                                       const LocalOptions& options);
 
-// Returns the cache's file for these; nothing for a user without a cache. There is one machine per backend, in the order
-// of their names.
+// Returns the cache's file for these; nothing for a user without a cache. There is one machine per backend, in
+// the order of their names.
 std::optional<std::filesystem::path> latency_cache_file(const std::string& digest, const EngineOptions& options,
                                                         const std::vector<Machine>& machines);
 

@@ -242,7 +242,7 @@ std::unique_ptr<TensorRt> open() {
   if (version.front() != NV_TENSORRT_MAJOR) {  // before the first call by its tables of functions, which differ
     throw Error(AR_ENGINE_UNAVAILABLE, "this runtime was built for another major version of TensorRT",
                 {name, "TensorRT " + api->version, "TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + ".x",
-                 std::string("name one by ") + kVariable + ", or build native/ with the headers of that which is there"});
+                 "name one by ALLROUNDER_TENSORRT_LIBRARY, or build native/ with the headers of that which is there"});
   }
   api->create_runtime = symbol<decltype(api->create_runtime)>(library, "createInferRuntime_INTERNAL", name);
   api->registry = symbol<decltype(api->registry)>(library, "getPluginRegistry", name);

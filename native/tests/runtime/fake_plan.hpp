@@ -115,7 +115,8 @@ struct Plan {
 
 class FakePlan final : public PlanEngine {
  public:
-  FakePlan(Plan plan, std::shared_ptr<Gpu> gpu) : plan_(std::make_shared<Plan>(std::move(plan))), gpu_(std::move(gpu)) {}
+  FakePlan(Plan plan, std::shared_ptr<Gpu> gpu)
+      : plan_(std::make_shared<Plan>(std::move(plan))), gpu_(std::move(gpu)) {}
   std::vector<PlanPort> ports() const override { return plan_->ports; }
   int profiles() const override { return static_cast<int>(plan_->profiles.size()); }
   PlanRange range(const std::string& input, int profile) const override {

@@ -133,12 +133,12 @@ TEST_F(Plans, TheFirstProfileInWhichAllLiesIsTaken) {
   plan.profiles[1][t::kInputIds] = test::tokens(1, 8);
   const auto session = open(std::move(plan));
   session->try_capture(kTies, log());
-  for (const auto& [count, captured] : {std::pair(1, false), std::pair(2, true), std::pair(3, true), std::pair(4, false)}) {
+  for (int64_t count = 1; count <= 4; ++count) {
     gpu_->captures = 0;
     Step step(*session, count);
     step.run(1, 0);
     step.run(1, 1);
-    EXPECT_EQ(gpu_->captures, captured ? 1 : 0) << count;
+    EXPECT_EQ(gpu_->captures, count == 2 || count == 3 ? 1 : 0) << count;
   }
 }
 

@@ -36,8 +36,9 @@ BACKENDS = {
     "onnxruntime": "allrounder.runtime.onnxruntime_backend",
     "openvino": "allrounder.runtime.openvino_backend",
     "tensorrt": "allrounder.runtime.tensorrt_backend",
+    "tensorrt-rtx": "allrounder.runtime.tensorrt_rtx_backend",
 }
-_GPU_ALONE = {"tensorrt"}  # their engines run on a GPU, whatever device is named
+_GPU_ALONE = {"tensorrt", "tensorrt-rtx"}  # their engines run on a GPU, whatever device is named
 _CPU_LACKS = {("onnxruntime", "bf16")}  # ONNX Runtime 1.31's CPU provider multiplies no bfloat16 matrices
 BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never looked into
 

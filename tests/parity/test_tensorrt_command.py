@@ -16,6 +16,8 @@ from allrounder.plans import PLAN
 from allrounder.runtime import Runtime
 from allrounder.runtime.backend import BACKENDS
 
+LOADED = (BACKENDS["tensorrt"], "allrounder.runtime.tensorrt_session", "allrounder.runtime.tensorrt_cuda")
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -24,11 +26,11 @@ def machine(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda_stub.make(tensorrt_stub.Streams))
     monkeypatch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA H100 80GB", 90, "CUDA 13.0"),))
     monkeypatch.setattr(tensorrt_library, "tensorrt_plugin", lambda: None)
-    for name in (BACKENDS["tensorrt"], "allrounder.runtime.tensorrt_cuda"):
+    for name in LOADED:
         monkeypatch.delitem(sys.modules, name, raising=False)
     importlib.import_module(BACKENDS["tensorrt"])
     yield
-    for name in (BACKENDS["tensorrt"], "allrounder.runtime.tensorrt_cuda"):
+    for name in LOADED:
         sys.modules.pop(name, None)
 
 

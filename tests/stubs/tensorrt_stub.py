@@ -94,6 +94,12 @@ class BuilderConfig:
         self.builder_optimization_level = 3
         self.hardware_compatibility_level = stub.HardwareCompatibilityLevel.NONE
         self._cache = None
+        self.num_compute_capabilities, self.targets = 1, {}
+
+    def set_compute_capability(self, compute_capability, index):
+        assert index < self.num_compute_capabilities
+        self.targets[index] = compute_capability
+        return True
 
     def set_flag(self, flag):
         self.flags_set.add(self._stub.BuilderFlag(flag))
@@ -247,10 +253,12 @@ class Registry:
 
 
 def make(version="10.16.1.11"):
-    """Returns a module that passes for `tensorrt` of that version."""
+    """Returns a module that passes for `tensorrt` of that version; of 1.x, for `tensorrt_rtx`."""
     stub = ModuleType("tensorrt")
     stub.__version__ = version
     major = int(re.match(r"\d+", version)[0])
+    if major == 1:
+        stub.ComputeCapability = enum.Enum("ComputeCapability", ["CURRENT", "SM80", "SM86", "SM89", "SM120", "SM121"])
     flags = ["REFIT", "TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN"]
     flags += ["FP16", "BF16", "INT8"] if major < 11 else []
     creation = ["STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS"] if major >= 11 else ["EXPLICIT_BATCH", "STRONGLY_TYPED"]

@@ -17,7 +17,7 @@ from allrounder import gpus
 from allrounder.bundle import open_bundle
 from allrounder.engines import tensorrt as built_by
 from allrounder.engines import tensorrt_library
-from allrounder.engines.backends import BuildOptions
+from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle import Staging, publish
 from allrounder.engines.onnxruntime import build as build_onnxruntime
 from allrounder.errors import BackendError, EngineUnavailable
@@ -30,6 +30,8 @@ from allrounder.runtime.options import EngineOptions
 from allrounder.versions import resolve
 
 FLOWS = (("full", 0), ("par-lite", 2), ("par-lite", 0))
+PARTS = ("allrounder.runtime.tensorrt_session", "allrounder.runtime.tensorrt_cuda")
+LOADED = (BACKENDS["tensorrt"], BACKENDS["tensorrt-rtx"], *PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,12 @@ def machine():
         patch.setitem(sys.modules, "cuda.bindings.runtime", bindings)
         patch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA H100 80GB", 90, "CUDA 13.0"),))
         patch.setattr(tensorrt_library, "tensorrt_plugin", lambda: None)
-        patch.delitem(sys.modules, BACKENDS["tensorrt"], raising=False)
-        patch.delitem(sys.modules, "allrounder.runtime.tensorrt_cuda", raising=False)
+        patch.setitem(sys.modules, "tensorrt_rtx", tensorrt_stub.make("1.7.1.116"))
+        for name in LOADED:
+            patch.delitem(sys.modules, name, raising=False)
         importlib.import_module(BACKENDS["tensorrt"])
         yield bindings
-        for name in (BACKENDS["tensorrt"], "allrounder.runtime.tensorrt_cuda"):
+        for name in LOADED:
             sys.modules.pop(name, None)
 
 
@@ -242,8 +245,8 @@ def test_sizes_and_types_that_a_plan_was_not_built_for(both):
     [("tensorrt", "TensorRT cannot be imported.*pip install"), ("cuda.bindings.runtime", "pip install cuda-python")],
 )
 def test_a_runtime_without_the_packages_leaves_its_entries_aside(both, monkeypatch, caplog, missing, words):
-    monkeypatch.delitem(sys.modules, BACKENDS["tensorrt"])
-    monkeypatch.delitem(sys.modules, "allrounder.runtime.tensorrt_cuda")
+    for name in (BACKENDS["tensorrt"], *PARTS):
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)  # as where it is not installed
     with pytest.raises(EngineUnavailable, match=words):
         raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())
@@ -257,3 +260,32 @@ def test_a_machine_without_a_gpu_leaves_its_entries_aside(both, monkeypatch):
     monkeypatch.setattr(gpus, "gpus", tuple)
     with pytest.raises(EngineUnavailable, match="no such GPU"):
         raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())
+
+
+def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path, monkeypatch):
+    """TensorRT-RTX, by the same code: another package, plans for several architectures at once, and no GPU to build."""
+    freezer = Freezer(tiny.host, tiny.router, tmp_path / "frozen", FreezeOptions("fp32"), lambda *_: None)
+    freezer.shared()
+    freezer.add(FreezeRequest(resolve("par-lite", tokens=16, layers=8), 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    freezer.finish()
+    monkeypatch.setattr(tensorrt_stub.Builder, "built", [])
+    with monkeypatch.context() as nowhere, Staging(tmp_path / "bundle") as staging:
+        nowhere.setattr(gpus, "gpus", tuple)
+        backend("tensorrt-rtx").build(tmp_path / "frozen", staging, BuildOptions())
+        publish(staging)
+    targets = [{each.name for each in config.targets.values()} for _, config in tensorrt_stub.Builder.built]
+    assert len(targets) == 4
+    assert all(each == {"SM80", "SM86", "SM89", "SM120", "SM121"} for each in targets)
+    bundle = open_bundle(tmp_path / "bundle")
+    (entry,) = bundle.manifest.entries
+    rgb = np.random.default_rng(3).integers(0, 256, (40, 52, 3), np.uint8)
+    engines = Engine.open(bundle, entry), Engine.open(both, entry_of(both, "onnxruntime", FLOWS[1]))
+    first, second = (Runtime(engine).generate(rgb, "what is it?", max_new_tokens=9) for engine in engines)
+    assert (first.token_ids, first.keep_list) == (second.token_ids, second.keep_list)
+    module = importlib.import_module(BACKENDS["tensorrt-rtx"])
+    assert module.fingerprint(EngineOptions()).backend == "tensorrt-rtx 1.7.1.116"
+    with pytest.raises(EngineUnavailable, match="nothing says what this plan was built with"):
+        module.open_session(plan_of(both), EngineOptions())
+    newer = bundle.path / entry.graphs.decode.replace("rtx1.7", "rtx1.6")
+    with pytest.raises(EngineUnavailable, match=r"another TensorRT-RTX.*pip install 'tensorrt_rtx==1.6"):
+        module.open_session(newer, EngineOptions())

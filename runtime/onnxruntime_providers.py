@@ -151,5 +151,5 @@ def check_placement(on_cpu: Mapping[str, int], graph: Path, options: EngineOptio
         where=f"{graph.name} on {options.device}",
         got=", ".join(f"{name} x {strange[name]}" for name in sorted(strange)),
         wanted=f"at most {_FEW} nodes, of {', '.join(sorted(_OF_SHAPES))}",
-        remedy="install onnxruntime-gpu 1.31.1 or newer (for TokenGather: native/ built with CUDA), or choose device='cpu'",
+        remedy="install onnxruntime-gpu 1.31.1 or newer (TokenGather: build native/ with CUDA), or choose device='cpu'",
     )

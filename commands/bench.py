@@ -20,6 +20,7 @@ import numpy as np
 
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.commands.bench_memory import Memory, peak_memory
+from allrounder.commands.runnable import runnable
 from allrounder.commands.tables import table
 from allrounder.errors import InputInvalid, UnknownVersion
 from allrounder.manifest import Entry, LayerPolicy, Percentiles, Workload
@@ -160,9 +161,9 @@ def bench_bundle(bundle: OpenBundle, options: BenchOptions, progress: Progress) 
     Raises:
         UnknownVersion: The bundle has no entry of a version that is asked for.
         InputInvalid: A workload beyond the bundle's limits.
-        EngineUnavailable: The backend is not there.
+        EngineUnavailable: None of them runs here.
     """
-    entries = _chosen(bundle, options.versions)
+    entries = runnable(_chosen(bundle, options.versions), EngineOptions(threads=options.threads))
     subjects = [
         _Subject(engine, mode)
         for mode in options.weights

@@ -19,6 +19,7 @@ from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
 from allrounder.calib.card import summarize
 from allrounder.commands.advice import advise
+from allrounder.commands.runnable import runnable
 from allrounder.commands.tables import table
 from allrounder.engines.bundle import Staging, publish, set_figures, set_recommendations
 from allrounder.errors import BundleError, CalibrationError
@@ -31,6 +32,9 @@ from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL
 
 __all__ = ["CalibrateReport", "add_arguments", "calibrate_bundle", "run"]
+
+# Mapped once for all: nothing is timed with it, and several versions need the memory of about one.
+_MAPPED = EngineOptions(weights="shared")
 
 Key = tuple[str, str, str, int, str]
 
@@ -67,10 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> CalibrateReport:
-    """Measures all entries of a bundle and publishes the figures; killed at any moment, the old ones stand.
+    """Measures all entries that run here and publishes the figures; killed at any moment, the old ones stand.
 
     Raises:
         BundleError: There is no bundle, or a damaged one.
+        EngineUnavailable: No entry runs here.
         CalibrationError: The bundle lacks `full`, in the precision of another entry, to compare with.
     """
     started = time.monotonic()
@@ -78,11 +83,12 @@ def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> Cal
         raise BundleError("there is no such bundle", where=place, remedy="give the directory `allrounder build` wrote")
     with Staging(place, progress=progress) as staging:
         bundle = open_bundle(staging.path, progress=progress)
-        outcomes = _outcomes(bundle, prompts, progress)
-        timed = _timed(bundle, progress)
+        able = runnable(bundle.manifest.entries, _MAPPED)
+        outcomes = _outcomes(bundle, able, prompts, progress)
+        timed = _timed(bundle, able, progress)
         figures = {key: (summarize(outcomes[key], dataset=prompts.name), timed[key]) for key in outcomes}
         set_figures(staging, figures)
-        advice = advise(staging.manifest.entries, outcomes, place)
+        advice = advise([entry for entry in staging.manifest.entries if entry.key in outcomes], outcomes, place)
         set_recommendations(staging, advice.recommendations)
         manifest = publish(staging).manifest
     seconds = round(time.monotonic() - started, 2)
@@ -107,26 +113,26 @@ def render(report: CalibrateReport) -> str:
     return "\n".join(lines)
 
 
-def _outcomes(bundle: OpenBundle, prompts: PromptSet, progress: Progress) -> dict[Key, fidelity.Outcomes]:
-    """Returns what every entry did on all prompts, against `full` of its own backend and precision."""
+def _outcomes(
+    bundle: OpenBundle, able: Sequence[Entry], prompts: PromptSet, progress: Progress
+) -> dict[Key, fidelity.Outcomes]:
+    """Returns what each of ``able`` did on all prompts, against `full` of its own backend and precision."""
     groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in bundle.manifest.entries:
+    for entry in able:
         groups.setdefault((entry.backend, entry.precision), []).append(entry)
     for entries in groups.values():
         _reference(entries, bundle)  # refuse before anything long begins
     outcomes: dict[Key, fidelity.Outcomes] = {}
     for entries in groups.values():
         reference = entries.index(_reference(entries, bundle))
-        # Mapped once for all: nothing is timed here, and several versions need the memory of about one.
-        options = EngineOptions(weights="shared")
-        if not fits(bundle, entries, options):
+        if not fits(bundle, entries, _MAPPED):
             raise CalibrationError(
                 "these engines do not fit into memory side by side",
                 where=f"{bundle.path}, {entries[0].precision}",
-                got=f"about {needed_bytes(bundle, entries, options) / 1e9:.1f} GB",
+                got=f"about {needed_bytes(bundle, entries, _MAPPED) / 1e9:.1f} GB",
                 remedy="calibrate on a machine with more memory",
             )
-        engines = open_engines(bundle, entries, options)
+        engines = open_engines(bundle, entries, _MAPPED)
         contenders = [fidelity.Contender(engine) for engine in engines]
         found = fidelity.measure(engines[reference], contenders, prompts.prompts, progress)
         outcomes |= {entry.key: outcome for entry, outcome in zip(entries, found, strict=True)}
@@ -145,10 +151,10 @@ def _reference(entries: Sequence[Entry], bundle: OpenBundle) -> Entry:
     )
 
 
-def _timed(bundle: OpenBundle, progress: Progress) -> dict[Key, Latency | None]:
+def _timed(bundle: OpenBundle, able: Sequence[Entry], progress: Progress) -> dict[Key, Latency | None]:
     timed: dict[Key, Latency | None] = {}
-    for backend in sorted({entry.backend for entry in bundle.manifest.entries}):
-        peers = [entry for entry in bundle.manifest.entries if entry.backend == backend]
+    for backend in sorted({entry.backend for entry in able}):
+        peers = [entry for entry in able if entry.backend == backend]
         found = latency.measure(bundle, peers, progress=progress, say=_say)
         timed |= {entry.key: figure for entry, figure in zip(peers, found, strict=True)}
     return timed

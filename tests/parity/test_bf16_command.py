@@ -7,6 +7,7 @@ import pytest
 
 from allrounder import build_engine
 from allrounder.bundle import open_bundle
+from allrounder.commands.cli import main
 from allrounder.errors import EngineUnavailable
 from allrounder.runtime import LatencyTarget, Runtime
 from allrounder.runtime.backend import BFLOAT16
@@ -89,6 +90,32 @@ def test_entries_that_run_are_chosen_beside_it(build, tiny, tmp_path, caplog):
         assert "full (onnxruntime, bf16, frozen, K=0): left aside" in caplog.text
     with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
         Runtime.load(out, version="full")
+
+
+def test_what_runs_is_calibrated_and_benched_beside_it(build, tiny, tmp_path, capsys):
+    out = tmp_path / "b"
+    assert build(out, "--version", "full")[0] == 0
+    assert build_engine.main(tiny.arguments(out, "--version", "full")) == 0
+    (before,) = (entry for entry in open_bundle(out).manifest.entries if entry.precision == "bf16")
+    capsys.readouterr()
+    assert main(["calibrate", str(out), "--calib", str(tiny.prompts)]) == 0
+    assert "full (onnxruntime, bf16, frozen, K=0) is left aside" in capsys.readouterr().err
+    entries = open_bundle(out).manifest.entries
+    assert [entry.precision for entry in entries if entry.fidelity] == ["fp32"]
+    assert before in entries
+    assert main(["bench", str(out), "--repeats", "1", "--no-memory"]) == 0
+    printed, told = capsys.readouterr()
+    assert [row["entry"] for row in json.loads(printed.splitlines()[-1])["rows"]] == [
+        "full (onnxruntime, fp32, frozen, K=0)"
+    ]
+    assert "is left aside" in told
+
+
+def test_where_nothing_runs_it_is_not_calibrated(build, tiny, tmp_path, capsys):
+    assert build(tmp_path / "b", "--version", "full")[0] == 0
+    for words in (("calibrate", "--calib", str(tiny.prompts)), ("bench",)):
+        assert main([words[0], str(tmp_path / "b"), *words[1:]]) != 0
+        assert "does not compute in bf16 on a CPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["checkpoint", "tensorrt-llm"])

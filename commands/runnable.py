@@ -1,0 +1,33 @@
+"""Which entries of a bundle run on this machine.
+
+What it is: one function that leaves the others aside, aloud. What it knows: what the runtime says of an entry.
+What it does not know: what is done with those that run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from allrounder.manifest import Entry
+from allrounder.runtime.backend import why_not
+from allrounder.runtime.options import EngineOptions
+
+__all__ = ["runnable"]
+
+
+def runnable(entries: Sequence[Entry], options: EngineOptions) -> tuple[Entry, ...]:
+    """Returns those of ``entries`` that run here, opened with ``options``; each other one is a line on stderr.
+
+    Raises:
+        EngineUnavailable: None of them does.
+    """
+    reasons = {entry.key: why_not(entry, options) for entry in entries}
+    able = tuple(entry for entry in entries if reasons[entry.key] is None)
+    for entry in entries:
+        reason = reasons[entry.key]
+        if reason is not None and not able:
+            raise reason
+        if reason is not None:
+            print(f"note: {entry.label} is left aside: {reason}", file=sys.stderr, flush=True)
+    return able

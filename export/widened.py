@@ -30,15 +30,17 @@ _MOVING = {
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Returns ``model`` in float32, rounded to bfloat16 after each step; a model without bfloat16 as it is.
+    """Returns ``model`` in float32, rounded to bfloat16 after each step; one without weights or borders in it as it is.
 
     Raises:
         GraphInvalid: A value's type cannot be told.
     """
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    if _BF16 not in kinds:
+        return model
     typed = shape_inference.infer_shapes(inlined(model))
     types = _types(typed.graph, {})
-    if _BF16 not in types.values():
-        return model
     weights = [tensor for tensor in typed.graph.initializer if tensor.data_type == _BF16]
     _widen(typed.graph, types, {tensor.name: f"{tensor.name}.f32" for tensor in weights})
     nodes = [_cast(tensor.name, f"{tensor.name}.f32", _F32) for tensor in weights] + list(typed.graph.node)

@@ -7,6 +7,7 @@
 #include <future>
 #include <thread>
 
+#include "contract/sha256.hpp"
 #include "world.hpp"
 
 namespace ar {
@@ -219,6 +220,43 @@ TEST_F(Loading, WithoutATargetNothingIsMeasuredAndTheMostFaithfulIsTaken) {
   EXPECT_EQ(runtime->entry().version, "full");
   EXPECT_FALSE(std::filesystem::exists(cache_ / "allrounder" / "latency"));
   EXPECT_EQ(runtime->manifest(), test::read_file(std::filesystem::path(test::bundle_path()) / "manifest.json"));
+}
+
+// Returns a copy of the bundle in `folder` with `manifest` in place of its own.
+std::string with_manifest(const std::filesystem::path& folder, const std::string& manifest) {
+  std::filesystem::copy(test::bundle_path(), folder, std::filesystem::copy_options::recursive);
+  std::ofstream(folder / "manifest.json", std::ios::trunc) << manifest;
+  std::ofstream(folder / "manifest.sha256", std::ios::trunc) << sha256_hex(manifest);
+  return folder.string();
+}
+
+TEST_F(Loading, EntriesOfOtherBackendsAreLeftAsideAndTheLogSaysWhy) {
+  const std::string ours = test::read_file(std::filesystem::path(test::bundle_path()) / "manifest.json");
+  const Entry entry = decode_manifest(ours, "manifest").entries.front();
+  Entry other = entry;
+  other.backend = "openvino";
+  const std::string mark = "\"entries\": [";
+  const std::size_t at = ours.find(mark);
+  ASSERT_NE(at, std::string::npos);
+  const std::string both = ours.substr(0, at + mark.size()) + encode_entry(other) + "," + ours.substr(at + mark.size());
+  std::string log;
+  LoadOptions made = options(entry.version);
+  made.engine.log = [&](Level, const std::string& message) { log += message + "\n"; };
+  const auto runtime = Runtime::load(with_manifest(cache_ / "both", both), made);
+  EXPECT_EQ(runtime->entry().backend, kOnnxRuntime);
+  EXPECT_NE(log.find(other.label() + ": left aside, this runtime cannot run it (this runtime cannot run engines of "
+                                     "that backend; got: 'openvino'"),
+            std::string::npos)
+      << log;
+  std::string alone = ours, message;
+  const std::string backend_of_ours = "\"backend\": \"onnxruntime\"";
+  for (std::size_t found; (found = alone.find(backend_of_ours)) != std::string::npos;) {
+    alone.replace(found, backend_of_ours.size(), "\"backend\": \"openvino\"");
+  }
+  const std::string path = with_manifest(cache_ / "alone", alone);
+  EXPECT_EQ(test::status_of([&] { Runtime::load(path, made); }, &message), AR_ENGINE_UNAVAILABLE);
+  EXPECT_NE(message.find("runs none of the bundle's engines"), std::string::npos) << message;
+  EXPECT_NE(message.find("'openvino'"), std::string::npos) << message;
 }
 
 TEST_F(Loading, SharedWeightsAnswerTheSame) {

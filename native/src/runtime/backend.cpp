@@ -58,6 +58,25 @@ std::optional<std::string> why_not(const std::string& name) {
   }
 }
 
+void check_precision(const Entry& entry, const EngineOptions& options) {
+  // ONNX Runtime 1.31's CPU provider multiplies no bfloat16 matrices.
+  const bool lacking = entry.backend == kOnnxRuntime && entry.precision == "bf16";
+  if (!lacking || !runs_on_cpu(entry.backend, options)) return;
+  throw Error(AR_ENGINE_UNAVAILABLE, entry.backend + " does not compute in " + entry.precision + " on a CPU",
+              {entry.label(), "device " + quoted(options.device), "a GPU (device \"cuda\")",
+               "load it there, or build for the CPU: --precision fp32"});
+}
+
+std::optional<std::string> why_not(const Entry& entry, const EngineOptions& options) {
+  if (std::optional<std::string> reason = why_not(entry.backend)) return reason;
+  try {
+    check_precision(entry, options);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return std::nullopt;
+}
+
 bool runs_on_cpu(const std::string& name, const EngineOptions& options) {
   const Backend* const known_one = found(name);
   return options.on_cpu() && (known_one == nullptr || !known_one->gpu_alone);

@@ -117,6 +117,13 @@ const Backend& backend(const std::string& name);
 // Returns why this process cannot run engines of that backend, or nothing where it can.
 std::optional<std::string> why_not(const std::string& name);
 
+// Checks that a backend computes in the precision of an entry where `options` open it. Throws AR_ENGINE_UNAVAILABLE,
+// before its library says so of some node.
+void check_precision(const Entry& entry, const EngineOptions& options);
+
+// Returns why this process cannot run engines like `entry`, opened with `options`, or nothing where it can.
+std::optional<std::string> why_not(const Entry& entry, const EngineOptions& options);
+
 // Whether engines of that backend, opened with `options`, run on the CPU.
 bool runs_on_cpu(const std::string& name, const EngineOptions& options);
 

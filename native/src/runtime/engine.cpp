@@ -212,6 +212,7 @@ std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Ent
   std::vector<Engine> engines;
   for (const Entry& entry : entries) {
     check_provider(entry, options);
+    check_precision(entry, options);
     const EntryGraphs& graphs = entry.graphs;
     // The op stands in prefill graphs alone; the others stay shared between entries with it and without.
     engines.emplace_back(entry, facts,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "contract/error.hpp"
 #include "runtime/local_latency.hpp"
@@ -35,10 +36,10 @@ std::vector<Entry> named(const OpenBundle& bundle, const std::optional<std::stri
 // Returns the entries that this runtime can run, of one version where it is given.
 std::vector<Entry> candidates(const OpenBundle& bundle, const LoadOptions& options) {
   std::vector<Entry> able;
-  std::map<std::string, std::optional<std::string>> reasons;  // by backend
+  std::map<std::pair<std::string, std::string>, std::optional<std::string>> reasons;  // by backend and precision
   for (const Entry& entry : named(bundle, options.version)) {
-    const auto [reason, is_new] = reasons.try_emplace(entry.backend);
-    if (is_new) reason->second = why_not(entry.backend);
+    const auto [reason, is_new] = reasons.try_emplace({entry.backend, entry.precision});
+    if (is_new) reason->second = why_not(entry, options.engine);
     if (!reason->second) {
       able.push_back(entry);
       continue;
@@ -48,7 +49,10 @@ std::vector<Entry> candidates(const OpenBundle& bundle, const LoadOptions& optio
   }
   if (!able.empty()) return able;
   std::string got;
-  for (const auto& [name, reason] : reasons) got.append(got.empty() ? "" : "; ").append(*reason);
+  std::set<std::string> told;
+  for (const auto& [kind, reason] : reasons) {
+    if (told.insert(*reason).second) got.append(got.empty() ? "" : "; ").append(*reason);
+  }
   throw Error(AR_ENGINE_UNAVAILABLE, "this runtime runs none of the bundle's engines",
               {bundle.path.string(), got, "", ""});
 }

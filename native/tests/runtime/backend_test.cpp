@@ -28,5 +28,22 @@ TEST(Backends, OnTheCpuIsWhatNeedsNoGpuAndIsAskedFor) {
   EXPECT_FALSE(runs_on_cpu(kOnnxRuntime, cuda));
 }
 
+TEST(Backends, Bfloat16IsRefusedWhereABackendLacksItOnTheCpu) {
+  Entry entry;
+  entry.version = "full", entry.backend = kOnnxRuntime, entry.layer_policy = "frozen", entry.precision = "bf16";
+  EngineOptions cuda;
+  cuda.device = "cuda:1";
+  check_precision(entry, cuda);
+  std::string message;
+  EXPECT_EQ(test::status_of([&] { check_precision(entry, {}); }, &message), AR_ENGINE_UNAVAILABLE);
+  EXPECT_NE(message.find("full (onnxruntime, bf16, frozen, K=0)"), std::string::npos) << message;
+  EXPECT_NE(message.find("a GPU (device \"cuda\")"), std::string::npos) << message;
+  EXPECT_NE(why_not(entry, {}), std::nullopt);
+  entry.backend = kTensorRt;  // its engines run on a GPU, whatever device is named
+  check_precision(entry, {});
+  entry.backend = kOnnxRuntime, entry.precision = "fp16";
+  check_precision(entry, {});
+}
+
 }  // namespace
 }  // namespace ar

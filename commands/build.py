@@ -11,17 +11,15 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import msgspec
 
+from allrounder.commands.build_request import BuildRequest
 from allrounder.errors import InputInvalid, UnknownVersion
 from allrounder.manifest import Precision
 from allrounder.progress import TerminalProgress
 from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS
-
-if TYPE_CHECKING:
-    from allrounder.commands.build_job import BuildRequest
 
 __all__ = ["add_arguments", "demo_models", "run"]
 
@@ -43,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="onnxruntime",
-        help="what the engines are for: onnxruntime (default), openvino, tensorrt; or a pruned Hugging Face directory "
-        "(K=0, frozen): checkpoint, and tensorrt-llm, which adds what trtllm-build takes (docs/backends.md)",
+        help="what the engines are for: onnxruntime (default), openvino, tensorrt, tensorrt-rtx; or a pruned Hugging "
+        "Face directory (K=0, frozen): checkpoint, and tensorrt-llm, which adds what trtllm-build takes (docs/backends.md)",
     )
     parser.add_argument(
         "--precision",
@@ -76,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Builds, tells its progress on stderr and prints one JSON object as the last line of stdout."""
     request = request_from(arguments)
-    from allrounder.commands.build_job import build_bundle
+    from allrounder.commands.build_job import build_bundle  # imports torch: seconds that a typing error need not wait
 
     report = build_bundle(request, TerminalProgress(), _say)
     for entry in report.entries:
@@ -113,8 +111,6 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
             where="--router",
             remedy=f"train one: allrounder train-router --model {host} --out my-router, then give --router my-router",
         )
-    from allrounder.commands.build_job import BuildRequest  # imports torch: seconds that a typing error need not wait
-
     return BuildRequest(
         versions=versions,
         budget=arguments.budget,

@@ -26,50 +26,32 @@ from allrounder.calib import fidelity, latency
 from allrounder.calib.card import copy_figures, summarize
 from allrounder.calib.votes import layer_order, plan_from
 from allrounder.card import CARD, Card, read_card
+from allrounder.commands.build_request import BuildRequest
 from allrounder.engines.backends import Asked, Backend, BuildOptions, Built, backend
 from allrounder.engines.bundle import Staging, set_figures, set_recommendations
 from allrounder.engines.folders import beside
-from allrounder.errors import CalibrationError
+from allrounder.errors import CalibrationError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
 from allrounder.export.verify import verify
 from allrounder.hosts.host import host_directory
 from allrounder.hosts.spec import HostSpec, read_config, read_spec
-from allrounder.manifest import Entry, Fidelity, LayerPolicy, Precision
+from allrounder.manifest import Entry, Fidelity
 from allrounder.native import ort_ops
 from allrounder.progress import Progress
 from allrounder.prompts import Prompt, PromptSet, read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
-from allrounder.runtime.backend import why_not
+from allrounder.runtime.backend import BACKENDS, why_not
+from allrounder.runtime.backend import backend as runtime_backend
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL, Version, check_flow, parse_budget, resolve
 
-__all__ = ["QUESTIONS", "BuildReport", "BuildRequest", "build_bundle", "voters"]
+__all__ = ["QUESTIONS", "BuildReport", "build_bundle", "voters"]
 
 QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the vote
 # Fidelity runs one question after another: weights mapped once for all engines cost it little and save a lot.
 _MAPPED = EngineOptions(weights="shared")
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What is to be built; every default is filled in already."""
-
-    versions: tuple[str, ...]
-    budget: str | None  # T/L, a version of its own beside `versions`
-    host: str  # a directory or a hub id
-    router: Path | None
-    backend: str
-    precision: Precision
-    layer_policy: LayerPolicy
-    gather_layer: int
-    calib: Path | None
-    own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
-    out: Path | None  # None: where the backend's builds end
-    force: bool  # build and measure again what the bundle already holds
-    native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
-    words: tuple[str, ...] = ()  # of the command line, that remedies repeat: model, router, prompts, place
 
 
 class BuildReport(msgspec.Struct, frozen=True):
@@ -267,21 +249,32 @@ def _freeze_request(job: _Job, version: Version, order: Sequence[int]) -> Freeze
 def _reference(job: _Job, freezer: Freezer, work: Path) -> OpenBundle | None:
     """Returns a bundle of `full` (and a version that asks the router, where there is a vote), or None without prompts.
 
-    It is a reference only: whether `full` is published is the request's business.
+    It is a reference only: whether `full` is published is the request's business. Where the backend's engines cannot be
+    run it has no use, and what is voted on stands alone.
     """
-    if job.prompts is None:
+    requests: list[FreezeRequest] = []
+    if job.prompts and _runs_here(job.request.backend):
+        tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
+        requests.append(_freeze_request(job, resolve(FULL, tokens=tokens, layers=layers), ()))
+    if job.prompts and job.needs_vote:
+        requests.append(FreezeRequest(_voter(job), job.request.gather_layer, "routed", None))
+    if not requests:
         return None
     with job.clock("reference"):
-        tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
-        requests = [_freeze_request(job, resolve(FULL, tokens=tokens, layers=layers), ())]
-        if job.needs_vote:
-            requests.append(FreezeRequest(_voter(job), job.request.gather_layer, "routed", None))
         for request in requests:
             freezer.add(request)
         freezer.finish()
         staging = Staging(work / "reference", progress=job.progress)
         job.build(work / "frozen", staging, requests)
         return open_bundle(staging.path, progress=job.progress)
+
+
+def _runs_here(name: str) -> bool:
+    """Whether what a backend builds can be run here; where the runtime has no such backend, ONNX Runtime's stand in."""
+    try:
+        return name not in BACKENDS or bool(runtime_backend(name))
+    except EngineUnavailable:
+        return False
 
 
 def _vote(job: _Job, reference: OpenBundle, work: Path) -> tuple[int, ...]:
@@ -341,9 +334,13 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
     for entry in reused:
         job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
     missing = [entry for entry in entries if entry.fidelity is None]
+    unable = why_not(entries[0], _MAPPED)
     if job.card and missing:
-        missing = _copied(job, job.card, staging, missing)
-    if unable := why_not(entries[0], _MAPPED):
+        instead = "none is measured without prompts (--calib FILE)"
+        if job.prompts:
+            instead = "none is measured" if unable else "a quick figure is measured"
+        missing = _copied(job.card, staging, missing, instead, job.say)
+    if unable:
         job.say(f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
     elif reference and job.prompts and missing:
         with job.clock("fidelity"):
@@ -351,7 +348,7 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
             set_figures(staging, {entry.key: (found[entry.key], entry.latency) for entry in missing})
     # Latency is compared between entries, so a new one is timed beside all others, in one run.
     peers = [entry for entry in staging.manifest.entries if entry.backend == job.request.backend]
-    if peers and len(reused) < len(entries):
+    if peers and not unable and len(reused) < len(entries):
         with job.clock("latency"):
             bundle = open_bundle(staging.path, progress=job.progress)
             timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
@@ -359,20 +356,21 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
             set_figures(staging, figures)
 
 
-def _copied(job: _Job, card: Card, staging: Staging, missing: Sequence[Entry]) -> list[Entry]:
+def _copied(
+    card: Card, staging: Staging, missing: Sequence[Entry], instead: str, say: Callable[[str], None]
+) -> list[Entry]:
     """Gives those of ``missing`` that the card speaks of its figures; returns the others, and says why."""
     found = copy_figures(card, missing, staging.manifest.model)
     if found.figures:
         set_figures(staging, {e.key: (found.figures[e.key], e.latency) for e in missing if e.key in found.figures})
         set_recommendations(staging, found.recommendations)
         labels = ", ".join(entry.label for entry in missing if entry.key in found.figures)
-        job.say(
+        say(
             f"fidelity of {labels} is copied from the router's card: {card.full.questions} questions, "
             f"{card.dataset.about} ({card.dataset.name})"
         )
-    instead = "a quick figure is measured" if job.prompts else "none is measured without prompts (--calib FILE)"
     for label, reasons in found.refused.items():
-        job.say(f"note: the router's card does not hold for {label} ({', '.join(reasons)}): {instead}")
+        say(f"note: the router's card does not hold for {label} ({', '.join(reasons)}): {instead}")
     return [entry for entry in missing if entry.key not in found.figures]
 
 

@@ -6,18 +6,22 @@ should. What plans compute and how fast they are only a GPU tells.
 """
 
 import gc
+import json
 from collections import Counter
 
 import pytest
 from onnx import parser
 
+from allrounder import build_engine, gpus
+from allrounder.bundle import open_bundle
 from allrounder.engines import tensorrt as plans_of
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle import Staging
 from allrounder.engines.tensorrt_form import static_form
-from allrounder.errors import BackendError
+from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
 from allrounder.plans import RTX, read_target
+from allrounder.runtime import Runtime
 from allrounder.versions import resolve
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'allrounder[test]')")
@@ -123,3 +127,19 @@ def test_what_it_refuses_is_said_in_its_words(networks, tiny, tmp_path, monkeypa
     with Staging(tmp_path / "b") as staging, pytest.raises(BackendError, match="decomposable") as caught:
         backend("tensorrt-rtx").build(frozen, staging, BuildOptions())
     assert "(tensorrt_rtx 1." in str(caught.value.got)
+
+
+@pytest.mark.usefixtures("networks")
+def test_the_command_votes_builds_and_publishes_what_it_cannot_run(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpus, "gpus", tuple)  # as in CI, also where there is one
+    out = tmp_path / "b"
+    assert build_engine.main(tiny.arguments(out, "--backend", "tensorrt-rtx")) == 0
+    printed, told = capsys.readouterr()
+    (built,) = json.loads(printed.splitlines()[-1])["entries"]
+    assert (built["backend"], built["fidelity"], built["latency"]) == ("tensorrt-rtx", None, None)
+    assert "not run" in told
+    assert "no GPU was asked" in told
+    (entry,) = open_bundle(out).manifest.entries
+    assert read_target(entry.graphs.decode, RTX).hardware == "ampere"
+    with pytest.raises(EngineUnavailable, match="NVIDIA GPU"):
+        Runtime.load(out)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="onnxruntime",
         help="what the engines are for: onnxruntime (default), openvino, tensorrt, tensorrt-rtx; or a pruned Hugging "
-        "Face directory (K=0, frozen): checkpoint, and tensorrt-llm, which adds what trtllm-build takes (docs/backends.md)",
+        "Face directory (K=0, frozen): checkpoint, and tensorrt-llm with what trtllm-build takes (docs/backends.md)",
     )
     parser.add_argument(
         "--precision",

@@ -81,6 +81,9 @@ def _pad_to_capacity(graph: onnx.GraphProto) -> None:
     if all(value.name != ROOM for value in graph.input):
         return
     capacities = {value.name: shape[_SLOTS] for value in graph.output if len(shape := _shape(value)) > _SLOTS}
+    for node in graph.node:  # in bfloat16 caches are padded in float32
+        if node.op_type == "Cast" and node.output[0] in capacities:
+            capacities[node.input[0]] = capacities[node.output[0]]
     by_room = {node.output[0] for node in graph.node if ROOM in node.input}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:

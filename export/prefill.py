@@ -130,7 +130,11 @@ def _layer(graph: GraphWriter, plan: Plan, layer: int, rows: _Rows, rotated: Rot
 def _roomy(graph: GraphWriter, value: str, name: str) -> str:
     """Returns a cache [B, G, R, D] with `room` free slots behind its rows."""
     pads = graph.node("Concat", [graph.ints(0), tensors.ROOM], f"{name}_pads", axis=0)
-    return graph.node("Pad", [value, pads, "", graph.ints(2)], name)
+    if graph.dtype != TensorProto.BFLOAT16:
+        return graph.node("Pad", [value, pads, "", graph.ints(2)], name)
+    wide = graph.cast(value, TensorProto.FLOAT, f"{name}_wide")  # ONNX Runtime (1.31) pads bfloat16 on no device
+    padded = graph.node("Pad", [wide, pads, "", graph.ints(2)], f"{name}_padded")
+    return graph.cast(padded, graph.dtype, name, source=TensorProto.FLOAT)
 
 
 def _gather(graph: GraphWriter, plan: Plan, rows: _Rows) -> _Rows:

@@ -17,7 +17,7 @@ HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
 
 @pytest.fixture(scope="module")
 def facts(tiny, tmp_path_factory):
-    """What `placed.py` prints for full and par-lite, frozen and routed, in fp32 and fp16."""
+    """What `placed.py` prints for full and par-lite, frozen and routed, in each precision."""
     package = os.environ.get("ALLROUNDER_ORT_GPU")
     if not package:
         pytest.skip("ALLROUNDER_ORT_GPU names no folder with onnxruntime-gpu")
@@ -31,7 +31,7 @@ def facts(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("placed")
     libraries = build(Path(package, "onnxruntime/capi/libonnxruntime_providers_cuda.so"), HEADERS, folder)
     found = {}
-    for precision in ("fp32", "fp16"):
+    for precision in ("fp32", "fp16", "bf16"):
         out = folder / precision
         words = ["--version", "full,par-lite", "--precision", precision, "--layer-policy"]
         assert build_engine.main(tiny.arguments(out, *words, "frozen")) == 0
@@ -44,7 +44,7 @@ def facts(tiny, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_all_entries_open_with_nothing_but_shapes_on_the_cpu(facts, precision):
     assert facts[precision]["failed"] == {}
     kinds = {name.partition("-")[0] for name in facts[precision]["left"]}

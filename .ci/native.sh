@@ -69,7 +69,7 @@ native_aarch64() {
 
 # The op alone, compiled for GPUs, with its tests that need none; there is no GPU here.
 native_accelerators() {
-  local folder preset=cuda folders=(gather ort_ops)
+  local folder core="" preset=cuda folders=(gather ort_ops)
   if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
   if ! command -v nvcc >/dev/null; then
     echo "NOT COMPILED: this machine has no nvcc"
@@ -77,12 +77,12 @@ native_accelerators() {
   fi
   nvcc --version | tail -n 1
   if [ -n "${TENSORRT_ROOT:-}" ]; then
-    preset=tensorrt folders+=(tensorrt)
+    preset=tensorrt folders+=(tensorrt) core=allrounder_core # with the runtime's TensorRT backend
   else
-    echo "the TensorRT plugin is NOT COMPILED: TENSORRT_ROOT names no headers"
+    echo "the TensorRT plugin and the runtime's TensorRT backend are NOT COMPILED: TENSORRT_ROOT names no headers"
   fi
   folders=("${folders[@]/#/tests/}")
-  native_build "$preset" "${folders[@]/%//all}" # ninja's name for all targets of a folder
+  native_build "$preset" "${folders[@]/%//all}" ${core:+"$core"} # ninja's name for all targets of a folder
   for folder in "${folders[@]}"; do
     native_test "$preset/$folder"
   done

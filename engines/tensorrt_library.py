@@ -8,11 +8,10 @@ What it does not know: graphs and plans.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import Any, NamedTuple
 
-from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.errors import BackendError
 from allrounder.gpus import Gpu, gpu
 from allrounder.native import tensorrt_plugin
 from allrounder.plans import RTX, TENSORRT, Flavour, parse_version
@@ -20,7 +19,7 @@ from allrounder.progress import Progress
 
 __all__ = ["RTX_TARGETS", "Library", "Log", "monitor", "open_library"]
 
-RTX_TARGETS = ("SM80", "SM86", "SM89", "SM120", "SM121")  # all that TensorRT-RTX knows from Ampere on
+RTX_TARGETS = tuple(f"SM{sm}" for sm in RTX.architectures)  # as TensorRT-RTX names them
 
 _log = logging.getLogger("allrounder.engines")
 
@@ -61,14 +60,7 @@ def open_library(flavour: Flavour = TENSORRT) -> Library:
         EngineUnavailable: The package is missing or too old, or there is no GPU where one is needed.
         BackendError: TensorRT cannot load the plugin.
     """
-    try:
-        module: Any = importlib.import_module(flavour.module)
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"{flavour.name} cannot be imported",
-            got=error,
-            remedy=f"pip install {flavour.module} (or allrounder[{flavour.backend}])",
-        ) from error
+    module = flavour.imported()
     version = parse_version(module.__version__, flavour)
     log = _logger(module)
     if flavour == RTX:

@@ -21,7 +21,7 @@ import onnx
 from allrounder.engines.tensorrt_form import dynamic_inputs
 from allrounder.engines.tensorrt_library import RTX_TARGETS, Library, monitor
 from allrounder.engines.tensorrt_profiles import Span
-from allrounder.errors import BackendError
+from allrounder.errors import BackendError, InputInvalid
 from allrounder.plans import TENSORRT, Hardware, PlanTarget
 from allrounder.progress import Progress
 from allrounder.userdirs import cache_dir, write_whole
@@ -50,9 +50,20 @@ class Source(NamedTuple):
 
 
 def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarget:
-    """Returns what plans built with ``options`` run on."""
+    """Returns what plans built with ``options`` run on.
+
+    Raises:
+        InputInvalid: Options for TensorRT-RTX.
+    """
     if library.gpu is None:
-        return PlanTarget(library.version, 80, hardware="ampere")
+        if options != PlanOptions():
+            raise InputInvalid(
+                "plans that are made for many GPUs at once have no options",
+                where=library.flavour.backend,
+                got=options,
+                remedy="leave them out, or build with --backend tensorrt",
+            )
+        return PlanTarget(library.version, min(library.flavour.architectures), hardware="ampere")
     return PlanTarget(library.version, library.gpu.sm, options.newer, options.hardware, plugin)
 
 

@@ -1,7 +1,8 @@
 """What the runtime needs of a backend, and which backends there are.
 
 What it is: protocols, and a table from a backend's name to its module.
-What it knows: names. What it does not know: any backend's library; the modules import theirs on use.
+What it knows: names, and what a backend cannot do on a CPU.
+What it does not know: any backend's library; the modules import theirs on use.
 """
 
 from __future__ import annotations

@@ -87,6 +87,7 @@ def _session(path: Path, options: EngineOptions, settings: onnxruntime.SessionOp
     providers = providers_for(options, path)
     if asked_for(options) == TENSORRT:
         _tell_once("TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes")
+        _tell_once("TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 in the environment forbids it")
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
     except Exception as error:  # the library's errors have no root but Exception

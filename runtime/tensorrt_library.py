@@ -15,7 +15,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.errors import BackendError
 from allrounder.fingerprint import Machine, machine
 from allrounder.gpus import gpu
 from allrounder.native import require
@@ -31,20 +31,13 @@ class PlanLibrary:
     """A `Backend` for plans of one library.
 
     Raises:
-        EngineUnavailable: Its package, a GPU or CUDA's Python bindings are missing, or it is too old.
+        EngineUnavailable: Its package, a GPU that it runs on or CUDA's Python bindings are missing, or it is too old.
     """
 
     def __init__(self, flavour: Flavour) -> None:
-        try:
-            self.module: Any = importlib.import_module(flavour.module)
-        except ImportError as error:
-            raise EngineUnavailable(
-                f"{flavour.name} cannot be imported",
-                got=error,
-                remedy=f"pip install {flavour.module} (or allrounder[{flavour.backend}])",
-            ) from error
+        self.module: Any = flavour.imported()
         self._flavour, self._version = flavour, parse_version(self.module.__version__, flavour)
-        gpu(0)  # where there is none, this backend is not there
+        flavour.check_gpu(gpu(0).sm)  # where there is none, this backend is not there
         # CUDA's bindings, whose remedy comes last.
         self._cuda: Any = importlib.import_module("allrounder.runtime.tensorrt_cuda")
         self._sessions: Any = importlib.import_module("allrounder.runtime.tensorrt_session")

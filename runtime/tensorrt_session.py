@@ -181,7 +181,11 @@ class _Context:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns the shape of an output for the inputs as they were set."""
-        return tuple(self._context.get_tensor_shape(name))
+        shape = tuple(self._context.get_tensor_shape(name))
+        if any(extent < 0 for extent in shape):
+            where = f"{self._name}, {name}"
+            raise BackendError("a plan does not say how large its result is", where=where, got=list(shape))
+        return shape
 
     def enqueue(self, stream: Stream) -> None:
         self._must(self._context.execute_async_v3(stream.handle), "enqueue")

@@ -62,6 +62,8 @@ class Job:
         self._check_machine()
         if self.device == "cpu":
             torch.set_num_threads(self.options.thread_count)
+        else:
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean what it says; products of matrices have it off
 
     def _check_machine(self) -> None:
         """Refuses before any work what this machine has not."""
@@ -94,12 +96,12 @@ class Job:
             races.append(self._kept("race", bundle, asked, partial(self._race, bundle, chosen, host)))
         bases = [_PEERS[name].name for name in reversed(self.peers)] + [full.label]
         facts = {"settings": self.settings, "device": self.device, "provider": self.options.provider}
-        facts |= {"rounds": self.asked.rounds, "versions": _versions()}
+        facts |= {"rounds": self.asked.rounds, "versions": _versions(self.device)}
         return report(facts, parity, races, bases)
 
     def _kept(self, what: str, bundle: OpenBundle, asked: object, make: Callable[[], Any]) -> Any:
         """Returns what stands in the work folder under these circumstances, or makes it."""
-        facts = [bundle.digest, self.device, asked, *_versions().values()]
+        facts = [bundle.digest, self.device, asked, *_versions(self.device).values()]
         facts += [self.options.thread_count, self.options.provider, self.asked.pictures if what == "parity" else 0]
         digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
         file = self.work / f"{what}-{digest}.json"
@@ -188,8 +190,8 @@ def _known(text: str, names: tuple[str, ...], flag: str) -> Any:
     return found
 
 
-def _versions() -> dict[str, str]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def _versions(device: str) -> dict[str, str]:
+    gpu = "" if device == "cpu" else torch.cuda.get_device_name(device)
     # Peers' own; those of our backends stand with each race's machine.
     return {"torch": str(torch.__version__), "transformers": transformers.__version__, "gpu": gpu}
 

@@ -69,7 +69,6 @@ def reference(directory: Path, request: Request, prepared: Sequence[np.ndarray],
         needed = 4 * _SPARE * sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
         if torch.cuda.mem_get_info(device)[0] < needed:
             return None
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean what it says; products of matrices have it off
     host = load_host(directory, torch.float32, device)
     found = stock(host, request, prepared)
     del host

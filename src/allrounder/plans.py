@@ -14,8 +14,9 @@ What it does not know: TensorRT's library, GPUs, and what a plan computes.
 
 from __future__ import annotations
 
+import importlib
 import re
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from allrounder.errors import EngineUnavailable
 
@@ -48,6 +49,38 @@ class Flavour(NamedTuple):
     mark: str  # of its plans, in their names
     oldest: tuple[int, int]
     why: str  # it is the oldest
+    architectures: tuple[int, ...] = ()  # all that it runs on; none named: what a plan's name says
+
+    def imported(self) -> Any:
+        """Returns the package.
+
+        Raises:
+            EngineUnavailable: It is missing, or too old.
+        """
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"{self.name} cannot be imported",
+                got=error,
+                remedy=f"pip install {self.module} (or allrounder[{self.backend}])",
+            ) from error
+        parse_version(module.__version__, self)
+        return module
+
+    def check_gpu(self, sm: int) -> None:
+        """Checks that the library runs on a GPU of that architecture.
+
+        Raises:
+            EngineUnavailable: It does not.
+        """
+        if self.architectures and sm not in self.architectures:
+            raise EngineUnavailable(
+                f"{self.name} does not run on this GPU",
+                got=f"SM {sm} here",
+                wanted=f"one of SM {', '.join(map(str, self.architectures))}",
+                remedy="build for it with --backend tensorrt, or run the plans on another GPU",
+            )
 
 
 TENSORRT = Flavour(
@@ -59,7 +92,9 @@ TENSORRT = Flavour(
     "the first whose ONNX parser reads TensorScatter, RotaryEmbedding and RMSNormalization, which every decoder graph "
     "holds",
 )
-RTX = Flavour("TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 7), "the oldest that was tried")
+# From Ampere on, what TensorRT-RTX 1.7 knows. Its plans are built for all of them.
+_RTX_GPUS = (80, 86, 89, 120, 121)
+RTX = Flavour("TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 7), "the oldest that was tried", _RTX_GPUS)
 
 
 class PlanTarget(NamedTuple):
@@ -133,6 +168,7 @@ def check_target(name: str, *, version: tuple[int, ...], sm: int, flavour: Flavo
             wanted=f"{flavour.name} {_dotted(built)}" + (f" or a newer {built[0]}.x" if target.newer else ""),
             remedy=f"{again}; or pip install '{flavour.module}=={_dotted(built)}.*'",
         )
+    flavour.check_gpu(sm)
     if not (sm == target.sm or (target.hardware == "ampere" and sm >= _AMPERE)):
         raise EngineUnavailable(
             "this plan was built for another GPU architecture",

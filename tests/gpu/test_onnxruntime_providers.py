@@ -124,6 +124,8 @@ def test_a_step_sees_what_its_cells_hold_now(options, tmp_path):
     try:
         session = open_session(tmp_path / "cells.onnx", options)
     except EngineUnavailable as error:
+        if "could not use" not in str(error):
+            raise
         pytest.skip(str(error))
     x, slots = session.cell(np.array([1, 2, 4], np.float32)), session.cell(np.array([0]))
     total, product = session.cell(np.array([0])), session.cell(np.zeros(3, np.float32))

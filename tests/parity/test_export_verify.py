@@ -144,6 +144,37 @@ def test_both_branches_of_a_routed_layer_are_run(honest, tmp_path, graph, branch
     assert "layers.4.hidden" in refused(honest, tmp_path, name, edit, VerificationFailed)
 
 
+@pytest.fixture(scope="module", params=["fp16", "bf16"])
+def half(request, tmp_path_factory):
+    """The same in half precision, whose tolerance is wide."""
+    folder = tmp_path_factory.mktemp(request.param)
+    host, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
+    return folder / "frozen", host, router, freeze(host, router, spec, folder / "frozen", precision=request.param)
+
+
+@pytest.mark.parametrize("fault", ["other weights", "no norm", "no rotation", "sees all"])
+def test_faults_are_found_in_half_precision(half, tmp_path, fault):
+    def edit(model):
+        if fault == "other weights":
+            gate = node_of(model, "MatMul", "layers.3.mlp.gate")
+            gate.input[1] = gate.input[1].replace("gate_proj", "up_proj")
+        elif fault == "no norm":
+            norm = node_of(model, "RMSNormalization", "layers.3.")
+            epsilon = next(attribute for attribute in norm.attribute if attribute.name == "epsilon")
+            epsilon.f = 10.0  # drowns the mean square
+        elif fault == "no rotation":
+            turned = node_of(model, "RotaryEmbedding", "layers.3.")
+            turned.input[1], turned.input[2] = turned.input[2], turned.input[1]  # cosines for sines
+        else:
+            attention = node_of(model, "Attention", "layers.3.")
+            causal = next(attribute for attribute in attention.attribute if attribute.name == "is_causal")
+            causal.i = 0
+
+    name = half[3].versions[2].prefill  # frozen, without If
+    message = refused(half, tmp_path, name, edit, VerificationFailed)
+    assert ("beyond.sine" if fault == "no rotation" else "layers.3.hidden") in message
+
+
 def test_exchanged_weights_are_found(honest, tmp_path):
     def edit(model):
         gate = node_of(model, "MatMul", "layers.4.run.mlp.gate")

@@ -22,12 +22,13 @@ from allrounder.engines.trtllm_release import require_engine_path, require_gpu, 
 from allrounder.errors import AllRounderError, EngineUnavailable
 from allrounder.gpus import Gpu
 from allrounder.integrations.tensorrt_llm.engine import EngineRunner
-from allrounder.plans import PlanTarget, check_target, plan_name
+from allrounder.plans import RTX, PlanTarget, check_target, plan_name
 from allrounder.progress import silent
 from allrounder.releases import Release
 from allrounder.runtime import backend as runtime_backend
 
 PLAN = plan_name("decode", "0" * 12, PlanTarget((10, 15, 1), 90))
+RTX_PLAN = plan_name("decode", "0" * 12, PlanTarget((1, 7, 1), 80, hardware="ampere"), RTX)
 
 
 class Machine:
@@ -46,6 +47,10 @@ class Machine:
         self.patch.setitem(sys.modules, "tensorrt", tensorrt_stub.make(version))
         self.patch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA A GPU", sm, "CUDA 13.0"),) if sm else ())
         self.patch.setattr(tensorrt_library, "tensorrt_plugin", lambda: None)
+
+    def rtx(self, version="1.7.1.116", sm=89):
+        self.patch.setitem(sys.modules, "tensorrt_rtx", tensorrt_stub.make(version))
+        self.patch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA A GPU", sm, "CUDA 13.0"),))
 
     def tensorrt_llm(self, version):
         info = self.folder / f"tensorrt_llm-{version}.dist-info"
@@ -148,6 +153,34 @@ def other_tensorrt(_machine):
     check_target(PLAN, version=(11, 1, 0), sm=90)
 
 
+def no_rtx(machine):
+    machine.without("tensorrt_rtx")
+    imported(runtime_backend.BACKENDS["tensorrt-rtx"])(machine)
+
+
+def no_rtx_to_build(machine):
+    machine.without("tensorrt_rtx")
+    built("tensorrt-rtx")(machine)
+
+
+def old_rtx(machine):
+    machine.rtx("1.6.1.120")
+    built("tensorrt-rtx")(machine)
+
+
+def datacenter_gpu(machine):
+    machine.rtx(sm=90)
+    imported(runtime_backend.BACKENDS["tensorrt-rtx"])(machine)
+
+
+def rtx_plan_on_another_gpu(_machine):
+    check_target(RTX_PLAN, version=(1, 7, 1), sm=100, flavour=RTX)
+
+
+def other_rtx(_machine):
+    check_target(RTX_PLAN, version=(1, 8, 0), sm=89, flavour=RTX)
+
+
 def no_tensorrt_llm(_machine):
     require_engine_path()
 
@@ -213,6 +246,18 @@ ROWS = {
         "gpu": [(no_gpu, ("GPU", "nvidia-smi")), (other_architecture, ("SM 80", "SM 90", "--force"))],
         "engine": [(other_tensorrt, (PLAN, "11.1.0", "10.15", "--force"))],
     },
+    "tensorrt-rtx": {
+        "package": [
+            (no_rtx, ("tensorrt_rtx", "pip install")),
+            (no_rtx_to_build, ("tensorrt_rtx", "pip install")),
+        ],
+        "version": [(old_rtx, ("1.6.1", "1.7", "pip install -U"))],
+        "gpu": [
+            (datacenter_gpu, ("TensorRT-RTX", "SM 90", "SM 80, 86, 89, 120, 121", "--backend tensorrt")),
+            (rtx_plan_on_another_gpu, ("SM 100", "--backend tensorrt")),
+        ],
+        "engine": [(other_rtx, (RTX_PLAN, "TensorRT-RTX 1.8.0", "1.7", "--backend tensorrt-rtx --force"))],
+    },
     "tensorrt-llm": {
         "package": [
             (no_tensorrt_llm, ("tensorrt_llm", "1.0.0 to 1.2.1", "install")),
@@ -226,7 +271,6 @@ ROWS = {
         "engine": [(engine_of_another, ("1.1.0", "1.2.1", "build.sh"))],
     },
 }
-SAME = {"tensorrt-rtx": "tensorrt"}  # goes through the same checks, with its own name in the words
 CASES = [
     pytest.param(kind, act, words, id=f"{name}-{kind}-{act.__name__}")
     for name, kinds in ROWS.items()
@@ -237,8 +281,8 @@ CASES = [
 
 
 def test_every_backend_has_a_row_for_every_kind():
-    assert set(BACKENDS) - set(SAME) == set(ROWS)
-    assert set(runtime_backend.BACKENDS) - set(SAME) <= set(ROWS)
+    assert set(BACKENDS) == set(ROWS)
+    assert set(runtime_backend.BACKENDS) <= set(ROWS)
     assert all(set(kinds) == set(KINDS) for kinds in ROWS.values())
 
 

@@ -66,13 +66,20 @@ def test_tokens_may_leave_anywhere(gather_layer):
     backend_file.check(ASKED._replace(versions=("full",), layer_policy="routed"))  # `full` is frozen, whatever is said
 
 
-def test_routed_layers_are_refused_with_the_line_that_works():
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_routed_layers_are_refused_with_the_line_that_works(name):
     with pytest.raises(InputInvalid, match="both branches") as caught:
-        backend_file.check(ASKED._replace(layer_policy="routed"))
+        backend(name).check(ASKED._replace(backend=name, layer_policy="routed"))
     assert caught.value.remedy == (
-        "allrounder build --backend tensorrt --version par-lite --gather-layer 2 --layer-policy frozen "
+        f"allrounder build --backend {name} --version par-lite --gather-layer 2 --layer-policy frozen "
         "--precision fp16 --out b"
     )
+
+
+def test_plans_for_many_gpus_have_no_options(frozen, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", stub.make("1.7.1.116"))
+    with Staging(tmp_path / "b") as staging, pytest.raises(InputInvalid, match="no options"):
+        backend("tensorrt-rtx").build(frozen, staging, BuildOptions(only=LITE), PlanOptions(effort=5))
 
 
 def test_it_is_in_the_table_and_imports_without_the_package(monkeypatch):

@@ -278,6 +278,9 @@ def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path,
     assert all(each == {"SM80", "SM86", "SM89", "SM120", "SM121"} for each in targets)
     bundle = open_bundle(tmp_path / "bundle")
     (entry,) = bundle.manifest.entries
+    assert "does not run on this GPU" in str(why_not(entry, EngineOptions()))  # SM 90
+    monkeypatch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA GeForce RTX 4090", 89, "CUDA 13.0"),))
+    assert why_not(entry, EngineOptions()) is None
     rgb = np.random.default_rng(3).integers(0, 256, (40, 52, 3), np.uint8)
     engines = Engine.open(bundle, entry), Engine.open(both, entry_of(both, "onnxruntime", FLOWS[1]))
     first, second = (Runtime(engine).generate(rgb, "what is it?", max_new_tokens=9) for engine in engines)

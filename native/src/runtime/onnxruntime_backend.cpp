@@ -124,6 +124,8 @@ void use_tensorrt(OrtSessionOptions* settings, const EngineOptions& options, con
   }
   tell(options.log, Level::kInfo,
        "TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes");
+  tell(options.log, Level::kInfo,
+       "TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 in the environment forbids it");
   add_provider<OrtTensorRTProviderOptionsV2>(
       options, values, ort().CreateTensorRTProviderOptions, ort().UpdateTensorRTProviderOptions,
       [&](auto* tensorrt) { return ort().SessionOptionsAppendExecutionProvider_TensorRT_V2(settings, tensorrt); });

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from allrounder.errors import BackendError
 from allrounder.gpus import Gpu, gpu
 from allrounder.native import tensorrt_plugin
+from allrounder.plan_libraries import error_logger, imported
 from allrounder.plans import RTX, TENSORRT, Flavour, parse_version
 from allrounder.progress import Progress
 
@@ -60,9 +61,10 @@ def open_library(flavour: Flavour = TENSORRT) -> Library:
         EngineUnavailable: The package is missing or too old, or there is no GPU where one is needed.
         BackendError: TensorRT cannot load the plugin.
     """
-    module = flavour.imported()
+    module = imported(flavour)
     version = parse_version(module.__version__, flavour)
-    log = _logger(module)
+    errors: list[str] = []
+    log = Log(error_logger(module, errors), errors)
     if flavour == RTX:
         return Library(flavour, module, version, None, log, plugin=False)
     return Library(flavour, module, version, gpu(0), log, _load_plugin(module, version, log))
@@ -80,22 +82,6 @@ def _load_plugin(module: Any, version: tuple[int, ...], log: Log) -> bool:
         remedy = f"build it against TensorRT {version[0]} (native/README.md), or remove it: plans are built without it"
         raise BackendError(error.what, where=path, got=error.got, remedy=remedy)
     return True
-
-
-def _logger(module: Any) -> Log:
-    errors: list[str] = []
-
-    class Logger(module.ILogger):
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)  # pybind11 wants it called by name
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR):
-                errors.append(msg)
-            elif severity == module.ILogger.Severity.WARNING:
-                _log.debug("TensorRT: %s", msg)
-
-    return Log(Logger(), errors)
 
 
 def monitor(module: Any, what: str, progress: Progress) -> Any:

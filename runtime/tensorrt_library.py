@@ -19,6 +19,7 @@ from allrounder.errors import BackendError
 from allrounder.fingerprint import Machine, machine
 from allrounder.gpus import gpu
 from allrounder.native import require
+from allrounder.plan_libraries import error_logger, imported
 from allrounder.plans import PLAN, Flavour, check_target, parse_version
 from allrounder.runtime import onnxruntime_backend
 from allrounder.runtime.backend import Session
@@ -35,14 +36,14 @@ class PlanLibrary:
     """
 
     def __init__(self, flavour: Flavour) -> None:
-        self.module: Any = flavour.imported()
+        self.module: Any = imported(flavour)
         self._flavour, self._version = flavour, parse_version(self.module.__version__, flavour)
         flavour.check_gpu(gpu(0).sm)  # where there is none, this backend is not there
         # CUDA's bindings, whose remedy comes last.
         self._cuda: Any = importlib.import_module("allrounder.runtime.tensorrt_cuda")
         self._sessions: Any = importlib.import_module("allrounder.runtime.tensorrt_session")
         self._errors: list[str] = []
-        self._logger = _logger(self.module, self._errors)
+        self._logger = error_logger(self.module, self._errors)
         self._plugins: set[Path] = set()
 
     def fingerprint(self, options: EngineOptions) -> Machine:
@@ -82,20 +83,6 @@ class PlanLibrary:
         if self.module.get_plugin_registry().load_library(str(path)) is None:
             raise self.failure("TensorRT cannot load the plugin of the gather op", path)
         self._plugins.add(path)
-
-
-def _logger(module: Any, errors: list[str]) -> Any:
-    """Returns a logger that keeps errors, because the library's calls return no reason; it tells the rest to nobody."""
-
-    class Logger(module.ILogger):
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)  # pybind11 wants it called by name
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR):
-                errors.append(msg)
-
-    return Logger()
 
 
 def _deserialized(runtime: Any, path: Path) -> Any:

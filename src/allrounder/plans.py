@@ -14,9 +14,8 @@ What it does not know: TensorRT's library, GPUs, and what a plan computes.
 
 from __future__ import annotations
 
-import importlib
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from allrounder.errors import EngineUnavailable
 
@@ -50,23 +49,6 @@ class Flavour(NamedTuple):
     oldest: tuple[int, int]
     why: str  # it is the oldest
     architectures: tuple[int, ...] = ()  # all that it runs on; none named: what a plan's name says
-
-    def imported(self) -> Any:
-        """Returns the package.
-
-        Raises:
-            EngineUnavailable: It is missing, or too old.
-        """
-        try:
-            module = importlib.import_module(self.module)
-        except ImportError as error:
-            raise EngineUnavailable(
-                f"{self.name} cannot be imported",
-                got=error,
-                remedy=f"pip install {self.module} (or allrounder[{self.backend}])",
-            ) from error
-        parse_version(module.__version__, self)
-        return module
 
     def check_gpu(self, sm: int) -> None:
         """Checks that the library runs on a GPU of that architecture.

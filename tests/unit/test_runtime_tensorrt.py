@@ -52,17 +52,21 @@ def machine():
             sys.modules.pop(name, None)
 
 
+def freeze(tiny, folder, flows, precision="fp32"):
+    """Freezes flows, each a version and its gather layer, with fixed layers."""
+    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
+    freezer.shared()
+    for name, gather_layer in flows:
+        plan = tuple(range(8)) if name == "full" else (0, 1, 2, 4, 5, 7)
+        freezer.add(FreezeRequest(resolve(name, tokens=16, layers=8), gather_layer, "frozen", plan))
+    freezer.finish()
+
+
 @pytest.fixture(scope="module")
 def both(machine, tiny, tmp_path_factory):
     """A published bundle that holds three flows for ONNX Runtime and TensorRT."""
     folder = tmp_path_factory.mktemp("tensorrt-runtime")
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
-    freezer.shared()
-    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    for gather_layer in (2, 0):
-        freezer.add(FreezeRequest(lite, gather_layer, "frozen", (0, 1, 2, 4, 5, 7)))
-    freezer.finish()
+    freeze(tiny, folder / "frozen", FLOWS)
     with Staging(folder / "bundle") as staging:
         build_onnxruntime(folder / "frozen", staging, BuildOptions())
         built_by.build(folder / "frozen", staging, BuildOptions())
@@ -74,12 +78,7 @@ def both(machine, tiny, tmp_path_factory):
 def short(machine, tiny, tmp_path_factory):
     """The first two of these flows in bfloat16, for TensorRT alone."""
     folder = tmp_path_factory.mktemp("tensorrt-bf16")
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("bf16"), lambda *_: None)
-    freezer.shared()
-    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
-    freezer.finish()
+    freeze(tiny, folder / "frozen", FLOWS[:2], "bf16")
     with Staging(folder / "bundle") as staging:
         built_by.build(folder / "frozen", staging, BuildOptions())
         publish(staging)
@@ -264,10 +263,7 @@ def test_a_machine_without_a_gpu_leaves_its_entries_aside(both, monkeypatch):
 
 def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path, monkeypatch):
     """TensorRT-RTX, by the same code: another package, plans for several architectures at once, and no GPU to build."""
-    freezer = Freezer(tiny.host, tiny.router, tmp_path / "frozen", FreezeOptions("fp32"), lambda *_: None)
-    freezer.shared()
-    freezer.add(FreezeRequest(resolve("par-lite", tokens=16, layers=8), 2, "frozen", (0, 1, 2, 4, 5, 7)))
-    freezer.finish()
+    freeze(tiny, tmp_path / "frozen", FLOWS[1:2])
     monkeypatch.setattr(tensorrt_stub.Builder, "built", [])
     with monkeypatch.context() as nowhere, Staging(tmp_path / "bundle") as staging:
         nowhere.setattr(gpus, "gpus", tuple)

@@ -26,6 +26,7 @@ from allrounder.calib.fidelity import same_answer
 from allrounder.hosts.demo.prompts import Example, examples
 from allrounder.hosts.demo.questions import CLASSES
 from allrounder.hosts.demo.scenes import Split
+from allrounder.hosts.keywords import CACHE
 from allrounder.runtime.kept_rows import KeptRows, RowReader
 from allrounder.versions import FULL
 
@@ -63,8 +64,8 @@ def answers(model: Any, batch: list[KeptRows], kind: str) -> Tensor:
     # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen, cache, tokens = torch.ones_like(places), None, []
     for _ in range(NEW_TOKENS):
-        output = model(**inputs, position_ids=places, attention_mask=seen, past_key_values=cache, logits_to_keep=1)
-        cache, places = output.past_key_values, places[:, -1:] + 1
+        output = model(**inputs, position_ids=places, attention_mask=seen, logits_to_keep=1, **{CACHE: cache})
+        cache, places = output[CACHE], places[:, -1:] + 1
         seen = torch.cat([seen, seen[:, :1]], dim=1)
         tokens.append(output.logits[:, -1].argmax(dim=-1, keepdim=True))
         inputs = {"input_ids": tokens[-1]}

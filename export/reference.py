@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.keywords import CACHE
 from allrounder.hosts.spec import read_config
 
 __all__ = ["LayerRun", "StockParts"]
@@ -69,7 +70,7 @@ class StockParts:
             hidden,
             attention_mask=mask[None, None],
             position_ids=positions,
-            past_key_values=caught,
+            **{CACHE: caught},
             position_embeddings=self.angles(positions),
         )
         return LayerRun(output, *caught.found)

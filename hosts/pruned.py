@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
 from allrounder.hosts.host import Host
+from allrounder.hosts.keywords import CACHE
 from allrounder.hosts.prompt import PromptBatch
 from allrounder.versions import Budget, check_flow
 
@@ -288,7 +289,7 @@ class PrunedHost:
             hidden,
             attention_mask=rows.mask,
             position_embeddings=(rows.cosine, rows.sine),
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
         )
 

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from allrounder.errors import InputInvalid
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.host import Host, load_host
+from allrounder.hosts.keywords import CACHE
 from allrounder.progress import Progress
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.measure import Request
@@ -90,10 +91,10 @@ def stock(host: Host, request: Request, prepared: Sequence[np.ndarray]) -> Answe
         with torch.no_grad():
             cache = DynamicCache(config=model.config)
             given = torch.from_numpy(pixels).to(model.device, model.dtype)
-            found = model(input_ids=ids, pixel_values=given, past_key_values=cache, logits_to_keep=1)
+            found = model(input_ids=ids, pixel_values=given, logits_to_keep=1, **{CACHE: cache})
             first, tokens = found.logits[0, -1].float().cpu().numpy(), [found.logits[:, -1].argmax(-1, keepdim=True)]
             for _ in range(request.new_tokens - 1):
-                step = model(input_ids=tokens[-1], past_key_values=cache)
+                step = model(input_ids=tokens[-1], **{CACHE: cache})
                 tokens.append(step.logits[:, -1].argmax(-1, keepdim=True))
         rows.append((first, torch.cat(tokens, 1)[0].cpu().numpy()))
     found = Answers(*(np.stack(column) for column in zip(*rows, strict=True)))

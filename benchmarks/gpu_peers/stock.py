@@ -21,6 +21,7 @@ from race import Times, spans
 from transformers import DynamicCache, StaticCache
 
 from allrounder.hosts.host import Host
+from allrounder.hosts.keywords import CACHE
 from allrounder.runtime.measure import Request
 from allrounder.runtime.prompt import PromptIds
 
@@ -77,7 +78,7 @@ class Eager:
 
     def _step(self, ids: torch.Tensor, pixels: torch.Tensor | None, cache: Any) -> torch.Tensor:
         model: Any = self._host.model
-        found = model(input_ids=ids, pixel_values=pixels, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        found = model(input_ids=ids, pixel_values=pixels, use_cache=True, logits_to_keep=1, **{CACHE: cache})
         return found.logits[:, -1].argmax(-1, keepdim=True)
 
 

@@ -24,6 +24,7 @@ from allrounder.engines.onnxruntime import build
 from allrounder.engines.staging import Staging
 from allrounder.export.freezer import Freezer, FreezeRequest
 from allrounder.hosts.host import Host, load_host
+from allrounder.hosts.keywords import CACHE
 from allrounder.hosts.masked import masked_logits
 from allrounder.hosts.prompt import host_prompt
 from allrounder.hosts.pruned import Flow, PrunedHost
@@ -134,7 +135,7 @@ def served(model, read, new_tokens, *, renumbered=False):
             input_ids=token,
             position_ids=torch.tensor([[position]]),
             attention_mask=seen,
-            past_key_values=output.past_key_values,
+            **{CACHE: output[CACHE]},
             use_cache=True,
         )
         logits.append(output.logits[0, -1])

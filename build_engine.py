@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from allrounder.commands.cli import run_command
+from allrounder.commands.cli import quiet, run_command
 
 __all__ = ["main"]
 
@@ -14,4 +14,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    quiet()
     sys.exit(main())

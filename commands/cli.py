@@ -14,13 +14,14 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, NoReturn, Protocol, cast
 
 from allrounder import __version__
 from allrounder.errors import AllRounderError
 
-__all__ = ["COMMANDS", "main", "run_command"]
+__all__ = ["COMMANDS", "main", "program", "quiet", "run_command"]
 
 
 class Command(NamedTuple):
@@ -47,6 +48,23 @@ class _Module(Protocol):
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+def program() -> NoReturn:
+    """The console script itself: `main` in a process of its own."""
+    quiet()
+    sys.exit(main())
+
+
+def quiet() -> None:
+    """Hides warnings of other packages in this process and its children; ``-W`` or PYTHONWARNINGS shows them.
+
+    They speak to who writes the calls, not to who types a command.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

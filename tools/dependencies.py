@@ -33,7 +33,7 @@ EXTRAS = ("build", "demo", "openvino", "report", "test")
 HELD = "torch"  # at the locked version everywhere
 HEADER = """\
 # Exact versions of everything that the README's two commands install; pass it as constraints (pip install -c).
-# Written by `python tools/dependencies.py lock`. Packages of one CUDA version are left out: torch's own build names them.
+# Written by `python tools/dependencies.py lock`. Packages of one CUDA version are left out: torch's build names them.
 """
 # Graphs, runtime, tokenizer and backends against stock transformers: what a new release has broken or may break.
 SMOKE = ("tests/faults", "tests/parity/test_removed_equals_masked.py", "tests/parity/test_runtime_parity.py")

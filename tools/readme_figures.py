@@ -101,7 +101,7 @@ def _percent(estimate: dict[str, float]) -> str:
 
 def _answer(bundle: Path) -> str:
     arguments = [part.format(bundle=bundle) for part in RUN] + ["--question", QUESTION]
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         ["allrounder", *arguments],  # noqa: S607 - the console script of this environment
         check=True,
         capture_output=True,

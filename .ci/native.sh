@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The native half's steps of .ci/run, as functions. They want `work`, a folder to be thrown away, and an active venv.
+# The native half's steps, as functions. They want `work`, a folder to be thrown away, and an active venv.
 
 : "${work:?a folder to be thrown away}"
 
 # Installs the Debian packages that are missing.
 native_packages() {
   local package missing=()
-  for package in g++ cmake ninja-build pkg-config libgtest-dev googletest nlohmann-json3-dev libcpp-httplib-dev \
+  for package in ccache g++ cmake ninja-build pkg-config libgtest-dev googletest nlohmann-json3-dev libcpp-httplib-dev \
     clang-14 libclang-rt-14-dev g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user shellcheck; do
     dpkg-query --show --showformat='${Status}\n' "$package" 2>/dev/null | grep -qx 'install ok installed' ||
       missing+=("$package")
@@ -30,7 +30,7 @@ native_environment() {
 
 # native_build PRESET [TARGET...]: into build/native/PRESET; without ONNX Runtime's headers the presets fail.
 native_build() {
-  cmake --preset "$1" -S native -Wno-dev >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
+  cmake --preset "$1" -S native -Wno-dev -DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
   grep -- '-- allrounder ' "$work/configure.log"
   cmake --build "build/native/$1" -- --quiet "${@:2}"
 }
@@ -38,6 +38,23 @@ native_build() {
 # native_test PRESET [ARGUMENT...]: ctest names what failed and what was skipped at its end; no test at all is a failure.
 native_test() {
   ctest --test-dir "build/native/$1" -j2 --output-on-failure --no-tests=error "${@:2}"
+}
+
+# The wheel without the native half: the runtime alone, without torch.
+pure_wheel() {
+  pip wheel -q --no-deps -w "$work/pure" .
+  python3 -m venv "$work/pure-venv"
+  "$work/pure-venv/bin/pip" install -q -c requirements/lock.txt "$work"/pure/*-none-any.whl
+  (cd / && "$work/pure-venv/bin/python" -c "import sys, allrounder.runtime; assert 'torch' not in sys.modules")
+  (cd / && "$work/pure-venv/bin/python" -c "import allrounder.native as native; assert native.library() is None")
+  "$work/pure-venv/bin/allrounder" run --help >/dev/null
+}
+
+native_asan() {
+  native_build asan
+  native_test asan
+  ALLROUNDER_NATIVE_BUILD=build/native/asan ALLROUNDER_NATIVE_ASAN_BUILD=build/native/asan \
+    pytest tests/native -k "hostile or contract_parity or (text_parity and not every_code_point)"
 }
 
 # native_fuzz SECONDS: each target of native/fuzz for so long, from its corpus; a finding stops the run.

@@ -3,8 +3,11 @@
 They are made once per session and must not be changed; a test that writes works on a copy.
 """
 
+import fcntl
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,24 +68,51 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Tiny:
-    """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""
-    from allrounder.commands.random_model import write_random_model
-    from allrounder.hosts.random import Shape
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder once for all workers of a session: ``once(name, make)`` calls ``make(folder)`` where it is new."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
 
-    folder = tmp_path_factory.mktemp("tiny")
-    shape = Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56})
-    return Tiny(*write_random_model(folder, shape), write_prompts(folder / "prompts"))
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / f"once-{name}", root / f"once-{name}.done"
+        with (root / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():  # also where another worker failed half-way
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny, tmp_path_factory) -> Path:
-    """A bundle with full and par-lite (routed, fp32, K=2) of `tiny`."""
-    from allrounder import build_engine
+def tiny(once) -> Tiny:
+    """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""
 
-    out = tmp_path_factory.mktemp("bundles") / "tiny"
-    assert build_engine.main(tiny.arguments(out, "--version", "full,par-lite")) == 0
-    return out
+    def make(folder: Path) -> None:
+        from allrounder.commands.random_model import write_random_model
+        from allrounder.hosts.random import Shape
+
+        write_random_model(folder, Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}))
+        write_prompts(folder / "prompts")
+
+    folder = once("tiny", make)
+    return Tiny(folder / "host", folder / "router", folder / "prompts" / "prompts.jsonl")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny, once) -> Path:
+    """A bundle with full and par-lite (routed, fp32, K=2) of `tiny`."""
+
+    def make(folder: Path) -> None:
+        from allrounder import build_engine
+
+        assert build_engine.main(tiny.arguments(folder / "bundle", "--version", "full,par-lite")) == 0
+
+    return once("tiny-bundle", make) / "bundle"
 
 
 @pytest.fixture

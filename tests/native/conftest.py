@@ -65,16 +65,19 @@ def prefix(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_bundle(native_build: Path, once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The shipped model as `full`, routed `par-lite` and frozen `par-nano`, built by the command of the README.
 
     `ALLROUNDER_NATIVE_BUNDLE` names one that was built before, to save that minute again and again.
     """
     if named := os.environ.get("ALLROUNDER_NATIVE_BUNDLE"):
         return Path(named).resolve()
-    from allrounder import build_engine
 
-    out = tmp_path_factory.mktemp("demo") / "bundle"
-    assert build_engine.main(["--version", "full,par-lite", "--out", str(out)]) == 0
-    assert build_engine.main(["--version", "par-nano", "--layer-policy", "frozen", "--out", str(out)]) == 0
-    return out
+    def make(folder: Path) -> None:
+        from allrounder import build_engine
+
+        out = str(folder / "bundle")
+        assert build_engine.main(["--version", "full,par-lite", "--out", out]) == 0
+        assert build_engine.main(["--version", "par-nano", "--layer-policy", "frozen", "--out", out]) == 0
+
+    return once("demo-bundle", make) / "bundle"

@@ -46,11 +46,6 @@ def write_prompts(folder: Path) -> Path:
     return path
 
 
-def pytest_addoption(parser):
-    """Adds how many held-out questions each version of the demo model is asked."""
-    parser.addoption("--demo-questions", type=int, default=10, help="per version, up to 50 (default: 10)")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory):
     """Keeps what the tests remember away from the user's cache."""

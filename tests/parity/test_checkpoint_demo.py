@@ -70,9 +70,9 @@ def along(model, read, answer):
     ]
 
 
+@pytest.mark.parametrize("asked", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("place", "version"), list(enumerate(VERSIONS)), ids=list(VERSIONS))
-def test_a_checkpoint_answers_as_its_frozen_version(request, demo, place, version):
-    asked = request.config.getoption("--demo-questions")
+def test_a_checkpoint_answers_as_its_frozen_version(demo, place, version, asked):
     questions = list(examples(Split.TEST, asked, first_seed=100 * place))
     bundle = open_bundle(demo / "bundle")
     entry = next(entry for entry in bundle.manifest.entries if entry.version == version)

@@ -144,7 +144,9 @@ def models_of(frozen, name):
     return folder, [onnx.load(folder / path, load_external_data=False) for path in paths]
 
 
-WAYS = pytest.mark.parametrize("make", [in_openvino, step_by_step], ids=lambda make: make.__name__)
+WAYS = pytest.mark.parametrize(
+    "make", [step_by_step, pytest.param(in_openvino, marks=pytest.mark.slow)], ids=lambda make: make.__name__
+)
 
 
 @WAYS

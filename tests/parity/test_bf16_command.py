@@ -29,6 +29,7 @@ def build(tiny, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["routed", "frozen"])
 def test_openvino_runs_it(build, tmp_path, policy):
     out = tmp_path / "b"

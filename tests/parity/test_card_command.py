@@ -76,8 +76,28 @@ def place(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(place, tmp_path_factory):
-    """The card of a run that was killed after its first chunk, and then resumed."""
-    out = tmp_path_factory.mktemp("cards") / "first.json"
+    """The card of an unbroken run, by one worker."""
+    out = tmp_path_factory.mktemp("cards") / "first" / "card.json"
+    assert run_command("card", place.arguments(out, "--no-timing", jobs=1)) == 0
+    return out
+
+
+def test_the_last_line_tells_where_the_card_is(place, first, tmp_path, capsys):
+    out = tmp_path / "card.json"
+    assert run_command("card", place.arguments(out, "--no-timing", jobs=1)) == 0
+    assert out.read_bytes() == first.read_bytes()
+    printed, told = capsys.readouterr()
+    report = json.loads(printed.splitlines()[-1])
+    assert report["card"] == str(out)
+    assert report["page"] is None
+    assert report["questions"] == PICTURES * ASKED
+    assert "40 of 40 questions" in told
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_card_of_an_unbroken_one(place, first, tmp_path):
+    place.forget()
+    out = tmp_path / "card.json"
     command = [sys.executable, "-m", "allrounder.commands", "card", *place.arguments(out, "--no-timing")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 250
@@ -91,22 +111,8 @@ def first(place, tmp_path_factory):
     assert run_command("card", place.arguments(out, "--no-timing")) == 0
     after = {path.name: path.stat().st_mtime_ns for path in place.chunks()}
     assert len(after) == CHUNKS
-    kept = [name for name in before if after[name] == before[name]]
-    assert kept, "finished chunks were computed again"
-    return out
-
-
-def test_a_killed_run_ends_with_the_card_of_an_unbroken_one(place, first, tmp_path, capsys):
-    place.forget()
-    out = tmp_path / "new" / "card.json"
-    assert run_command("card", place.arguments(out, "--no-timing", jobs=1)) == 0
+    assert [name for name in before if after[name] == before[name]], "finished chunks were computed again"
     assert out.read_bytes() == first.read_bytes()
-    printed, told = capsys.readouterr()
-    report = json.loads(printed.splitlines()[-1])
-    assert report["card"] == str(out)
-    assert report["page"] is None
-    assert report["questions"] == PICTURES * ASKED
-    assert "40 of 40 questions" in told
 
 
 def test_the_card_has_every_row(place, first, tiny):
@@ -158,6 +164,7 @@ def test_rows_differ_between_pruners_and_halves_of_the_router_are_its_own(first)
     assert at["divprune+shortgpt"].layer_use == at["router+shortgpt"].layer_use == static
 
 
+@pytest.mark.slow
 def test_times_are_measured_and_pages_written(place, first, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out, page = tmp_path / "card.json", tmp_path / "card.html"
@@ -172,6 +179,7 @@ def test_times_are_measured_and_pages_written(place, first, tmp_path, capsys):
     assert again.read_bytes() == page.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_workers_error_ends_the_command(place, first, tmp_path, capsys):
     shutil.copytree(place.questions.parent, tmp_path / "questions")
     broken = tmp_path / "questions" / place.questions.name
@@ -185,6 +193,7 @@ def test_a_workers_error_ends_the_command(place, first, tmp_path, capsys):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_command(place, first, tmp_path, capsys):
     place.forget()
 

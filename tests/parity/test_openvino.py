@@ -97,6 +97,7 @@ def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
     assert (apart > 0.5).mean() < 0.002
 
 
+@pytest.mark.slow
 def test_the_demo_model_answers_alike(demo):
     runtimes = [
         Runtime(Engine.open(demo, entry_of(demo, name, "par-lite", "routed"))) for name in ("onnxruntime", "openvino")
@@ -106,6 +107,7 @@ def test_the_demo_model_answers_alike(demo):
         assert second.token_ids == first.token_ids
 
 
+@pytest.mark.slow
 def test_built_engines_have_figures_of_their_own(demo):
     entry = entry_of(demo, "openvino", "par-lite", "routed")
     assert entry.fidelity is not None

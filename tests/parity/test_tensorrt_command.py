@@ -34,7 +34,9 @@ def machine(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fp16", "bf16"))]
+)
 def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
     out = tmp_path / "bundle"
     words = ("--version", "full,par-lite", "--backend", "tensorrt", "--precision", precision)

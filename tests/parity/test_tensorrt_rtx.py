@@ -60,7 +60,9 @@ def frozen_flows(host, router, folder, precision):
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fp16", "bf16"))]
+)
 def test_every_graph_becomes_a_plan_of_the_layers_it_should(networks, tiny, tmp_path, precision):
     frozen = frozen_flows(tiny.host, tiny.router, tmp_path / "frozen", precision)
     with Staging(tmp_path / "b") as staging:

@@ -84,7 +84,9 @@ def prepare(request: CardRequest, progress: Progress, say: Say) -> Prepared:
     entries = entries_of(bundle, engines)
     work = work_list(engines, tokens, layers, len(questions.prompts), grid)
     model = bundle.manifest.model
-    made_of = msgspec.json.encode(({path: each.sha256 for path, each in bundle.manifest.files.items()}, entries))
+    # Sorted: a bundle just published lists its files in another order than one read again.
+    files = {path: each.sha256 for path, each in sorted(bundle.manifest.files.items())}
+    made_of = msgspec.json.encode((files, entries))
     facts = (__version__, MEASURED_AS, model.host, model.router or "", questions.name, voting.name, made_of.decode())
     task = Assignment(
         sources=sources,

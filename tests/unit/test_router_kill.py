@@ -79,6 +79,7 @@ def kill_at(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["gate", "listwise"])
 def test_a_killed_command_ends_as_an_unbroken_one(setting, tmp_path, objective):
     whole, broken = tmp_path / "whole", tmp_path / "broken"

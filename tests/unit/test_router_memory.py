@@ -77,6 +77,7 @@ def peak(function) -> int:
     return max(accumulate(change for _, change in changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "frugal"),
     [

@@ -33,8 +33,10 @@ from allrounder.engines.folders import beside
 from allrounder.errors import CalibrationError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
 from allrounder.export.verify import verify
+from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.generation import unheeded_note
 from allrounder.hosts.host import host_directory
-from allrounder.hosts.spec import HostSpec, read_config, read_spec
+from allrounder.hosts.spec import HostSpec
 from allrounder.manifest import Entry, Fidelity
 from allrounder.native import ort_ops
 from allrounder.progress import Progress
@@ -159,7 +161,9 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
     if request.native_op and ort_ops() is None:
         say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
     host = host_directory(request.host)
-    spec = read_spec(read_config(host))
+    spec = Checkpoint(host).spec
+    if note := unheeded_note(host, spec.decoder.max_positions):
+        say(note)
     tokens, layers = spec.visual_tokens, spec.decoder.layers
     versions = [resolve(name, tokens=tokens, layers=layers) for name in request.versions]
     versions += [parse_budget(request.budget, tokens=tokens, layers=layers)] if request.budget else []

@@ -77,6 +77,9 @@ def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[in
         text.setdefault("rope_theta", rope.pop("rope_theta"))
         if rope.get("rope_type", "default") != "default":
             text.setdefault("rope_scaling", rope)
+    if {"decoder.embed_tokens.weight", "decoder.lm_head.weight"} <= {tensor.name for tensor in host.tensors}:
+        # transformers ties two only where they are equal; stacks that believe the flag alone need it to say so.
+        config, text["tie_word_embeddings"] = {**config, "tie_word_embeddings": False}, False
     return {**config, "text_config": text}
 
 

@@ -31,9 +31,8 @@ from allrounder.export.vision import vision_graph
 from allrounder.export.writer import Placed, content_name, serialized
 from allrounder.hashing import file_record
 from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import host_directory, load_processor, stop_ids
+from allrounder.hosts.host import host_directory, load_text
 from allrounder.hosts.spec import HostSpec
-from allrounder.hosts.template import freeze_template
 from allrounder.manifest import (
     FileRecord,
     Frozen,
@@ -134,8 +133,8 @@ class Freezer:
             raise InputInvalid("the directory to freeze into is not empty", got=self._out, remedy="give another place")
         self._directory = host_directory(host_dir)
         self._checkpoint = Checkpoint(self._directory)
-        self._checkpoint.check()
         self.spec = self._checkpoint.spec
+        self._text = load_text(self._directory, self.spec)
         self._limits = _checked_limits(self._options.limits or default_limits(self.spec), self.spec)
         self._router_dir = Path(router_dir) if router_dir is not None else None
         self._element = weights.ELEMENT_TYPES[self._options.precision]
@@ -156,13 +155,13 @@ class Freezer:
             BundleCorrupt: The bundle to reuse is damaged.
         """
         (self._out / GRAPHS / weights.FOLDER).mkdir(parents=True, exist_ok=True)
-        processor: Any = load_processor(self._directory)
+        processor: Any = self._text.processor
         write_host(self._checkpoint, self._out)  # beside what `frozen.json` lists: bundles do not take it
         self._weights(self._host, self._checkpoint.read)
         steps = image_steps(processor.image_processor, self.spec.vision.image_size)
         preprocess = self._graph("preprocess", preprocess_graph(steps))
         vision = self._graph("vision", vision_graph(self.spec, self._host.tensors, self._element))
-        template = freeze_template(processor, self.spec.image_token_id)
+        template = self._text.template
         tokenizer = write_tokenizer(processor.tokenizer, processor.image_token, template, self._out)
         router, digest = self._router() if self._router_dir is not None else (None, None)
         self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._host.name}", preprocess, vision, *tokenizer]
@@ -314,7 +313,7 @@ class Freezer:
             hidden=self.spec.decoder.hidden,
             vocabulary=self.spec.decoder.vocabulary,
             image_size=self.spec.vision.image_size,
-            stop_ids=stop_ids(self._directory),
+            stop_ids=self._text.stop_ids,
         )
 
 

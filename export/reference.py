@@ -1,23 +1,26 @@
 """The stock model in parts, one part in memory at a time.
 
-What it is: `StockParts`, which makes single modules of the Hugging Face model and fills them from a checkpoint, and
-the few lines that call them as the library does.
-What it knows: the classes (from the model itself, made on torch's `meta` device) and their calling conventions.
-What it does not know: graphs. Everything is computed in float32, without gradients.
+What it is: `StockParts`, which takes single modules of the Hugging Face model, as `from_pretrained` fills them from the
+files, and the few lines that call them as the library does.
+What it knows: the modules' calling conventions. It asks the model, not our spec, what is tied, which features are taken
+and what there is, so that a misreading of ours shows against it.
+What it does not know: graphs. Everything is computed in float32, without gradients; the model itself is mapped.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from allrounder.hosts.checkpoint import Checkpoint
 from allrounder.hosts.keywords import CACHE
-from allrounder.hosts.spec import read_config
+from allrounder.hosts.stock import load_mapped
 
 __all__ = ["LayerRun", "StockParts"]
 
@@ -31,28 +34,27 @@ class LayerRun(NamedTuple):
 
 
 class StockParts:
-    """Modules of the stock model, made when asked for.
+    """Modules of the stock model, in float32 when asked for.
 
     Args:
         directory: Of the host.
+
+    Raises:
+        HostUnreadable, HostUnsupported: The directory is not a host, or transformers does not load it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.checkpoint = Checkpoint(directory)
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
-        self._config: Any = read_config(directory)
-        for config in (self._config, self._config.text_config, self._config.vision_config):
-            config._attn_implementation = "sdpa"  # noqa: SLF001 - the documented switch has no public setter here
-        with torch.device("meta"):
-            self._model: Any = LlavaForConditionalGeneration(self._config)
+        self._model: Any = load_mapped(self.checkpoint)
         self._decoder: Any = self._model.model.language_model
         self._tower: Any = self._model.model.vision_tower
-        self.rotary: nn.Module = type(self._decoder.rotary_emb)(config=self._config.text_config)
+        self.rotary: nn.Module = type(self._decoder.rotary_emb)(config=self._model.config.text_config)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Returns embedding rows; only these are read from the mapped table."""
-        return self.checkpoint.read("decoder.embed_tokens.weight")[ids].float()
+        return self._decoder.embed_tokens.weight[ids].float()
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stock cosine and sine [1, R, D] of positions [1, R]."""
@@ -62,11 +64,9 @@ class StockParts:
     @torch.no_grad()
     def decoder_layer(self, index: int, hidden: Tensor, positions: Tensor) -> LayerRun:
         """Runs one stock decoder layer, causally, over rows [1, R, H] at positions [1, R]."""
-        layer = self._made(self._decoder.layers[index], self._config.text_config, index)
-        self._fill(layer, f"decoder.layers.{index}")
         caught = _Caught()
         mask = torch.full((hidden.shape[1], hidden.shape[1]), torch.finfo(torch.float32).min).triu(1)
-        output = layer(
+        output = _float32(self._decoder.layers[index])(
             hidden,
             attention_mask=mask[None, None],
             position_ids=positions,
@@ -78,51 +78,51 @@ class StockParts:
     @torch.no_grad()
     def logits(self, rows: Tensor) -> Tensor:
         """Returns logits [R, V] of last hidden rows [R, H], through the final norm."""
-        norm = self._made(self._decoder.norm, self.spec.decoder.hidden, self.spec.decoder.norm_eps)
-        self._fill(norm, "decoder.norm")
-        name = "decoder.embed_tokens.weight" if self.spec.decoder.tied else "decoder.lm_head.weight"
-        normed = norm(rows)
+        normed = _float32(self._decoder.norm)(rows)
         # In slices: a float32 copy of a large table would be the largest thing in memory.
-        return torch.cat([normed @ part.float().t() for part in self.checkpoint.read(name).split(4096)], dim=-1)
+        return torch.cat([normed @ part.float().t() for part in self._model.lm_head.weight.split(4096)], dim=-1)
 
     @torch.no_grad()
     def vision_embeddings(self, pixels: Tensor) -> Tensor:
         """Returns the rows that enter the tower's first layer."""
-        embeddings = type(self._tower.embeddings)(self._config.vision_config)
-        self._fill(embeddings, "vision.embeddings")
-        rows = embeddings(pixels)
-        if not self.spec.vision.class_token:
-            return rows
-        norm = nn.LayerNorm(self.spec.vision.hidden, eps=self.spec.vision.norm_eps)
-        self._fill(norm, "vision.pre_layrnorm")
-        return norm(rows)
+        rows = _float32(self._tower.embeddings)(pixels)
+        # CLIP alone has this norm, and its checkpoints spell it so.
+        return _float32(self._tower.pre_layrnorm)(rows) if hasattr(self._tower, "pre_layrnorm") else rows
 
     @torch.no_grad()
     def vision_layer(self, index: int, rows: Tensor) -> Tensor:
         """Runs one stock layer of the tower."""
-        layer = self._made(self._tower.encoder.layers[index], self._config.vision_config)
-        self._fill(layer, f"vision.encoder.layers.{index}")
-        output = layer(rows, attention_mask=None)
+        output = _float32(self._tower.encoder.layers[index])(rows, attention_mask=None)
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
-    def project(self, features: Tensor) -> Tensor:
-        """Returns visual tokens of the tower's chosen rows, feature layers side by side."""
-        projector = self._made(self._model.model.multi_modal_projector, self._config)
-        self._fill(projector, "projector")
-        return projector(features)
+    def visual(self, states: Sequence[Tensor]) -> Tensor:
+        """Returns the visual tokens [1, N, H] of the tower's first hidden states, which the stock code chooses from.
 
-    @staticmethod
-    def _made(example: nn.Module, *arguments: Any) -> nn.Module:
-        """Returns a new module of an example's class, without memory for its weights yet."""
-        with torch.device("meta"):
-            return type(example)(*arguments)
+        States that are not given count as NaN: if one is chosen, it shows.
+        """
+        unknown = [torch.full_like(states[0], torch.nan)] * (len(self._tower.encoder.layers) + 1 - len(states))
+        outer = copy.copy(self._model.model)  # its own table of modules, the same modules
+        outer._modules = dict(outer._modules)  # noqa: SLF001 - torch offers no other way to swap a module in a copy
+        outer.vision_tower = _Seen((*states, *unknown))
+        outer.multi_modal_projector = _float32(outer.multi_modal_projector)
+        return torch.stack(list(outer.get_image_features(states[0]).pooler_output))
 
-    def _fill(self, module: nn.Module, prefix: str) -> None:
-        """Replaces a module's random weights by those of the checkpoint, in float32."""
-        state = {name: self.checkpoint.read(f"{prefix}.{name}").float() for name in module.state_dict()}
-        module.load_state_dict(state, assign=True)
-        module.eval()
+
+def _float32(module: nn.Module) -> nn.Module:
+    """Returns a copy of a module with its weights in float32."""
+    return copy.deepcopy(module).float()
+
+
+class _Seen(nn.Module):
+    """Stands where the tower is, and gives hidden states that were computed layer by layer."""
+
+    def __init__(self, states: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self._states = states
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(last_hidden_state=self._states[-1], hidden_states=self._states)
 
 
 class _Caught:

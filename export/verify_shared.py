@@ -78,9 +78,8 @@ def verify_vision(comparison: Comparison, model: onnx.ModelProto, parts: StockPa
         values.append(f"vision.{layer}.hidden")
         comparison.piece("vision", model, {values[layer]: comparison.rows(states[layer])}, {values[-1]: states[-1]})
         progress("verifying vision layers", layer + 1, depth)
-    chosen = [states[layer][:, int(spec.drop_first) :] for layer in spec.feature_layers]
     feeds = {values[layer]: comparison.rows(states[layer]) for layer in spec.feature_layers}
-    comparison.piece("vision", model, feeds, {tensors.VISUAL: parts.project(torch.cat(chosen, dim=-1))})
+    comparison.piece("vision", model, feeds, {tensors.VISUAL: parts.visual(states)})
 
 
 def verify_router(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, router: MetaRouter) -> None:

@@ -2,8 +2,10 @@
 
 What it is: `Checkpoint`, which opens the safetensors files of a directory and reads single tensors by
 canonical names, whatever the layout on disk.
-What it knows: the three layouts of Llava checkpoints (see `canonical_name`), sharded or not, and the digest.
-What it does not know: what the tensors mean. A tied head is simply not listed (see `DecoderSpec.tied`).
+What it knows: the three layouts of Llava checkpoints (see `canonical_name`), sharded or not, which tensors the stock
+model has, and whether the head is tied: the files say it, as `from_pretrained` reads them, the config only that it may
+be. Whoever needs a host's spec takes it from here, and what the files contradict is refused here, for all stages.
+What it does not know: what the tensors mean, and how the stock model is loaded (`allrounder.hosts.stock`).
 
 Canonical names: ``decoder.embed_tokens.weight``, ``decoder.layers.3.self_attn.q_proj.weight``, ``decoder.norm.weight``,
 ``decoder.lm_head.weight``; ``vision.`` and what follows the tower's own prefix, for example
@@ -17,31 +19,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from allrounder.errors import HostUnreadable, HostUnsupported
-from allrounder.hosts.spec import read_config, read_spec
+from allrounder.hosts.spec import HostSpec, read_config, read_spec
 
-__all__ = ["Checkpoint", "StoredTensor", "canonical_name"]
+__all__ = ["EMBEDDING", "HEAD", "Checkpoint", "StoredTensor", "canonical_name", "never_computed"]
+
+EMBEDDING, HEAD = "decoder.embed_tokens.weight", "decoder.lm_head.weight"
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _CHUNK = 1 << 22  # bytes hashed at a time
+_NAMED = 4  # tensors that an error names; of the others it gives the number
 
 # In order, the first that matches. Older transformers wrote `language_model.model.layers...` and
 # `vision_tower.vision_model...`, newer ones `model.language_model.layers...` and `model.vision_tower...`;
-# 5.x reads both and writes the older names, without `vision_model`.
+# 5.x reads both and writes the older names, without `vision_model`; it finds no head below `model.language_model`.
 _LAYOUTS = (
-    (re.compile(r"^(?:model\.)?language_model\.lm_head\."), "decoder.lm_head."),
-    (re.compile(r"^lm_head\."), "decoder.lm_head."),
-    (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?"), "decoder."),
+    (re.compile(r"^(?:language_model\.|model\.)?lm_head\."), "decoder.lm_head."),
+    (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)"), "decoder."),
     (re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"), "vision."),
     (re.compile(r"^(?:model\.)?multi_modal_projector\."), "projector."),
 )
@@ -52,17 +58,19 @@ _DERIVED = re.compile(r"(?:\.position_ids|\.rotary_emb\.inv_freq)$")
 def canonical_name(stored: str) -> str | None:
     """Returns the canonical name of a tensor on disk; None for buffers that the config implies.
 
-    Raises:
-        HostUnsupported: A tensor that belongs to no part of a Llava.
+    A name that belongs to no part of a Llava comes back as it is.
     """
     if _DERIVED.search(stored):
         return None
     for pattern, prefix in _LAYOUTS:
         if pattern.match(stored):
             return pattern.sub(prefix, stored, count=1)
-    raise HostUnsupported(
-        "a weight that belongs to neither decoder, vision tower nor projector", where=SINGLE, got=stored
-    )
+    return stored
+
+
+def never_computed(name: str) -> bool:
+    """Whether no Llava computes with a tensor of this canonical name, even where the tower has it."""
+    return name.startswith(("vision.post_layernorm.", "vision.head."))
 
 
 class StoredTensor(NamedTuple):
@@ -78,28 +86,29 @@ class StoredTensor(NamedTuple):
 
 
 class Checkpoint:
-    """The weights of one host directory, opened and mapped, and the spec of its config.
+    """The weights of one host directory, opened and mapped, and the spec that config and weights agree on.
 
     Args:
         directory: A Hugging Face directory with ``config.json`` and ``model.safetensors``, or shards and their index.
 
     Raises:
-        HostUnreadable: A file is missing, truncated, or lacks what the index promises.
-        HostUnsupported: The config or the weights are not those of a Llava that pruning understands.
+        HostUnreadable: A file is missing, truncated, or lacks what the index promises; a weight is absent, is there
+            twice, or has another shape than the config implies.
+        HostUnsupported: The config is not that of a Llava that pruning understands, or there are weights that the stock
+            model of this config does not have.
     """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        _check_place(self.directory)
         self._config = read_config(self.directory)
-        self.spec = read_spec(self._config)
-        self.files = _weight_files(self.directory)
+        self.spec: HostSpec = read_spec(self._config)
+        self.files = _weight_files(self.directory, getattr(self._config, "transformers_weights", None))
         self._open = {file: _opened(file) for file in self.files}
-        self._found = {
-            name: (file, stored)
-            for file, opened in self._open.items()
-            for stored in opened.keys()  # noqa: SIM118 - a safetensors handle is no mapping
-            if (name := canonical_name(stored)) is not None
-        }
+        self._found = self._named()
+        tied = self._tied()
+        self.spec = replace(self.spec, decoder=replace(self.spec.decoder, tied=tied))
+        self._check()
 
     def names(self) -> tuple[str, ...]:
         """Returns all canonical names, sorted."""
@@ -124,44 +133,89 @@ class Checkpoint:
 
     def stored(self) -> Iterator[StoredTensor]:
         """Gives every tensor but buffers that the config implies, file by file in the order of their bytes."""
+        names = {place: name for name, place in self._found.items()}
         for file in self.files:
             header, start = _header(file)
             for stored, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-                name = canonical_name(stored)
+                name = names.get((file, stored))
                 if name is not None:
                     begin, end = entry["data_offsets"]
                     yield StoredTensor(
                         name, stored, file, entry["dtype"], tuple(entry["shape"]), start + begin, start + end
                     )
 
-    def check(self) -> None:
-        """Checks that every weight which the host computes with is there, in the shape that the config implies.
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which most elements are stored; float32 where that is none to compute in."""
+        elements: Counter[torch.dtype] = Counter()
+        for name in self._found:
+            tensor = self.read(name)
+            elements[tensor.dtype] += tensor.numel()
+        ((most, _),) = elements.most_common(1)
+        return most if most in (torch.float16, torch.bfloat16) else torch.float32
 
-        Raises:
-            HostUnreadable: The first weight that is absent or of another shape, by name.
+    def _named(self) -> dict[str, tuple[Path, str]]:
+        """Returns file and stored name of every tensor, by canonical name."""
+        found: dict[str, tuple[Path, str]] = {}
+        for file, opened in self._open.items():
+            for stored in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                name = canonical_name(stored)
+                if name in found:
+                    other, twin = found[name]
+                    raise HostUnreadable(
+                        "a weight is there twice",
+                        where=self.directory,
+                        got=f"{stored} in {file.name}, and {twin} in {other.name}",
+                        remedy="load the model with transformers and save it anew with save_pretrained",
+                    )
+                if name is not None:
+                    found[name] = (file, stored)
+        return found
+
+    def _tied(self) -> bool:
+        """Whether the head is the embedding table, as transformers' `tie_weights` decides it when it loads the files.
+
+        Where the config ties them and there is one alone, it serves as both, whichever it is. Where both are there,
+        they are tied if they are equal; else each is what it is.
         """
-        with torch.device("meta"):  # shapes only
-            empty = LlavaForConditionalGeneration(self._config)
-        for stored, tensor in empty.state_dict().items():
-            name = canonical_name(stored)
-            if name is None or self._unused(name):
-                continue
-            if self.shape(name) != tuple(tensor.shape):
+        if not self._config.tie_word_embeddings or not {EMBEDDING, HEAD} & self._found.keys():
+            return False
+        if EMBEDDING not in self._found:
+            self._found[EMBEDDING] = self._found.pop(HEAD)
+        if HEAD not in self._found:
+            return True
+        table, head = self.read(EMBEDDING), self.read(HEAD)
+        if table.dtype != head.dtype:
+            table, head = table.float(), head.float()
+        return torch.equal(table, head)
+
+    def _check(self) -> None:
+        """Checks that files and config speak of the same tensors, in the same shapes."""
+        wanted = _stock_shapes(self._config, self.directory)
+        extra = sorted(self._found[name][1] for name in self._found.keys() - wanted if not never_computed(name))
+        if extra:
+            raise HostUnsupported(
+                f"{len(extra)} weights that the stock model of this config does not have and would not read",
+                where=self.directory,
+                got=", ".join(extra[:_NAMED]) + (", ..." if len(extra) > _NAMED else ""),
+                remedy="mend config.json, or load the model with transformers (adapters merged by peft's "
+                "merge_and_unload, quantised weights dequantised) and save it anew with save_pretrained",
+            )
+        for name, shape in wanted.items():
+            if (name in self._found or not self._unneeded(name)) and self.shape(name) != shape:
                 raise HostUnreadable(
                     "a weight has another shape than config.json says",
                     where=f"{self.directory}: {name}",
                     got=list(self.shape(name)),
-                    wanted=list(tensor.shape),
+                    wanted=list(shape),
                 )
 
-    def _unused(self, name: str) -> bool:
+    def _unneeded(self, name: str) -> bool:
         """Whether the stock model has a weight of this name but never computes with it, or holds it elsewhere."""
-        if name == "decoder.lm_head.weight":
-            return self.spec.decoder.tied
         layer = re.match(r"vision\.encoder\.layers\.(\d+)\.", name)
         if layer:
             return int(layer[1]) >= max(self.spec.vision.feature_layers)
-        return name.startswith(("vision.post_layernorm.", "vision.head."))
+        return never_computed(name) or (name == HEAD and self.spec.decoder.tied)
 
     @cached_property
     def digest(self) -> str:
@@ -189,8 +243,50 @@ class Checkpoint:
         return self._found[name]
 
 
-def _weight_files(directory: Path) -> tuple[Path, ...]:
-    """Returns the safetensors files, sorted by name; every one exists."""
+def _check_place(directory: Path) -> None:
+    """Refuses what transformers loads beside the weights, or in place of them."""
+    adapters = [*directory.glob("adapter_config.json"), *directory.glob("adapter_model*")]
+    if adapters:
+        raise HostUnsupported(
+            "an adapter lies beside the weights, which transformers would load with peft and we do not",
+            where=adapters[0],
+            remedy="merge it (peft: merge_and_unload) and save the model with save_pretrained, or move its files away",
+        )
+    parts = sorted(directory.glob("shard-*-model-*-of-*.safetensors"))
+    if parts:
+        raise HostUnsupported(
+            "a distributed checkpoint, which transformers reads in place of other weights",
+            where=parts[0],
+            remedy="load the model with transformers and save it anew with save_pretrained",
+        )
+
+
+def _stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of the stock model, by canonical name."""
+    try:
+        with torch.device("meta"):  # shapes only
+            empty = LlavaForConditionalGeneration(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise HostUnsupported(
+            "transformers cannot make a model of this config", where=directory / "config.json", got=error
+        ) from error
+    named = ((canonical_name(stored), tuple(tensor.shape)) for stored, tensor in empty.state_dict().items())
+    return {name: shape for name, shape in named if name is not None}
+
+
+def _weight_files(directory: Path, named: str | None) -> tuple[Path, ...]:
+    """Returns the safetensors files, sorted by name; every one exists.
+
+    As transformers chooses them: one file before shards, shards by the index alone, before both what the config names.
+    """
+    if named is not None:
+        raise HostUnsupported(
+            "weights under a name of their own",
+            where=f"{directory / 'config.json'}: transformers_weights",
+            got=named,
+            wanted=f"{SINGLE} or {INDEX}",
+            remedy="save the model with transformers' save_pretrained",
+        )
     if (directory / SINGLE).is_file():
         return (directory / SINGLE,)
     index = directory / INDEX

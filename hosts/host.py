@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from allrounder.errors import HostUnreadable, HostUnsupported
 from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.spec import HostSpec, read_config
+from allrounder.hosts.generation import stop_ids
+from allrounder.hosts.spec import HostSpec
+from allrounder.hosts.stock import load_stock
 from allrounder.hosts.template import freeze_template
+from allrounder.hosts.vocabulary import check_vocabulary
 from allrounder.manifest import PromptTemplate
 
-__all__ = ["Host", "host_directory", "load_host", "load_processor", "stop_ids"]
+__all__ = ["Host", "HostText", "host_directory", "load_host", "load_processor", "load_text"]
 
 # What a host consists of; a hub repository often holds other formats of the same weights as well.
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
@@ -41,6 +44,14 @@ class Host:
     source: str  # as the caller named it
 
 
+class HostText(NamedTuple):
+    """What turns a question into ids and ends an answer; see `Host`."""
+
+    processor: LlavaProcessor
+    template: PromptTemplate
+    stop_ids: tuple[int, ...]
+
+
 def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Host:
     """Loads a host from a directory or a hub id.
 
@@ -55,21 +66,14 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
     """
     directory = host_directory(source)
     checkpoint = Checkpoint(directory)
-    checkpoint.check()  # before transformers fills what is missing with random numbers
-    spec = checkpoint.spec
-    processor = load_processor(directory)
-    template = freeze_template(processor, spec.image_token_id)
-    model: Any = LlavaForConditionalGeneration.from_pretrained(
-        str(directory), dtype=dtype, attn_implementation="sdpa", local_files_only=True
-    )
-    model.eval().requires_grad_(requires_grad=False).to(device)
+    text = load_text(directory, checkpoint.spec)
     return Host(
-        spec=spec,
-        model=model,
-        tokenizer=processor.tokenizer,
-        processor=processor,
-        template=template,
-        stop_ids=stop_ids(directory),
+        spec=checkpoint.spec,
+        model=load_stock(checkpoint, dtype).to(device),  # pyright: ignore[reportArgumentType] - torch's own stub
+        tokenizer=text.processor.tokenizer,
+        processor=text.processor,
+        template=text.template,
+        stop_ids=text.stop_ids,
         digest=checkpoint.digest,
         source=str(source),
     )
@@ -119,18 +123,15 @@ def load_processor(directory: Path) -> LlavaProcessor:
     return processor
 
 
-def stop_ids(directory: Path) -> tuple[int, ...]:
-    """Returns the ids that end an answer, as the generation config or, failing that, the text config says.
+def load_text(directory: Path, spec: HostSpec) -> HostText:
+    """Returns the text side of a host, checked against its embedding table.
 
     Raises:
-        HostUnsupported: Neither says it.
+        HostUnreadable, HostUnsupported: Tokenizer, processor, template or generation config are missing or unusable, or
+            speak of ids that the model does not have.
     """
-    text: Any = read_config(directory).text_config
-    configs = [text]
-    if (directory / "generation_config.json").is_file():
-        configs.insert(0, GenerationConfig.from_pretrained(str(directory), local_files_only=True))
-    for config in configs:
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            return (found,) if isinstance(found, int) else tuple(found)
-    raise HostUnsupported("no stop token", where="eos_token_id", wanted="one id or more in generation_config.json")
+    processor = load_processor(directory)
+    template = freeze_template(processor, spec.image_token_id)
+    stops = stop_ids(directory)
+    check_vocabulary(processor.tokenizer, template, stops, spec.decoder.vocabulary)
+    return HostText(processor, template, stops)

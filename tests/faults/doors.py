@@ -51,3 +51,19 @@ def stock(directory: Path, questions: Sequence[str] = (QUESTION,), tokens: int =
             made = llava.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         answers.append(made[0, inputs["input_ids"].shape[1] :].tolist())
     return answers
+
+
+def reweigh(directory: Path, edit: Callable[[dict[str, Any]], object], file: str = "model.safetensors") -> None:
+    """Changes the tensors of a weights file in place."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(directory / file)
+    edit(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / file, {"format": "pt"})
+
+
+def like_stock(built: Built, directory: Path, tokens: int = 8) -> bool:
+    """Whether a build was refused in clear words, or its bundle answers what stock transformers answers."""
+    if built.code:
+        return built.refused() and "VerificationFailed" not in built.stderr
+    return ours(built.bundle, tokens=tokens) == stock(directory, tokens=tokens)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -89,6 +90,48 @@ def test_large_hosts_are_proved_layer_by_layer_only(honest, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 0)
     monkeypatch.setattr(module, "load_host", lambda _: pytest.fail("the whole host was loaded"))
     assert 50 < verify(folder, host, router).comparisons < whole.comparisons
+
+
+@pytest.mark.parametrize("small", [0, module.SMALL])
+@pytest.mark.parametrize("edit", [{"tied": True}, {"norm_eps": 0.5}, {"activation": "gelu"}])
+def test_a_misread_decoder_is_found_whatever_its_size(tmp_path, monkeypatch, small, edit):
+    """The reference is the stock model of the files: it shares no reading with what the graphs were written from."""
+    refuse_misread(tmp_path, monkeypatch, small, lambda spec: replace(spec, decoder=replace(spec.decoder, **edit)))
+
+
+@pytest.mark.parametrize("small", [0, module.SMALL])
+@pytest.mark.parametrize("edit", [{"feature_layers": (1,)}, {"feature_layers": (3,)}, {"activation": "silu"}])
+def test_a_misread_tower_is_found_whatever_its_size(tmp_path, monkeypatch, small, edit):
+    refuse_misread(tmp_path, monkeypatch, small, lambda spec: replace(spec, vision=replace(spec.vision, **edit)))
+
+
+def test_rotary_frequencies_that_were_misread_are_found(tmp_path, monkeypatch):
+    def slower(spec):
+        frequencies = tuple(value / 2 for value in spec.decoder.rope.inverse_frequencies)
+        rope = replace(spec.decoder.rope, inverse_frequencies=frequencies)
+        return replace(spec, decoder=replace(spec.decoder, rope=rope))
+
+    refuse_misread(tmp_path, monkeypatch, 0, slower)
+
+
+def refuse_misread(folder, monkeypatch, small, edit):
+    """Freezes and verifies a host of which every stage has the same wrong spec."""
+    host = write_random_checkpoint(folder / "host", "llama-mha")
+    honest = Checkpoint.__init__
+
+    def misread(self, directory):
+        honest(self, directory)
+        self.spec = edit(self.spec)
+
+    monkeypatch.setattr(Checkpoint, "__init__", misread)
+    monkeypatch.setattr(module, "SMALL", small)
+    freezer = Freezer(host, None, folder / "frozen")
+    freezer.shared()
+    budget = Budget(freezer.spec.visual_tokens, freezer.spec.decoder.layers)
+    freezer.add(FreezeRequest(Version("full", budget), 0, "frozen"))
+    freezer.finish()
+    with pytest.raises(VerificationFailed):
+        verify(folder / "frozen", host, None)
 
 
 def test_what_was_proved_before_is_not_compared_again(honest):

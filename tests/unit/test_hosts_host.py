@@ -15,7 +15,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from allrounder.errors import AllRounderError, HostUnreadable, HostUnsupported
 from allrounder.hosts import host as host_module
 from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import load_host, stop_ids
+from allrounder.hosts.generation import stop_ids
+from allrounder.hosts.host import load_host
 from allrounder.hosts.prompt import host_prompt
 from allrounder.hosts.random import Shape, write_random_checkpoint
 
@@ -74,7 +75,7 @@ def test_a_directory_as_llava_1_5_has_it_on_the_hub(directory):
 
 @pytest.mark.parametrize(
     ("generation", "expected"),
-    [({"eos_token_id": [1, 4]}, (1, 4)), ({"eos_token_id": 3}, (3,)), ({}, (1,)), (None, (1,))],
+    [({"eos_token_id": [1, 4]}, (1, 4)), ({"eos_token_id": 3}, (3,)), (None, (1,))],
 )
 def test_stop_ids(directory, generation, expected):
     (directory / "generation_config.json").unlink()

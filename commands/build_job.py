@@ -162,7 +162,8 @@ def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None])
         say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
     host = host_directory(request.host)
     spec = Checkpoint(host).spec
-    if note := unheeded_note(host, spec.decoder.max_positions):
+    # A pruned checkpoint carries the author's word with it.
+    if request.backend != "checkpoint" and (note := unheeded_note(host, spec.decoder.max_positions)):
         say(note)
     tokens, layers = spec.visual_tokens, spec.decoder.layers
     versions = [resolve(name, tokens=tokens, layers=layers) for name in request.versions]

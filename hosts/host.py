@@ -120,7 +120,16 @@ def load_processor(directory: Path) -> LlavaProcessor:
             got=type(processor.tokenizer).__name__,
             remedy="convert it to a fast tokenizer and save it",
         )
+    _make_special(processor.tokenizer.backend_tokenizer, processor.image_token)
     return processor
+
+
+def _make_special(tokenizer: Any, image: str) -> None:
+    """Makes the image token a special one, where it was saved as a word: a question that spells it must stay text."""
+    for added in tokenizer.get_added_tokens_decoder().values():
+        if added.content == image and not added.special:
+            added.special = True
+            tokenizer.add_special_tokens([added])
 
 
 def load_text(directory: Path, spec: HostSpec) -> HostText:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from doors import like_stock, ours, stock
+from doors import QUESTION, like_stock, ours, stock
 
 from allrounder.hosts.random import Shape
 
@@ -78,6 +78,23 @@ def test_ids_that_the_tokenizer_puts_before_a_text_are_compared(model, build):
 def test_an_image_token_beyond_the_table_is_refused(model, build):
     edits = adds("<image>", 333, special=True) | {"config.json": lambda config: config.update(image_token_index=333)}
     assert build(model(edits=edits)).refused("333", "0 to 319")
+
+
+def test_a_question_that_spells_the_image_token_stays_text_where_that_is_a_plain_word(model, build):
+    """Transformers refuses such a question (two images, one picture); the image's row must not stand in our prompts."""
+
+    def plain(whole):
+        next(each for each in whole["added_tokens"] if each["content"] == "<image>")["special"] = False
+
+    def unlist(config):
+        config["extra_special_tokens"].remove("<image>")
+
+    word = model(name="word", edits={"tokenizer.json": plain, "tokenizer_config.json": unlist})
+    built = [build(directory) for directory in (word, model())]
+    assert not any(each.code for each in built)
+    asked = ["what <image> is", QUESTION]
+    assert ours(built[0].bundle, asked) == ours(built[1].bundle, asked)
+    assert like_stock(built[0], word)
 
 
 @pytest.mark.parametrize("stops", [320, [1, 320], [1, 5000]])

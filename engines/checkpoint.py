@@ -28,7 +28,7 @@ from allrounder.engines.bundle import Staging
 from allrounder.engines.folders import beside, reported, sync
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.locking import exclusive
-from allrounder.engines.onnxruntime import build
+from allrounder.engines.onnxruntime import build, load_graph
 from allrounder.engines.pruned_weights import pruned_config, write_weights
 from allrounder.engines.visual import write_visual
 from allrounder.engines.written import written
@@ -159,6 +159,8 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
     files |= write_weights(host, entry.layer_plan, out, progress)
     pruned = measured.tokens < frozen.model.visual_tokens
     graphs, visual = write_visual(frozen_dir, frozen, out / VISUAL_FOLDER, router=pruned)
+    for name in filter(None, (graphs.preprocess, graphs.vision, graphs.router)):
+        load_graph(out / VISUAL_FOLDER / name, f"{VISUAL_FOLDER}/{name}")
     files |= {f"{VISUAL_FOLDER}/{name}": record for name, record in visual.items()}
     sidecar = Sidecar(
         schema=SCHEMA,

@@ -26,7 +26,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the libra
 
 import onnxruntime
 
-__all__ = ["BACKEND", "PLACE", "build", "check", "opened"]
+__all__ = ["BACKEND", "PLACE", "build", "check", "load_graph", "opened"]
 
 BACKEND = "onnxruntime"
 opened = bundle_output
@@ -64,9 +64,9 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     gathering = {entry.graphs.prefill for entry in entries if entry.native_op}
     for done, path in enumerate(graphs):
         options.progress("loading graphs", done, len(graphs))
-        _load(staging.path / path, path, provider)
+        load_graph(staging.path / path, path, provider)
         if path in gathering and (library := ort_ops()):
-            _load(staging.path / path, path, provider, library)
+            load_graph(staging.path / path, path, provider, library)
     options.progress("loading graphs", len(graphs), len(graphs))
     return staging.put(entries, force=options.force)
 
@@ -85,10 +85,16 @@ def _provider(device: str) -> str:
     )
 
 
-def _load(file: Path, path: str, provider: str, native_op: Path | None = None) -> None:
+def load_graph(
+    file: Path, path: str, provider: str = "CPUExecutionProvider", native_op: Path | None = None
+) -> None:
     """Shows that ONNX Runtime loads a graph, without copying its weights: they stay mapped from the file.
 
-    Packing and folding would each make a private copy, of a whole 7B if need be.
+    Packing and folding would each make a private copy, of a whole 7B if need be. ``path`` is what an error calls it.
+
+    Raises:
+        BackendError: It does not.
+        EngineUnavailable: The provider does not start.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

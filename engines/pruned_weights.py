@@ -1,9 +1,9 @@
 """The weights and the config of a host with some of its layers.
 
-What it is: safetensors files with the kept tensors under their new names, file for file as the host has them, and the
-config of fewer layers.
-What it knows: the safetensors format, the config keys that speak of layers by number. What it does not know: what a
-tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
+What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the host
+has them, and the config of fewer layers.
+What it knows: the safetensors format, those names, the config keys that speak of layers by number. What it does not
+know: what a tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,20 @@ from allrounder.hostfiles import HostRecord, HostTensor
 from allrounder.manifest import FileRecord
 from allrounder.progress import Progress
 
-__all__ = ["pruned_config", "renumbered", "write_weights"]
+__all__ = ["pruned_config", "write_weights", "written_name"]
 
 INDEX = "model.safetensors.index.json"
 _CHUNK = 4 << 20
+# From canonical names to those of llava-1.5-7b-hf: the one layout that transformers 4 and 5, vLLM and SGLang map alike.
+# Newer transformers writes the tower without `vision_model`, and vLLM 0.32 finds no module for that:
+# https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/models/llava.py (`hf_to_vllm_mapper`)
+# https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/models/llava.py (`load_weights`)
+_WRITTEN = (
+    ("decoder.lm_head.", "language_model.lm_head."),
+    ("decoder.", "language_model.model."),
+    ("vision.", "vision_tower.vision_model."),
+    ("projector.", "multi_modal_projector."),
+)
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists with one element per decoder layer
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 
@@ -35,16 +45,24 @@ class _Kept(NamedTuple):
     name: str
 
 
-def renumbered(tensor: HostTensor, plan: Sequence[int]) -> str | None:
-    """Returns the name that a tensor has when only the layers of ``plan`` are there; None if it is of another layer."""
-    if tensor.layer is None:
-        return tensor.stored
-    if tensor.layer not in plan:
-        return None
-    old, new = f"layers.{tensor.layer}.", f"layers.{plan.index(tensor.layer)}."
-    if tensor.stored.count(old) != 1:
-        raise BundleCorrupt("a layer's tensor does not carry its number", where=tensor.stored, wanted=old)
-    return tensor.stored.replace(old, new)
+def written_name(tensor: HostTensor, plan: Sequence[int]) -> str | None:
+    """Returns the name that a tensor is written under where only the layers of ``plan`` are there.
+
+    Returns:
+        The name that llava-1.5-7b-hf has for it on the hub, whatever the host calls it; None if it is of another layer.
+
+    Raises:
+        BundleCorrupt: The record names a tensor of no part of a Llava.
+    """
+    name = tensor.name
+    if tensor.layer is not None:
+        if tensor.layer not in plan:
+            return None
+        name = name.replace(f"decoder.layers.{tensor.layer}.", f"decoder.layers.{plan.index(tensor.layer)}.", 1)
+    for canonical, written in _WRITTEN:
+        if name.startswith(canonical):
+            return written + name.removeprefix(canonical)
+    raise BundleCorrupt("a recorded weight belongs to no part of the host", where=tensor.stored, got=name)
 
 
 def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[int]) -> dict[str, Any]:
@@ -95,7 +113,7 @@ def write_weights(host: HostRecord, plan: Sequence[int], out: Path, progress: Pr
     """
     groups: dict[str, list[_Kept]] = {}
     for tensor in host.tensors:
-        name = renumbered(tensor, plan)
+        name = written_name(tensor, plan)
         if name is not None:
             groups.setdefault(tensor.file, []).append(_Kept(tensor, name))
     single = len(host.weights) == 1

@@ -97,7 +97,7 @@ def _write_source(path: Path, names: list[str]) -> list[HostTensor]:
         decoder = name.startswith("language_model.model.layers.")
         found.append(
             HostTensor(
-                name=name.replace("language_model.model.", "decoder."),
+                name=_canonical(name),
                 stored=name,
                 layer=int(name.split(".")[3]) if decoder else None,
                 file=path.name,
@@ -108,3 +108,13 @@ def _write_source(path: Path, names: list[str]) -> list[HostTensor]:
             )
         )
     return found
+
+
+def _canonical(stored: str) -> str:
+    parts = {
+        "language_model.model.": "decoder.",
+        "language_model.": "decoder.",
+        "vision_tower.vision_model.": "vision.",
+        "multi_modal_projector.": "projector.",
+    }
+    return next(ours + stored.removeprefix(theirs) for theirs, ours in parts.items() if stored.startswith(theirs))

@@ -129,7 +129,7 @@ def test_onnx_runtimes_own_words_are_quoted(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("nowhere", 1)], ir_version=10)
     onnx.save(model, tmp_path / "bad.onnx")
     with pytest.raises(BackendError, match=r"graphs/bad\.onnx.*Nope.*onnxruntime 1\."):
-        ort_backend._load(tmp_path / "bad.onnx", "graphs/bad.onnx", "CPUExecutionProvider")
+        ort_backend.load_graph(tmp_path / "bad.onnx", "graphs/bad.onnx", "CPUExecutionProvider")
 
 
 @pytest.mark.parametrize("what", ["truncated", "changed", "missing", "link", "no record", "no JSON"])

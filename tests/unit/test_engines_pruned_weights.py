@@ -8,7 +8,7 @@ import fake_host
 import msgspec
 import pytest
 
-from allrounder.engines.pruned_weights import INDEX, pruned_config, renumbered, write_weights
+from allrounder.engines.pruned_weights import INDEX, pruned_config, write_weights, written_name
 from allrounder.errors import BundleCorrupt, HostUnsupported
 from allrounder.hashing import file_record
 from allrounder.hostfiles import HostTensor, SourceFile, read_host
@@ -76,16 +76,28 @@ def test_a_shard_of_which_nothing_is_kept_is_not_written(host, out):
     assert len(list(out.glob("model-*-of-00006.safetensors"))) == len(wanted((3,))) == 6
 
 
-def test_layers_are_renumbered_by_their_place_in_the_plan():
-    def tensor(stored, layer):
-        return HostTensor(name="n", stored=stored, layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("decoder.layers.11.mlp.w", "language_model.model.layers.1.mlp.w"),
+        ("decoder.layers.1.mlp.w", "language_model.model.layers.0.mlp.w"),
+        ("decoder.layers.2.mlp.w", None),
+        ("decoder.norm.weight", "language_model.model.norm.weight"),
+        ("decoder.lm_head.weight", "language_model.lm_head.weight"),
+        ("vision.encoder.layers.1.w", "vision_tower.vision_model.encoder.layers.1.w"),
+        ("projector.linear_1.weight", "multi_modal_projector.linear_1.weight"),
+    ],
+)
+def test_names_are_those_of_the_hub_and_layers_are_numbered_by_their_place_in_the_plan(name, written):
+    layer = int(name.split(".")[2]) if name.startswith("decoder.layers.") else None
+    tensor = HostTensor(name=name, stored="any", layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
+    assert written_name(tensor, (1, 11)) == written
 
-    assert renumbered(tensor("model.language_model.layers.11.w", 11), (1, 11)) == "model.language_model.layers.1.w"
-    assert renumbered(tensor("model.language_model.layers.1.w", 1), (0, 1)) == "model.language_model.layers.1.w"
-    assert renumbered(tensor("model.language_model.layers.1.w", 1), (0, 11)) is None
-    assert renumbered(tensor("vision.layers.5.w", None), (0,)) == "vision.layers.5.w"
-    with pytest.raises(BundleCorrupt, match="does not carry its number"):
-        renumbered(tensor("h.1.w", 1), (1,))
+
+def test_a_weight_of_no_part_of_the_host_is_refused():
+    tensor = HostTensor(name="h.1.w", stored="any", layer=None, file="f", dtype="F32", shape=(), begin=0, end=4)
+    with pytest.raises(BundleCorrupt, match="no part of the host"):
+        written_name(tensor, (1,))
 
 
 def test_the_config_changes_where_it_speaks_of_layers_alone(host):

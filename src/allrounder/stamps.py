@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def write_stamp(root: Path, digests: Mapping[str, str], found: Mapping[str, File
     """Remembers the files below ``root`` that have these digests in this state; says so in the log where it cannot."""
     place = _place(root)
     if place is None:
-        _log.info("%s is hashed at every load: this user has no home directory for its stamp", root)
+        _log.info("%s is hashed at every load: this user has no home directory for its stamp", _text(root))
         return
     settled = {path: found[path] for path in digests if time.time_ns() - found[path].ctime_ns >= _SETTLED_NS}
     stamp = _Stamp(str(root), {path: _Seen(digests[path], state) for path, state in settled.items()})
@@ -63,7 +64,12 @@ def write_stamp(root: Path, digests: Mapping[str, str], found: Mapping[str, File
         write_whole(place, msgspec.json.encode(stamp))
         _sweep(place.parent)
     except (OSError, UnicodeEncodeError) as error:  # the path of a bundle need not be text
-        _log.info("%s is hashed at every load: its stamp cannot be written (%s)", root, error)
+        _log.info("%s is hashed at every load: its stamp cannot be written (%s)", _text(root), error)
+
+
+def _text(path: Path) -> str:
+    """Returns a path as text that every log can take: its bytes need not be UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _place(root: Path) -> Path | None:

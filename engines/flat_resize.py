@@ -1,4 +1,4 @@
-"""`Resize` of pictures as two matrix products.
+"""`Resize` of pictures as matrix products, one for each axis.
 
 What it is: Pillow's resizing, which `Resize` with antialiasing does too, spelled in ops that every runtime has.
 What it knows: Pillow's triangle and cubic (a = -0.5) filters: their width grows with the reduction, weights that fall
@@ -17,23 +17,24 @@ __all__ = ["resize"]
 
 
 def resize(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Returns what replaces ``node``: uint8 [1, 3, height, width] to the two ``sizes`` [2], antialiased."""
+    """Returns what replaces ``node``: uint8 [1, 3, height, width] to the ``sizes`` of its ``axes``, antialiased."""
     picture, sizes = node.input[0], node.input[3]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert attributes["antialias"], "the exporter writes no other Resize"
     mode = attributes["mode"].decode()
     nodes = Nodes(node)
     values = nodes.add("Cast", [picture], "values", to=TensorProto.FLOAT)
-    across = _weights(nodes, mode, nodes.size(picture, 3, "width"), _part(nodes, sizes, 1), "across")
-    rows = nodes.add("MatMul", [values, nodes.add("Transpose", [across], "across_t", perm=[1, 0])], "rows")
-    down = _weights(nodes, mode, nodes.size(picture, 2, "height"), _part(nodes, sizes, 0), "down")
-    columns = nodes.add("MatMul", [down, _steps(nodes, rows, "rows_whole")], "columns")
-    nodes.nodes.append(
-        onnx.helper.make_node(
-            "Cast", [_steps(nodes, columns, "whole")], list(node.output), name=node.name, to=TensorProto.UINT8
-        )
-    )
-    return nodes.nodes
+    for place, axis in reversed(list(enumerate(attributes["axes"]))):  # rows first
+        name = {2: "down", 3: "across"}[axis]
+        before, after = nodes.size(picture, axis, f"{name}_extent"), _part(nodes, sizes, place)
+        weights = _weights(nodes, mode, before, after, name)
+        if axis == 3:
+            factors = [values, nodes.add("Transpose", [weights], "across_t", perm=[1, 0])]
+        else:
+            factors = [weights, values]
+        values = _steps(nodes, nodes.add("MatMul", factors, f"{name}_sums"), f"{name}_whole")
+    cast = onnx.helper.make_node("Cast", [values], list(node.output), name=node.name, to=TensorProto.UINT8)
+    return [*nodes.nodes, cast]
 
 
 def _part(nodes: Nodes, sizes: str, index: int) -> str:

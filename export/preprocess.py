@@ -1,12 +1,9 @@
 """The preprocess graph: an RGB picture becomes pixel values.
 
 What it is: a host's image processor (pad, resize, crop, rescale, normalise) as standard ops on uint8, then float32.
-What it knows: the settings of the stock CLIP, SigLIP and Llava processors, and Pillow's rounding.
-What it does not know: files and colour modes; it gets uint8 [height, width, 3] of any size.
-
-Pillow resizes in uint8 with an antialiasing filter; `Resize` does the same with these attributes, up to one step
-of 255 on about one pixel in a thousand. Resizing in float would differ by up to 21. Both filter rows first and columns
-second; Pillow 13 turns that round for tall pictures, and then a quarter of the pixels differ by one step.
+What it knows: the settings of the stock CLIP, SigLIP and Llava processors.
+What it does not know: files and colour modes; it gets uint8 [height, width, 3] of any size. How Pillow resizes
+(`resizing`).
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ from onnx import TensorProto
 
 from allrounder import tensors
 from allrounder.errors import HostUnsupported
+from allrounder.export.resizing import Order, installed_order, resized
 from allrounder.export.writer import GraphWriter
 
 __all__ = ["ImageSteps", "image_steps", "preprocess_graph"]
@@ -37,6 +35,7 @@ class ImageSteps(NamedTuple):
     factor: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    order: Order | None  # of Pillow's two passes; None: rows first
 
 
 def image_steps(processor: Any, size: int) -> ImageSteps:
@@ -79,6 +78,7 @@ def image_steps(processor: Any, size: int) -> ImageSteps:
         factor=float(settings["rescale_factor"]) if settings.get("do_rescale") else 1.0,
         mean=mean,
         std=std,
+        order=None if pads else installed_order(),  # squares are never tall
     )
 
 
@@ -97,17 +97,7 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
         least = graph.node("ReduceMin", [extent], "least", keepdims=1)
         # Whole numbers truncate as Pillow's callers do: int(shortest * longer / shorter).
         edges = graph.node("Div", [graph.node("Mul", [extent, graph.ints(steps.shortest)], "scaled"), least], "edges")
-    pixels = graph.node(
-        "Resize",
-        [pixels, "", "", edges],
-        "resized",
-        axes=[2, 3],
-        mode=steps.mode,
-        antialias=1,
-        cubic_coeff_a=-0.5,
-        exclude_outside=1,
-        coordinate_transformation_mode="half_pixel",
-    )
+    pixels = resized(graph, pixels, edges, mode=steps.mode, order=steps.order)
     if steps.shortest is not None:
         pixels = _cropped(graph, pixels, edges, steps.size)
     values = graph.node("Cast", [pixels], "float", to=_F32)
@@ -119,7 +109,9 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
         column = graph.constant(np.array(numbers, np.float32).reshape(-1, 1, 1), name)
         values = graph.node(op, [values, column], f"after_{name}")
     graph.output(tensors.PIXEL_VALUES, _F32, [1, 3, steps.size, steps.size], values)
-    return graph.model()
+    model = graph.model()
+    model.doc_string = f"filters {steps.order.told if steps.order else 'rows first'}"
+    return model
 
 
 def _squared(graph: GraphWriter, picture: str, background: tuple[int, ...]) -> str:

@@ -6,10 +6,13 @@ What it knows: the names of the values where these graphs are cut. What it does 
 
 from __future__ import annotations
 
+from itertools import count
+from math import isqrt
 from typing import Any
 
 import numpy as np
 import onnx
+import PIL
 import torch
 from PIL import Image
 
@@ -38,7 +41,8 @@ def verify_preprocess(comparison: Comparison, model: onnx.ModelProto, processor:
     generator = np.random.default_rng(0)
     allowed = PIXEL_SHARE[int(processor.resample)]
     step = (np.array(processor.image_std) * 255).reshape(-1, 1, 1)  # pixel values to steps of 255
-    for height, width in _pictures(model):
+    size = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+    for height, width in _pictures(processor, size):
         # Smooth and noisy at once: noise finds rounding, smooth parts find shifts.
         ramp = np.linspace(0, 200, height * width).reshape(height, width, 1)
         picture = (ramp + generator.integers(0, 56, (height, width, 3))).astype(np.uint8)
@@ -49,20 +53,26 @@ def verify_preprocess(comparison: Comparison, model: onnx.ModelProto, processor:
         if not (share <= allowed and steps.max() <= PIXEL_STEPS + 0.01):
             raise VerificationFailed(
                 "the preprocess graph makes other pixels than the stock processor",
-                where=f"{tensors.PIXEL_VALUES} of a picture of {width} x {height}",
+                where=f"{tensors.PIXEL_VALUES} of a picture of {width} x {height}, Pillow {PIL.__version__}",
                 got=f"{share:.4%} differ, by up to {steps.max():.2f} of 255",
                 wanted=f"at most {allowed:.1%}, by up to {PIXEL_STEPS:g}",
             )
 
 
-def _pictures(model: onnx.ModelProto) -> tuple[tuple[int, int], ...]:
-    """Returns heights and widths: small and large, wide, tall and square.
+def _pictures(processor: Any, size: int) -> tuple[tuple[int, int], ...]:
+    """Returns heights and widths: small and large, wide, tall and square, one of the right width.
 
-    The tall one has the right width already: Pillow 13 resizes tall pictures in another order of its two passes than
-    earlier ones and the graph, which rounds differently (about a quarter of the pixels, by one step).
+    Tall ones lie on both sides of where Pillow's orders part (`resizing`): 3 : 1 and 4 : 3, more and less than 100 : 1.
+    Sides are prime, because others meet the new ones in few different weights, and then many sums lie just halfway.
     """
-    size = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    return (97, 133), (2 * size + 1, 3 * size), (64, 64), (size * 3 // 2, size)
+    edge = int(dict(processor.size).get("shortest_edge") or size)
+
+    def prime(least: int) -> int:
+        return next(each for each in count(least) if all(each % factor for factor in range(2, isqrt(each) + 1)))
+
+    tall = (prime(size * 6), prime(size * 2)), (prime(size * 2), prime(size * 3 // 2)), (prime(edge * 3 // 2), edge)
+    narrow = () if processor.do_center_crop else ((10303, 101), (9973, 101))  # vast before a crop
+    return (101, 131), (prime(size * 2), prime(size * 3)), (127, 127), *tall, *narrow
 
 
 def verify_vision(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, progress: Progress) -> None:

@@ -72,9 +72,11 @@ class RowReader:
         root, self.sidecar = open_sidecar(path, VISUAL_FOLDER)
         self._prompter = _prompter(root / VISUAL_FOLDER, self.sidecar)
         options, graphs = options or EngineOptions(), self.sidecar.graphs
+        for_pictures = EngineOptions(threads=options.threads, weights=options.weights)  # on the CPU, as in `Engine`
 
         def session(graph: str) -> Session:
-            return backend(_BACKEND).open_session(root / graph, options)
+            chosen = for_pictures if graph == graphs.preprocess else options
+            return backend(_BACKEND).open_session(root / graph, chosen)
 
         self._preprocess, self._vision = session(graphs.preprocess), session(graphs.vision)
         self._router = None if graphs.router is None else session(graphs.router)

@@ -8,6 +8,7 @@ import functools
 import json
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,8 @@ from allrounder.hosts.pruned import Flow, PrunedHost
 from allrounder.hosts.random import TINY, Shape, write_random_checkpoint
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
-from allrounder.runtime.engine import Engine
+from allrounder.runtime import kept_rows
+from allrounder.runtime.engine import Engine, EngineOptions
 from allrounder.runtime.kept_rows import RowReader
 from allrounder.versions import VERSIONS, resolve
 
@@ -168,6 +170,17 @@ def pixels_of(made_host, reader):
 
 CASES = [(shape, "older", 1) for shape in TINY] + [("mistral", "newer", 1), ("qwen2-siglip", "newer", 3)]
 CASES += [("llama-mha", "older", 2), ("llama-gqa-tied", "older", 3)]
+
+
+def test_pictures_are_prepared_on_the_cpu(made, monkeypatch):
+    opened = {}
+
+    def open_session(path, options):
+        opened[path.stem.partition("-")[0]] = options.device
+
+    monkeypatch.setattr(kept_rows, "backend", lambda _name: SimpleNamespace(open_session=open_session))
+    RowReader(made("llama-mha").checkpoints["par-lite"], EngineOptions(device="cuda"))
+    assert opened == {"preprocess": "cpu", "vision": "cuda", "router": "cuda"}
 
 
 @pytest.mark.parametrize(("shape", "layout", "shards"), CASES)

@@ -83,7 +83,7 @@ def demo(tmp_path_factory):
     return open_bundle(out)
 
 
-@pytest.mark.parametrize("size", [(47, 90), (480, 640), (20, 31), (56, 56)], ids=str)
+@pytest.mark.parametrize("size", [(47, 90), (480, 640), (20, 31), (56, 56), (640, 97), (303, 29)], ids=str)
 def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
     """OpenVINO's own `Resize` was up to 146 of 255 off on such a picture: it does not antialias."""
     rgb = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)

@@ -4,12 +4,17 @@ What it is: the reading, checking and converting of pictures.
 What it knows: pillow and numpy. What it does not know: the size a model wants (the preprocess graph's business).
 
 Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
-CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken.
+CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken, or the
+one at which the caller's own PIL image stands.
+
+A PIL image decodes late, from a file that it may share with others, and changes itself as it does. So pictures that
+callers own are taken one at a time: decoded and copied under a lock, whatever the number of requests that hold them.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +31,14 @@ __all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_decoders", "to_rgb"]
 
 MAX_PIXELS = 1 << 26  # 67 million: twice what a phone takes, below what pillow calls a decompression bomb
 MAX_ASPECT = 200  # longer side over the shorter; beyond it, resizing the shorter side blows up the longer one
+_TAKING = threading.Lock()  # held while something is taken out of a caller's PIL image
 _WANTED = "a path, a PIL image, or a uint8 array [height, width, 3] in RGB"
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:
-    """Returns ``image`` as uint8 [height, width, 3], RGB, C-contiguous; nothing of it is changed in place.
+    """Returns a copy of ``image`` as uint8 [height, width, 3], RGB, C-contiguous; may be called by any threads at once.
+
+    What the caller does to ``image`` afterwards does not touch the copy. A PIL image is left loaded, at its frame.
 
     Raises:
         ImageInvalid: Not a picture, unreadable, of the wrong dtype or shape, empty, or too large.
@@ -42,7 +50,9 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return _convert(image, "the picture")
+        with _TAKING:
+            own = _upright(image, "the picture")
+        return _pixels(own, "the picture")
     raise ImageInvalid("not a picture", got=type(image).__name__, wanted=_WANTED)
 
 
@@ -58,7 +68,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ImageInvalid("not a picture", got=f"{array.dtype} array {list(array.shape)}", wanted=_WANTED)
     _check_size(array.shape[1], array.shape[0], "the array")
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C", subok=False)
 
 
 def _from_file(path: Path) -> np.ndarray:
@@ -68,22 +78,30 @@ def _from_file(path: Path) -> np.ndarray:
         raise ImageInvalid("there is no such picture file" if not path.exists() else "not a file", where=path)
     try:
         with Image.open(path) as image:
-            return _convert(image, path)
+            return _pixels(_upright(image, path), path)
     except ImageInvalid:
         raise
     except Exception as error:  # pillow's decoders raise whatever hostile bytes make them raise
         raise ImageInvalid("the file is not a picture that can be read", where=path, got=error) from error
 
 
-def _convert(image: Image.Image, where: object) -> np.ndarray:
+def _upright(image: Image.Image, where: object) -> Image.Image:
+    """Returns a decoded copy of ``image``, turned as the camera says."""
     from PIL import ImageOps
 
     _check_size(image.width, image.height, where)  # before a pixel is decoded
     try:
-        return np.array(_flatten(ImageOps.exif_transpose(image), where), dtype=np.uint8)
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # as above: decoding happens here
+        raise ImageInvalid("the picture cannot be decoded", where=where, got=error) from error
+
+
+def _pixels(image: Image.Image, where: object) -> np.ndarray:
+    try:
+        return np.array(_flatten(image, where), dtype=np.uint8)
     except ImageInvalid:
         raise
-    except Exception as error:  # as above: decoding happens here
+    except Exception as error:
         raise ImageInvalid("the picture cannot be decoded", where=where, got=error) from error
 
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from allrounder.errors import InputInvalid, PromptTooLong
+from allrounder.errors import ImageInvalid, InputInvalid, PromptTooLong
 from allrounder.runtime.answer import Answer, Finish, Timing
+from allrounder.runtime.backend import Tensor
 from allrounder.runtime.cancellation import Cancellation
 from allrounder.runtime.detokenise import Detokeniser
 from allrounder.runtime.engine import Engine, Prefilled
@@ -48,9 +49,10 @@ class RequestOptions(TypedDict, total=False):
 
 
 class Request(NamedTuple):
-    """A request whose words have been checked; the picture is read when it runs."""
+    """A request whose words have been checked; nothing of it is the caller's any more but ``cancel``."""
 
-    image: ImageLike
+    picture: Tensor | ImageInvalid  # its pixel values, or why there are none: that is told when the request runs
+    picture_ms: float
     prompt: PromptIds
     max_new_tokens: int
     sampling: Sampling
@@ -59,34 +61,33 @@ class Request(NamedTuple):
 
 
 def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOptions) -> Request:
-    """Checks a request.
+    """Checks a request, and takes what it needs of the caller's objects: they may change before it runs.
 
     Raises:
         InputInvalid: An unknown option or an impossible value, a question that is no text or empty.
         PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
+        BackendError: The backend's library failed on the picture.
     """
     unknown = options.keys() - RequestOptions.__annotations__.keys()
     if unknown:
         known = ", ".join(RequestOptions.__annotations__)
         raise InputInvalid("unknown request options", got=", ".join(sorted(unknown)), wanted=known)
-    stop = options.get("stop", ())
-    StopTexts(stop)  # refuses what are no stop texts
+    stop = StopTexts(options.get("stop", ())).texts
     cancel = options.get("cancel") or Cancellation()
     if not isinstance(cancel, Cancellation):
         raise InputInvalid("not a Cancellation", where="cancel", got=type(cancel).__name__)
-    return Request(
-        image=image,
-        prompt=engine.prompt(question),
-        max_new_tokens=_new_tokens(options.get("max_new_tokens"), engine.limits.new_tokens),
-        sampling=Sampling(
-            temperature=options.get("temperature", 0.0),
-            top_k=options.get("top_k", 0),
-            top_p=options.get("top_p", 1.0),
-            seed=options.get("seed"),
-        ),
-        stop=tuple(stop),
-        cancel=cancel,
+    prompt = engine.prompt(question)
+    max_new_tokens = _new_tokens(options.get("max_new_tokens"), engine.limits.new_tokens)
+    sampling = Sampling(
+        temperature=options.get("temperature", 0.0),
+        top_k=options.get("top_k", 0),
+        top_p=options.get("top_p", 1.0),
+        seed=options.get("seed"),
     )
+    watch = _Stopwatch()
+    with watch.phase("preprocess"):
+        picture = _picture(engine, image)
+    return Request(picture, watch.preprocess, prompt, max_new_tokens, sampling, stop, cancel)
 
 
 def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
@@ -101,7 +102,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         ImageInvalid: The picture is none.
         BackendError: The backend's library failed.
     """
-    watch = _Stopwatch()
+    watch = _Stopwatch(preprocess=request.picture_ms)
     state = _prompt(engine, request, check, watch)
     pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
     ids: list[int] = []
@@ -136,17 +137,23 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
 def _prompt(engine: Engine, request: Request, check: Callable[[], None], watch: _Stopwatch) -> Prefilled:
     """Runs the phases up to the first logits."""
     check()
-    with watch.phase("preprocess"):
-        pixel_values = engine.preprocess(to_rgb(request.image))
-    check()
+    if isinstance(request.picture, ImageInvalid):
+        raise request.picture
     with watch.phase("vision"):
-        visual = engine.look(pixel_values)
+        visual = engine.look(request.picture)
     check()
     with watch.phase("router"):
         scores = engine.route(request.prompt, visual)
     check()
     with watch.phase("prefill"):
         return engine.prefill(request.prompt, visual, scores, room=request.max_new_tokens - 1)
+
+
+def _picture(engine: Engine, image: ImageLike) -> Tensor | ImageInvalid:
+    try:
+        return engine.preprocess(to_rgb(image))
+    except ImageInvalid as error:
+        return error
 
 
 def _new_tokens(wanted: int | None, limit: int) -> int:

@@ -111,10 +111,8 @@ class Runtime:
             RuntimeClosed: `close` came before.
             BackendError: The backend's library failed.
         """
-        engine = self._open_engine()
-        request = prepare(engine, image, question, options)
-        pieces = answer(engine, request, lambda: self._check(request))
         with self._computing():
+            pieces = self._pieces(image, question, options)
             while True:
                 try:
                     next(pieces)
@@ -124,12 +122,12 @@ class Runtime:
     def stream(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Stream:
         """Answers like `generate`, piece by piece; arguments and errors as there.
 
-        The request runs while the stream is being pulled; dropping or closing the stream ends it. Errors of the
-        words come at once, those of the picture with the first piece.
+        The picture and all options are taken at once: what becomes of them afterwards changes nothing. The request
+        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of the words come at
+        once, those of the picture with the first piece.
         """
-        engine = self._open_engine()
-        request = prepare(engine, image, question, options)
-        return Stream(answer(engine, request, lambda: self._check(request)), self._computing)
+        with self._computing():
+            return Stream(self._pieces(image, question, options), self._computing)
 
     def close(self, *, cancel: bool = True) -> None:
         """Closes the runtime and frees its engine; may be called again.
@@ -155,6 +153,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _pieces(self, image: ImageLike, question: str, options: RequestOptions) -> Generator[str, None, Answer]:
+        engine = self._open_engine()
+        request = prepare(engine, image, question, options)
+        return answer(engine, request, lambda: self._check(request))
 
     def _open_engine(self) -> Engine:
         with self._door:

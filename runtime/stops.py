@@ -6,7 +6,7 @@ What it knows: strings. What it does not know: tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from allrounder.errors import InputInvalid
 
@@ -24,20 +24,18 @@ class StopTexts:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        if isinstance(texts, str) or not all(isinstance(text, str) and text for text in texts):
-            raise InputInvalid("stop texts are non-empty strings", where="stop", got=repr(texts), wanted="('\\n',)")
-        self._texts = tuple(texts)
+        self.texts = _taken(texts)
         self._held = ""
         self.reached = False
 
     def add(self, piece: str) -> str:
         """Returns what is certain to stay; sets `reached` where a stop text is complete."""
         text = self._held + piece
-        found = [(start + len(stop), start) for stop in self._texts if (start := text.find(stop)) >= 0]
+        found = [(start + len(stop), start) for stop in self.texts if (start := text.find(stop)) >= 0]
         if found:
             self.reached, self._held = True, ""
             return text[: min(found)[1]]  # the first that was complete, so that pieces make no difference
-        hold = max((_overlap(text, stop) for stop in self._texts), default=0)
+        hold = max((_overlap(text, stop) for stop in self.texts), default=0)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]
 
@@ -45,6 +43,15 @@ class StopTexts:
         """Returns what was held back and did not become a stop text."""
         held, self._held = self._held, ""
         return held
+
+
+def _taken(texts: object) -> tuple[str, ...]:
+    """Returns a copy; what can be read only once is read only here."""
+    if isinstance(texts, Iterable) and not isinstance(texts, str):
+        taken = tuple(texts)
+        if all(isinstance(text, str) and text for text in taken):
+            return taken
+    raise InputInvalid("stop texts are non-empty strings", where="stop", got=repr(texts), wanted="('\\n',)")
 
 
 def _overlap(text: str, stop: str) -> int:

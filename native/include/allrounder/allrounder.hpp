@@ -177,7 +177,8 @@ class Cancellation {
   std::unique_ptr<ar_cancellation, detail::Freed<ar_cancellation_free>> handle_;
 };
 
-// One question about one picture, by its text or by token ids.
+// One question about one picture, by its text or by token ids. The pixels are read before the first piece is given, and
+// not kept; until then nobody may change them.
 struct Request {
   const std::uint8_t* rgb = nullptr;  // height rows of width pixels of 3 bytes: red, green, blue
   std::int64_t width = 0, height = 0;

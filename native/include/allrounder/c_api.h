@@ -157,6 +157,8 @@ AR_API void ar_cancellation_free(ar_cancellation* cancellation);   /* requests t
  * empty text. Anything but 0 ends the request with AR_REQUEST_CANCELLED. */
 typedef int (*ar_piece_fn)(void* user, const char* text, size_t bytes, int64_t token_count);
 
+/* All that a request points at is the program's: it is read before the first piece is given, in ar_generate, and not
+ * kept. Until then nobody may change it. */
 typedef struct ar_request {
   size_t size;               /* sizeof(ar_request) */
   const uint8_t* rgb;        /* height rows of width pixels of 3 bytes: red, green, blue */

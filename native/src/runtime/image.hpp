@@ -18,7 +18,7 @@ struct Image {
 };
 
 // A picture as the preprocess graph takes it: uint8 [height, width, 3], dense. It looks at the program's own pixels
-// where they are dense, and holds a copy where they are not.
+// where they are dense, and holds a copy where they are not: it lives within the step that reads them.
 class Rgb {
  public:
   explicit Rgb(const Image& image);  // throws AR_IMAGE_INVALID

@@ -248,15 +248,16 @@ def run(code: str, **environment) -> str:
     return done.stdout.strip()
 
 
-def test_importing_is_quick_and_loads_no_framework():
+def test_importing_loads_few_modules_and_no_framework():
+    """What makes an import slow is counted, not timed: a busy machine is no fault of ours."""
     code = (
-        "import time; start = time.perf_counter(); import allrounder.runtime, sys; "
-        "from allrounder.runtime import Runtime, LatencyTarget; seconds = time.perf_counter() - start; "
-        "print(seconds, *sorted({'torch', 'transformers', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+        "import sys; before = set(sys.modules); from allrounder.runtime import Runtime, LatencyTarget; "
+        "print(len(set(sys.modules) - before), "
+        "*sorted({'torch', 'transformers', 'onnx', 'onnxruntime', 'PIL', 'openvino'} & set(sys.modules)))"
     )
-    seconds, *modules = run(code).split()
-    assert modules == []
-    assert min(float(seconds), *(float(run(code).split()[0]) for _ in range(2))) < 0.5
+    count, *frameworks = run(code).split()
+    assert frameworks == []
+    assert int(count) < 400
 
 
 def test_answering_loads_no_framework_and_sends_nothing(measured, tmp_path):

@@ -48,6 +48,8 @@ _POSITIONS = (
     "fidelity holds where the serving stack gives every row its position in the unpruned prompt; one that counts the "
     "rows it is given computes something else, and may lose much (docs/backends.md)"
 )
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # one class: its name in transformers 4 and in 5
 Writer = Callable[[Path, Entry, Path, Progress], Sidecar]  # as `write_checkpoint`
 
 
@@ -212,7 +214,24 @@ def _small_files(source: Path, host: HostRecord, plan: Sequence[int], out: Path)
     for name in host.files:
         shutil.copyfile(source / name, out / name)
     (out / CONFIG).write_text(json.dumps(pruned_config(config, host, plan), indent=2) + "\n", encoding="utf-8")
+    if _TOKENIZER_CONFIG in host.files:
+        _say_for_older(out / _TOKENIZER_CONFIG)
     return {name: file_record(out / name) for name in host.files}
+
+
+def _say_for_older(path: Path) -> None:
+    """Says in the older way too what transformers 5 says of a plain tokenizer; version 4 has no `TokenizersBackend`."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("tokenizer_class") not in _PLAIN_TOKENIZERS:
+            return
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleCorrupt("the host's files cannot be read", where=path, got=error) from error
+    config["tokenizer_class"] = _PLAIN_TOKENIZERS[0]
+    if isinstance(config.get("extra_special_tokens"), list):  # a dict in version 4
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    config.setdefault("model_input_names", ["input_ids", "attention_mask"])  # version 4 adds what no decoder takes
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_place(place: Path, *, force: bool) -> bool:

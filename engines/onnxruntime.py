@@ -85,9 +85,7 @@ def _provider(device: str) -> str:
     )
 
 
-def load_graph(
-    file: Path, path: str, provider: str = "CPUExecutionProvider", native_op: Path | None = None
-) -> None:
+def load_graph(file: Path, path: str, provider: str = "CPUExecutionProvider", native_op: Path | None = None) -> None:
     """Shows that ONNX Runtime loads a graph, without copying its weights: they stay mapped from the file.
 
     Packing and folding would each make a private copy, of a whole 7B if need be. ``path`` is what an error calls it.

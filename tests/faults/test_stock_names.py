@@ -114,6 +114,34 @@ def test_what_is_there_for_trtllm_build_as_well(model, build):
     check_readers(built.bundle)
 
 
+def test_the_tokenizer_is_one_that_transformers_4_has(model, build):
+    """Version 5 writes a class, and a list of tokens, that version 4 does not know; the ids stay what they were."""
+    from transformers import AutoTokenizer
+
+    directory = model()
+    built = build(directory, *CHECKPOINT)
+    assert built.code == 0, built.stderr
+    config = json.loads((built.bundle / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not isinstance(config.get("extra_special_tokens"), list)
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    text = "USER: <image>\nis it? </s> ASSISTANT:"
+    ours, theirs = (AutoTokenizer.from_pretrained(str(each)) for each in (built.bundle, directory))
+    assert ours(text) == theirs(text)
+    assert ours.all_special_tokens == theirs.all_special_tokens
+
+
+def test_one_weight_under_two_names_is_refused(model, build):
+    """Stock transformers takes one of them, without a word; we took the other."""
+    directory = model()
+    tensors = load_file(directory / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["language_model.lm_head.weight"] + 1
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    assert build(directory, *CHECKPOINT).refused(
+        "two tensors are one weight", "language_model.lm_head.weight in", " lm_head.weight in"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", TINY)
 def test_every_family(model, build, shape):

@@ -1,7 +1,7 @@
 """How vLLM 0.32 names a Llava's parameters and maps a checkpoint's tensors to them: our own statement of its rules.
 
-Read in https://github.com/vllm-project/vllm/tree/v0.32.0/vllm/model_executor/models: `llava.py`, `clip.py`, `siglip.py`,
-`llama.py`, `qwen2.py`, `qwen3.py` (their `hf_to_vllm_mapper`), and `utils.py` (`WeightsMapper`, `AutoWeightsLoader`).
+Read in https://github.com/vllm-project/vllm/tree/v0.32.0/vllm/model_executor/models: `llava.py`, `clip.py`,
+`siglip.py`, `llama.py`, `qwen2.py`, `qwen3.py` (their `hf_to_vllm_mapper`), and `utils.py` (`WeightsMapper`).
 """
 
 from collections.abc import Iterator, Mapping

@@ -5,9 +5,9 @@ what the layer vote reads, which figures are measured, which are copied from the
 What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
 
 Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (frozen policy) ->
-freeze the versions -> verify -> stage -> fidelity -> latency -> publish. Nothing at the place changes before the last
-step, and what a killed build leaves beside it is swept by the next one. What is staged is always a bundle; whether it
-is published as it is, or something else is made of what was measured, is the backend's business.
+freeze the versions -> verify -> stage -> try -> fidelity -> latency -> publish. Nothing at the place changes before the
+last step, and what a killed build leaves beside it is swept by the next one. What is staged is always a bundle; whether
+it is published as it is, or something else is made of what was measured, is the backend's business.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
 from allrounder.calib.card import copy_figures, summarize
+from allrounder.calib.trial import try_engines
 from allrounder.calib.votes import layer_order, plan_from
 from allrounder.card import CARD, Card, read_card
 from allrounder.commands.build_request import BuildRequest
@@ -140,6 +141,9 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
             verify(work / "frozen", job.host, request.router, progress, proved=_proved(job, staging))
         with job.clock("stage"):
             entries = job.build(work / "frozen", staging, requests)
+        with job.clock("try"):
+            new = [entry for entry in entries if entry.key not in staging.reused]
+            try_engines(open_bundle(staging.path, progress=job.progress), new, _MAPPED, say)
         _calibrate(job, staging, entries, reference)
         with job.clock("publish"):
             built = output.publish(work / "frozen", entries)

@@ -3,7 +3,8 @@
 What it is: one function from a frozen graph to the same graph without model-local functions, without the two things of
 opset 24 that decode graphs are made of, and without antialiased `Resize`.
 What it knows: that OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths,
-and resizes without the antialiasing that it is asked for.
+resizes without the antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a
+branch of an `If` only hands on.
 What it does not know: which of the bundle's graphs get a twin: the backend says so.
 
 `TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and looks at
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import onnx
 import onnx.inliner
-from onnx import helper
+from onnx import TensorProto, helper
 
 from allrounder.engines.bundle import Staging
 from allrounder.engines.flat_resize import resize
@@ -42,6 +43,8 @@ def flat(model: onnx.ModelProto) -> onnx.ModelProto:
     del plain.opset_import[:]
     plain.opset_import.extend(standard)
     _spell(plain.graph)
+    if any(tensor.data_type == TensorProto.BFLOAT16 for tensor in plain.graph.initializer):
+        _round_again(plain.graph)
     return plain
 
 
@@ -84,6 +87,22 @@ def _scatter(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     indices = nodes.add("Concat", columns, "indices", axis=3)
     scatter = helper.make_node("ScatterND", [past, indices, new], list(node.output), name=node.name)
     return [*nodes.nodes, scatter]
+
+
+def _round_again(graph: onnx.GraphProto) -> None:
+    """Widens and rounds again, to the same value, what the branches of the `If` nodes hand on as it is."""
+    graphs = onnx.AttributeProto.GRAPH
+    for branch in (attribute.g for node in graph.node for attribute in node.attribute if attribute.type == graphs):
+        nodes: list[onnx.NodeProto] = []
+        for node in branch.node:
+            if node.op_type == "Identity":
+                wide = f"{node.output[0]}/wide"
+                nodes.append(helper.make_node("Cast", node.input, [wide], name=wide, to=TensorProto.FLOAT))
+                nodes.append(helper.make_node("CastLike", [wide, node.input[0]], node.output, name=node.name))
+            else:
+                nodes.append(node)
+        del branch.node[:]
+        branch.node.extend(nodes)
 
 
 def takes_lengths(node: onnx.NodeProto) -> bool:

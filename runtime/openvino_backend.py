@@ -50,10 +50,14 @@ def open_session(path: Path, options: EngineOptions, *, native_op: bool = False)
         "ENABLE_CPU_PINNING": "NO",  # several engines live in one process
     }
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        core = openvino.Core()
+        model = core.read_model(path)
+        # Compiling folds ops away, and the port that is left has the names of both: here each has the graph's alone.
+        names = [tuple(port.any_name for port in ports) for ports in (model.inputs, model.outputs)]
+        compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:  # the library's errors have no root but Exception
         raise BackendError("OpenVINO refuses a graph", where=path, got=error) from error
-    return _Session(compiled, path.name)
+    return _Session(compiled, path.name, *names)
 
 
 class _Tensor:
@@ -85,10 +89,8 @@ class _Cell:
 class _Session:
     """A `Session`."""
 
-    def __init__(self, compiled: Any, name: str) -> None:
-        self._compiled, self.name = compiled, name
-        self.inputs = tuple(port.any_name for port in compiled.inputs)
-        self.outputs = tuple(port.any_name for port in compiled.outputs)
+    def __init__(self, compiled: Any, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        self._compiled, self.name, self.inputs, self.outputs = compiled, name, inputs, outputs
         self._opaque = {index for index, port in enumerate(compiled.outputs) if port.element_type == openvino.Type.bf16}
 
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:

@@ -1,0 +1,61 @@
+"""One try: engines that were just built are opened and asked once, before anybody else opens them.
+
+What it is: a made-up picture and a question through every graph of an entry, one decode step included.
+What it knows: that an engine which answers gives finite logits. What it does not know: which answer would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from allrounder.bundle import OpenBundle
+from allrounder.errors import AllRounderError, BackendError
+from allrounder.manifest import Entry
+from allrounder.runtime.backend import why_not
+from allrounder.runtime.engine import Engine
+from allrounder.runtime.memory import fits
+from allrounder.runtime.options import EngineOptions
+
+__all__ = ["try_engines"]
+
+_QUESTION = "What is in the picture?"
+
+
+def try_engines(
+    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, say: Callable[[str], None]
+) -> None:
+    """Asks each of ``entries`` once, one after another; those that cannot run in this process are passed over.
+
+    Args:
+        bundle: Where they lie.
+        entries: What was built.
+        options: How engines are opened.
+        say: Told which entries do not fit into memory, and so were not tried.
+
+    Raises:
+        BackendError: An entry cannot be opened, or does not answer.
+    """
+    for entry in entries:
+        if why_not(entry, options):
+            continue
+        if not fits(bundle, [entry], options):
+            say(f"note: {entry.label} was not tried: it does not fit into this machine's memory")
+            continue
+        try:
+            finite = _ask(Engine.open(bundle, entry, options))
+        except AllRounderError as error:
+            raise BackendError("an engine was built and does not run here", where=entry.label, got=error) from error
+        if not finite:
+            raise BackendError("an engine was built and gives logits that are not finite", where=entry.label)
+
+
+def _ask(engine: Engine) -> bool:
+    """Returns whether the logits of a prompt and of one token after it are finite."""
+    side = engine.model.image_size
+    visual = engine.see(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    prompt = engine.prompt(_QUESTION)
+    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=1)
+    first = state.logits
+    return bool(np.isfinite(first).all() and np.isfinite(engine.decode(state, [int(first.argmax())])).all())

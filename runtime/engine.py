@@ -7,6 +7,7 @@ What it does not know: sampling, stopping, time (`Runtime` does), and how entrie
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from allrounder.manifest import Entry
 from allrounder.runtime.backend import Session, Tensor, backend, check_precision
 from allrounder.runtime.cache import Cache, Clocks
 from allrounder.runtime.options import EngineOptions
+from allrounder.runtime.process import calling, own
 from allrounder.runtime.prompt import Prompter, PromptIds
 from allrounder.tensors import (
     IMAGE,
@@ -64,14 +66,17 @@ class _Sessions(NamedTuple):
 
 
 class Engine:
-    """One entry of a bundle, opened; made by `Engine.open` or `open_engines`."""
+    """One entry of a bundle, opened; made by `Engine.open` or `open_engines`.
+
+    Belongs to the process that opened it: in one that was forked from it every call raises `RuntimeClosed`.
+    """
 
     def __init__(
         self, bundle: OpenBundle, entry: Entry, options: EngineOptions, sessions: _Sessions, prompter: Prompter
     ) -> None:
         self.bundle, self.entry, self.options = bundle, entry, options
         self.model, self.limits = bundle.manifest.model, bundle.manifest.limits
-        self._sessions, self._prompter = sessions, prompter
+        self._sessions, self._prompter, self._process = sessions, prompter, os.getpid()
 
     @classmethod
     def open(cls, bundle: OpenBundle, entry: Entry, options: EngineOptions | None = None) -> Engine:
@@ -114,7 +119,8 @@ class Engine:
             InputInvalid: The question is no text, or empty.
             PromptTooLong: It has more tokens than the bundle's limit.
         """
-        prompt = self._prompter.ids(question)
+        with calling(self._process, self.entry.label):
+            prompt = self._prompter.ids(question)
         count, limit = len(prompt.prefix_ids) + len(prompt.suffix_ids), self.limits.text_tokens
         if count > limit:
             raise PromptTooLong(
@@ -128,7 +134,8 @@ class Engine:
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
-        return self._prompter.decode(ids)
+        with calling(self._process, self.entry.label):
+            return self._prompter.decode(ids)
 
     def route(self, prompt: PromptIds, visual: Tensor) -> Scores | None:
         """Returns the router's scores, or None where this entry needs none (`full`)."""
@@ -216,7 +223,8 @@ def open_engines(
         key = (entry.backend, graph, native_op)
         if key not in loaded:
             chosen = for_pictures if graph == entry.graphs.preprocess else options
-            loaded[key] = backend(entry.backend).open_session(bundle.path / graph, chosen, native_op=native_op)
+            path, open_session = bundle.path / graph, backend(entry.backend).open_session
+            loaded[key] = own(lambda: open_session(path, chosen, native_op=native_op), path)
         return loaded[key]
 
     for entry in entries:

@@ -20,6 +20,7 @@ from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.runtime.backend import Session, backend
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.options import EngineOptions
+from allrounder.runtime.process import own
 from allrounder.runtime.prompt import Prompter, PromptIds
 from allrounder.sidecar import VISUAL_FOLDER, Sidecar, open_sidecar
 from allrounder.tensors import (
@@ -76,7 +77,7 @@ class RowReader:
 
         def session(graph: str) -> Session:
             chosen = for_pictures if graph == graphs.preprocess else options
-            return backend(_BACKEND).open_session(root / graph, chosen)
+            return own(lambda: backend(_BACKEND).open_session(root / graph, chosen), root / graph)
 
         self._preprocess, self._vision = session(graphs.preprocess), session(graphs.vision)
         self._router = None if graphs.router is None else session(graphs.router)

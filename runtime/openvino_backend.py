@@ -10,6 +10,8 @@ A compiled model may be run by one thread per infer request, so each run and eac
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 from allrounder.runtime.backend import BFLOAT16, Bound, Cell, Session, Tensor
 from allrounder.runtime.options import EngineOptions
+from allrounder.runtime.process import inherited
 
 __all__ = ["fingerprint", "open_session"]
 
@@ -29,6 +32,8 @@ except ImportError as error:
     raise EngineUnavailable(
         "OpenVINO cannot be imported", got=error, remedy="pip install openvino (or allrounder[openvino])"
     ) from error
+# Its binding looks numpy's types up when it first wants one; two threads that do so at once never come back.
+openvino.Type.f32.to_dtype()
 
 
 def fingerprint(options: EngineOptions) -> Machine:
@@ -41,6 +46,7 @@ def open_session(path: Path, options: EngineOptions, *, native_op: bool = False)
     """See `allrounder.runtime.backend.Backend`."""
     del native_op  # flat graphs hold standard ops alone
     _require_cpu(options)
+    _require_threads()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -149,3 +155,18 @@ def _given(array: np.ndarray) -> Any:
 def _require_cpu(options: EngineOptions) -> None:
     if options.device_kind != "cpu":
         raise EngineUnavailable("OpenVINO engines run on the CPU", where="device", got=options.device, wanted="cpu")
+
+
+def _require_threads() -> None:
+    if inherited(_process()):
+        raise EngineUnavailable(
+            "OpenVINO's threads did not come along when this process was forked",  # it would end the process
+            got=f"its first engine was opened in process {_process()}, this is process {os.getpid()}",
+            remedy="start this process before an engine is opened, or start it by spawn",
+        )
+
+
+@functools.cache
+def _process() -> int:
+    """Returns the process in which OpenVINO started its threads, which is where this is asked first."""
+    return os.getpid()

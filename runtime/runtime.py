@@ -8,6 +8,7 @@ What it does not know: how a request runs (`request`), graphs and tensors (`engi
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,7 @@ from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import load_decoders
 from allrounder.runtime.local_latency import with_local_latency
 from allrounder.runtime.options import EngineOptions, EngineOptionsDict
+from allrounder.runtime.process import check_process, inherited
 from allrounder.runtime.request import Request, RequestOptions, answer, prepare
 
 if TYPE_CHECKING:
@@ -39,12 +41,14 @@ _log = logging.getLogger("allrounder.runtime")
 class Runtime:
     """Answers questions about pictures with one engine of a bundle; made by `Runtime.load`.
 
-    May be used by any number of threads at once, and as a context manager, which closes it.
+    May be used by any number of threads at once, and as a context manager, which closes it. It belongs to the process
+    that loaded it: in one forked from that every call raises `RuntimeClosed`, and leaving ``with`` closes nothing.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.entry = engine.entry
         self._engine: Engine | None = engine
+        self._process = os.getpid()
         self._door = threading.Condition()  # guards the three below
         self._inside = 0  # calls that are computing right now
         self._closed = False  # no new requests
@@ -108,7 +112,7 @@ class Runtime:
             InputInvalid: The question is no text or empty, or an impossible option.
             PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
             RequestCancelled: By ``cancel``, or by `close`.
-            RuntimeClosed: `close` came before.
+            RuntimeClosed: `close` came before, or this process was forked from the one that loaded it.
             BackendError: The backend's library failed.
         """
         with self._computing():
@@ -136,7 +140,11 @@ class Runtime:
             cancel: Requests that run are cancelled before their next step. False lets calls that are running end
                 first. Either way `close` returns when nothing is running any more, and streams that nobody is pulling
                 just then raise `RequestCancelled` when they are pulled again.
+
+        Raises:
+            RuntimeClosed: This process was forked from the one that loaded it.
         """
+        check_process(self._process, self.entry.label)
         with self._door:
             self._closed = True
             self._cancelled |= cancel
@@ -152,7 +160,8 @@ class Runtime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if not inherited(self._process):
+            self.close()
 
     def _pieces(self, image: ImageLike, question: str, options: RequestOptions) -> Generator[str, None, Answer]:
         engine = self._open_engine()
@@ -160,6 +169,7 @@ class Runtime:
         return answer(engine, request, lambda: self._check(request))
 
     def _open_engine(self) -> Engine:
+        check_process(self._process, self.entry.label)  # first: a thread that did not come along may hold the door
         with self._door:
             if self._closed or self._engine is None:
                 raise RuntimeClosed("the runtime is closed", where=self.entry.label, remedy="load it again")
@@ -172,6 +182,7 @@ class Runtime:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
+        check_process(self._process, self.entry.label)
         with self._door:
             self._inside += 1
         try:
@@ -188,7 +199,7 @@ class Stream(Iterator[str]):
     def __init__(
         self, pieces: Generator[str, None, Answer], computing: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        self._pieces, self._computing = pieces, computing
+        self._pieces, self._computing, self._process = pieces, computing, os.getpid()
         self.answer: Answer | None = None  # once the last piece is out
 
     def __next__(self) -> str:
@@ -200,7 +211,12 @@ class Stream(Iterator[str]):
                 raise
 
     def close(self) -> None:
-        """Ends the request; nothing more comes."""
+        """Ends the request; nothing more comes.
+
+        Raises:
+            RuntimeClosed: This process was forked from the one that made it.
+        """
+        check_process(self._process, "a stream")
         self._pieces.close()
 
     def __enter__(self) -> Self:
@@ -209,7 +225,8 @@ class Stream(Iterator[str]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if not inherited(self._process):
+            self.close()
 
 
 def _settings(options: EngineOptionsDict) -> EngineOptions:

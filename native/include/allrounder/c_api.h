@@ -22,6 +22,10 @@
  * Threads. A runtime and a cancellation may be used by any number of threads at once; an error or an answer
  * by one at a time. Freeing is the last call that a handle sees.
  *
+ * Processes. A runtime belongs to the process that loaded it. In one that is forked from it, asking gives
+ * AR_RUNTIME_CLOSED, closing does nothing, and freeing leaves its memory to the end of that process; fork before loading,
+ * or load again after it. Forked processes may end by exit or _exit.
+ *
  * Growth. Within a major version functions and constants are only added, and structs grow at their end only, by fields
  * without padding between them. Structs that a program fills begin with `size`: zero them, set `size = sizeof`, and every
  * field left zero means its default. So a program that was compiled against an older library works with a newer one; and
@@ -83,7 +87,7 @@ typedef enum ar_status {
   AR_ENGINE_UNAVAILABLE = 31,     /* backend, device, tokenizer family or library that is not there */
   AR_NO_ENGINE_MEETS_TARGET = 40, /* the message is the table of what there is */
   AR_REQUEST_CANCELLED = 50,      /* by its owner, its callback, or by closing the runtime */
-  AR_RUNTIME_CLOSED = 51          /* the runtime was closed before this call */
+  AR_RUNTIME_CLOSED = 51          /* the runtime was closed before this call, or this process was forked from its own */
 } ar_status;
 
 AR_API ar_status ar_error_status(const ar_error* error); /* NULL: AR_OK */

@@ -60,7 +60,7 @@ void ar_runtime_close(ar_runtime* runtime, int cancel) {
 }
 void ar_runtime_free(ar_runtime* runtime) {
   ar_runtime_close(runtime, 1);
-  delete runtime;
+  if (runtime != nullptr && !runtime->runtime->inherited()) delete runtime;  // else its engine's threads are not here
 }
 const char* ar_runtime_version(const ar_runtime* runtime) {
   return runtime != nullptr ? runtime->runtime->entry().version.c_str() : nullptr;

@@ -1,5 +1,7 @@
 #include "runtime/runtime.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
@@ -100,6 +102,13 @@ std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const 
 class Runtime::Visit {
  public:
   explicit Visit(Runtime& runtime) : runtime_(runtime) {
+    if (runtime_.inherited()) {  // first: a thread that did not come along may hold the door
+      throw Error(
+          AR_RUNTIME_CLOSED, "the engine was loaded before this process was forked",
+          {runtime_.entry_.label(),
+           "loaded in process " + std::to_string(runtime_.process_) + ", used in process " + std::to_string(getpid()),
+           "", "load it in the process that uses it, after the fork"});
+    }
     const std::lock_guard lock(runtime_.door_);
     if (runtime_.closed_) {
       throw Error(AR_RUNTIME_CLOSED, "the runtime is closed", {runtime_.entry_.label(), "", "", "load it again"});
@@ -123,11 +132,14 @@ class Runtime::Visit {
 };
 
 Runtime::Runtime(Engine engine, std::string manifest)
-    : entry_(engine.entry()),
+    : process_(getpid()),
+      entry_(engine.entry()),
       manifest_(std::move(manifest)),
       engine_(std::make_shared<const Engine>(std::move(engine))) {}
 
 Runtime::~Runtime() { close(true); }
+
+bool Runtime::inherited() const { return getpid() != process_; }
 
 Answer Runtime::generate(const Request& request) {
   const Visit visit(*this);
@@ -143,6 +155,7 @@ Answer Runtime::generate(const Request& request) {
 PromptIds Runtime::encode(std::string_view question) { return Visit(*this).engine().prompt(question); }
 
 void Runtime::close(bool cancel) {
+  if (inherited()) return;
   std::unique_lock lock(door_);
   closed_ = true;
   if (cancel) cancelled_.cancel();

@@ -1,7 +1,8 @@
 // The runtime: one engine, chosen by version or latency target, that answers requests; runtime/runtime.py.
 //
 // What it is: loading, and the door through which requests come and go until it is closed.
-// What it knows: one engine. Requests may run at once, from any threads.
+// What it knows: one engine. Requests may run at once, from any threads, of the process that loaded it: one forked from
+// that has none of its engine's threads, so there every call is refused and nothing is ever destroyed.
 // What it does not know: how a request runs, graphs and tensors, how an entry is chosen.
 #pragma once
 
@@ -32,10 +33,12 @@ class Runtime {
   static std::unique_ptr<Runtime> load(const std::filesystem::path& path, const LoadOptions& options);
 
   Runtime(Engine engine, std::string manifest);
-  ~Runtime();  // closes
+  ~Runtime();  // closes; not to be run where it is inherited
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
+  // Whether this process was forked from the one that loaded it.
+  bool inherited() const;
   const Entry& entry() const { return entry_; }
   const std::string& manifest() const { return manifest_; }  // manifest.json, byte for byte
 
@@ -45,12 +48,13 @@ class Runtime {
   // Returns the ids around the picture for a question, as `generate` would.
   PromptIds encode(std::string_view question);
   // No new requests; those that run are cancelled before their next step, or awaited. Returns when nothing runs any
-  // more; not to be called from a callback of a request. May be called again.
+  // more; not to be called from a callback of a request. May be called again. Does nothing where it is inherited.
   void close(bool cancel);
 
  private:
   class Visit;  // a call that is computing
 
+  const int process_;
   const Entry entry_;
   const std::string manifest_;
   std::mutex door_;  // guards all below

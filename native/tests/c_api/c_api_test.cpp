@@ -2,6 +2,8 @@
 #include "allrounder/c_api.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <future>
@@ -76,6 +78,24 @@ class CApi : public ar::test::OnBundle {
   ar_runtime* runtime_ = nullptr;
   std::string log_;
 };
+
+TEST_F(CApi, AForkedProcessIsRefusedAndEnds) {
+  const std::vector<int64_t> before = asked(request());
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(30);  // ends a child that would hang
+    ar_prompt* prompt = nullptr;
+    const bool told = refused([](ar_request&) {}) == AR_RUNTIME_CLOSED &&
+                      taken(ar_prompt_encode(runtime_, "what?", 0, &prompt)) == AR_RUNTIME_CLOSED;
+    ar_runtime_close(runtime_, 0);
+    ar_runtime_free(runtime_);
+    _exit(told ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(asked(request()), before);
+}
 
 TEST_F(CApi, SaysWhatItLoaded) {
   EXPECT_STREQ(ar_runtime_version(runtime_), "t2-l2");

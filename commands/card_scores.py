@@ -48,7 +48,7 @@ class PrunerScores:
     def __init__(self, sources: Sources, calibration: Sequence[Prompt], folder: Path) -> None:
         self._host, self._folder = load_host(sources.host), folder
         self._pruned = PrunedHost(self._host)
-        self._encoder = PromptEncoder(self._host.tokenizer.backend_tokenizer.to_str(), self._host.template)
+        self._encoder = PromptEncoder(self._host.tokenizer_json, self._host.template)
         self._router = load_router(sources.router, host_spec=self._host.spec, host_digest=self._host.digest).eval()
         self._look = lru_cache(maxsize=1)(self._visual)
         views = [self._view(prompt) for prompt in calibration]

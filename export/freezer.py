@@ -161,13 +161,12 @@ class Freezer:
         steps = image_steps(processor.image_processor, self.spec.vision.image_size)
         preprocess = self._graph("preprocess", preprocess_graph(steps))
         vision = self._graph("vision", vision_graph(self.spec, self._host.tensors, self._element))
-        template = self._text.template
-        tokenizer = write_tokenizer(processor.tokenizer, processor.image_token, template, self._out)
+        tokenizer = write_tokenizer(processor, self._text.tokenizer_json, self._text.template, self._out)
         router, digest = self._router() if self._router_dir is not None else (None, None)
         self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._host.name}", preprocess, vision, *tokenizer]
         self._state.fixed += [router] if router else []
         self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
-        self._state.template = template
+        self._state.template = self._text.template
         self._state.model = self._model(digest)
 
     def add(self, request: FreezeRequest) -> FrozenVersion:

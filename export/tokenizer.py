@@ -34,13 +34,14 @@ QUESTIONS = (
 )
 
 
-def golden_prompts(tokenizer: Any, image_token: str, template: PromptTemplate) -> list[GoldenPrompt]:
+def golden_prompts(processor: Any, tokenizer_json: str, template: PromptTemplate) -> list[GoldenPrompt]:
     """Returns the golden prompts: Hugging Face's own ids of whole rendered prompts, cut at the image.
 
     Raises:
         HostUnsupported: The rule by which runtimes tokenise gives other ids.
     """
-    encoder = PromptEncoder(tokenizer.backend_tokenizer.to_str(), template)
+    encoder = PromptEncoder(tokenizer_json, template)
+    tokenizer, image_token = processor.tokenizer, processor.image_token
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     prompts = []
     for question in QUESTIONS:
@@ -62,15 +63,21 @@ def golden_prompts(tokenizer: Any, image_token: str, template: PromptTemplate) -
     return prompts
 
 
-def write_tokenizer(tokenizer: Any, image_token: str, template: PromptTemplate, out: Path) -> tuple[str, ...]:
+def write_tokenizer(processor: Any, tokenizer_json: str, template: PromptTemplate, out: Path) -> tuple[str, ...]:
     """Writes tokenizer.json and the golden prompts below ``out`` and returns their paths relative to it.
+
+    Args:
+        processor: A ``LlavaProcessor``, whose tokenizer gives the golden ids.
+        tokenizer_json: What is written: the same tokenizer, sealed (`allrounder.hosts.control_tokens`).
+        template: The frozen chat template.
+        out: A directory.
 
     Raises:
         HostUnsupported: The tokenizer cannot be used by runtimes.
     """
     contents = {
-        TOKENIZER: tokenizer.backend_tokenizer.to_str(pretty=True).encode(),
-        GOLDEN: encode_golden(golden_prompts(tokenizer, image_token, template)),
+        TOKENIZER: tokenizer_json.encode(),
+        GOLDEN: encode_golden(golden_prompts(processor, tokenizer_json, template)),
     }
     for name, data in contents.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)

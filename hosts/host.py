@@ -17,6 +17,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 
 from allrounder.errors import HostUnreadable, HostUnsupported
 from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.hosts.control_tokens import named_ids, sealed_tokenizer
 from allrounder.hosts.generation import stop_ids
 from allrounder.hosts.spec import HostSpec
 from allrounder.hosts.stock import load_stock
@@ -39,6 +40,7 @@ class Host:
     tokenizer: PreTrainedTokenizerFast
     processor: LlavaProcessor  # its image side works on Pillow pictures; torchvision is not needed
     template: PromptTemplate
+    tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
     stop_ids: tuple[int, ...]  # any of them ends an answer
     digest: str  # `Checkpoint.digest`
     source: str  # as the caller named it
@@ -49,6 +51,7 @@ class HostText(NamedTuple):
 
     processor: LlavaProcessor
     template: PromptTemplate
+    tokenizer_json: str
     stop_ids: tuple[int, ...]
 
 
@@ -73,6 +76,7 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
         tokenizer=text.processor.tokenizer,
         processor=text.processor,
         template=text.template,
+        tokenizer_json=text.tokenizer_json,
         stop_ids=text.stop_ids,
         digest=checkpoint.digest,
         source=str(source),
@@ -120,16 +124,7 @@ def load_processor(directory: Path) -> LlavaProcessor:
             got=type(processor.tokenizer).__name__,
             remedy="convert it to a fast tokenizer and save it",
         )
-    _make_special(processor.tokenizer.backend_tokenizer, processor.image_token)
     return processor
-
-
-def _make_special(tokenizer: Any, image: str) -> None:
-    """Makes the image token a special one, where it was saved as a word: a question that spells it must stay text."""
-    for added in tokenizer.get_added_tokens_decoder().values():
-        if added.content == image and not added.special:
-            added.special = True
-            tokenizer.add_special_tokens([added])
 
 
 def load_text(directory: Path, spec: HostSpec) -> HostText:
@@ -139,8 +134,8 @@ def load_text(directory: Path, spec: HostSpec) -> HostText:
         HostUnreadable, HostUnsupported: Tokenizer, processor, template or generation config are missing or unusable, or
             speak of ids that the model does not have.
     """
-    processor = load_processor(directory)
-    template = freeze_template(processor, spec.image_token_id)
-    stops = stop_ids(directory)
-    check_vocabulary(processor.tokenizer, template, stops, spec.decoder.vocabulary)
-    return HostText(processor, template, stops)
+    processor, named = load_processor(directory), named_ids(directory)
+    template = freeze_template(processor, spec.image_token_id, named)
+    tokenizer_json, stops = sealed_tokenizer(processor, template, named), stop_ids(directory)
+    check_vocabulary(tokenizer_json, template, stops, spec.decoder.vocabulary)
+    return HostText(processor, template, tokenizer_json, stops)

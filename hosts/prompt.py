@@ -8,7 +8,8 @@ The rule, which the runtimes implement as well (all of it needs the ``tokenizers
 
 1. The prompt as text is ``before_image + <image> + after_image + question + after_question``. What stands before
    the image gives the prefix ids, what stands after it the suffix ids; the image token itself is in neither.
-2. *Specials* are the entries of ``added_tokens`` in tokenizer.json with ``"special": true``. The template's three
+2. *Specials* are the entries of ``added_tokens`` in tokenizer.json with ``"special": true``, which a bundle's has on
+   every control token (`allrounder.hosts.control_tokens`). The template's three
    segments are cut at specials, leftmost first, the longest where several begin at one place. The question
    is never cut: user text never becomes a special token, not even together with its neighbours.
 3. Plain pieces that touch are joined into one *stretch*: in the suffix, the template's text up to the question, the
@@ -21,12 +22,15 @@ The rule, which the runtimes implement as well (all of it needs the ``tokenizers
    and such a stretch is not one). That is every stretch of the suffix, and in the prefix all but one at its very start.
 6. Where the template says ``prefix_special``, the prefix begins with the ids that the tokenizer itself puts before
    a text: the leading ids of ``encode("a", add_special_tokens=True)`` whose special_tokens_mask is 1.
+7. A suffix with a special that the template did not write is refused: the tokenizer's model itself makes it of text.
+   That goes for specials with a letter or digit in them, other than the unknown token that the model names.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -80,13 +84,27 @@ class PromptEncoder:
         added: list[dict[str, Any]] = json.loads(tokenizer_json)["added_tokens"]
         self._specials = {token["content"]: int(token["id"]) for token in added if token["special"]}
         longest_first = sorted(map(re.escape, self._specials), key=len, reverse=True)
+        self._barred = _barred(tokenizer_json, self._specials)
         self._cut_at = re.compile(f"({'|'.join(longest_first)})") if longest_first else None
         self.prefix_ids: tuple[int, ...] = tuple(self._prefix())
 
     def suffix_ids(self, question: str) -> list[int]:
-        """Returns the ids after the image; the question may hold any text."""
+        """Returns the ids after the image; the question may hold any text.
+
+        Raises:
+            InputInvalid: The tokenizer cannot write it without a control token.
+        """
         pieces = [*self._cut(self._template.after_image), (question, None), *self._cut(self._template.after_question)]
-        return self._encode(pieces, begins=False)
+        ids = self._encode(pieces, begins=False)
+        written = Counter(special for _, special in pieces if special in self._barred)
+        if formed := Counter(each for each in ids if each in self._barred) - written:
+            raise InputInvalid(
+                "this tokenizer cannot write a control token's text as plain text",
+                where="question",
+                got=", ".join(self._barred[each] for each in formed),
+                remedy="take it out of the question",
+            )
+        return ids
 
     def batch(self, questions: Sequence[str]) -> PromptBatch:
         """Returns the prompts of one or more questions, on the CPU.
@@ -137,7 +155,7 @@ def host_prompt(host: Host, questions: Sequence[str]) -> PromptBatch:
     Raises:
         InputInvalid: There is no question.
     """
-    encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
+    encoder = PromptEncoder(host.tokenizer_json, host.template)
     return encoder.batch(questions).to(host.model.device)
 
 
@@ -147,6 +165,13 @@ def _plain_tokenizer(tokenizer_json: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _barred(tokenizer_json: str, specials: dict[str, int]) -> dict[int, str]:
+    """Returns the specials that no plain stretch may hold, by id."""
+    model: dict[str, Any] = json.loads(tokenizer_json)["model"]
+    unknown = model.get("unk_id", specials.get(model.get("unk_token") or ""))
+    return {number: text for text, number in specials.items() if number != unknown and any(map(str.isalnum, text))}
 
 
 def _continuation(tokenizer_json: str) -> str:

@@ -8,7 +8,8 @@ What it does not know: how an id becomes text. A table with more rows than the t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+
+from tokenizers import Tokenizer
 
 from allrounder.errors import HostUnsupported
 from allrounder.hosts.prompt import PromptEncoder
@@ -19,11 +20,11 @@ __all__ = ["check_vocabulary"]
 _NAMED = 4  # tokens that an error names
 
 
-def check_vocabulary(tokenizer: Any, template: PromptTemplate, stop_ids: Iterable[int], rows: int) -> None:
+def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: Iterable[int], rows: int) -> None:
     """Checks that every id that a prompt or an answer may hold has a row in the embedding table.
 
     Args:
-        tokenizer: A fast tokenizer of transformers.
+        tokenizer_json: The text of tokenizer.json, control tokens sealed.
         template: The frozen chat template.
         stop_ids: What ends an answer.
         rows: Of the embedding table.
@@ -31,9 +32,9 @@ def check_vocabulary(tokenizer: Any, template: PromptTemplate, stop_ids: Iterabl
     Raises:
         HostUnsupported: An id beyond the table, which would end a request in an error of the engine.
     """
-    known: dict[str, int] = tokenizer.get_vocab()
+    known = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
     _refuse("tokenizer.json", {text: token for text, token in known.items() if token >= rows}, rows)
-    encoder = PromptEncoder(tokenizer.backend_tokenizer.to_str(), template)
+    encoder = PromptEncoder(tokenizer_json, template)
     leading = (*encoder.prefix_ids, *encoder.suffix_ids("a"))
     _refuse("tokenizer.json: post_processor", {str(token): token for token in leading if token >= rows}, rows)
     _refuse("eos_token_id", {str(token): token for token in stop_ids if token >= rows}, rows)

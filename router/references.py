@@ -95,7 +95,7 @@ class References:
         self.examples, self._gather_layer = examples, gather_layer
         self._host, self._pruned = host, PrunedHost(host)
         # Made once: building it parses the whole tokenizer.
-        self._encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
+        self._encoder = PromptEncoder(host.tokenizer_json, host.template)
         self._answer_tokens, self.watched = answer_tokens, attention
         self._room = cache_mib << 20
         self._cache: dict[int, _Picture] = {}

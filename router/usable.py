@@ -28,7 +28,7 @@ def checks(host: Host, answer_tokens: int) -> Check:
         host: The host.
         answer_tokens: What an answer may take of the host's positions.
     """
-    encoder = PromptEncoder(host.tokenizer.backend_tokenizer.to_str(), host.template)
+    encoder = PromptEncoder(host.tokenizer_json, host.template)
     room = host.spec.decoder.max_positions - len(encoder.prefix_ids) - host.spec.visual_tokens - answer_tokens
     known: dict[Path, str | None] = {}
 

@@ -6,13 +6,15 @@ What it does not know: Jinja, models, limits.
 
 In short: the prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens of the
 template give their ids and cut the text into stretches; the stretch around the question is tokenised as one
-string, because merges reach across the seams. The question is never cut: user text never becomes a special token.
+string, because merges reach across the seams. The question is never cut: user text never becomes a special token, and
+where the tokenizer's model itself makes one of it, the question is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -55,6 +57,7 @@ class Prompter:
             content: dict[str, Any] = json.loads(tokenizer_json)
             added: list[dict[str, Any]] = content["added_tokens"]
             specials = {str(token["content"]): int(token["id"]) for token in added if token["special"]}
+            self._barred = _barred(content["model"], specials)
             first = _plain_tokenizer(tokenizer_json)
             later = _plain_tokenizer(_continuation(content)) if '"first"' in tokenizer_json else first
             leading = _leading(first) if template.prefix_special else ()
@@ -72,7 +75,8 @@ class Prompter:
         """Returns the ids of the prompt with ``question``.
 
         Raises:
-            InputInvalid: The question is no text, empty, only white space, or holds half a surrogate pair.
+            InputInvalid: The question is no text, empty, only white space, or holds half a surrogate pair; or the
+                tokenizer cannot write it without a control token.
         """
         if not isinstance(question, str):
             raise InputInvalid("a question is text", where="question", got=type(question).__name__, wanted="str")
@@ -83,7 +87,16 @@ class Prompter:
         except UnicodeEncodeError as error:
             raise InputInvalid("the question is not valid Unicode", where="question", got=error) from error
         pieces = [*self._before, (question, None), *self._after]
-        return PromptIds(self._prefix, _encode(pieces, self._later, self._later))
+        suffix = _encode(pieces, self._later, self._later)
+        written = Counter(special for _, special in pieces if special in self._barred)
+        if formed := Counter(each for each in suffix if each in self._barred) - written:
+            raise InputInvalid(
+                "this tokenizer cannot write a control token's text as plain text",
+                where="question",
+                got=", ".join(self._barred[each] for each in formed),
+                remedy="take it out of the question",
+            )
+        return PromptIds(self._prefix, suffix)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens; ids that the tokenizer does not know have no text."""
@@ -135,6 +148,12 @@ def _continuation(content: dict[str, Any]) -> str:
         return {key: edit(value) for key, value in node.items()} | fixed
 
     return json.dumps({**content, "pre_tokenizer": edit(content["pre_tokenizer"])})
+
+
+def _barred(model: dict[str, Any], specials: dict[str, int]) -> dict[int, str]:
+    """Returns the specials that user text must not become, by id."""
+    unknown = model.get("unk_id", specials.get(model.get("unk_token") or ""))
+    return {number: text for text, number in specials.items() if number != unknown and any(map(str.isalnum, text))}
 
 
 def _leading(tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ TABLE = {
         {"contract"},
         {
             "huggingface_hub",  # fetches a hub id
+            "jinja2",  # takes a chat template apart
             "numpy",
             "PIL",
             "safetensors",

@@ -86,6 +86,18 @@ def sentence_piece(scheme: str, split: bool = False) -> Tokenizer:
     return made
 
 
+def spelling() -> Tokenizer:
+    """A model that makes the image token of its letters by itself."""
+    steps = [("<", "i"), ("<i", "m"), ("<im", "a"), ("<ima", "g"), ("<imag", "e"), ("<image", ">")]
+    words = dict.fromkeys([*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in steps)])
+    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, steps))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return made
+
+
 def splitting(pattern: str, behavior: str = "isolated", invert: bool = False) -> Any:
     """A split by a pattern, then bytes."""
     split = pre_tokenizers.Split(Regex(pattern), behavior, invert)
@@ -101,6 +113,7 @@ MAKERS = {
     "vicuna-first": lambda: sentence_piece("first"),
     "metaspace-always": lambda: sentence_piece("always", split=True),
     "metaspace-never": lambda: sentence_piece("never"),
+    "spelling": spelling,
 }
 NAMES = ["demo", *MAKERS]
 

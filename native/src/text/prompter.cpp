@@ -1,6 +1,7 @@
 #include "text/prompter.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include "contract/error.hpp"
 #include "contract/json_reader.hpp"
@@ -67,7 +68,21 @@ PromptIds Prompter::ids(std::string_view question) const {
   std::vector<Piece> pieces = before_;
   pieces.push_back({text, -1});
   pieces.insert(pieces.end(), after_.begin(), after_.end());
-  return {prefix_, encode(pieces, false)};
+  PromptIds ids{prefix_, encode(pieces, false)};
+  refuse_formed(pieces, ids.suffix_ids);
+  return ids;
+}
+
+// Refuses control tokens beyond the template's own: the model made them of the question.
+void Prompter::refuse_formed(const std::vector<Piece>& pieces, const std::vector<int64_t>& ids) const {
+  std::map<int64_t, int> written;
+  for (const Piece& piece : pieces) ++written[piece.id];
+  for (const int64_t id : ids) {
+    const auto barred = tokenizer_.barred().find(id);
+    if (barred == tokenizer_.barred().end() || --written[id] >= 0) continue;
+    throw Error(AR_INPUT_INVALID, "this tokenizer cannot write a control token's text as plain text",
+                {"question", quoted(barred->second), "", "take it out of the question"});
+  }
 }
 
 void Prompter::check(std::string_view golden, const std::string& where) const {

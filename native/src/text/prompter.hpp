@@ -22,7 +22,8 @@ class Prompter {
  public:
   Prompter(Tokenizer tokenizer, const PromptTemplate& prompt);
 
-  // Throws AR_INPUT_INVALID: empty, only white space (as Python's str.strip sees it), or not UTF-8.
+  // Throws AR_INPUT_INVALID: empty, only white space (as Python's str.strip sees it), or not UTF-8; or the tokenizer's
+  // model makes a control token of it.
   PromptIds ids(std::string_view question) const;
   std::string decode(const std::vector<int64_t>& ids) const { return tokenizer_.decode(ids); }
   // Checks the golden pairs (the content of tokenizer/golden.jsonl). Throws AR_BUNDLE_CORRUPT.
@@ -35,6 +36,7 @@ class Prompter {
   };
   static std::vector<Piece> cut(std::string_view text, const Tokenizer& tokenizer);
   std::vector<int64_t> encode(const std::vector<Piece>& pieces, bool begins) const;
+  void refuse_formed(const std::vector<Piece>& pieces, const std::vector<int64_t>& ids) const;
 
   Tokenizer tokenizer_;
   std::vector<Piece> before_, after_;

@@ -8,9 +8,22 @@
 #include "text/added_tokens.hpp"
 #include "text/bpe.hpp"
 #include "text/tokenizer_json.hpp"
+#include "text/unicode.hpp"
 #include "text/utf8.hpp"
 
 namespace ar {
+namespace {
+
+// Returns whether a text says something: it holds a letter or a digit.
+bool has_word(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const char32_t character = utf8::next(text, at);
+    if (unicode::is_letter(character) || unicode::is_number(character)) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 struct Tokenizer::Impl {
   explicit Impl(TokenizerParts parts)
@@ -18,6 +31,7 @@ struct Tokenizer::Impl {
         pre_tokenizer(std::move(parts.pre_tokenizer)),
         decoder(std::move(parts.decoder)),
         leading(std::move(parts.leading)),
+        unknown(parts.model.unknown),
         bpe(std::move(parts.model)) {
     add(parts.added);
   }
@@ -30,10 +44,12 @@ struct Tokenizer::Impl {
   std::vector<PreTokenizerStep> pre_tokenizer;
   std::optional<std::vector<DecoderStep>> decoder;
   std::vector<int64_t> leading;
+  std::optional<std::string> unknown;
   Bpe bpe;
-  AddedTokens before, after;  // normalising
+  AddedTokens before, after;                           // normalising
   std::unordered_map<int64_t, std::string> spellings;  // of added tokens, as they are decoded
   std::map<std::string, int64_t> specials;
+  std::map<int64_t, std::string> barred;
 };
 
 // Added tokens that the vocabulary lacks get the ids behind it, in their order; a file that says otherwise would be
@@ -55,7 +71,9 @@ void Tokenizer::Impl::add(const std::vector<AddedToken>& added) {
     AddedTokens& place = token.normalized ? after : before;
     const bool fresh = spellings.emplace(id, spelling).second && !spelling.empty() && place.add(spelling, token);
     if (!fresh) refuse("two added tokens are spelled alike", quoted(token.content), "each one once");
-    if (token.special) specials.emplace(token.content, id);
+    if (!token.special) continue;
+    specials.emplace(token.content, id);
+    if (token.content != unknown && has_word(token.content)) barred.emplace(id, token.content);
   }
 }
 
@@ -116,5 +134,6 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
 
 const std::vector<int64_t>& Tokenizer::leading() const { return impl_->leading; }
 const std::map<std::string, int64_t>& Tokenizer::specials() const { return impl_->specials; }
+const std::map<int64_t, std::string>& Tokenizer::barred() const { return impl_->barred; }
 
 }  // namespace ar

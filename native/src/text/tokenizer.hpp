@@ -32,6 +32,8 @@ class Tokenizer {
   const std::vector<int64_t>& leading() const;
   // Special added tokens by their text.
   const std::map<std::string, int64_t>& specials() const;
+  // Those that user text must not become, by id: with a letter or digit, and not what the model calls unknown.
+  const std::map<int64_t, std::string>& barred() const;
 
  private:
   struct Impl;

@@ -38,6 +38,20 @@ TEST(Prompter, TheQuestionNeverBecomesSpecial) {
   for (const int64_t id : ids.suffix_ids) EXPECT_LT(id, 259);
 }
 
+// <x> is what the model makes of its letters; <unk> of what it does not know, and "!" is no word.
+TEST(Prompter, AControlTokenThatTheModelItselfMakesIsRefused) {
+  const std::string json = R"({"added_tokens":[)" + small::added("<x>", 5, true) + "," +
+                           small::added("<unk>", 6, true) + "," + small::added("!", 7, true) +
+                           R"(],"model":{"type":"BPE","unk_token":"<unk>","vocab":{"<":0,"x":1,">":2,"<x":3,"y":4,)"
+                           R"("<x>":5,"<unk>":6,"!":7},"merges":["< x","<x >"]}})";
+  const Prompter prompter(Tokenizer(json), {"", "<x>", "<x>", false});
+  EXPECT_EQ(prompter.ids("y<x!z").suffix_ids, (Ids{5, 4, 3, 7, 6, 5}));
+  for (const char* question : {"<x>", "y<x>y", "<<x><x>"}) refused(prompter, question, "control token");
+  const Prompter seam(Tokenizer(json), {"", "y<", ">", false});
+  EXPECT_EQ(seam.ids("y").suffix_ids, (Ids{4, 0, 4, 2}));
+  refused(seam, "x", "'<x>'");
+}
+
 TEST(Prompter, OnlyTheVeryBeginningIsMarkedAsOne) {
   const std::string json = small::sentence_piece(small::kMetaspaceFirst);
   const Prompter prompter(Tokenizer(json), {"a<s>a", "a", "</s>a", true});

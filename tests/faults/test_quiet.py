@@ -19,7 +19,7 @@ def loud_import(name, *rest, **more):
 builtins.__import__ = loud_import
 """
 DOORS = {
-    "build_engine.py": ("build_engine.py", "--model", "nowhere", "--version", "full"),
+    "build_engine.py": ("build_engine.py", "--version", "nowhere"),
     "python -m": ("-m", "allrounder.commands", "inspect", "nowhere"),
     "console script": (str(Path(sys.executable).with_name("allrounder")), "inspect", "nowhere"),
 }

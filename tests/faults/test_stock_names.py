@@ -138,7 +138,7 @@ def test_one_weight_under_two_names_is_refused(model, build):
     tensors["lm_head.weight"] = tensors["language_model.lm_head.weight"] + 1
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     assert build(directory, *CHECKPOINT).refused(
-        "two tensors are one weight", "language_model.lm_head.weight in", " lm_head.weight in"
+        "a weight is there twice", "language_model.lm_head.weight in", " lm_head.weight in"
     )
 
 

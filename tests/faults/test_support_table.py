@@ -164,6 +164,7 @@ def test_every_cell(make, reference, capfd, cell):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # OpenVINO compiles every graph anew for each command
 @pytest.mark.parametrize("name", TABLE)
 def test_the_other_commands_take_what_was_built_or_say_why_not(make, tiny, capfd, name):
     """Of each backend that builds here, `full` and a version that drops tokens."""

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What .ci/run and .ci/full share: the environment, steps, and work that runs beside them.
 
-export ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 work=$(mktemp -d)
 declare -A beside=()
 trap 'code=$?; kill "${beside[@]}" 2>/dev/null; rm -rf "$work"; closing "$code"' EXIT

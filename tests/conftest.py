@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker: read when numpy and torch are imported
+
 import numpy as np
 import pytest
 from PIL import Image

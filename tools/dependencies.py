@@ -65,7 +65,10 @@ def try_end(end: str) -> int:
     """Tries one end of the bounds; returns 1 where it fails, after naming each package that fails alone."""
     locked = dict(line.split("==") for line in LOCK.read_text(encoding="utf-8").split("\n") if "==" in line)
     pins = {name: version for name, version in ends(end) if locked.get(name) != version}
-    print(f"{end}: {', '.join(f'{name} {version}' for name, version in pins.items())}", flush=True)
+    print(f"{end}: {', '.join(f'{name} {version}' for name, version in pins.items()) or 'nothing'}", flush=True)
+    if not pins:
+        print(f"{end}: the same as in the lock, with which all tests run", flush=True)
+        return 0
     failure = _tried({HELD: locked[HELD], **pins})
     if failure is None:
         print(f"{end}: works", flush=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "gpu_peers"
 COMMON = ["--shape", "tiny", "--device", "cpu", "--threads", "1", "--text-tokens", "16", "--new-tokens", "4"]
 COMMON += ["--rounds", "2", "--pictures", "2"]

@@ -149,7 +149,10 @@ def check_cell(make, reference, capfd, cell):
         assert found == reference(policy, gather)
 
 
-@pytest.mark.parametrize("name", TABLE)
+SLOW = {"openvino": pytest.mark.slow}  # tests/parity/test_openvino.py has the fast ones
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TABLE])
 def test_each_backend_with_its_own_defaults(make, reference, capfd, name):
     """The narrowest precision, in the flow that the command takes where nobody names one."""
     precision = [each for each in TABLE[name] if TABLE[name][each] != "refused"][-1]

@@ -17,6 +17,7 @@ from allrounder import build_engine
 from allrounder.bundle import open_bundle
 
 ROUNDS = 6
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

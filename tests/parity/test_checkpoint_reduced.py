@@ -9,6 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 from typing import NamedTuple
 
 import numpy as np
@@ -177,6 +178,7 @@ def test_pictures_are_prepared_on_the_cpu(made, monkeypatch):
 
     def open_session(path, options):
         opened[path.stem.partition("-")[0]] = options.device
+        return Mock(inputs=(), outputs=())  # unlike a namespace it can be referred to weakly, as sessions are
 
     monkeypatch.setattr(kept_rows, "backend", lambda _name: SimpleNamespace(open_session=open_session))
     RowReader(made("llama-mha").checkpoints["par-lite"], EngineOptions(device="cuda"))

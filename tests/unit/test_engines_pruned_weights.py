@@ -105,13 +105,15 @@ def test_the_config_changes_where_it_speaks_of_layers_alone(host):
     config = {"model_type": "llava", "vision_feature_layer": -2, "text_config": text}
     pruned = pruned_config(config, host(text=text), PLAN)
     changed = {"num_hidden_layers": 4, "layer_types": list("acdh"), "max_window_layers": 2}
-    assert pruned == config | {"text_config": text | changed}
+    untied = {"tie_word_embeddings": False}  # the files hold table and head
+    assert pruned == config | untied | {"text_config": text | changed | untied}
     assert config["text_config"] is text, "the host's own is left alone"
 
 
 def test_what_the_config_leaves_to_defaults_is_written(host):
     record = host(text={"model_type": "qwen2"}, resolved={"num_hidden_layers": 8, "max_window_layers": 28})
-    assert pruned_config({}, record, PLAN) == {"text_config": {"num_hidden_layers": 4, "max_window_layers": 4}}
+    text = pruned_config({}, record, PLAN)["text_config"]
+    assert text == {"num_hidden_layers": 4, "max_window_layers": 4, "tie_word_embeddings": False}
 
 
 def test_a_list_that_does_not_fit_the_layers_is_refused(host):

@@ -149,7 +149,7 @@ def check_cell(make, reference, capfd, cell):
         assert found == reference(policy, gather)
 
 
-SLOW = {"openvino": pytest.mark.slow}  # tests/parity/test_openvino.py has the fast ones
+SLOW = dict.fromkeys(LIBRARIES, pytest.mark.slow)  # the fast ones: tests/parity/test_openvino.py, test_tensorrt_rtx.py
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TABLE])

@@ -93,6 +93,7 @@ def test_entries_that_run_are_chosen_beside_it(build, tiny, tmp_path, caplog):
         Runtime.load(out, version="full")
 
 
+@pytest.mark.slow
 def test_what_runs_is_calibrated_and_benched_beside_it(build, tiny, tmp_path, capsys):
     out = tmp_path / "b"
     assert build(out, "--version", "full")[0] == 0

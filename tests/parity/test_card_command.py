@@ -82,6 +82,7 @@ def first(place, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_last_line_tells_where_the_card_is(place, first, tmp_path, capsys):
     out = tmp_path / "card.json"
     assert run_command("card", place.arguments(out, "--no-timing", jobs=1)) == 0
@@ -115,6 +116,7 @@ def test_a_killed_run_ends_with_the_card_of_an_unbroken_one(place, first, tmp_pa
     assert out.read_bytes() == first.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_card_has_every_row(place, first, tiny):
     from allrounder.hosts.checkpoint import Checkpoint
 
@@ -145,6 +147,7 @@ def test_the_card_has_every_row(place, first, tiny):
     assert {each.version for each in card.recommendations} == {"par-max", "par-base", "par-lite", "par-nano"}
 
 
+@pytest.mark.slow
 def test_the_card_speaks_of_a_bundle_that_build_makes(first, tiny, tiny_bundle):
     from allrounder.bundle import open_bundle
 
@@ -153,6 +156,7 @@ def test_the_card_speaks_of_a_bundle_that_build_makes(first, tiny, tiny_bundle):
     assert card.row_of(lite, manifest.model) == card.row("par-lite", "routed")
 
 
+@pytest.mark.slow
 def test_rows_differ_between_pruners_and_halves_of_the_router_are_its_own(first):
     """The grid's scores really reach the engines: other scores keep other layers and tokens."""
     card = read_card(first)
@@ -211,6 +215,7 @@ def test_a_worker_that_dies_ends_the_command(place, first, tmp_path, capsys):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_is_named(place, first, tmp_path, capsys):
     arguments = place.arguments(tmp_path / "card.json", "--no-timing", jobs=1)
     assert run_command("card", arguments) == 0  # where another test forgot the chunks

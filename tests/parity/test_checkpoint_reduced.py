@@ -9,8 +9,8 @@ import json
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -181,7 +181,7 @@ def test_pictures_are_prepared_on_the_cpu(made, monkeypatch):
         return Mock(inputs=(), outputs=())  # unlike a namespace it can be referred to weakly, as sessions are
 
     monkeypatch.setattr(kept_rows, "backend", lambda _name: SimpleNamespace(open_session=open_session))
-    RowReader(made("llama-mha").checkpoints["par-lite"], EngineOptions(device="cuda"))
+    RowReader(made("llama-mha", layout="older", shards=1).checkpoints["par-lite"], EngineOptions(device="cuda"))
     assert opened == {"preprocess": "cpu", "vision": "cuda", "router": "cuda"}
 
 

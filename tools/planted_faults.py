@@ -70,7 +70,9 @@ FAULTS = {
         "runtime/prompt.py", "tokenizer.encode_special_tokens = True", "tokenizer.encode_special_tokens = False"
     ),
     "pruned layers keep their old numbers": Fault(
-        "engines/pruned_weights.py", 'f"layers.{plan.index(tensor.layer)}."', 'f"layers.{tensor.layer}."'
+        "engines/pruned_weights.py",
+        'f"decoder.layers.{plan.index(tensor.layer)}."',
+        'f"decoder.layers.{tensor.layer}."',
     ),
     "agreement with the truth in place of full": Fault(
         "calib/card.py", "outcomes.agrees.astype(np.float64)", "outcomes.correct.astype(np.float64)"

@@ -51,7 +51,7 @@ if(ALLROUNDER_WERROR)
 endif()
 target_compile_options(allrounder_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>" "$<$<COMPILE_LANGUAGE:CXX>:-fvisibility=hidden>")
 if(ALLROUNDER_SANITIZE)
-  target_compile_options(allrounder_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ALLROUNDER_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all;-g>")
+  target_compile_options(allrounder_settings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ALLROUNDER_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all;-g1>")
   target_link_options(allrounder_settings INTERFACE -fsanitize=${ALLROUNDER_SANITIZE})
 endif()
 

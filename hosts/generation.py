@@ -64,6 +64,7 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0,),
 }
 _BEAMS: dict[str, tuple[Any, ...]] = {"length_penalty": (1,), "early_stopping": (False,), "diversity_penalty": (0,)}
+_PER_REQUEST = ("do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "stop_strings")
 
 
 def read_generation(directory: Path | str) -> GenerationConfig:
@@ -121,10 +122,15 @@ def unheeded_note(directory: Path | str, max_positions: int) -> str | None:
     if not asked:
         return None
     listed = ", ".join(f"{key}={value!r}" for key, value in asked.items())
-    return (
-        f"note: transformers' generate would apply {listed}, as {directory} asks; a bundle answers greedily, takes "
-        "temperature, top_k, top_p, max_new_tokens and stop with each request, and has nothing like the others: where "
-        "answers depend on those, they will differ"
+    given = [key for key in asked if key in _PER_REQUEST]
+    lost = [key for key in asked if key not in _PER_REQUEST]
+    return f"note: transformers' generate would apply {listed}, as {directory} asks" + "".join(
+        f"; {words} {', '.join(keys)}"
+        for keys, words in (
+            (given, "a bundle does so where a request says"),
+            (lost, "a bundle cannot, and answers differ where they depend on"),
+        )
+        if keys
     )
 
 

@@ -8,10 +8,13 @@ What it does not know: what is done with the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
+from transformers.utils import logging
 
 from allrounder.errors import HostUnsupported
 from allrounder.hosts.checkpoint import Checkpoint, canonical_name, never_computed
@@ -31,13 +34,14 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditiona
     """
     directory = checkpoint.directory
     try:
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            str(directory),
-            dtype=dtype,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _no_bar():
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+                str(directory),
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise HostUnsupported("transformers does not load this model", where=directory, got=error) from error
     model, report = loaded
@@ -72,3 +76,15 @@ def load_mapped(checkpoint: Checkpoint) -> LlavaForConditionalGeneration:
     if tied:
         model.lm_head.weight = table.weight
     return model
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Hides transformers' own bar over tensors that are mapped in no time: stages tell their progress themselves."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

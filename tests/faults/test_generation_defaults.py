@@ -125,6 +125,13 @@ def test_one_key_alone_is_said_alone(model, build, key):
     assert f"would apply {key}={APPLIED[key]!r}, as" in built.stderr
 
 
+def test_what_a_request_may_say_is_not_called_lost(model, build):
+    edit = {"generation_config.json": lambda content: content.update(max_new_tokens=16)}
+    told = build(model(edits=edit)).stderr
+    assert "a bundle does so where a request says max_new_tokens\n" in told
+    assert "cannot" not in told
+
+
 def test_sampling_is_said_with_all_that_goes_with_it(model, build):
     said = {"do_sample": True, "temperature": 0.2, "top_p": 0.7}
     built = build(model(edits={"generation_config.json": lambda content: content.update(said)}))

@@ -3,11 +3,10 @@
 
 : "${work:?a folder to be thrown away}"
 
-# Installs the Debian packages that are missing.
+# native_packages [PACKAGE...]: installs what building and testing wants of Debian, and these, where missing.
 native_packages() {
   local package missing=()
-  for package in ccache g++ cmake ninja-build pkg-config libgtest-dev googletest nlohmann-json3-dev libcpp-httplib-dev \
-    clang-14 libclang-rt-14-dev g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user shellcheck; do
+  for package in ccache g++ cmake ninja-build pkg-config libgtest-dev nlohmann-json3-dev "$@"; do
     dpkg-query --show --showformat='${Status}\n' "$package" 2>/dev/null | grep -qx 'install ok installed' ||
       missing+=("$package")
   done

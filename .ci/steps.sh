@@ -4,14 +4,16 @@
 export ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 work=$(mktemp -d)
 declare -A beside=()
-trap 'code=$?; kill "${beside[@]}" 2>/dev/null; rm -rf "$work"; closing "$code"' EXIT
+trap 'ended "$?"' EXIT
 
 step=start steps=0
 step() { step=$*; steps=$((steps + 1)); printf '\n== %s (%d:%02d min)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
-# The last line: what failed, or that nothing did.
-closing() {
+# Leaves nothing behind; the last line says what failed, or that nothing did. The exit code stays what it was.
+ended() {
   local time
+  [ ${#beside[@]} = 0 ] || kill "${beside[@]}" 2>/dev/null || true
+  rm -rf "$work"
   time=$(printf '%d:%02d' $((SECONDS / 60)) $((SECONDS % 60)))
   if [ "$1" = 0 ]; then echo "== $0: all $steps steps passed in $time min"; else echo "== $0: FAILED at '$step' after $time min"; fi
 }
@@ -26,9 +28,9 @@ finish() {
   return "$code"
 }
 
-# An environment of its own with the versions of the lock, active from here on; and Debian's packages beside.
+# environment [PACKAGE...]: one of its own with the versions of the lock, active from here on; and Debian's packages.
 environment() {
-  start packages native_packages
+  start packages native_packages "$@"
   python3 -m venv "$work/venv"
   # shellcheck disable=SC1091
   . "$work/venv/bin/activate"
@@ -37,10 +39,14 @@ environment() {
 }
 
 # passed NAME: whether NAME passed before with this very native/ on this machine. remember NAME: it has. A machine that
-# forgets runs it again.
-passed() { [ -f "$(_stamp "$1")" ]; }
-remember() { mkdir -p "$(dirname "$(_stamp "$1")")" && touch "$(_stamp "$1")"; }
-_stamp() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/allrounder-ci/$1-$(git rev-parse HEAD:native)"; }
+# forgets, or a folder without its commits, runs it again.
+passed() { local stamp; stamp=$(_stamp "$1") && [ -f "$stamp" ]; }
+remember() { local stamp; if stamp=$(_stamp "$1"); then mkdir -p "$(dirname "$stamp")" && touch "$stamp"; fi; }
+_stamp() {
+  local tree
+  tree=$(git rev-parse --verify --quiet HEAD:native) && git diff --quiet HEAD -- native || return 1
+  echo "${XDG_CACHE_HOME:-${HOME:-$work}/.cache}/allrounder-ci/$1-$tree"
+}
 
 # shellcheck source=.ci/native.sh
 . .ci/native.sh

@@ -25,17 +25,18 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from allrounder.bundle import open_bundle
-from allrounder.commands.random_model import write_random_model
+from allrounder.commands.pipeline.random_model import write_random_model
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.hosts.random import Shape
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.options import EngineOptions
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.manifest import Limits
 from allrounder.progress import TerminalProgress
+from allrounder.pruning import pruning_config
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.options import EngineOptions
-from allrounder.versions import FULL, resolve
+from allrounder.versions import FULL
+from allrounder.vlm.random_model import Shape
 
 ROOMS = (64, 512, 1024, 2048, 3072)
 HEADS, KV_HEADS, HEAD_DIM = 14, 2, 64
@@ -54,9 +55,9 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
     pair = write_random_model(folder, shape)
     limits = Limits(text_tokens=64, new_tokens=max(ROOMS), batch=1)
     freezer = Freezer(pair.host, None, folder / "frozen", FreezeOptions(limits=limits), TerminalProgress())
-    version = resolve(FULL, tokens=freezer.spec.visual_tokens, layers=layers)
+    tokens = freezer.spec.visual_tokens
     freezer.shared()
-    freezer.add(FreezeRequest(version, 0, "frozen"))
+    freezer.add(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
@@ -67,7 +68,7 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
 def decode_step(engine: Engine, room: int) -> tuple[Callable[[], object], int]:
     """Returns a function that decodes one token into a cache with ``room``, and the cache's capacity."""
     prompt = engine.prompt("what is it?")
-    state = engine.prefill(prompt, engine.see(np.zeros((336, 336, 3), np.uint8)), None, room=room)
+    state = engine.start(engine.preprocess(np.zeros((336, 336, 3), np.uint8)), prompt, room=room)
     capacity = len(prompt.prefix_ids) + len(prompt.suffix_ids) + engine.model.visual_tokens + room
     return lambda: engine.decode(state, [7]), capacity
 

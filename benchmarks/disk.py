@@ -12,12 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from allrounder.bundle import OpenBundle
-from allrounder.commands.bench_shape import build_bundle_of
-from allrounder.commands.random_model import write_random_model
-from allrounder.hosts.checkpoint import Checkpoint
+from allrounder.commands.pipeline.random_model import build_bundle_of, write_random_model
+from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.progress import TerminalProgress
 from allrounder.versions import FULL, VERSIONS
+from allrounder.vlm.checkpoint import Checkpoint
 
 PROMISED = {"all over full": 1.25, "full over its parameters": 1.15}
 

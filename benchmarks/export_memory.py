@@ -1,7 +1,7 @@
 """Memory of the export: peak anonymous resident memory of freezing and verifying, against the checkpoint's bytes.
 
-What it is: a command. A random host and router of a named shape are written, then frozen (full and par-lite, routed and
-frozen) and verified in a process of its own, which this one watches: RssAnon of /proc/<pid>/status, every few
+What it is: a command. A random host and router of a named shape are written, then frozen (full and par-lite, dynamic
+and static) and verified in a process of its own, which this one watches: RssAnon of /proc/<pid>/status, every few
 milliseconds. Mapped files are not counted, the kernel takes their pages back at will.
 What it knows: Linux's /proc. What it does not know: the time that export takes when nobody watches.
 
@@ -22,7 +22,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-GATHER_LAYER = 2
+PRUNE_LAYER = 2
 PROMISED = 1.5  # times the checkpoint's bytes
 STEP = 0.004  # seconds between two looks
 
@@ -99,11 +99,11 @@ def _anonymous(pid: int | None) -> int:
 def _write_sources(folder: str, shape: str, precision: str) -> None:
     import torch
 
-    from allrounder.hosts.checkpoint import Checkpoint
-    from allrounder.hosts.random import write_random_checkpoint
-    from allrounder.hosts.spec import read_config
     from allrounder.router.checkpoint import save_router
     from allrounder.router.model import MetaRouter
+    from allrounder.vlm.checkpoint import Checkpoint
+    from allrounder.vlm.llava.config import read_config
+    from allrounder.vlm.random_model import write_random_checkpoint
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     host = write_random_checkpoint(Path(folder, "host"), shape, dtype=dtype)
@@ -115,23 +115,21 @@ def _write_sources(folder: str, shape: str, precision: str) -> None:
 def _export(folder: str, precision: str, phases: Connection) -> None:
     import msgspec
 
-    from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-    from allrounder.export.verify import verify
+    from allrounder.calib.votes import ranked
+    from allrounder.export.freezer import FreezeOptions, Freezer
+    from allrounder.export.verify.verify import verify
     from allrounder.manifest import Precision
-    from allrounder.versions import resolve
+    from allrounder.pruning import LAYER_POLICIES, pruning_configs
 
     host, router, out = (Path(folder, name) for name in ("host", "router", "frozen"))
     phases.send("freeze")
     options = FreezeOptions(msgspec.convert(precision, Precision))
     freezer = Freezer(host, router, out, options)
     freezer.shared()
-    full, lite = (
-        resolve(name, tokens=freezer.spec.visual_tokens, layers=freezer.spec.decoder.layers)
-        for name in ("full", "par-lite")
-    )
-    freezer.add(FreezeRequest(full, GATHER_LAYER, "frozen"))
-    freezer.add(FreezeRequest(lite, GATHER_LAYER, "routed"))
-    freezer.add(FreezeRequest(lite, GATHER_LAYER, "frozen", tuple(range(lite.budget.layers))))
+    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    versions, model = ("full", "par-lite"), {"tokens": tokens, "layers": layers, "prune_layer": PRUNE_LAYER}
+    for pruning in pruning_configs(versions, **model, policies=LAYER_POLICIES):
+        freezer.add(ranked(pruning, range(PRUNE_LAYER, layers)))
     freezer.finish()
     phases.send("verify")
     verify(out, host, router)

@@ -23,8 +23,8 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto
 
-from allrounder.export.gather import PLUGIN, token_gather
-from allrounder.export.writer import GraphWriter
+from allrounder.export.graph.gather import PLUGIN, token_gather
+from allrounder.export.graph.writer import GraphWriter
 from allrounder.native import require
 
 REPEATS = 12  # runs of each in a round

@@ -24,13 +24,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import msgspec
 import numpy as np
 
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import backend
 from allrounder.errors import InputInvalid
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import Runtime
-from allrounder.runtime.backend import backend
-from allrounder.runtime.options import EngineOptions
 
 WARM_UP = 3  # questions asked and thrown away
 RESAMPLES = 2000

@@ -23,12 +23,12 @@ from transformers import LlavaForConditionalGeneration
 
 from allrounder.calib.bootstrap import mean_estimate
 from allrounder.calib.fidelity import same_answer
-from allrounder.hosts.demo.prompts import Example, examples
-from allrounder.hosts.demo.questions import CLASSES
-from allrounder.hosts.demo.scenes import Split
-from allrounder.hosts.keywords import CACHE
-from allrounder.runtime.kept_rows import KeptRows, RowReader
+from allrounder.demo.prompts import Example, examples
+from allrounder.demo.questions import CLASSES
+from allrounder.demo.scenes import Split
+from allrounder.serving.kept_rows import KeptRows, RowReader
 from allrounder.versions import FULL
+from allrounder.vlm.keywords import CACHE
 
 NEW_TOKENS = 24
 BATCH = 32

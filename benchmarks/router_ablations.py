@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from router_objectives import objectives
 
-from allrounder.hosts.demo.scenes import Split
-from allrounder.hosts.host import Host, load_host
+from allrounder.demo.scenes import Split
+from allrounder.progress import TerminalProgress
 from allrounder.router.checkpoint import load_router
-from allrounder.router.examples import SceneExamples
-from allrounder.router.measure import Closeness, measure, random_scorer, router_scorer
-from allrounder.router.objective import TrainOptions
-from allrounder.router.references import References
-from allrounder.router.train import RunOptions, train
+from allrounder.router.training.examples import SceneExamples
+from allrounder.router.training.losses import gate_loss
+from allrounder.router.training.measure import Closeness, measure, random_scorer, router_scorer
+from allrounder.router.training.objective import TrainOptions
+from allrounder.router.training.references import References
+from allrounder.router.training.train import RunOptions, train
 from allrounder.versions import resolve
+from allrounder.vlm.host import Host, load_host
 
 QUESTIONS = 5
 TEACHING, VALIDATING, MEASURED = 50_000, 20_000, 21_000  # first seeds; none of them is used by the shipped router
@@ -39,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gate, from the host's first layer": {"attention": "bidirectional", "start": "host"},
     "preference (the paper's), causal": {"objective": "preference", "attention": "causal", "budgets": ("par-base",)},
     "preference, bidirectional, three budgets": {"objective": "preference", "attention": "bidirectional"},
-    "preference, reference-free": {"objective": "preference", "attention": "bidirectional", "reference_free": True},
+    "preference, reference-free": {"objective": "reference-free", "attention": "bidirectional"},
     "policy (all flows, by advantage)": {"objective": "policy", "attention": "bidirectional"},
     "listwise (all flows, by rank)": {"objective": "listwise", "attention": "bidirectional"},
 }
@@ -62,17 +64,20 @@ def main() -> int:
     teaching, validating = (_references(host, split, first, count) for split, first, count in shares)
     measured = _references(host, Split.VALIDATION, MEASURED, arguments.measured)
     chosen = arguments.only.split(";") if arguments.only else list(VARIANTS)
+    judged = {"gate": gate_loss} | objectives()
     rows = {"random scores": _report(host, measured, random_scorer(host, 1))}
     for name in chosen:
         place = arguments.out / "".join(letter if letter.isalnum() else "-" for letter in name)
         done = place / "result.json"
         if not done.is_file():
             run = RunOptions(minutes=arguments.minutes, validate_every=60)
-            train(host, (teaching, validating), place, TrainOptions(**VARIANTS[name]), run)
+            options = dict(VARIANTS[name])
+            objective = judged[options.pop("objective", "gate")]
+            train(host, (teaching, validating), place, TrainOptions(**options), run, objective=objective)
             router = load_router(place, host_spec=host.spec, host_digest=host.digest)
             done.write_text(json.dumps(_report(host, measured, router_scorer(router)) | {"steps": _steps(place)}))
         rows[name] = json.loads(done.read_text())
-        tqdm.write(f"{name}: {rows[name]}", file=sys.stderr)
+        print(f"{name}: {rows[name]}", file=sys.stderr)
     print(_table(rows))
     print(json.dumps(rows))
     return 0
@@ -80,16 +85,18 @@ def main() -> int:
 
 def _references(host: Host, split: Split, first: int, pictures: int) -> References:
     """Returns references that are all computed already."""
-    references = References(host, SceneExamples(split, first, pictures, QUESTIONS), gather_layer=2)
-    for index in tqdm(range(0, len(references.examples), QUESTIONS), desc="references"):
+    references = References(host, SceneExamples(split, first, pictures, QUESTIONS))
+    progress, count = TerminalProgress(), len(references.examples)
+    for index in range(0, count, QUESTIONS):
         references.batch(range(index, index + QUESTIONS))
+        progress("references", min(index + QUESTIONS, count), count)
     return references
 
 
 def _report(host: Host, references: References, scorer: Any) -> dict[str, Any]:
     """Returns divergence and agreement at each version, and with tokens or layers alone at par-lite's budget."""
     tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
-    named = {name: resolve(name, tokens=tokens, layers=layers).budget for name in BOTH}
+    named = {name: resolve(name, tokens=tokens, layers=layers) for name in BOTH}
     lite = named["par-lite"]
     named |= {"tokens alone": lite._replace(layers=layers), "layers alone": lite._replace(tokens=tokens)}
     found: list[Closeness] = measure(host, references, scorer, list(named.values()), gather_layer=2)

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from allrounder.commands.bench import BenchOptions, bench_bundle, render
-from allrounder.commands.bench_shape import build_shape
+from allrounder.commands.pipeline.random_model import build_shape
 from allrounder.progress import TerminalProgress
 from allrounder.versions import DEFAULT_VERSION, FULL
 
@@ -37,7 +37,7 @@ def main() -> int:
         weights=modes, text_tokens=70, repeats=arguments.repeats, threads=arguments.threads, memory=arguments.memory
     )
     with tempfile.TemporaryDirectory(prefix="allrounder-speed-") as folder:
-        bundle = build_shape("0.5b", Path(folder), (FULL, DEFAULT_VERSION), progress, ("routed", "frozen"))
+        bundle = build_shape("0.5b", Path(folder), (FULL, DEFAULT_VERSION), progress, ("dynamic", "static"))
         report = bench_bundle(bundle, options, progress)
     print(render(report))
     ratios = {row.entry: row.speedup for row in report.rows if row.version != FULL and row.weights == "fast"}

@@ -10,21 +10,27 @@ comparison is paired: both sides of every question are resampled together, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from allrounder.calib.bootstrap import mean_estimate, paired_estimate, ratio_estimate
 from allrounder.calib.fidelity import FULL_CARD, Outcomes
-from allrounder.card import Card, Comparison, Row
+from allrounder.card import ROUTER, Card, Comparison, Row
 from allrounder.errors import CalibrationError
-from allrounder.manifest import Entry, Fidelity, Figures, LayerPolicy, Model, Recommendation
+from allrounder.manifest import Entry, Fidelity, Figures, Model, Recommendation
+from allrounder.pruning import LayerPolicy
+from allrounder.versions import FULL
 
 __all__ = [
     "TOLERANCE",
+    "Advice",
     "Copied",
+    "advise",
     "compare",
     "copy_figures",
     "fidelity_of",
@@ -35,7 +41,8 @@ __all__ = [
     "summarize",
 ]
 
-TOLERANCE = 0.005  # of agreement: so much may a frozen plan lose against a routed one and still be recommended
+Key = tuple[str, str, str, int, str]
+TOLERANCE = 0.005  # of agreement: so much may static layers lose against dynamic ones and still be recommended
 
 
 def figures(outcomes: Outcomes) -> Figures:
@@ -72,11 +79,7 @@ def row(outcomes: Outcomes, pruner: str, entry: Entry) -> Row:
     """Returns the card's row of a pruner whose scores were fed to ``entry``."""
     return Row(
         pruner=pruner,
-        version=entry.version,
-        tokens=entry.tokens,
-        layers=entry.layers,
-        layer_policy=entry.layer_policy,
-        layer_plan=entry.layer_plan,
+        pruning=entry.pruning,
         figures=figures(outcomes),
         kinds=kinds(outcomes),
         layer_use=tuple(outcomes.layer_use.mean(axis=0).tolist()),
@@ -155,51 +158,123 @@ def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> 
 
 def recommend(
     version: str,
-    routed: Row | None,
-    frozen: Row | None,
-    routed_ttft: float | None = None,
-    frozen_ttft: float | None = None,
+    dynamic: Row | None,
+    static: Row | None,
+    dynamic_ttft: float | None = None,
+    static_ttft: float | None = None,
 ) -> Recommendation:
     """Returns which layer policy ``version`` should be built with.
 
-    The rule: ``frozen``, unless its mean agreement is worse than that of ``routed`` by more than `TOLERANCE`. Frozen
+    The rule: ``static``, unless its mean agreement is worse than that of ``dynamic`` by more than `TOLERANCE`. Static
     graphs are smaller, take batches and run in every backend, which half a point is worth; noise between the two does
     not enter, because where it hides the difference either choice is as good.
 
     Args:
         version: Its name.
-        routed: The router's row with layers chosen per input, if it was measured.
-        frozen: Its row with layers frozen by the vote, if it was measured.
-        routed_ttft: Median time to first token as a share of that of `full`; told, not weighed.
-        frozen_ttft: The same of ``frozen``.
+        dynamic: The router's row with layers chosen per input, if it was measured.
+        static: Its row with layers chosen once, by the vote, if it was measured.
+        dynamic_ttft: Median time to first token as a share of that of `full`; told, not weighed.
+        static_ttft: The same of ``static``.
 
     Raises:
         CalibrationError: Neither was measured.
     """
-    if routed is None or frozen is None:
-        only = routed or frozen
+    if dynamic is None or static is None:
+        only = dynamic or static
         if only is None:
             raise CalibrationError("nothing was measured that could be recommended", where=version)
         agreement = _percent(only.figures.agreement.mean)
-        why = f"only {only.layer_policy} was measured: it agrees with full on {agreement} of the questions"
-        return Recommendation(version=version, layer_policy=only.layer_policy, why=f"{why}.")
-    ours, theirs = frozen.figures.agreement.mean, routed.figures.agreement.mean
-    chosen: LayerPolicy = "frozen" if _is_enough(ours, theirs) else "routed"
-    facts = f"frozen agrees with full on {_percent(ours)} of the questions, routed on {_percent(theirs)}"
-    if routed_ttft is not None and frozen_ttft is not None:
-        times = f"{_percent(frozen_ttft)} and {_percent(routed_ttft)} of full's time"
+        why = f"only {only.pruning.layer_policy} was measured: it agrees with full on {agreement} of the questions"
+        return Recommendation(version=version, layer_policy=only.pruning.layer_policy, why=f"{why}.")
+    ours, theirs = static.figures.agreement.mean, dynamic.figures.agreement.mean
+    chosen: LayerPolicy = "static" if _is_enough(ours, theirs) else "dynamic"
+    facts = f"static agrees with full on {_percent(ours)} of the questions, dynamic on {_percent(theirs)}"
+    if dynamic_ttft is not None and static_ttft is not None:
+        times = f"{_percent(static_ttft)} and {_percent(dynamic_ttft)} of full's time"
         facts += f" (first token, where it was measured, in {times})"
     half = f"{100 * TOLERANCE:g} points"
-    if chosen == "frozen":
-        why = f"{facts}: not worse by more than {half}, and frozen graphs are smaller, take batches and run everywhere."
+    if chosen == "static":
+        why = f"{facts}: not worse by more than {half}, and static graphs are smaller, take batches and run everywhere."
     else:
         why = f"{facts}: worse by more than {half}."
     return Recommendation(version=version, layer_policy=chosen, why=why)
 
 
-def _is_enough(frozen: float, routed: float) -> bool:
-    """Whether a frozen plan's agreement is near enough to a routed one's; exact at the limit but for rounding."""
-    return routed - frozen <= TOLERANCE + 1e-12
+class Advice(NamedTuple):
+    """Recommendations, and in words, of which versions there is none and why."""
+
+    recommendations: tuple[Recommendation, ...]
+    not_compared: tuple[str, ...]
+
+
+def advise(entries: Sequence[Entry], outcomes: Mapping[Key, Outcomes], place: Path) -> Advice:
+    """Returns what ``outcomes`` say about the layer policies of ``entries``.
+
+    Entries that differ in nothing but the policy are compared. Where a version is there in several backends, precisions
+    or prune layers, each has its recommendation, which then names them. A version that keeps every layer has no policy
+    to choose.
+
+    Args:
+        entries: All entries of a bundle, `full` among them, with their latency where they have one.
+        outcomes: By `Entry.key`, on the same questions.
+        place: The bundle, for what to do next.
+    """
+    groups: dict[tuple[str, str, str, int], dict[str, Entry]] = {}
+    depth = max(entry.pruning.layers for entry in entries)
+    for entry in entries:
+        if entry.pruning.layers < depth:
+            groups.setdefault(entry.key[:4], {})[entry.pruning.layer_policy] = entry
+    versions = [version for version, *_ in groups]
+    recommendations: list[Recommendation] = []
+    missing: list[str] = []
+    for group, policies in groups.items():
+        if len(policies) < 2:
+            missing.append(_missing(next(iter(policies.values())), place))
+            continue
+        found = _compared(policies, outcomes, entries)
+        if versions.count(found.version) > 1:
+            found = msgspec.structs.replace(found, why=f"{group[1]}, {group[2]}, K={group[3]}: {found.why}")
+        recommendations.append(found)
+    return Advice(tuple(recommendations), tuple(missing))
+
+
+def _compared(
+    policies: Mapping[str, Entry], outcomes: Mapping[Key, Outcomes], entries: Sequence[Entry]
+) -> Recommendation:
+    dynamic, static = policies["dynamic"], policies["static"]
+    return recommend(
+        dynamic.version,
+        row(outcomes[dynamic.key], ROUTER, dynamic),
+        row(outcomes[static.key], ROUTER, static),
+        _share_of_full(dynamic, entries),
+        _share_of_full(static, entries),
+    )
+
+
+def _share_of_full(entry: Entry, entries: Sequence[Entry]) -> float | None:
+    """Returns the median time to first token over that of `full`; None where one of them was not timed."""
+    for full in entries:
+        same = (full.version, full.backend, full.precision) == (FULL, entry.backend, entry.precision)
+        if same and full.latency and entry.latency:
+            return entry.latency.ttft_ms.p50 / full.latency.ttft_ms.p50
+    return None
+
+
+def _missing(entry: Entry, place: Path) -> str:
+    other = "static" if entry.pruning.layer_policy == "dynamic" else "dynamic"
+    command = (
+        f"allrounder build --version {entry.version} --layer-policy {other} --backend {entry.backend} "
+        f"--precision {entry.precision} --prune-layer {entry.pruning.prune_layer} --out {place}"
+    )
+    return (
+        f"{entry.version}: only {entry.pruning.layer_policy} is in this bundle; to compare, build {other} as well, with the "
+        f"same --model, --router and --calib, and calibrate again: {command}"
+    )
+
+
+def _is_enough(static: float, dynamic: float) -> bool:
+    """Whether static layers agree nearly as often as dynamic ones; exact at the limit but for rounding."""
+    return dynamic - static <= TOLERANCE + 1e-12
 
 
 def _check_same(router: Outcomes, other: Outcomes, where: str) -> None:

@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 
 from allrounder.calib.distributions import divergence
 from allrounder.calib.questions import check_questions
+from allrounder.engines.sessions import Tensor
 from allrounder.errors import CalibrationError
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
-from allrounder.runtime.backend import Tensor
 from allrounder.runtime.engine import Engine, Scores
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import PromptIds
@@ -47,13 +47,11 @@ __all__ = [
     "Outcomes",
     "Scorer",
     "measure",
-    "quick_sample",
     "same_answer",
 ]
 
 FULL_CARD = 2000  # questions from which on fidelity is no longer quick
 MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
-_SAMPLE_SEED = 7
 
 
 Scorer = Callable[[Prompt], Scores]  # token scores [1, N] and layer scores [1, M], float32; higher is kept
@@ -181,14 +179,6 @@ def _outcomes(row: Sequence[_Outcome], truths: Sequence[bool], prompts: Sequence
         layer_use=layer_use,
         pictures=tuple(str(prompt.image) for prompt in prompts),
     )
-
-
-def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
-    """Returns ``count`` of ``prompts`` (all, where there are fewer), drawn by a fixed seed and in file order."""
-    if len(prompts) <= count:
-        return tuple(prompts)
-    drawn = np.random.default_rng(_SAMPLE_SEED).choice(len(prompts), size=count, replace=False)
-    return tuple(prompts[index] for index in sorted(drawn))
 
 
 def same_answer(given: str, wanted: str) -> bool:

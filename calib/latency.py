@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import runs_on_cpu
 from allrounder.manifest import Entry, Latency
 from allrounder.progress import Progress, silent
-from allrounder.runtime.backend import runs_on_cpu
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
 from allrounder.runtime.memory import fits
-from allrounder.runtime.options import EngineOptions
 
 __all__ = ["SECONDS", "counts", "measure"]
 

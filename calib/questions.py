@@ -1,17 +1,19 @@
-"""Questions: are they fit for a bundle, before minutes are spent on them.
-
-What it is: one check. What it knows: the engine's limits. What it does not know: what is measured.
-"""
+"""The questions that calibration asks: which of a file's, and whether they are fit for a bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from allrounder.errors import PromptsInvalid, PromptTooLong
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine
 
-__all__ = ["check_questions"]
+__all__ = ["QUESTIONS", "check_questions", "quick_sample", "voters"]
+
+QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the vote
+_SAMPLE_SEED = 7
 
 
 def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
@@ -33,3 +35,18 @@ def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
             wanted=f"up to {engine.limits.text_tokens} text tokens",
             remedy="shorten or remove these questions",
         )
+
+
+def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
+    """Returns ``count`` of ``prompts`` (all, where there are fewer), drawn by a fixed seed and in file order."""
+    if len(prompts) <= count:
+        return tuple(prompts)
+    drawn = np.random.default_rng(_SAMPLE_SEED).choice(len(prompts), size=count, replace=False)
+    return tuple(prompts[index] for index in sorted(drawn))
+
+
+def voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Returns the prompts that vote: others than those of the quick fidelity, where there are enough of them."""
+    measured = set(quick_sample(prompts, QUESTIONS))
+    others = [prompt for prompt in prompts if prompt not in measured]
+    return quick_sample(others if len(others) >= QUESTIONS // 2 else prompts, QUESTIONS)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import why_not
 from allrounder.errors import AllRounderError, BackendError
 from allrounder.manifest import Entry
-from allrounder.runtime.backend import why_not
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.memory import fits
-from allrounder.runtime.options import EngineOptions
 
 __all__ = ["try_engines"]
 
@@ -54,8 +54,7 @@ def try_engines(
 def _ask(engine: Engine) -> bool:
     """Returns whether the logits of a prompt and of one token after it are finite."""
     side = engine.model.image_size
-    visual = engine.see(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-    prompt = engine.prompt(_QUESTION)
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=1)
+    picture = engine.preprocess(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    state = engine.start(picture, engine.prompt(_QUESTION), room=1)
     first = state.logits
     return bool(np.isfinite(first).all() and np.isfinite(engine.decode(state, [int(first.argmax())])).all())

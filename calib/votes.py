@@ -1,13 +1,13 @@
-"""Votes: how a layer plan is frozen.
+"""Votes: how static layers are chosen.
 
 What it is: the rule that turns the router's layer scores on many prompts into one order of layers, and an
-order into a plan.
-What it knows: scores [P, M] and the gather layer K. What it does not know: how scores come about (an engine
-gives them), and what a plan costs.
+order into the kept layers of a version.
+What it knows: scores [P, M] and the prune layer K. What it does not know: how scores come about (an engine
+gives them), and what a list of layers costs.
 
 Every prompt ranks the layers K to M-1 by its scores; the mean rank decides (a mean of scores would let one
 prompt of large scores outvote many), ties go to the lower index. One order per K serves every budget, so
-plans of growing budgets are nested.
+the lists of growing budgets are nested.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from allrounder.calib.questions import check_questions
-from allrounder.errors import CalibrationError, InvalidBudget
+from allrounder.errors import CalibrationError
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
+from allrounder.pruning import PruningConfig
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import to_rgb
 
-__all__ = ["layer_order", "order_from", "plan_from"]
+__all__ = ["layer_order", "order_from", "ranked"]
 
 
 def layer_order(
-    engine: Engine, prompts: Sequence[Prompt], gather_layer: int, progress: Progress = silent
+    engine: Engine, prompts: Sequence[Prompt], prune_layer: int, progress: Progress = silent
 ) -> tuple[int, ...]:
-    """Returns the layers ``gather_layer`` to M-1, the most wanted first, as the prompts vote.
+    """Returns the layers ``prune_layer`` to M-1, the most wanted first, as the prompts vote.
 
     Args:
         engine: Any engine with a router.
         prompts: Picture questions; each has one vote.
-        gather_layer: K; the layers below it are always kept and are not voted on.
+        prune_layer: K; the layers below it are always kept and are not voted on.
         progress: Told once per prompt.
 
     Raises:
@@ -53,26 +55,22 @@ def layer_order(
             raise CalibrationError("a layer vote needs a router", where=engine.entry.label, remedy="give --router")
         scores.append(np.asarray(given.layer_scores, dtype=np.float32).reshape(-1))
         progress("layer vote", done, len(prompts))
-    return order_from(np.stack(scores), gather_layer)
+    return order_from(np.stack(scores), prune_layer)
 
 
-def order_from(scores: NDArray[np.float32], gather_layer: int) -> tuple[int, ...]:
-    """Returns the layers ``gather_layer`` to M-1 by mean rank of ``scores`` [P, M]; NaN counts as -inf."""
-    wanted = np.where(np.isnan(scores), -np.inf, scores)[:, gather_layer:]
+def order_from(scores: NDArray[np.float32], prune_layer: int) -> tuple[int, ...]:
+    """Returns the layers ``prune_layer`` to M-1 by mean rank of ``scores`` [P, M]; NaN counts as -inf."""
+    wanted = np.where(np.isnan(scores), -np.inf, scores)[:, prune_layer:]
     by_score = np.argsort(-wanted, axis=1, kind="stable")  # stable: ties go to the lower index
     ranks = np.empty_like(by_score)
     np.put_along_axis(ranks, by_score, np.arange(wanted.shape[1])[None, :], axis=1)
     order = np.argsort(ranks.sum(axis=0), kind="stable")  # the sum orders as the mean does, in exact integers
-    return tuple(int(layer) + gather_layer for layer in order)
+    return tuple(int(layer) + prune_layer for layer in order)
 
 
-def plan_from(order: Sequence[int], layers: int, gather_layer: int) -> tuple[int, ...]:
-    """Returns the plan of ``layers`` layers: 0 to K-1 and the first of ``order``, ascending.
-
-    Raises:
-        InvalidBudget: Fewer than K (or 1) layers, or more than there are.
-    """
-    lowest, highest = max(gather_layer, 1), gather_layer + len(order)
-    if not lowest <= layers <= highest:
-        raise InvalidBudget("impossible number of decoder layers", got=layers, wanted=f"{lowest} to {highest}")
-    return tuple(sorted((*range(gather_layer), *order[: layers - gather_layer])))
+def ranked(pruning: PruningConfig, order: Sequence[int]) -> PruningConfig:
+    """Returns ``pruning``, where its layers are not ranked yet with 0 to K-1 and the first of ``order``."""
+    if not pruning.unranked:
+        return pruning
+    below = pruning.prune_layer
+    return replace(pruning, kept_layers=tuple(sorted((*range(below), *order[: pruning.layers - below]))))

@@ -18,16 +18,17 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.calib.tables import table
 from allrounder.commands.bench_memory import Memory, peak_memory
 from allrounder.commands.runnable import runnable
-from allrounder.commands.tables import table
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
+from allrounder.engines.options import EngineOptions, Weights
 from allrounder.errors import InputInvalid, UnknownVersion
-from allrounder.manifest import Entry, LayerPolicy, Percentiles, Workload
+from allrounder.manifest import Entry, Percentiles, Workload
 from allrounder.progress import Progress, TerminalProgress
+from allrounder.pruning import LAYER_POLICIES
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.measure import Samples, default_workload, make_request, sample_latency, summarise
-from allrounder.runtime.options import EngineOptions, Weights
 from allrounder.versions import FULL
 
 __all__ = ["BenchOptions", "BenchReport", "Row", "add_arguments", "bench_bundle", "run"]
@@ -96,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--versions", metavar="NAMES", help="separated by commas (default: all; of a shape full,par-lite)"
     )
-    parser.add_argument("--layer-policy", default="routed", help="of a shape: routed, frozen, both")
+    parser.add_argument("--layer-policy", default="dynamic", choices=("both", *LAYER_POLICIES), help="of a shape")
     parser.add_argument("--weights", default="fast", metavar="MODES", help="fast, shared or fast,shared")
     parser.add_argument("--text-tokens", type=int, help="text tokens of the prompt (default: 64)")
     parser.add_argument("--new-tokens", type=int, help="tokens of the answer (default: 16)")
@@ -114,22 +115,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.bundle is not None:
         report = bench_bundle(open_bundle(arguments.bundle, progress=progress), options, progress)
     else:
-        from allrounder.commands.bench_shape import build_shape
+        from allrounder.commands.pipeline.random_model import build_shape
 
         with tempfile.TemporaryDirectory(prefix="allrounder-bench-") as folder:
             names = options.versions or (FULL, "par-lite")
-            bundle = build_shape(arguments.shape, Path(folder), names, progress, _policies(arguments.layer_policy))
+            policy = arguments.layer_policy
+            policies = LAYER_POLICIES if policy == "both" else (policy,)
+            bundle = build_shape(arguments.shape, Path(folder), names, progress, policies)
             report = bench_bundle(bundle, options._replace(versions=()), progress)
     print(render(report))
     print(msgspec.json.encode(report).decode())
     return 0
-
-
-def _policies(text: str) -> tuple[LayerPolicy, ...]:
-    policies = {"routed": ("routed",), "frozen": ("frozen",), "both": ("routed", "frozen")}
-    if text not in policies:
-        raise InputInvalid("unknown layer policy", where="--layer-policy", got=text, wanted="routed, frozen or both")
-    return policies[text]
 
 
 def options_from(arguments: argparse.Namespace) -> BenchOptions:
@@ -250,9 +246,7 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
 def _kv_bytes(engine: Engine, workload: Workload) -> int:
     """Returns the bytes that one request's keys and values hold, room for its answer included."""
     request = make_request(engine, workload)
-    visual = engine.see(request.rgb)
-    scores = engine.route(request.prompt, visual)
-    cache = engine.prefill(request.prompt, visual, scores, room=request.new_tokens).cache
+    cache = engine.start(engine.preprocess(request.rgb), request.prompt, room=request.new_tokens).cache
     return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from allrounder.engines.options import Weights
 from allrounder.errors import BackendError
 from allrounder.manifest import Workload
-from allrounder.runtime.options import Weights
 
 __all__ = ["Memory", "peak_memory"]
 
@@ -57,10 +57,10 @@ def peak_memory(bundle: Path, labels: Sequence[str], weights: Weights, workload:
 
 
 def _main() -> None:
-    from allrounder.bundle import open_bundle
+    from allrounder.engines.bundle.reader import open_bundle
+    from allrounder.engines.options import EngineOptions
     from allrounder.runtime.engine import open_engines
     from allrounder.runtime.measure import sample_latency
-    from allrounder.runtime.options import EngineOptions
 
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=_Question)
     bundle = open_bundle(question.bundle)

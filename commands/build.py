@@ -2,30 +2,29 @@
 
 What it is: the arguments, the defaults that depend on one another, and what is printed.
 What it knows: where the shipped demo model lies. What it does not know: how anything is built
-(`allrounder.commands.build_job`).
+(`allrounder.commands.pipeline.build`).
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
-from allrounder.commands.build_request import BuildRequest
+from allrounder.commands.pipeline.request import BuildRequest
 from allrounder.errors import InputInvalid, UnknownVersion
 from allrounder.manifest import Precision
 from allrounder.progress import TerminalProgress
-from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS
+from allrounder.pruning import LAYER_POLICIES, parse_keep
+from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS, is_version
 
 __all__ = ["add_arguments", "demo_models", "run"]
 
 _DEMO = "demo"
 _CHECKOUT = Path(__file__).resolve().parent.parent
-_CUSTOM = re.compile(r"t[1-9]\d*-l[1-9]\d*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--version",
         help=f"one of {', '.join(VERSIONS)}; several separated by commas; or all (default: {DEFAULT_VERSION})",
     )
-    parser.add_argument("--budget", metavar="T/L", help="a version of T visual tokens and L decoder layers")
+    parser.add_argument(
+        "--keep",
+        metavar="SHARE|COUNT",
+        help="a version of your own: the share (0.25) or number (144) of visual tokens that it keeps; 1: all of them",
+    )
+    parser.add_argument("--layers", type=int, metavar="L", help="a version of your own: the decoder layers it keeps")
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
     parser.add_argument("--router", type=Path, metavar="DIR", help="a trained router (demo: the shipped one)")
     parser.add_argument(
         "--backend",
         default="onnxruntime",
         help="what the engines are for: onnxruntime (default), openvino, tensorrt, tensorrt-rtx; or a pruned Hugging "
-        "Face directory (K=0, frozen): checkpoint, and tensorrt-llm with what trtllm-build takes (docs/backends.md)",
+        "Face directory (K=0, static): checkpoint, and tensorrt-llm with what trtllm-build takes (docs/backends.md)",
     )
     parser.add_argument(
         "--precision",
@@ -52,11 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layer-policy",
-        choices=("routed", "frozen"),
-        help="layers chosen per input, or once from calibration (default: routed for onnxruntime, else frozen)",
+        choices=("both", *LAYER_POLICIES),
+        help="static: layers chosen once, from calibration; dynamic: per input (default: both where the backend runs "
+        "both, else static)",
     )
     parser.add_argument(
-        "--gather-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
+        "--prune-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
     )
     parser.add_argument(
         "--native-op", action="store_true", help="ask for the native gather op where the runtime has it (onnxruntime)"
@@ -74,11 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Builds, tells its progress on stderr and prints one JSON object as the last line of stdout."""
     request = request_from(arguments)
-    from allrounder.commands.build_job import build_bundle  # imports torch: seconds that a typing error need not wait
+    from allrounder.commands.pipeline.build import (
+        build_bundle,  # imports torch: seconds that a typing error need not wait
+    )
 
     report = build_bundle(request, TerminalProgress(), _say)
     for entry in report.entries:
-        print(f"built {entry.label}: {entry.tokens} visual tokens, {entry.layers} decoder layers")
+        print(f"built {entry.label}: {entry.pruning.keep} visual tokens, {entry.pruning.layers} decoder layers")
     print(msgspec.json.encode(report).decode())
     return 0
 
@@ -88,6 +95,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
 
     Raises:
         UnknownVersion: A version name that is none.
+        InvalidBudget: A keep rule that is none.
         InputInvalid: The demo model is asked for where it does not lie, a router is missing, or the native op is asked
             for where the backend has no use for it.
     """
@@ -98,14 +106,15 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
             got=f"--backend {arguments.backend}",
             remedy="leave --native-op out",
         )
-    versions = _versions(arguments.version, custom=arguments.budget is not None)
+    custom = arguments.keep is not None or arguments.layers is not None
+    versions = _versions(arguments.version, custom=custom)
     host, router, calib = arguments.model, arguments.router, arguments.calib
     if host == _DEMO:
         models = demo_models()
         host = str(models / "demo")
         router = router or models / "demo-router"
         calib = calib or models / "demo" / "calibration" / "prompts.jsonl"
-    if router is None and (versions != (FULL,) or arguments.budget):
+    if router is None and (versions != (FULL,) or custom):
         raise InputInvalid(
             f"every version but {FULL} needs a router",
             where="--router",
@@ -113,13 +122,14 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         )
     return BuildRequest(
         versions=versions,
-        budget=arguments.budget,
+        keep=None if arguments.keep is None else parse_keep(arguments.keep),
+        layers=arguments.layers,
         host=host,
         router=router,
         backend=arguments.backend,
         precision=arguments.precision,
-        layer_policy=arguments.layer_policy or ("routed" if arguments.backend == "onnxruntime" else "frozen"),
-        gather_layer=arguments.gather_layer,
+        layer_policy=arguments.layer_policy,
+        prune_layer=arguments.prune_layer,
         calib=calib,
         own_prompts=arguments.calib is not None,
         out=arguments.out,
@@ -145,7 +155,7 @@ def _words(arguments: argparse.Namespace) -> tuple[str, ...]:
 def _versions(names: str | None, *, custom: bool) -> tuple[str, ...]:
     """Returns the versions asked for by name, each once, in the order of the table, custom ones last.
 
-    Where a ``custom`` budget is given and no name, the budget is all that is built.
+    Where a ``custom`` version is given and no name, it is all that is built.
     """
     if names is None:
         asked = [] if custom else [DEFAULT_VERSION]
@@ -154,12 +164,12 @@ def _versions(names: str | None, *, custom: bool) -> tuple[str, ...]:
     else:
         asked = [name.strip() for name in names.split(",")]
     for name in asked:
-        if name not in VERSIONS and not _CUSTOM.fullmatch(name):
+        if not is_version(name):
             raise UnknownVersion(
                 f"there is no version {name!r}",
                 where="--version",
                 wanted=f"one of {', '.join(VERSIONS)}; several separated by commas; or all",
-                remedy="for a budget of your own give --budget T/L",
+                remedy="for a budget of your own give --keep and --layers",
             )
     ranks = {name: rank for rank, name in enumerate(VERSIONS)}
     return tuple(sorted(dict.fromkeys(asked), key=lambda name: ranks.get(name, len(ranks))))

@@ -2,7 +2,7 @@
 
 What it is: the arguments, the measuring of all entries and their publishing.
 What it knows: the stages' entry points. What it does not know: how anything is measured, and how layer policies are
-weighed (`allrounder.commands.advice`).
+weighed (`allrounder.calib.card`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from pathlib import Path
 
 import msgspec
 
-from allrounder.bundle import OpenBundle, open_bundle
 from allrounder.calib import fidelity, latency
-from allrounder.calib.card import summarize
-from allrounder.commands.advice import advise
+from allrounder.calib.card import advise, summarize
+from allrounder.calib.tables import table
 from allrounder.commands.runnable import runnable
-from allrounder.commands.tables import table
-from allrounder.engines.bundle import Staging, publish, set_figures, set_recommendations
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
+from allrounder.engines.options import EngineOptions
 from allrounder.errors import BundleError, CalibrationError
 from allrounder.manifest import Entry, Estimate, Latency, Recommendation
 from allrounder.progress import Progress, TerminalProgress
 from allrounder.prompts import PromptSet, read_prompts
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.memory import fits, needed_bytes
-from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL
 
 __all__ = ["CalibrateReport", "add_arguments", "calibrate_bundle", "run"]
@@ -87,9 +86,9 @@ def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> Cal
         outcomes = _outcomes(bundle, able, prompts, progress)
         timed = _timed(bundle, able, progress)
         figures = {key: (summarize(outcomes[key], dataset=prompts.name), timed[key]) for key in outcomes}
-        set_figures(staging, figures)
+        staging.set_figures(figures)
         advice = advise([entry for entry in staging.manifest.entries if entry.key in outcomes], outcomes, place)
-        set_recommendations(staging, advice.recommendations)
+        staging.set_recommendations(advice.recommendations)
         manifest = publish(staging).manifest
     seconds = round(time.monotonic() - started, 2)
     return CalibrateReport(str(place), manifest.entries, advice.recommendations, advice.not_compared, seconds)

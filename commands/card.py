@@ -14,21 +14,22 @@ import argparse
 import os
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from allrounder.calib.report.plan import CardRequest
 from allrounder.card import CARD
 from allrounder.commands.build import demo_models
-from allrounder.commands.card_plan import CardRequest
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.progress import TerminalProgress
+from allrounder.versions import FULL, VERSIONS
 
 if TYPE_CHECKING:
+    from allrounder.calib.report.job import Prepared
     from allrounder.card import Card
-    from allrounder.commands.card_job import Prepared
+    from allrounder.manifest import Entry
 
 __all__ = ["CardReport", "add_arguments", "request_from", "run"]
 
@@ -55,14 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vote",
         type=Path,
         metavar="FILE",
-        help="JSONL of prompts that vote for frozen layers (demo: the shipped ones)",
+        help="JSONL of prompts that vote for static layers (demo: the shipped ones)",
     )
     parser.add_argument("--questions", type=int, default=2000, help="the first so many (default: 2000)")
     parser.add_argument(
         "--grid-questions", type=int, default=500, help="of them for the other pruners; 0: none (default: 500)"
     )
     parser.add_argument(
-        "--gather-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
+        "--prune-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu is all there is yet")
@@ -82,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, writes, prints a table and, as the last line of stdout, one JSON object."""
     started = time.monotonic()
     request = request_from(arguments)
-    from allrounder.commands.card_job import measure_card, prepare, read_known_card
-    from allrounder.commands.card_write import render
+    from allrounder.calib.report.job import measure_card, prepare, read_known_card
+    from allrounder.calib.report.write import render
 
     progress = TerminalProgress()
     known = read_known_card(request) if request.page_only else None
@@ -115,13 +116,15 @@ def request_from(arguments: argparse.Namespace) -> CardRequest:
             got=f"--device {arguments.device} --precision {arguments.precision}",
             remedy="leave both out; fp16 runs on a CPU as casts around fp32, and CUDA is not supported here yet",
         )
-    numbers = {"questions": 1, "grid_questions": 0, "jobs": 1, "gather_layer": 0}
+    numbers = {"questions": 1, "grid_questions": 0, "jobs": 1, "prune_layer": 0}
     for name, lowest in numbers.items():
         if getattr(arguments, name) < lowest:
             flag = f"--{name.replace('_', '-')}"
             raise InputInvalid("too few", where=flag, got=getattr(arguments, name), wanted=f"{lowest} or more")
-    if arguments.page is not None and find_spec("matplotlib") is None:  # said before an hour of work, not after it
-        raise EngineUnavailable("the page needs Matplotlib", where="--page", remedy="pip install 'allrounder[report]'")
+    if arguments.page is not None:
+        from allrounder.commands.report.page import check_installed
+
+        check_installed()  # said before an hour of work, not after it
     if arguments.page_only and arguments.page is None:
         raise InputInvalid("there is no page to write", where="--page-only", remedy="give --page FILE.html as well")
     model, router, calib, vote = _sources(arguments)
@@ -136,7 +139,7 @@ def request_from(arguments: argparse.Namespace) -> CardRequest:
         vote=vote,
         questions=arguments.questions,
         grid_questions=min(arguments.grid_questions, arguments.questions),
-        gather_layer=arguments.gather_layer,
+        prune_layer=arguments.prune_layer,
         jobs=arguments.jobs,
         work=arguments.work.resolve(),
         out=out,
@@ -167,7 +170,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[Path, Path, Path | None, Pa
     if missing:
         raise InputInvalid(
             f"a card of a model other than {_DEMO} needs {', '.join(missing)}",
-            remedy="give the router, questions to measure on, and other prompts that vote for frozen layers",
+            remedy="give the router, questions to measure on, and other prompts that vote for static layers",
         )
     if vote.resolve() == calib.resolve():
         raise InputInvalid("layers must not be voted on the questions that are measured", where="--vote", got=vote)
@@ -175,12 +178,17 @@ def _sources(arguments: argparse.Namespace) -> tuple[Path, Path, Path | None, Pa
 
 
 def _write_page(card: Card, prepared: Prepared, file: Path) -> None:
-    from allrounder.commands.card_data import typical
-    from allrounder.commands.card_samples import ask_versions
-    from allrounder.commands.page import write_page
+    from allrounder.calib.report.data import typical
+    from allrounder.commands.report import ask_versions, write_page
 
-    samples = ask_versions(prepared.bundle, prepared.entries, typical(prepared.questions.prompts, SAMPLES))
+    shown = [entry for entry in prepared.entries if _on_page(entry)]
+    samples = ask_versions(prepared.bundle, shown, typical(prepared.questions.prompts, SAMPLES))
     write_page(card, file, samples, about(card))
+
+
+def _on_page(entry: Entry) -> bool:
+    """Whether pictures show it: `full`, and the versions that choose layers per input."""
+    return entry.version == FULL or (entry.version in VERSIONS and entry.pruning.layer_policy == "dynamic")
 
 
 def about(card: Card) -> str:

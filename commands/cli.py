@@ -39,8 +39,9 @@ COMMANDS = {
     "run": Command("allrounder.commands.run", "ask a bundle a question about a picture"),
     "bench": Command("allrounder.commands.bench", "time versions side by side"),
     "inspect": Command("allrounder.commands.inspect", "show what is in a bundle, and what a picture keeps"),
+    "verify": Command("allrounder.commands.verify", "hash every byte of a bundle, and compare with its manifest"),
 }
-_BUILD_PACKAGES = {"ml_dtypes", "onnx", "safetensors", "torch", "tqdm", "transformers"}
+_BUILD_PACKAGES = {"ml_dtypes", "onnx", "safetensors", "torch", "transformers"}
 
 
 class _Module(Protocol):

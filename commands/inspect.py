@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from allrounder.bundle import OpenBundle, open_bundle
-from allrounder.commands.tables import table
+from allrounder.calib.tables import ranges, table
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Estimate, Fidelity, Figures, Recommendation
@@ -80,18 +80,18 @@ def _names(entries: Sequence[Entry]) -> list[str]:
 
 
 def _versions(entries: Sequence[Entry]) -> str:
-    header = ("version", "backend", "precision", "tokens", "layers", "K", "native op", "policy", "plan")
+    header = ("version", "backend", "precision", "tokens", "layers", "K", "native op", "policy", "kept layers")
     rows = [
         (
             entry.version,
             entry.backend,
             entry.precision,
-            str(entry.tokens),
-            str(entry.layers),
-            str(entry.gather_layer),
+            str(entry.pruning.keep),
+            str(entry.pruning.layers),
+            str(entry.pruning.prune_layer),
             "asked for" if entry.native_op else "-",
-            entry.layer_policy,
-            "per input" if entry.layer_plan is None else _ranges(entry.layer_plan),
+            entry.pruning.layer_policy,
+            "per input" if entry.pruning.kept_layers is None else ranges(entry.pruning.kept_layers),
         )
         for entry in entries
     ]
@@ -149,8 +149,8 @@ def _latencies(entries: Sequence[Entry], threads: int | None) -> str:
 
 def _machine(entry: Entry, threads: int | None) -> Machine | None:
     """Returns this machine, or None where the entry's backend is not there."""
-    from allrounder.runtime.backend import backend
-    from allrounder.runtime.options import EngineOptions
+    from allrounder.engines.options import EngineOptions
+    from allrounder.engines.sessions import backend
 
     device = "cuda" if entry.latency and entry.latency.machine.gpu else "cpu"
     try:
@@ -172,14 +172,3 @@ def _files(bundle: OpenBundle) -> str:
 
 def _interval(estimate: Estimate, digits: int) -> str:
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def _ranges(plan: Sequence[int]) -> str:
-    """Returns ascending layers as people write them: ``0-3, 5, 7-8``."""
-    runs: list[list[int]] = []
-    for layer in plan:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -8,38 +8,25 @@ What it does not know: how they are chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from allrounder.bundle import OpenBundle
+from allrounder.commands.report.samples import Kept, ask_versions
+from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.errors import InputInvalid, UnknownVersion
-from allrounder.manifest import Entry
-from allrounder.runtime.answer import Answer
+from allrounder.manifest import Entry, Model
+from allrounder.prompts import Prompt
 from allrounder.runtime.choice import by_faithfulness
-from allrounder.runtime.engine import Engine, open_engines
-from allrounder.runtime.image import to_rgb
-from allrounder.runtime.runtime import Runtime
 
-__all__ = ["as_seen", "draw_panel", "write_picture"]
+__all__ = ["write_picture"]
 
 _SIDE, _MARGIN, _CAPTION, _STRIP = 384, 12, 40, 26  # pixels
 _FADE = 0.8  # how far a dropped patch goes towards the background
 _INK, _PAPER, _GRID, _KEPT = (30, 30, 30), (255, 255, 255), (90, 90, 90), (38, 98, 168)
-_ANSWER_TOKENS = 32
-
-
-class _Panel(NamedTuple):
-    title: str
-    answer: str
-    image: Image.Image
-    grid: int
-    kept: Collection[int]
-    plan: Collection[int]
-    layers: int
 
 
 def write_picture(
@@ -62,14 +49,8 @@ def write_picture(
     grid = math.isqrt(bundle.manifest.model.visual_tokens)
     if grid * grid != bundle.manifest.model.visual_tokens:
         raise InputInvalid("the visual tokens are no square grid", got=bundle.manifest.model.visual_tokens)
-    rgb = to_rgb(image)
-    panels = []
-    for engine in open_engines(bundle, _entries(bundle, versions)):
-        answer = Runtime(engine).generate(
-            rgb, question, max_new_tokens=min(_ANSWER_TOKENS, bundle.manifest.limits.new_tokens)
-        )
-        panels.append(_panel(engine, answer, as_seen(engine, rgb), grid))
-    pictures = [draw_panel(panel) for panel in panels]
+    (sample,) = ask_versions(bundle, _entries(bundle, versions), [Prompt(image, question, None, "")])
+    pictures = [_panel(bundle.manifest.model, kept, sample.picture) for kept in sample.versions]
     whole = Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height), _PAPER)
     left = 0
     for picture in pictures:
@@ -79,27 +60,39 @@ def write_picture(
         whole.save(out)
     except (OSError, ValueError) as error:
         raise InputInvalid("the picture cannot be written", where=out, got=error, wanted="such as kept.png") from error
-    return [f"{panel.title}: {panel.answer!r}" for panel in panels]
+    return [f"{_title(bundle.manifest.model, kept)}: {_line(kept)!r}" for kept in sample.versions]
 
 
-def draw_panel(panel: _Panel) -> Image.Image:
+def _title(model: Model, kept: Kept) -> str:
+    return (
+        f"{kept.version}: {len(kept.keep_list)} of {model.visual_tokens} tokens, "
+        f"{len(kept.layer_plan)} of {model.layers} layers"
+    )
+
+
+def _line(kept: Kept) -> str:
+    return " ".join(kept.answer.split())
+
+
+def _panel(model: Model, kept: Kept, image: Image.Image) -> Image.Image:
     """Returns one version's picture: caption, image with dropped patches faded, layer plan."""
-    cell = max(4, _SIDE // panel.grid)
-    side = cell * panel.grid
+    grid = math.isqrt(model.visual_tokens)
+    cell = max(4, _SIDE // grid)
+    side = cell * grid
     drawn = Image.new("RGB", (side + 2 * _MARGIN, _CAPTION + side + _STRIP + 2 * _MARGIN), _PAPER)
     ink = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(size=13)
-    ink.text((_MARGIN, 6), panel.title, _INK, font)
-    ink.text((_MARGIN, 22), _fitting(f"\N{LEFT DOUBLE QUOTATION MARK}{panel.answer}", side, ink, font), _GRID, font)
-    drawn.paste(_faded(panel, side), (_MARGIN, _CAPTION))
-    for index in sorted(panel.kept):
-        row, column = divmod(index, panel.grid)
+    ink.text((_MARGIN, 6), _title(model, kept), _INK, font)
+    ink.text((_MARGIN, 22), _fitting(f"\N{LEFT DOUBLE QUOTATION MARK}{_line(kept)}", side, ink, font), _GRID, font)
+    drawn.paste(_faded(image, kept.keep_list, grid, side), (_MARGIN, _CAPTION))
+    for index in kept.keep_list:
+        row, column = divmod(index, grid)
         left, top = _MARGIN + column * cell, _CAPTION + row * cell
         ink.rectangle((left, top, left + cell, top + cell), outline=_GRID)
     top = _CAPTION + side + _MARGIN
-    for layer in range(panel.layers):
-        left, right = (_MARGIN + side * edge // panel.layers for edge in (layer, layer + 1))
-        fill = _KEPT if layer in panel.plan else None
+    for layer in range(model.layers):
+        left, right = (_MARGIN + side * edge // model.layers for edge in (layer, layer + 1))
+        fill = _KEPT if layer in kept.layer_plan else None
         ink.rectangle((left, top, right - 2, top + _STRIP - _MARGIN), fill=fill, outline=_KEPT)
     return drawn
 
@@ -114,39 +107,14 @@ def _fitting(quote: str, width: int, ink: ImageDraw.ImageDraw, font: Any) -> str
     return text
 
 
-def _faded(panel: _Panel, side: int) -> Image.Image:
+def _faded(image: Image.Image, kept: Iterable[int], grid: int, side: int) -> Image.Image:
     """Returns the image at ``side`` pixels, what is not kept faded to grey and towards white."""
-    image = panel.image.resize((side, side), Image.Resampling.LANCZOS)
+    image = image.resize((side, side), Image.Resampling.LANCZOS)
     faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, _PAPER), _FADE)
-    mask = np.zeros(panel.grid**2, np.uint8)
-    mask[sorted(panel.kept)] = 255
-    cells = Image.fromarray(mask.reshape(panel.grid, panel.grid)).resize((side, side), Image.Resampling.NEAREST)
+    mask = np.zeros(grid**2, np.uint8)
+    mask[list(kept)] = 255
+    cells = Image.fromarray(mask.reshape(grid, grid)).resize((side, side), Image.Resampling.NEAREST)
     return Image.composite(image, faded, cells)
-
-
-def _panel(engine: Engine, answer: Answer, image: Image.Image, grid: int) -> _Panel:
-    model = engine.model
-    title = (
-        f"{engine.entry.version}: {len(answer.keep_list)} of {model.visual_tokens} tokens, "
-        f"{len(answer.layer_plan)} of {model.layers} layers"
-    )
-    text = " ".join(answer.text.split())
-    return _Panel(title, text, image, grid, set(answer.keep_list), set(answer.layer_plan), model.layers)
-
-
-def as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
-    """Returns the picture cut and scaled as the model sees it.
-
-    The preprocess graph ends in a linear map per channel; a black and a white picture tell it, and it is undone.
-    """
-
-    def pixels(picture: np.ndarray) -> np.ndarray:
-        return engine.preprocess(picture).numpy()[0].transpose(1, 2, 0)
-
-    size = engine.model.image_size
-    black, white = (pixels(np.full((size, size, 3), value, np.uint8)).mean(axis=(0, 1)) for value in (0, 255))
-    shown = (pixels(rgb) - black) / (white - black) * 255
-    return Image.fromarray(np.clip(np.rint(shown), 0, 255).astype(np.uint8))
 
 
 def _entries(bundle: OpenBundle, versions: Sequence[str] | None) -> list[Entry]:

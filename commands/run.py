@@ -97,7 +97,7 @@ def _facts(entry: Entry, answer: Answer) -> str:
     phases = ", ".join(f"{name} {getattr(timing, f'{name}_ms'):.1f}" for name in names)
     return "\n".join(
         (
-            f"engine  {entry.label}: {entry.tokens} visual tokens, {entry.layers} decoder layers",
+            f"engine  {entry.label}: {entry.pruning.keep} visual tokens, {entry.pruning.layers} decoder layers",
             f"time    first token after {timing.ttft_ms:.1f} ms{tpot}",
             f"phases  {phases} ms",
             f"tokens  {len(answer.prompt_ids)} of text in, {len(answer.token_ids)} out, ended by {answer.finish}",

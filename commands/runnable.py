@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import why_not
 from allrounder.manifest import Entry
-from allrounder.runtime.backend import why_not
-from allrounder.runtime.options import EngineOptions
 
 __all__ = ["runnable"]
 

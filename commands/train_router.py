@@ -1,6 +1,7 @@
 """``allrounder train-router``: the meta-router of a frozen model, taught by the model itself.
 
-What it is: the arguments, the choice of examples, the training and a table against random scores.
+What it is: the arguments, the choice of examples, what it takes of memory, the training and a table against random
+scores.
 What it knows: that the demo model's scenes can be drawn on the fly, and that a prompts file's tail can validate.
 What it does not know: how anything is learned (`allrounder.router`).
 """
@@ -14,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from allrounder.commands.train_memory import print_estimate, summary
+from allrounder.calib.tables import table
 from allrounder.errors import EngineUnavailable, InputInvalid, PromptsInvalid
 from allrounder.prompts import PromptSet, read_usable
 from allrounder.versions import FULL, VERSIONS
 
-__all__ = ["TrainReport", "add_arguments", "run"]
+__all__ = ["MemoryReport", "TrainReport", "add_arguments", "run"]
 
 _DEMO = "demo"
 _DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
@@ -39,6 +40,14 @@ class TrainReport(msgspec.Struct, frozen=True):
     steps: int
     seconds: float
     versions: dict[str, dict[str, float]]
+
+
+class MemoryReport(msgspec.Struct, frozen=True):
+    """The last line of stdout with ``--estimate``: bytes on the device, in main memory, and of every part."""
+
+    device_bytes: int
+    main_bytes: int
+    parts: dict[str, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,30 +85,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         metavar="NAME=VALUE",
-        help="any option of training or run, for example objective=preference, gather_layer=0, validate_every=40",
+        help="any option of training or run, for example attention=bidirectional, gather_layer=0, validate_every=40",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, prints a table and, as the last line of stdout, one JSON object."""
     options, limits = _options(arguments)
-    drawn = arguments.model == _DEMO and not Path(_DEMO).is_dir()
+    drawn = arguments.model == _DEMO
     model = _DEMO_HOST if drawn else arguments.model
     if arguments.estimate:
-        print_estimate(model, options, limits, arguments.precision)
+        _print_estimate(model, options, limits, arguments.precision)
         return 0
     _check(arguments, drawn=drawn)
 
     import torch
 
-    from allrounder.hosts.host import load_host
-    from allrounder.router.start import read_start
-    from allrounder.router.train import train
+    from allrounder.router.training.start import read_start
+    from allrounder.router.training.train import train
+    from allrounder.vlm.host import load_host
 
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     host = load_host(model, dtype, arguments.device)
     start = None if arguments.init is None else read_start(arguments.init, host)
-    print(summary(host.spec, options, limits, arguments.precision), file=sys.stderr)
+    print(_summary(host.spec, options, limits, arguments.precision), file=sys.stderr)
     data = _examples(arguments, host, limits.answer_tokens)
     result = train(host, data, arguments.out, options, limits, start)
     versions = _compared(host, data[1], arguments.out, (options.gather_layer, limits.answer_tokens))
@@ -131,8 +140,8 @@ def _check(arguments: argparse.Namespace, *, drawn: bool) -> None:
 
 def _options(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Returns what is learned (`TrainOptions`) and how long (`RunOptions`)."""
-    from allrounder.router.objective import TrainOptions
-    from allrounder.router.train import RunOptions
+    from allrounder.router.training.objective import TrainOptions
+    from allrounder.router.training.train import RunOptions
 
     minutes = _MINUTES if arguments.minutes is None and arguments.steps is None else arguments.minutes
     limits: dict[str, Any] = {"steps": arguments.steps, "minutes": minutes, "bfloat16": arguments.precision == "bf16"}
@@ -174,9 +183,9 @@ def _check_device(device: str) -> None:
 
 def _examples(arguments: argparse.Namespace, host: Any, answer_tokens: int) -> tuple[Any, Any]:
     """Returns the examples to learn from and those to validate on."""
-    from allrounder.hosts.demo.scenes import Split
-    from allrounder.router.examples import FileExamples, SceneExamples
-    from allrounder.router.usable import held_out
+    from allrounder.demo.scenes import Split
+    from allrounder.router.training.examples import FileExamples, SceneExamples
+    from allrounder.router.training.usable import held_out
 
     if arguments.prompts is None:
         # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
@@ -191,7 +200,7 @@ def _examples(arguments: argparse.Namespace, host: Any, answer_tokens: int) -> t
 
 def _usable(path: Path, host: Any, answer_tokens: int) -> PromptSet:
     """Returns what of a file or folder can be used; the rest is named on stderr, each with what helps."""
-    from allrounder.router.usable import checks
+    from allrounder.router.training.usable import checks
 
     prompts, complaints = read_usable(path, checks(host, answer_tokens))
     for complaint in complaints:
@@ -204,16 +213,16 @@ def _usable(path: Path, host: Any, answer_tokens: int) -> PromptSet:
 def _compared(host: Any, validation: Any, out: Path, reading: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Returns divergence and agreement of the saved router and of random scores, by version."""
     from allrounder.router.checkpoint import load_router
-    from allrounder.router.measure import measure, random_scorer, router_scorer
-    from allrounder.router.references import References
+    from allrounder.router.training.measure import measure, random_scorer, router_scorer
+    from allrounder.router.training.references import References
     from allrounder.versions import resolve
 
     router = load_router(out, host_spec=host.spec, host_digest=host.digest).to(host.model.device)
     tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
     names = [name for name in VERSIONS if name != FULL]
-    budgets = [resolve(name, tokens=tokens, layers=layers).budget for name in names]
+    budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
     gather_layer, answer_tokens = reading
-    references = References(host, validation, gather_layer, answer_tokens)
+    references = References(host, validation, answer_tokens)
     found = measure(host, references, router_scorer(router), budgets, gather_layer)
     chance = [
         measure(host, references, random_scorer(host, seed), budgets, gather_layer) for seed in range(_BASELINE_DRAWS)
@@ -228,3 +237,46 @@ def _compared(host: Any, validation: Any, out: Path, reading: tuple[int, int]) -
             "random_agreement": round(sum(close.agreement for close in drawn) / len(drawn), 6),
         }
     return report
+
+
+def _print_estimate(model: str | Path, options: Any, limits: Any, precision: str) -> None:
+    """Prints the table, and as the last line of stdout one JSON object. Reads a config, never weights."""
+    from allrounder.router.training.known import known_spec
+    from allrounder.vlm.llava.config import read_config, read_spec
+
+    spec = read_spec(read_config(model)) if Path(model).is_dir() else known_spec(str(model))
+    found = _estimate(spec, options, limits, precision)
+    rows = [[part.phase, part.name, _gib(part.bytes)] for part in found.parts]
+    rows.append(["", "peak on the device", _gib(found.device)])
+    rows.append(["", "beside it, in main memory", _gib(found.main)])
+    print(table(["when", "what", "GiB"], rows))
+    print("not in it: what the device's libraries take for themselves, and fragmentation")
+    report = MemoryReport(found.device, found.main, {part.name: part.bytes for part in found.parts})
+    print(msgspec.json.encode(report).decode())
+
+
+def _summary(spec: Any, options: Any, limits: Any, precision: str) -> str:
+    """Returns one line."""
+    found = _estimate(spec, options, limits, precision)
+    always = sum(part.bytes for part in found.parts if part.phase == "always")
+    return (
+        f"memory: about {_gib(found.device)} GiB on the device ({_gib(always)} of it weights and optimiser),"
+        f" references up to {_gib(found.main)} GiB of main memory (--estimate tells more)"
+    )
+
+
+def _estimate(spec: Any, options: Any, limits: Any, precision: str) -> Any:
+    from allrounder.router.training.memory import Means, estimate
+
+    means = Means(
+        weight=2 if precision == "bf16" else 4,
+        autocast=limits.bfloat16,
+        checkpoint=limits.checkpoint,
+        answer=limits.answer_tokens,
+        cache_mib=limits.cache_mib,
+    )
+    return estimate(spec, options, means)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f}"

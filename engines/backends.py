@@ -1,13 +1,9 @@
-"""Which backends there are.
-
-What it is: a dict from a backend's name to its module, imported on use, and what such a module offers.
-What it knows: names. What it does not know: any backend's library.
-
-A backend is one file with three functions and a name:
+"""What a backend's `build` module offers, and how one is found in the table of backends.
 
 - ``check(asked)`` refuses what the backend cannot express, with the reason and the nearest command line that works;
 - ``opened(place, force=, progress=)`` opens the place where its builds end: a bundle (`bundle_output`), or a directory
   in somebody else's format. It refuses a place that is taken before any work is done;
+- ``POLICIES`` are the layer policies of what it runs, which are built where nobody asks for one;
 - ``PLACE`` is where builds end that name no place, with ``{model}`` and ``{version}``;
 - ``build(frozen_dir, staging, options) -> tuple[Entry, ...]`` reads what the exporter froze, puts what its engines need
   into the staged bundle, and returns their entries. Fidelity is measured by running them. A backend whose engines
@@ -21,25 +17,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
-from allrounder.engines.bundle import Staging
+from allrounder.engines.bundle.publish import Staging
+from allrounder.engines.checkpoint.sidecar import PrunedEntry
+from allrounder.engines.table import BACKENDS
 from allrounder.errors import EngineUnavailable
-from allrounder.manifest import Entry, LayerPolicy, Precision
+from allrounder.manifest import Entry, Precision
 from allrounder.progress import Progress, silent
-from allrounder.sidecar import PrunedEntry
+from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey
 
-__all__ = ["BACKENDS", "Asked", "Backend", "BuildOptions", "Built", "Output", "backend"]
+__all__ = ["Asked", "Backend", "BuildOptions", "Built", "Output", "backend"]
 
-BACKENDS: dict[str, str] = {
-    "onnxruntime": "allrounder.engines.onnxruntime",
-    "openvino": "allrounder.engines.openvino",
-    "checkpoint": "allrounder.engines.checkpoint",
-    "tensorrt": "allrounder.engines.tensorrt",
-    "tensorrt-rtx": "allrounder.engines.tensorrt_rtx",
-    "tensorrt-llm": "allrounder.engines.tensorrt_llm",  # its engine path, legacy
-}
-_EXTRAS = {"openvino": "build,openvino"}  # what is installed for a backend; the others need `build`
 Built = Entry | PrunedEntry  # one thing that was built, as it is told
 
 
@@ -47,28 +36,46 @@ class Asked(NamedTuple):
     """What a build asks for, as far as a backend may refuse it."""
 
     backend: str
-    versions: tuple[str, ...]
-    gather_layer: int  # K of every version but `full`, which gathers nowhere
-    layer_policy: LayerPolicy  # of every version but `full`, which is always frozen
+    prunings: tuple[PruningConfig, ...]
     precision: Precision
     words: tuple[str, ...] = ()  # the rest of the command line: model, router, place
 
-    def command(self, **changed: Any) -> str:
-        """Returns the command line that asks for the same, but for the fields in ``changed``."""
-        asked = self._replace(**changed)
-        flags = ("--backend", asked.backend, "--version", ",".join(asked.versions))
-        flow = ("--gather-layer", str(asked.gather_layer), "--layer-policy", asked.layer_policy)
-        return shlex.join(["allrounder", "build", *flags, *flow, "--precision", asked.precision, *asked.words])
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The names of what is asked for, each once."""
+        return tuple(dict.fromkeys(pruning.version for pruning in self.prunings))
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether layers are to be chosen per input."""
+        return any(pruning.layer_policy == "dynamic" for pruning in self.prunings)
+
+    @property
+    def prune_layer(self) -> int:
+        """K of every version but `full`."""
+        return max(pruning.prune_layer for pruning in self.prunings)
+
+    def static_command(self, **changed: str) -> str:
+        """Returns the command line that asks for the same with static layers, but for the flags in ``changed``."""
+        flags = {
+            "backend": self.backend,
+            "version": ",".join(self.versions),
+            "prune_layer": str(self.prune_layer),
+            "layer_policy": "static",
+            "precision": self.precision,
+            **changed,
+        }
+        words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", value)]
+        return shlex.join(["allrounder", "build", *words, *self.words])
 
 
 class BuildOptions(NamedTuple):
     """What a build may ask of any backend."""
 
     device: str = "cpu"  # or "cuda"
-    inline: bool = False  # also write flat twins of the graphs, without model-local functions
     force: bool = False  # build again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op where a runtime has it
-    only: frozenset[tuple[str, int, str]] | None = None  # version, gather layer, policy; None builds all that is frozen
+    only: frozenset[PruningKey] | None = None  # None builds all that is frozen
     progress: Progress = silent
 
 
@@ -92,6 +99,7 @@ class Backend(Protocol):
     """What a backend's module offers."""
 
     PLACE: str
+    POLICIES: tuple[LayerPolicy, ...]
     check: Callable[[Asked], None]
     build: Callable[[str | Path, Staging, BuildOptions], tuple[Entry, ...]]
 
@@ -107,10 +115,10 @@ def backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise EngineUnavailable(f"there is no backend {name!r}", wanted=f"one of {', '.join(BACKENDS)}")
     try:
-        return cast("Backend", import_module(BACKENDS[name]))
+        return cast("Backend", import_module(BACKENDS[name].build))
     except ImportError as error:
         raise EngineUnavailable(
             f"the backend {name!r} cannot be imported",
             got=error,
-            remedy=f"pip install 'allrounder[{_EXTRAS.get(name, 'build')}]'",
+            remedy=f"pip install 'allrounder[{BACKENDS[name].extra}]'",
         ) from error

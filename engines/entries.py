@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from allrounder.engines.backends import BuildOptions
-from allrounder.engines.bundle import Staging
+from allrounder.engines.bundle.merging import Identity
+from allrounder.engines.bundle.publish import Staging
 from allrounder.engines.frozen import read_frozen, verify_frozen
-from allrounder.engines.merging import Identity
 from allrounder.errors import InputInvalid
 from allrounder.manifest import Entry, EntryGraphs, Frozen
 
@@ -48,37 +48,28 @@ def graph_paths(entries: Sequence[Entry]) -> list[str]:
 
 
 def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry, ...]:
-    shared, only = frozen.graphs, options.only
-    there = {(version.version, version.gather_layer, version.layer_policy) for version in frozen.versions}
+    shared, only, tokens = frozen.graphs, options.only, frozen.model.visual_tokens
+    there = {version.pruning.key for version in frozen.versions}
     if only is not None and not (only and only <= there):
         raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))
     return tuple(
         Entry(
-            version=version.version,
+            pruning=version.pruning,
             backend=backend,
             precision=frozen.precision,
-            gather_layer=version.gather_layer,
-            layer_policy=version.layer_policy,
-            layer_plan=version.layer_plan,
-            tokens=version.tokens,
-            layers=version.layers,
             graphs=EntryGraphs(
                 preprocess=shared.preprocess,
                 vision=shared.vision,
                 # `full` and its like keep every token and layer: nothing to route.
-                router=shared.router if _routes(version.tokens, version.layer_policy, frozen) else None,
+                router=shared.router if version.pruning.routes(tokens) else None,
                 prefill=version.prefill,
                 decode=version.decode,
             ),
             fidelity=None,
             latency=None,
             # A version that keeps every token gathers nothing.
-            native_op=options.native_op and version.tokens < frozen.model.visual_tokens,
+            native_op=options.native_op and version.pruning.keep < tokens,
         )
         for version in frozen.versions
-        if only is None or (version.version, version.gather_layer, version.layer_policy) in only
+        if only is None or version.pruning.key in only
     )
-
-
-def _routes(tokens: int, policy: str, frozen: Frozen) -> bool:
-    return tokens < frozen.model.visual_tokens or policy == "routed"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from allrounder.consistency import check_frozen
 from allrounder.errors import BundleCorrupt
-from allrounder.hashing import check_files, list_files, verify_files
+from allrounder.hashing import check_files, verify_files
 from allrounder.manifest import Frozen, decode
 from allrounder.progress import Progress, silent
 
@@ -43,8 +43,6 @@ def verify_frozen(directory: Path, frozen: Frozen, progress: Progress = silent) 
         BundleCorrupt: A file is missing, changed or unsafe.
     """
     try:
-        found = list_files(directory)
-        check_files(directory, frozen.files, found)
-        verify_files(directory, frozen.files, found, progress)
+        verify_files(directory, frozen.files, check_files(directory, frozen.files), progress)
     except OSError as error:
         raise BundleCorrupt("the frozen graphs cannot be read", where=directory, got=error) from error

@@ -12,47 +12,44 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 
 from allrounder import __version__
-from allrounder.errors import BundleCorrupt, InputInvalid, InvalidBudget
-from allrounder.export import weights
-from allrounder.export.decode import decode_graph
-from allrounder.export.flow import Plan, make_plan
-from allrounder.export.hostfiles import write_host
-from allrounder.export.inline import inlined
-from allrounder.export.prefill import prefill_graph
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.errors import InputInvalid
+from allrounder.export.graph.decode import decode_graph
+from allrounder.export.graph.flow import make_plan
+from allrounder.export.graph.prefill import prefill_graph
+from allrounder.export.graph.writer import Placed, content_name, serialized
 from allrounder.export.preprocess import image_steps, preprocess_graph
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
 from allrounder.export.tokenizer import write_tokenizer
 from allrounder.export.vision import vision_graph
-from allrounder.export.writer import Placed, content_name, serialized
+from allrounder.export.weights import layout as weights
+from allrounder.export.weights.model_files import write_host
 from allrounder.hashing import file_record
-from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import host_directory, load_text
-from allrounder.hosts.spec import HostSpec
 from allrounder.manifest import (
+    SCHEMA,
     FileRecord,
     Frozen,
     FrozenVersion,
-    LayerPolicy,
     Limits,
-    Manifest,
     Model,
     Precision,
     PromptTemplate,
     SharedGraphs,
-    decode,
     encode,
-    schema_of,
 )
 from allrounder.progress import Progress, silent
+from allrounder.pruning import PruningConfig, PruningKey
 from allrounder.router.checkpoint import RECORD, load_router
-from allrounder.versions import Version
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.host import host_directory, load_text
+from allrounder.vlm.spec import HostSpec
 
-__all__ = ["FROZEN", "GRAPHS", "FreezeOptions", "FreezeRequest", "Freezer", "default_limits"]
+__all__ = ["FROZEN", "GRAPHS", "FreezeOptions", "Freezer", "default_limits"]
 
 FROZEN = "frozen.json"
 GRAPHS = "graphs"
@@ -65,15 +62,7 @@ class FreezeOptions:
     precision: Precision = "fp32"
     limits: Limits | None = None  # None: `default_limits` of the host
     name: str | None = None  # of the model; None: that of the host's directory
-    reuse: Path | None = None  # a bundle whose weights files are hard-linked where they are the same
-    inline: bool = False  # write the gather as plain ops, for backends that do not expand model-local functions
-
-
-class _Known(NamedTuple):
-    """A weights file of another bundle, and what its manifest says of it."""
-
-    path: Path
-    record: FileRecord
+    reuse: OpenBundle | None = None  # its weights files are hard-linked where they are the same
 
 
 @dataclass(slots=True)
@@ -84,18 +73,8 @@ class _State:
     template: PromptTemplate | None = None
     model: Model | None = None
     fixed: list[str] = field(default_factory=list)  # files that all versions share
-    versions: dict[tuple[str, int, str], FrozenVersion] = field(default_factory=dict)
+    versions: dict[PruningKey, FrozenVersion] = field(default_factory=dict)
     records: dict[str, FileRecord] = field(default_factory=dict)
-    promised: dict[str, FileRecord] = field(default_factory=dict)  # of reused files
-
-
-class FreezeRequest(NamedTuple):
-    """One version to freeze."""
-
-    version: Version
-    gather_layer: int
-    layer_policy: LayerPolicy
-    layer_plan: tuple[int, ...] | None = None  # frozen: the kept layers, or None where all are kept
 
 
 def default_limits(spec: HostSpec) -> Limits:
@@ -169,36 +148,28 @@ class Freezer:
         self._state.template = self._text.template
         self._state.model = self._model(digest)
 
-    def add(self, request: FreezeRequest) -> FrozenVersion:
+    def add(self, pruning: PruningConfig) -> FrozenVersion:
         """Writes prefill and decode of one version; the same version, K and policy once more replaces the first.
 
         Raises:
-            InvalidBudget: The flow does not exist on this host, or a frozen version has no fitting layer plan.
+            InvalidBudget: The host cannot be pruned so, or static layers are not listed.
             InputInvalid: The version prunes, and there is no router.
         """
-        plan = self._plan(request)
-        if self._router_dir is None and (plan.prunes or plan.routed):
+        plan = make_plan(self.spec, pruning)
+        if self._router_dir is None and pruning.routes(self.spec.visual_tokens):
             raise InputInvalid(
                 "this version needs a router",
-                got=request.version.name,
+                got=pruning.version,
                 remedy="give a router directory, or build the version full",
             )
         names = [
             self._graph("prefill", prefill_graph(plan, self._host.tensors, self._element)),
             self._graph("decode", decode_graph(plan, self._host.tensors, self._element)),
         ]
-        version = FrozenVersion(
-            version=request.version.name,
-            gather_layer=request.gather_layer,
-            layer_policy=request.layer_policy,
-            layer_plan=plan.kept,
-            tokens=plan.budget.tokens,
-            layers=plan.budget.layers,
-            prefill=names[0],
-            decode=names[1],
-        )
-        self._state.versions[version.version, version.gather_layer, version.layer_policy] = version
-        self._progress(f"freezing {version.version}", 1, 1)
+        version = FrozenVersion(pruning=pruning, prefill=names[0], decode=names[1])
+        self._state.versions.pop(pruning.key, None)  # `frozen.json` lists versions in the order of their last call
+        self._state.versions[pruning.key] = version
+        self._progress(f"freezing {pruning.version}", 1, 1)
         return version
 
     def finish(self) -> Frozen:
@@ -206,7 +177,6 @@ class Freezer:
 
         Raises:
             InputInvalid: `shared` was not called.
-            BundleCorrupt: A reused weights file is not what its bundle's manifest says.
         """
         state = self._state
         if state.graphs is None or state.model is None or state.template is None:
@@ -214,7 +184,7 @@ class Freezer:
         versions = tuple(state.versions.values())
         files = sorted({*state.fixed, *(name for each in versions for name in (each.prefill, each.decode))})
         frozen = Frozen(
-            schema=schema_of([self._options.precision]),
+            schema=SCHEMA,
             producer=f"allrounder {__version__}",
             precision=self._options.precision,
             model=state.model,
@@ -228,18 +198,6 @@ class Freezer:
         partial.write_bytes(encode(frozen))
         partial.replace(self._out / FROZEN)
         return frozen
-
-    def _plan(self, request: FreezeRequest) -> Plan:
-        budget, kept = request.version.budget, request.layer_plan
-        if request.layer_policy == "routed":
-            if kept is not None:
-                raise InvalidBudget("a routed version has no layer plan", got=list(kept))
-            return make_plan(self.spec, budget, request.gather_layer, None)
-        if kept is None:
-            if budget.layers < self.spec.decoder.layers:
-                raise InvalidBudget("a frozen version needs a layer plan", wanted=f"{budget.layers} layers")
-            kept = tuple(range(self.spec.decoder.layers))
-        return make_plan(self.spec, budget, request.gather_layer, kept)
 
     def _router(self) -> tuple[str, str]:
         """Writes the router's weights and graph; returns the graph's path and the digest of the router's record."""
@@ -261,27 +219,19 @@ class Freezer:
         return self._graph("router", router_graph(self.spec, shape, places, self._element)), digest
 
     def _weights(self, layout: weights.WeightsFile, read: weights.Read) -> None:
-        relative = f"{GRAPHS}/{weights.FOLDER}/{layout.name}"
-        path, known = self._out / relative, self._reusable(relative)
+        relative, reused = f"{GRAPHS}/{weights.FOLDER}/{layout.name}", self._options.reuse
+        path = self._out / relative
         if path.exists():
             return
-        if known is not None and weights.link(layout, known.path, path):
-            self._state.promised[relative] = known.record
-            return
-        weights.write(layout, read, path, self._progress)
-
-    def _reusable(self, relative: str) -> _Known | None:
-        """Returns a weights file of the bundle to reuse, where its manifest lists one of that name."""
-        bundle = self._options.reuse
-        if bundle is None or not (bundle / "manifest.json").is_file():
-            return None
-        path = bundle / "manifest.json"
-        record = decode(path.read_bytes(), Manifest, where=path).files.get(relative)
-        return None if record is None else _Known(bundle / relative, record)
+        record = reused.manifest.files.get(relative) if reused else None
+        if reused and record and weights.link(layout, reused.path / relative, path):
+            self._state.records[relative] = record  # as it was verified where the bundle was opened
+        else:
+            weights.write(layout, read, path, self._progress)
 
     def _graph(self, kind: str, model: onnx.ModelProto) -> str:
         """Writes a graph under the name of its content and returns its path relative to the frozen directory."""
-        data = serialized(inlined(model) if self._options.inline else model)
+        data = serialized(model)
         name = f"{GRAPHS}/{content_name(kind, data)}"
         (self._out / name).write_bytes(data)
         return name
@@ -289,17 +239,7 @@ class Freezer:
     def _record(self, name: str) -> FileRecord:
         """Returns hash and size of a file; each is read once, since none changes under its name."""
         if name not in self._state.records:
-            found = file_record(self._out / name)
-            promised = self._state.promised.get(name, found)
-            if promised != found:
-                raise BundleCorrupt(
-                    "a weights file changed since its bundle was written",
-                    where=name,
-                    got=found.sha256,
-                    wanted=promised.sha256,
-                    remedy="build the bundle again with --force",
-                )
-            self._state.records[name] = found
+            self._state.records[name] = file_record(self._out / name)
         return self._state.records[name]
 
     def _model(self, router: str | None) -> Model:

@@ -16,8 +16,8 @@ from onnx import TensorProto
 
 from allrounder import tensors
 from allrounder.errors import HostUnsupported
+from allrounder.export.graph.writer import GraphWriter
 from allrounder.export.resizing import Order, installed_order, resized
-from allrounder.export.writer import GraphWriter
 
 __all__ = ["ImageSteps", "image_steps", "preprocess_graph"]
 

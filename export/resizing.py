@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from allrounder.export.writer import GraphWriter
+from allrounder.export.graph.writer import GraphWriter
 
 __all__ = ["ORDERS", "Order", "installed_order", "resized"]
 

@@ -14,12 +14,12 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.decoder import Layer, prompt_layer, rms_norm, rotation
-from allrounder.export.prefill import prompt_embedding, prompt_inputs, row_numbers
-from allrounder.export.weights import Needed, decoder_layer
-from allrounder.export.writer import GraphWriter, Placed
-from allrounder.hosts.spec import HostSpec
+from allrounder.export.graph.decoder import Layer, prompt_layer, rms_norm, rotation
+from allrounder.export.graph.prefill import prompt_embedding, prompt_inputs, row_numbers
+from allrounder.export.graph.writer import GraphWriter, Placed
+from allrounder.export.weights.layout import Needed, decoder_layer
 from allrounder.router.model import AttentionKind
+from allrounder.vlm.spec import HostSpec
 
 __all__ = ["PREFIX", "RouterShape", "router_graph", "router_tensors"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from allrounder.errors import HostUnsupported
 from allrounder.golden import GOLDEN, TOKENIZER, GoldenPrompt, encode_golden
-from allrounder.hosts.prompt import PromptEncoder
 from allrounder.manifest import PromptTemplate
+from allrounder.vlm.prompt import PromptEncoder
 
 __all__ = ["QUESTIONS", "golden_prompts", "write_tokenizer"]
 
@@ -68,7 +68,7 @@ def write_tokenizer(processor: Any, tokenizer_json: str, template: PromptTemplat
 
     Args:
         processor: A ``LlavaProcessor``, whose tokenizer gives the golden ids.
-        tokenizer_json: What is written: the same tokenizer, sealed (`allrounder.hosts.control_tokens`).
+        tokenizer_json: What is written: the same tokenizer, sealed (`allrounder.vlm.control_tokens`).
         template: The frozen chat template.
         out: A directory.
 

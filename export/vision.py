@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.decoder import activation, linear
-from allrounder.export.writer import GraphWriter, Placed
-from allrounder.hosts.spec import HostSpec, VisionSpec
+from allrounder.export.graph.decoder import activation, linear
+from allrounder.export.graph.writer import GraphWriter, Placed
+from allrounder.vlm.spec import HostSpec, VisionSpec
 
 __all__ = ["vision_graph"]
 

@@ -25,9 +25,9 @@ from safetensors.torch import load, save
 from transformers import AutoConfig
 
 from allrounder.errors import RouterMismatch
-from allrounder.hosts.spec import HostSpec
 from allrounder.manifest import FileRecord
 from allrounder.router.model import AttentionKind, MetaRouter
+from allrounder.vlm.spec import HostSpec
 
 __all__ = [
     "RECORD",
@@ -71,7 +71,7 @@ def save_router(
     Args:
         router: Written in float32.
         directory: Made where it is missing.
-        host_digest: 64 hex digits, see `allrounder.hosts.checkpoint.Checkpoint.digest`.
+        host_digest: 64 hex digits, see `allrounder.vlm.checkpoint.Checkpoint.digest`.
         training: Facts for the record; numbers must be finite.
 
     Raises:

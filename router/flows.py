@@ -1,7 +1,7 @@
-"""Flows for training: hard ones sampled by noise, and soft ones that a gradient can pass.
+"""Flows for training: hard ones, and soft ones that a gradient can pass.
 
 What it is: how scores become gates while the router learns.
-What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation, `sample` its noisy draw.
+What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation.
 What it does not know: the host, and what a flow is worth.
 """
 
@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from allrounder.hosts.prompt import PromptBatch
-from allrounder.router.model import MetaRouter, Noise, Scores
+from allrounder.router.model import Scores
 from allrounder.router.selection import keep_list, layer_plan
 from allrounder.versions import Budget
 
-__all__ = ["HardFlows", "cut", "repeat_prompt", "sample", "soft_layers", "soft_top", "straight_through"]
+__all__ = ["HardFlows", "cut", "soft_layers", "soft_top", "straight_through"]
 
 BISECTIONS = 40  # halvings of the threshold's bracket: float32 is exhausted before
 
@@ -34,17 +33,6 @@ def cut(scores: Scores, budget: Budget, gather_layer: int) -> HardFlows:
     return HardFlows(
         keep_list(scores.token_scores, budget.tokens), layer_plan(scores.layer_scores, budget.layers, gather_layer)
     )
-
-
-def sample(router: MetaRouter, embeddings: Tensor, prompt: PromptBatch, count: int, noise: Noise) -> Scores:
-    """Returns noisy scores, ``count`` per prompt next to each other: [B x count, N] and [B x count, M]."""
-    rows = embeddings.repeat_interleave(count, dim=0)
-    return router(rows, repeat_prompt(prompt, count), noise)
-
-
-def repeat_prompt(prompt: PromptBatch, times: int) -> PromptBatch:
-    """Repeats every prompt ``times`` times, its copies next to each other."""
-    return PromptBatch(*(part.repeat_interleave(times, dim=0) for part in prompt))
 
 
 def soft_top(scores: Tensor, count: int, temperature: float) -> Tensor:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 
 from allrounder.errors import InputInvalid
-from allrounder.hosts.prompt import PromptBatch
-from allrounder.hosts.spec import HostSpec
+from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.spec import HostSpec
 
-__all__ = ["AttentionKind", "MetaRouter", "Noise", "Scores", "copy_host_layers", "gumbel"]
+__all__ = ["AttentionKind", "MetaRouter", "Scores", "copy_host_layers", "gumbel"]
 
 AttentionKind = Literal["causal", "bidirectional"]
 
@@ -33,19 +33,6 @@ class Scores(NamedTuple):
 
     token_scores: Tensor
     layer_scores: Tensor
-
-
-class Noise(NamedTuple):
-    """Exploration: what is added while flows are sampled.
-
-    ``attention`` is the standard deviation of the normal noise on attention logits, before the softmax (PAR: 1.0);
-    ``scores`` is the scale of the Gumbel noise on the scores themselves (top-k of such scores is sampling without
-    replacement). ``generator`` must live on the device of the embeddings; None is torch's own.
-    """
-
-    attention: float = 1.0
-    scores: float = 0.0
-    generator: torch.Generator | None = None
 
 
 class MetaRouter(nn.Module):
@@ -90,13 +77,12 @@ class MetaRouter(nn.Module):
         """M, the number of layers it scores."""
         return self.layer_tokens.shape[0]
 
-    def forward(self, embeddings: Tensor, prompt: PromptBatch, noise: Noise | None = None) -> Scores:
+    def forward(self, embeddings: Tensor, prompt: PromptBatch) -> Scores:
         """Scores one batch.
 
         Args:
             embeddings: [B, P + N + S, H], the host's input rows ``[prefix | V | suffix]``.
             prompt: The ids behind them; only P and the suffix lengths are read.
-            noise: Exploration while flows are sampled; None gives the scores themselves.
 
         Raises:
             InputInvalid: The rows are not P + N + S.
@@ -112,13 +98,11 @@ class MetaRouter(nn.Module):
         hidden = torch.cat([embeddings, tokens], dim=1)
         ends = prefix + self.visual_tokens + lengths  # rows before the padding, [B]
         positions = _positions(rows, self.host_layers, ends)
-        mask = self._mask(rows, ends, hidden, noise)
+        mask = self._mask(rows, ends, hidden)
         rotation = self.rotary(hidden, positions)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotation)
         scores = self._scores(hidden)
-        if noise is not None and noise.scores:
-            scores = scores + noise.scores * gumbel(scores, noise.generator)
         return Scores(scores[:, prefix : prefix + self.visual_tokens], scores[:, rows:])
 
     def _scores(self, hidden: Tensor) -> Tensor:
@@ -126,8 +110,8 @@ class MetaRouter(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(self.norm(hidden).float(), self.head.weight.float()).squeeze(-1)
 
-    def _mask(self, rows: int, ends: Tensor, hidden: Tensor, noise: Noise | None) -> Tensor:
-        """Returns the additive mask [B, 1 or heads, Q, Q]; noise on attention logits is simply added into it."""
+    def _mask(self, rows: int, ends: Tensor, hidden: Tensor) -> Tensor:
+        """Returns the additive mask [B, 1, Q, Q]."""
         every = torch.arange(rows + self.host_layers, device=hidden.device)
         real = (every < ends[:, None]) | (every >= rows)  # [B, Q]: all but the padding
         seen = real[:, None, :]
@@ -135,11 +119,7 @@ class MetaRouter(nn.Module):
             seen = seen & (every[None, :] <= every[:, None])
         mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
         mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)[:, None]
-        if noise is None or not noise.attention:
-            return mask.expand(hidden.shape[0], 1, len(every), len(every))
-        shape = (hidden.shape[0], self.config.num_attention_heads, len(every), len(every))
-        drawn = torch.randn(shape, generator=noise.generator, device=hidden.device, dtype=hidden.dtype)
-        return mask + noise.attention * drawn
+        return mask.expand(hidden.shape[0], 1, len(every), len(every))
 
 
 def copy_host_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from allrounder.hosts.prompt import PromptBatch
-from allrounder.hosts.pruned import Flow, PrunedHost, State
+from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.pruned import Flow, PrunedHost, State
 
 __all__ = ["Spoken", "answer", "read_picture"]
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allrounder.engines.sessions import Bound, Cell, Session, Tensor
 from allrounder.errors import BackendError, InputInvalid
-from allrounder.runtime.backend import Bound, Cell, Session, Tensor
 from allrounder.tensors import INPUT_IDS, LOGITS, POSITIONS, SLOTS
 
 __all__ = ["Cache", "Clocks"]
@@ -41,7 +41,7 @@ class Cache:
 
     Args:
         decode: The decode graph.
-        tensors: Prefill's outputs ``cache_*`` and, where routed, ``layer_mask``.
+        tensors: Prefill's outputs ``cache_*`` and, where dynamic, ``layer_mask``.
         clocks: After the prompt.
         vocabulary: V.
     """

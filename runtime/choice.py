@@ -72,7 +72,7 @@ def by_faithfulness(entries: Sequence[Entry]) -> tuple[int, ...]:
         entry = entries[index]
         full = entry.version == FULL
         kl = _full_kl(entries, entry.precision) if full else _kl(entry)
-        budget = -entry.tokens * entry.layers
+        budget = -entry.pruning.keep * entry.pruning.layers
         return kl is None, kl or 0.0, not full, budget, -_PRECISIONS[entry.precision], index
 
     return tuple(sorted(range(len(entries)), key=key))

@@ -1,6 +1,7 @@
 """One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs.
 
-What it is: see, prompt, route, prefill, decode; one image and one question at a time.
+What it is: see, prompt, route, prefill, decode, and `start`, all that comes before the first token; one image and one
+question at a time.
 What it knows: the tensors' names, the two clocks, the bundle's limits. It is stateless: requests may run at once.
 What it does not know: sampling, stopping, time (`Runtime` does), and how entries are chosen.
 """
@@ -9,20 +10,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.process import calling, own
+from allrounder.engines.sessions import Session, Tensor, backend, check_precision
 from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.manifest import Entry
-from allrounder.runtime.backend import Session, Tensor, backend, check_precision
 from allrounder.runtime.cache import Cache, Clocks
-from allrounder.runtime.options import EngineOptions
-from allrounder.runtime.process import calling, own
 from allrounder.runtime.prompt import Prompter, PromptIds
+from allrounder.runtime.stopwatch import Phase
 from allrounder.tensors import (
     IMAGE,
     KEEP,
@@ -172,7 +175,7 @@ class Engine:
         graph = self._sessions.prefill
         outputs = graph.run(_wanted(graph, feeds))
         text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        clocks = Clocks(text + self.model.visual_tokens, text + self.entry.tokens, room)
+        clocks = Clocks(text + self.model.visual_tokens, text + self.entry.pruning.keep, room)
         held = {name: tensor for name, tensor in outputs.items() if name.startswith("cache_") or name == LAYER_MASK}
         return Prefilled(
             _output(outputs, LOGITS, [1, self.model.vocabulary]).numpy().copy(),
@@ -180,6 +183,27 @@ class Engine:
             self._layer_plan(outputs),
             Cache(self._sessions.decode, held, clocks, self.model.vocabulary),
         )
+
+    def start(
+        self, pixel_values: Tensor | np.ndarray, prompt: PromptIds, *, room: int, phase: Phase = nullcontext
+    ) -> Prefilled:
+        """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
+
+        Args:
+            pixel_values: From `preprocess`.
+            prompt: From `prompt`.
+            room: As of `prefill`.
+            phase: Opened around each phase with its name: a stopwatch, or what may end the request.
+
+        Raises:
+            InputInvalid, BackendError: See `prefill`; or whatever ``phase`` raises.
+        """
+        with phase("vision"):
+            visual = self.look(pixel_values)
+        with phase("router"):
+            scores = self.route(prompt, visual)
+        with phase("prefill"):
+            return self.prefill(prompt, visual, scores, room=room)
 
     def decode(self, state: Prefilled, ids: Sequence[int]) -> np.ndarray:
         """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
@@ -191,13 +215,13 @@ class Engine:
         return state.cache.advance(ids)
 
     def _keep_list(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if KEEP not in outputs and self.entry.tokens == self.model.visual_tokens:
+        if KEEP not in outputs and self.entry.pruning.keep == self.model.visual_tokens:
             return tuple(range(self.model.visual_tokens))
-        return tuple(_output(outputs, KEEP, [1, self.entry.tokens]).numpy()[0].tolist())
+        return tuple(_output(outputs, KEEP, [1, self.entry.pruning.keep]).numpy()[0].tolist())
 
     def _layer_plan(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if LAYER_MASK not in outputs and self.entry.layer_plan is not None:
-            return self.entry.layer_plan
+        if LAYER_MASK not in outputs and self.entry.pruning.kept_layers is not None:
+            return self.entry.pruning.kept_layers
         mask = _output(outputs, LAYER_MASK, [self.model.layers])
         return tuple(np.flatnonzero(mask.numpy()).tolist())
 
@@ -246,11 +270,11 @@ def open_engines(
 
 
 def _check_provider(entry: Entry, options: EngineOptions) -> None:
-    if entry.backend == "onnxruntime" and options.provider == "tensorrt" and entry.layer_policy == "routed":
+    if entry.backend == "onnxruntime" and options.provider == "tensorrt" and entry.pruning.layer_policy == "dynamic":
         raise EngineUnavailable(
-            "ONNX Runtime's TensorRT provider is for frozen layers alone",  # an If saves no time in TensorRT
+            "ONNX Runtime's TensorRT provider is for static layers alone",  # an If saves no time in TensorRT
             where=entry.label,
-            remedy="build it with --layer-policy frozen, or choose provider='cuda'",
+            remedy="build it with --layer-policy static, or choose provider='cuda'",
         )
 
 

@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import backend
 from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Latency
 from allrounder.progress import Progress, silent
-from allrounder.runtime.backend import backend
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
 from allrounder.runtime.memory import fits
-from allrounder.runtime.options import EngineOptions
 from allrounder.userdirs import cache_dir, write_whole
 
 __all__ = ["LIMIT_SECONDS", "with_local_latency"]
@@ -84,19 +84,23 @@ def _measure(
         limit_seconds,
     )
     deadline = time.monotonic() + limit_seconds
-    cheapest_first = sorted(entries, key=lambda entry: entry.tokens * entry.layers)
+    cheapest_first = sorted(entries, key=_budget)
     progress("measuring entries", 0, len(entries))
     probe = _measure_together(bundle, cheapest_first[:1], options, _Effort(repeats=1))
     figures = dict(probe.figures)
     left = deadline - time.monotonic()
-    cheap = cheapest_first[0].tokens * cheapest_first[0].layers
-    rounds = sum(entry.tokens * entry.layers / cheap for entry in entries) * probe.seconds
+    cheap = _budget(cheapest_first[0])
+    rounds = sum(_budget(entry) / cheap for entry in entries) * probe.seconds
     if rounds < left and fits(bundle, entries, options):
         figures = _measure_together(bundle, cheapest_first, options, _Effort(seconds=left)).figures
     else:
         figures |= _measure_apart(bundle, cheapest_first, options, deadline, probe.seconds)
     progress("measuring entries", len(entries), len(entries))
     return figures
+
+
+def _budget(entry: Entry) -> int:
+    return entry.pruning.keep * entry.pruning.layers
 
 
 class _Effort(NamedTuple):

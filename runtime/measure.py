@@ -1,4 +1,4 @@
-"""The one stopwatch.
+"""Latencies, measured.
 
 What it is: latencies of several engines on one workload, interleaved: every round asks each engine once.
 What it knows: the engine's phases and a clock. What it does not know: who asks (`load`, calibration, `bench`), and
@@ -21,6 +21,7 @@ from allrounder.manifest import Latency, Percentiles, Workload
 from allrounder.progress import Progress, silent
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.prompt import PromptIds
+from allrounder.runtime.stopwatch import Stopwatch
 
 __all__ = ["Request", "Samples", "default_workload", "make_request", "measure_latency", "sample_latency", "summarise"]
 
@@ -165,25 +166,16 @@ def make_request(engine: Engine, workload: Workload) -> Request:
 
 def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
     """Returns milliseconds of the phases up to the first token, its total last, and of each further token."""
-    marks = [time.perf_counter()]
-
-    def mark() -> None:
-        marks.append(time.perf_counter())
-
-    pixel_values = engine.preprocess(request.rgb)
-    mark()
-    visual = engine.look(pixel_values)
-    mark()
-    scores = engine.route(request.prompt, visual)
-    mark()
-    state = engine.prefill(request.prompt, visual, scores, room=request.new_tokens - 1)
-    mark()
-    token = int(np.argmax(state.logits[0]))
-    mark()
+    watch = Stopwatch()
+    with watch.phase("preprocess"):
+        pixel_values = engine.preprocess(request.rgb)
+    state = engine.start(pixel_values, request.prompt, room=request.new_tokens - 1, phase=watch.phase)
+    with watch.phase("first"):
+        token = int(np.argmax(state.logits[0]))
     for _ in range(request.new_tokens - 1):
-        token = int(np.argmax(engine.decode(state, [token])[0, -1]))
-        mark()
-    spans = (np.diff(marks) * 1000).tolist()
+        with watch.phase("decode"):
+            token = int(np.argmax(engine.decode(state, [token])[0, -1]))
+    spans = [milliseconds for _, milliseconds in watch.spans]
     return [*spans[:4], sum(spans[:5])], spans[5:]
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import runs_on_cpu
 from allrounder.manifest import Entry
-from allrounder.runtime.backend import runs_on_cpu
-from allrounder.runtime.options import EngineOptions
 
 __all__ = ["available_bytes", "fits", "needed_bytes"]
 

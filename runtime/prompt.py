@@ -1,6 +1,6 @@
 """From a question to token ids.
 
-What it is: the tokenisation rule with the `tokenizers` library alone, stated step by step in `hosts/prompt.py`.
+What it is: the tokenisation rule with the `tokenizers` library alone, stated step by step in `vlm/prompt.py`.
 What it knows: the frozen template, the tokenizer file and its golden pairs.
 What it does not know: Jinja, models, limits.
 

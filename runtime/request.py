@@ -6,22 +6,20 @@ What it knows: an engine, sampling, stopping, the clock. What it does not know: 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
+from allrounder.engines.sessions import Tensor
 from allrounder.errors import ImageInvalid, InputInvalid, PromptTooLong
 from allrounder.runtime.answer import Answer, Finish, Timing
-from allrounder.runtime.backend import Tensor
 from allrounder.runtime.cancellation import Cancellation
-from allrounder.runtime.detokenise import Detokeniser
-from allrounder.runtime.engine import Engine, Prefilled
+from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import PromptIds
 from allrounder.runtime.sampling import Sampling, picker
-from allrounder.runtime.stops import StopTexts
+from allrounder.runtime.stopwatch import Stopwatch
+from allrounder.runtime.text import Detokeniser, StopTexts
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
@@ -52,7 +50,7 @@ class Request(NamedTuple):
     """A request whose words have been checked; nothing of it is the caller's any more but ``cancel``."""
 
     picture: Tensor | ImageInvalid  # its pixel values, or why there are none: that is told when the request runs
-    picture_ms: float
+    watch: Stopwatch  # has timed the picture
     prompt: PromptIds
     max_new_tokens: int
     sampling: Sampling
@@ -84,10 +82,10 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
         top_p=options.get("top_p", 1.0),
         seed=options.get("seed"),
     )
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.phase("preprocess"):
         picture = _picture(engine, image)
-    return Request(picture, watch.preprocess, prompt, max_new_tokens, sampling, stop, cancel)
+    return Request(picture, watch, prompt, max_new_tokens, sampling, stop, cancel)
 
 
 def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
@@ -102,8 +100,18 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         ImageInvalid: The picture is none.
         BackendError: The backend's library failed.
     """
-    watch = _Stopwatch(preprocess=request.picture_ms)
-    state = _prompt(engine, request, check, watch)
+    watch = request.watch
+
+    @contextmanager
+    def phase(name: str) -> Iterator[None]:
+        check()
+        with watch.phase(name):
+            yield
+
+    if isinstance(request.picture, ImageInvalid):
+        check()
+        raise request.picture
+    state = engine.start(request.picture, request.prompt, room=request.max_new_tokens - 1, phase=phase)
     pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
     ids: list[int] = []
     pieces: list[str] = []
@@ -121,8 +129,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
             yield piece
         if stopped or stops.reached or len(ids) == request.max_new_tokens:
             break
-        check()
-        with watch.phase("decode"):
+        with phase("decode"):
             logits = engine.decode(state, ids[-1:])[0, -1]
     rest = "" if stops.reached else stops.add(decode_text.finish()) + stops.finish()
     if rest:
@@ -130,23 +137,21 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         yield rest
     prompt_ids = (*request.prompt.prefix_ids, *request.prompt.suffix_ids)
     finish: Finish = "stop" if stopped or stops.reached else "length"
-    timing = watch.timing(ttft_ms, further=len(ids) - 1)
+    timing = _timing(watch, ttft_ms, further=len(ids) - 1)
     return Answer("".join(pieces), tuple(ids), prompt_ids, state.keep_list, state.layer_plan, timing, finish)
 
 
-def _prompt(engine: Engine, request: Request, check: Callable[[], None], watch: _Stopwatch) -> Prefilled:
-    """Runs the phases up to the first logits."""
-    check()
-    if isinstance(request.picture, ImageInvalid):
-        raise request.picture
-    with watch.phase("vision"):
-        visual = engine.look(request.picture)
-    check()
-    with watch.phase("router"):
-        scores = engine.route(request.prompt, visual)
-    check()
-    with watch.phase("prefill"):
-        return engine.prefill(request.prompt, visual, scores, room=request.max_new_tokens - 1)
+def _timing(watch: Stopwatch, ttft_ms: float, *, further: int) -> Timing:
+    decode = watch.of("decode")
+    return Timing(
+        preprocess_ms=watch.of("preprocess"),
+        vision_ms=watch.of("vision"),
+        router_ms=watch.of("router"),
+        prefill_ms=watch.of("prefill"),
+        decode_ms=decode,
+        ttft_ms=ttft_ms,
+        tpot_ms=decode / further if further else None,
+    )
 
 
 def _picture(engine: Engine, image: ImageLike) -> Tensor | ImageInvalid:
@@ -170,36 +175,3 @@ def _new_tokens(wanted: int | None, limit: int) -> int:
             remedy="ask for fewer tokens, or build the bundle with a higher limit",
         )
     return wanted
-
-
-@dataclass(slots=True)
-class _Stopwatch:
-    """Milliseconds by phase; what happens outside of a phase (a stream's owner thinking) is not counted."""
-
-    preprocess: float = 0.0
-    vision: float = 0.0
-    router: float = 0.0
-    prefill: float = 0.0
-    first: float = 0.0  # choosing the first token
-    decode: float = 0.0
-
-    @property
-    def total(self) -> float:
-        return self.preprocess + self.vision + self.router + self.prefill + self.first + self.decode
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        setattr(self, name, getattr(self, name) + (time.perf_counter() - started) * 1000)
-
-    def timing(self, ttft_ms: float, *, further: int) -> Timing:
-        return Timing(
-            preprocess_ms=self.preprocess,
-            vision_ms=self.vision,
-            router_ms=self.router,
-            prefill_ms=self.prefill,
-            decode_ms=self.decode,
-            ttft_ms=ttft_ms,
-            tpot_ms=self.decode / further if further else None,
-        )

@@ -16,18 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from allrounder.bundle import OpenBundle, open_bundle
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
+from allrounder.engines.options import EngineOptions, EngineOptionsDict
+from allrounder.engines.process import check_process, inherited
+from allrounder.engines.sessions import why_not
 from allrounder.errors import EngineUnavailable, InputInvalid, RequestCancelled, RuntimeClosed, UnknownVersion
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
 from allrounder.runtime.answer import Answer
-from allrounder.runtime.backend import why_not
 from allrounder.runtime.choice import Fallback, LatencyTarget, choose
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import load_decoders
 from allrounder.runtime.local_latency import with_local_latency
-from allrounder.runtime.options import EngineOptions, EngineOptionsDict
-from allrounder.runtime.process import check_process, inherited
 from allrounder.runtime.request import Request, RequestOptions, answer, prepare
 
 if TYPE_CHECKING:

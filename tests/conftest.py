@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["frozen_directory"]  # tests/helpers
 PICTURES, QUESTIONS = 4, 3
 
 
@@ -28,9 +29,10 @@ class Tiny(NamedTuple):
     prompts: Path
 
     def arguments(self, out: Path, *more: str) -> list[str]:
-        """The arguments of `build` for this model."""
+        """The arguments of `build` for this model; one entry per version, where nothing else is asked: dynamic ones."""
         paths = ("--model", self.host, "--router", self.router, "--calib", self.prompts, "--out", out)
-        return [*map(str, paths), *more]
+        policy = () if {"--backend", "--layer-policy"} & set(more) else ("--layer-policy", "dynamic")
+        return [*map(str, paths), *policy, *more]
 
 
 def write_prompts(folder: Path) -> Path:
@@ -90,8 +92,8 @@ def tiny(once) -> Tiny:
     """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""
 
     def make(folder: Path) -> None:
-        from allrounder.commands.random_model import write_random_model
-        from allrounder.hosts.random import Shape
+        from allrounder.commands.pipeline.random_model import write_random_model
+        from allrounder.vlm.random_model import Shape
 
         write_random_model(folder, Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}))
         write_prompts(folder / "prompts")
@@ -102,7 +104,7 @@ def tiny(once) -> Tiny:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny, once) -> Path:
-    """A bundle with full and par-lite (routed, fp32, K=2) of `tiny`."""
+    """A bundle with full and par-lite (dynamic, fp32, K=2) of `tiny`."""
 
     def make(folder: Path) -> None:
         from allrounder import build_engine

@@ -3,9 +3,9 @@
 What it is: the last lines of ``evaluate`` (with and without pictures) and ``honesty``, put between the markers of
 ``models/demo/README.md``. What it does not know: how anything is measured.
 
-    python -m allrounder.hosts.demo.evaluate --model models/demo --count 1000 | tail -n 1 > asked.json
-    python -m allrounder.hosts.demo.evaluate --model models/demo --count 200 --blank | tail -n 1 > blank.json
-    python -m allrounder.hosts.demo.honesty --model models/demo --pictures 50 | tail -n 1 > honesty.json
+    python -m allrounder.demo.evaluate --model models/demo --count 1000 | tail -n 1 > asked.json
+    python -m allrounder.demo.evaluate --model models/demo --count 200 --blank | tail -n 1 > blank.json
+    python -m allrounder.demo.honesty --model models/demo --pictures 50 | tail -n 1 > honesty.json
     python tools/demo_readme.py asked.json blank.json honesty.json
 """
 

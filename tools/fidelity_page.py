@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from allrounder.card import ROUTER, Card, Row, read_card
-from allrounder.commands.page.tables import verdict
+from allrounder.commands.report.rows import verdict
 from allrounder.manifest import Estimate, Figures
 from allrounder.versions import VERSIONS
 
@@ -46,7 +46,7 @@ def _about(card: Card) -> str:
     return (
         f"Demo-model figures on {card.dataset.questions:,} questions: {card.dataset.about} (`{card.dataset.name}`).\n"
         f"Host `{card.host[:16]}`, router `{card.router[:16]}`, {card.backend}, {card.precision}, "
-        f"K = {card.gather_layer}.\n"
+        f"K = {card.prune_layer}.\n"
         f"The unpruned host answers {_share(full)} exactly ({kinds})."
     )
 
@@ -58,8 +58,8 @@ def _versions(card: Card) -> str:
         [
             (
                 f"`{row.version}`",
-                f"{row.tokens} / {row.layers}",
-                row.layer_policy,
+                f"{row.pruning.keep} / {row.pruning.layers}",
+                row.pruning.layer_policy,
                 _share(row.figures.accuracy),
                 _interval(row.figures.retention),
                 _interval(row.figures.agreement),
@@ -72,12 +72,12 @@ def _versions(card: Card) -> str:
 
 def _kinds(card: Card) -> str:
     advised = {each.version: each.layer_policy for each in card.recommendations}
-    rows = [row for row in card.rows if row.pruner == ROUTER and advised.get(row.version) == row.layer_policy]
+    rows = [row for row in card.rows if row.pruner == ROUTER and advised.get(row.version) == row.pruning.layer_policy]
     kinds = list(card.full_kinds)
     return _table(
         ("version, as recommended", *kinds),
         [
-            (f"`{row.version}`, {row.layer_policy}", *(_pair(row.kinds[kind]) for kind in kinds))
+            (f"`{row.version}`, {row.pruning.layer_policy}", *(_pair(row.kinds[kind]) for kind in kinds))
             for row in rows
             if row.version in VERSIONS
         ],
@@ -87,16 +87,17 @@ def _kinds(card: Card) -> str:
 def _halves(card: Card) -> str:
     rows = []
     for version in VERSIONS:
-        whole = card.row(version, "routed")
+        whole = card.row(version, "dynamic")
         if whole is None:
             continue
         mine = [row for row in card.rows if row.pruner == ROUTER and row.version not in VERSIONS]
-        tokens = next((row for row in mine if (row.tokens, row.layers) == (whole.tokens, card.layers)), None)
-        layers = [row for row in mine if (row.tokens, row.layers) == (card.visual_tokens, whole.layers)]
-        routed = next((row for row in layers if row.layer_policy == "routed"), None)
-        cells = (_both(whole), _both(tokens), _both(routed))
-        rows.append((f"`{version}`, {whole.tokens} / {whole.layers}", *cells))
-    return _table(("version", "both (routed)", "tokens alone (L = M)", "layers alone (T = N)"), rows)
+        budget = whole.pruning.budget
+        tokens = next((row for row in mine if row.pruning.budget == (budget.tokens, card.layers)), None)
+        layers = [row for row in mine if row.pruning.budget == (card.visual_tokens, budget.layers)]
+        dynamic = next((row for row in layers if row.pruning.layer_policy == "dynamic"), None)
+        cells = (_both(whole), _both(tokens), _both(dynamic))
+        rows.append((f"`{version}`, {budget.tokens} / {budget.layers}", *cells))
+    return _table(("version", "both (dynamic)", "tokens alone (L = M)", "layers alone (T = N)"), rows)
 
 
 def _pruners(card: Card) -> str:

@@ -31,23 +31,25 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "positions renumbered after the gather": Fault(
-        "export/prefill.py", "[positions[0], kept_positions, positions[2]]", "[positions[0], keep, positions[2]]"
+        "export/graph/prefill.py", "[positions[0], kept_positions, positions[2]]", "[positions[0], keep, positions[2]]"
     ),
     "the worst tokens kept": Fault(
-        "export/gather.py", "axis=-1, largest=1, sorted=1)", "axis=-1, largest=0, sorted=1)"
+        "export/graph/gather.py", "axis=-1, largest=1, sorted=1)", "axis=-1, largest=0, sorted=1)"
     ),
-    "NaN counts as best": Fault("export/gather.py", 'float("-inf")', 'float("inf")'),
+    "NaN counts as best": Fault("export/graph/gather.py", 'float("-inf")', 'float("inf")'),
     "ties to the higher index": Fault(
         "router/selection.py",
         "clean.argsort(dim=-1, descending=True, stable=True)",
         "clean.flip(-1).argsort(dim=-1, descending=True, stable=True).neg().add(scores.shape[-1] - 1)",
     ),
     "a layer that is not planned runs": Fault(
-        "export/prefill.py", 'inner.node("Identity", [rows.hidden], "hidden")', "run(inner)[0]"
+        "export/graph/prefill.py", 'inner.node("Identity", [rows.hidden], "hidden")', "run(inner)[0]"
     ),
-    "layers chosen one off": Fault("export/prefill.py", "[best, graph.int(below)]", "[best, graph.int(below - 1)]"),
+    "layers chosen one off": Fault(
+        "export/graph/prefill.py", "[best, graph.int(below)]", "[best, graph.int(below - 1)]"
+    ),
     "decoding forgets the new token": Fault(
-        "export/decode.py",
+        "export/graph/decode.py",
         '"Add", [slots, inner.size(tensors.INPUT_IDS, 1, "new_count")]',
         '"Add", [slots, inner.ints(0)]',
     ),
@@ -55,13 +57,13 @@ FAULTS = {
         "runtime/cache.py", "np.asarray([self._clocks.position]", "np.asarray([self._clocks.slot]"
     ),
     "linear layers lie as they are stored": Fault(
-        "export/weights.py", "stored.t() if tensor.linear", "stored if tensor.linear"
+        "export/weights/layout.py", "stored.t() if tensor.linear", "stored if tensor.linear"
     ),
     "the slowest that meets the target": Fault("runtime/choice.py", "if misses[index] <= 1:", "if misses[index] <= 2:"),
     "top_p keeps one token too many": Fault(
         "runtime/sampling.py", "np.argmax(reached)) + 1 :", "np.argmax(reached)) + 2 :"
     ),
-    "the stop text is shown": Fault("runtime/stops.py", "return text[: min(found)[1]]", "return text[: min(found)[0]]"),
+    "the stop text is shown": Fault("runtime/text.py", "return text[: min(found)[1]]", "return text[: min(found)[0]]"),
     "photographs lie on their side": Fault("runtime/image.py", "ImageOps.exif_transpose(image)", "image"),
     "a changed file goes unnoticed": Fault(
         "src/allrounder/hashing.py", "if digest != files[path].sha256:", "if len(digest) != len(files[path].sha256):"
@@ -70,7 +72,7 @@ FAULTS = {
         "runtime/prompt.py", "tokenizer.encode_special_tokens = True", "tokenizer.encode_special_tokens = False"
     ),
     "pruned layers keep their old numbers": Fault(
-        "engines/pruned_weights.py",
+        "engines/checkpoint/weights.py",
         'f"decoder.layers.{plan.index(tensor.layer)}."',
         'f"decoder.layers.{tensor.layer}."',
     ),

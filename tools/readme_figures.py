@@ -22,7 +22,8 @@ QUESTION = "what is the red object?"
 
 def main(bundle: Path, bench: Path) -> None:
     """Replaces what stands between the markers ``figures``, ``pruners`` and ``run``."""
-    entries = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["entries"]
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["manifest"]
+    entries = json.loads((bundle / manifest).read_text(encoding="utf-8"))["entries"]
     rows = {row["entry"]: row for row in json.loads(bench.read_text(encoding="utf-8"))["rows"]}
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -39,12 +40,13 @@ def _table(entries: list[dict], rows: dict[str, dict]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in entries:
-        label = f"{entry['version']} ({entry['backend']}, {entry['precision']}, {entry['layer_policy']}, "
-        row = rows[f"{label}K={entry['gather_layer']})"]
+        pruning = entry["pruning"]
+        version, policy = pruning["version"], pruning["layer_policy"]
+        row = rows[f"{version} ({entry['backend']}, {entry['precision']}, {policy}, K={pruning['prune_layer']})"]
         kept, speed = entry["fidelity"], row["speedup"]
         cells = [
-            f"`{entry['version']}`, {entry['layer_policy']}",
-            f"{entry['tokens']} / {entry['layers']}",
+            f"`{version}`, {policy}",
+            f"{pruning['keep']} / {pruning['layers']}",
             _percent(kept["agreement"]),
             _percent(kept["retention"]),
             f"{kept['kl']['mean']:.3f}",

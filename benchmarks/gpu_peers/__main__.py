@@ -34,16 +34,17 @@ from race import Ours, Subject, rounds
 from report import markdown, report
 from stock import Compiled, Eager
 
-from allrounder.bundle import OpenBundle
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import backend
 from allrounder.errors import AllRounderError, EngineUnavailable, InputInvalid
-from allrounder.hosts.host import load_host
-from allrounder.manifest import Entry, LayerPolicy
+from allrounder.manifest import Entry
 from allrounder.progress import TerminalProgress
-from allrounder.runtime.backend import backend
+from allrounder.pruning import LayerPolicy
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import Request, default_workload, make_request
-from allrounder.runtime.options import EngineOptions
 from allrounder.versions import FULL
+from allrounder.vlm.host import load_host
 
 _PEERS = {"eager": Eager, "compiled": Compiled}
 
@@ -172,7 +173,7 @@ class Job:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    policies: tuple[LayerPolicy, ...] = _known(arguments.policies, ("routed", "frozen"), "--policies")
+    policies: tuple[LayerPolicy, ...] = _known(arguments.policies, ("dynamic", "static"), "--policies")
     precision = arguments.precision or ("fp32" if arguments.device == "cpu" else "fp16")
     for name, least in (("rounds", 2), ("new_tokens", 2), ("text_tokens", 2), ("pictures", 1), ("at_once", 0)):
         if getattr(arguments, name) < least:
@@ -219,8 +220,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cpu, cuda or cuda:1 (default: cuda)")
     parser.add_argument("--precision", choices=DTYPES, help="default: fp16, on a CPU fp32")
     parser.add_argument("--versions", default="full,par-base,par-lite,par-nano")
-    parser.add_argument("--policies", default="routed,frozen")
-    parser.add_argument("--backends", default="onnxruntime", help="also tensorrt, which takes frozen layers alone")
+    parser.add_argument("--policies", default="dynamic,static")
+    parser.add_argument("--backends", default="onnxruntime", help="also tensorrt, which takes static layers alone")
     parser.add_argument("--provider", default="cuda", help="of ONNX Runtime on a GPU: cuda or tensorrt")
     parser.add_argument("--peers", default="eager,compiled")
     parser.add_argument("--text-tokens", type=int, default=64)

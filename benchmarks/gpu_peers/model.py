@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import torch
 
-from allrounder.bundle import OpenBundle, open_bundle
-from allrounder.commands.bench_shape import spread
-from allrounder.commands.random_model import RandomModel, write_random_model
+from allrounder.commands.pipeline.random_model import RandomModel, spread, write_random_model
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.errors import InputInvalid
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest, default_limits
-from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.random import SHAPES, Shape
-from allrounder.manifest import LayerPolicy, Limits, Precision
+from allrounder.export.freezer import FreezeOptions, Freezer, default_limits
+from allrounder.manifest import Limits, Precision
 from allrounder.progress import Progress
-from allrounder.versions import FULL, check_flow, resolve
+from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey, pruning_configs
+from allrounder.versions import FULL
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.random_model import SHAPES, Shape
+from allrounder.vlm.spec import HostSpec
 
 __all__ = ["DTYPES", "NAMES", "Settings", "built", "claim", "model"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _DEMO = RandomModel(_ROOT / "models" / "demo", _ROOT / "models" / "demo-router")  # the one that is not random
-_GATHER_LAYER = 2
+_PRUNE_LAYER = 2
 _SHAPES = {
     # LLaVA-1.5-7B: a Llama of 32 layers behind CLIP-L/14-336.
     "7b": Shape(
@@ -63,12 +63,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policies: tuple[LayerPolicy, ...]
     text_tokens: int
     new_tokens: int
-
-
-class _Key(NamedTuple):
-    version: str
-    gather_layer: int
-    layer_policy: LayerPolicy
 
 
 def claim(work: Path, settings: Settings) -> None:
@@ -103,7 +97,7 @@ def model(work: Path, settings: Settings, progress: Progress) -> RandomModel:
 def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: Progress) -> OpenBundle:
     """Returns the bundle, to which every engine is added that is missing.
 
-    Frozen plans are spread evenly over the layers: how fast one is does not depend on which layers it holds.
+    Static layers are spread evenly over the layers: how fast one is does not depend on which layers it holds.
 
     Raises:
         EngineUnavailable: A backend is not there.
@@ -115,20 +109,21 @@ def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: P
         shutil.rmtree(part, ignore_errors=True)
         _freeze(pair, part, settings, progress)
         part.rename(frozen)
-    keys = _keys(settings)
+    keys = [pruning.key for pruning in _prunings(settings, Checkpoint(pair.host).spec)]
     for name in backends:
         # Plans take minutes each: published one by one. Graphs of ONNX Runtime are links: all at once.
-        plannable = [key for key in keys if name == "onnxruntime" or key.layer_policy == "frozen"]
+        plannable = [key for key in keys if name == "onnxruntime" or key[2] == "static"]
         groups = [plannable] if name == "onnxruntime" else [[key] for key in plannable]
         for group in groups:
             _add(place, frozen, name, group, progress)
     return open_bundle(place, progress=progress)
 
 
-def _keys(settings: Settings) -> list[_Key]:
-    keys = [_Key(FULL, 0, "frozen")]
-    pruned = [version for version in settings.versions if version != FULL]
-    return keys + [_Key(version, _GATHER_LAYER, policy) for version in pruned for policy in settings.policies]
+def _prunings(settings: Settings, spec: HostSpec) -> tuple[PruningConfig, ...]:
+    model = {"tokens": spec.visual_tokens, "layers": spec.decoder.layers, "prune_layer": _PRUNE_LAYER}
+    versions = dict.fromkeys((FULL, *settings.versions))
+    found = pruning_configs(versions, **model, policies=settings.policies)
+    return tuple(spread(pruning, spec.decoder.layers) for pruning in found)
 
 
 def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress) -> None:
@@ -142,14 +137,9 @@ def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress
     )
     options = FreezeOptions(settings.precision, limits, name=_name(settings.shape))
     freezer = Freezer(pair.host, pair.router, out, options, progress)
-    tokens, layers = spec.visual_tokens, spec.decoder.layers
     freezer.shared()
-    for key in _keys(settings):
-        version = resolve(key.version, tokens=tokens, layers=layers)
-        check_flow(version.budget, tokens=tokens, layers=layers, gather_layer=key.gather_layer)
-        routed = key.layer_policy == "routed" or key.version == FULL
-        plan = None if routed else spread(version.budget.layers, layers)
-        freezer.add(FreezeRequest(version, key.gather_layer, key.layer_policy, plan))
+    for pruning in _prunings(settings, spec):
+        freezer.add(pruning)
     freezer.finish()
 
 
@@ -157,9 +147,9 @@ def _name(shape: str) -> str:
     return shape if shape == "demo" else f"random {shape}"
 
 
-def _add(place: Path, frozen: Path, name: str, keys: list[_Key], progress: Progress) -> None:
+def _add(place: Path, frozen: Path, name: str, keys: list[PruningKey], progress: Progress) -> None:
     standing = open_bundle(place, progress=progress).manifest.entries if place.exists() else ()
-    there = {_Key(each.version, each.gather_layer, each.layer_policy) for each in standing if each.backend == name}
+    there = {each.pruning.key for each in standing if each.backend == name}
     missing = frozenset(key for key in keys if key not in there)
     if missing:
         with Staging(place, progress=progress) as staging:

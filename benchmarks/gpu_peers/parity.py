@@ -20,12 +20,12 @@ from stock import prompt_ids
 from transformers import DynamicCache
 
 from allrounder.errors import InputInvalid
-from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import Host, load_host
-from allrounder.hosts.keywords import CACHE
 from allrounder.progress import Progress
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.measure import Request
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.host import Host, load_host
+from allrounder.vlm.keywords import CACHE
 
 __all__ = ["FACTOR", "FLOOR", "Answers", "Parity", "judge", "ours", "reference", "stock"]
 
@@ -108,9 +108,7 @@ def ours(engine: Engine, request: Request, prepared: Sequence[np.ndarray]) -> An
     """Returns the answers of an engine."""
     rows = []
     for pixels in prepared:
-        visual = engine.look(pixels)
-        scores = engine.route(request.prompt, visual)
-        state = engine.prefill(request.prompt, visual, scores, room=request.new_tokens - 1)
+        state = engine.start(pixels, request.prompt, room=request.new_tokens - 1)
         tokens = [int(np.argmax(state.logits[0]))]
         for _ in range(request.new_tokens - 1):
             tokens.append(int(np.argmax(engine.decode(state, [tokens[-1]])[0, -1])))

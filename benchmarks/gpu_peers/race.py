@@ -73,9 +73,7 @@ class Ours:
         marks = [time.perf_counter()]
         pixels = engine.preprocess(request.rgb)
         marks.append(time.perf_counter())
-        visual = engine.look(pixels)
-        scores = engine.route(request.prompt, visual)
-        state = engine.prefill(request.prompt, visual, scores, room=request.new_tokens - 1)
+        state = engine.start(pixels, request.prompt, room=request.new_tokens - 1)
         answer = [int(np.argmax(state.logits[0]))]
         marks.append(time.perf_counter())
         for _ in range(request.new_tokens - 1):

@@ -20,10 +20,10 @@ from PIL import Image
 from race import Times, spans
 from transformers import DynamicCache, StaticCache
 
-from allrounder.hosts.host import Host
-from allrounder.hosts.keywords import CACHE
 from allrounder.runtime.measure import Request
 from allrounder.runtime.prompt import PromptIds
+from allrounder.vlm.host import Host
+from allrounder.vlm.keywords import CACHE
 
 __all__ = ["Compiled", "Eager", "prompt_ids"]
 

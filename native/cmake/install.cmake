@@ -1,8 +1,7 @@
 # What `cmake --install` lays down, and how others find it: libraries, headers, and a package for find_package(allrounder).
 #
 # The same tree goes below a prefix and, through scikit-build-core, into a wheel's folder allrounder/native.
-# SOVERSION is the major version, 0 included: a program that was linked with one library runs with every later one of the
-# same major version. A wheel holds no symlinks, so there the library has one plain name.
+# SOVERSION is the major version. A wheel holds no symlinks, so there the library has one plain name.
 if(SKBUILD)
   set(CMAKE_INSTALL_LIBDIR lib) # where allrounder.native looks, on every distribution
 else()

@@ -18,7 +18,8 @@ GOLDEN = HERE.parents[1] / "tests/golden/manifest.json"
 
 def small(plain: dict[str, Any]) -> dict[str, Any]:
     """Returns the manifest with one entry of few layers and only the files that it names."""
-    entry = plain["entries"][0] | {"layers": 2, "tokens": 4, "layer_plan": [0, 1], "gather_layer": 1}
+    pruning = {"keep": 4, "layers": 2, "prune_layer": 1, "kept_layers": [0, 1]}
+    entry = plain["entries"][0] | {"pruning": plain["entries"][0]["pruning"] | pruning}
     graphs = set(entry["graphs"].values()) - {None}
     files = {path: record for path, record in plain["files"].items() if path in graphs}
     model = plain["model"] | {"layers": 2, "visual_tokens": 4}
@@ -32,9 +33,9 @@ def seeds(plain: dict[str, Any]) -> dict[str, bytes]:
         "whole": json.dumps(plain, separators=(",", ":"), ensure_ascii=False),
         "small": one,
         "spaced": json.dumps(small(plain), indent=1),
-        "future": one.replace('"schema":1', '"schema":3'),
-        "bf16": one.replace('"schema":1', '"schema":2').replace("fp32", "bf16"),
-        "future-number": '{"schema":3,"x":-1e999}',
+        "future": one.replace('"schema":1', '"schema":2'),
+        "bf16": one.replace("fp32", "bf16"),
+        "future-number": '{"schema":2,"x":-1e999}',
         "twice": one.replace('"producer":', '"producer":"a","producer":', 1),
         "unknown": one.replace('"producer":', '"new":[{}],"producer":', 1),
         "float": one.replace('"layers":2', '"layers":2.0'),
@@ -43,7 +44,7 @@ def seeds(plain: dict[str, Any]) -> dict[str, bytes]:
         "surrogate": one.replace("allrounder", "\\ud800", 1),
         "escapes": one.replace("allrounder", "\\u0000\\ud83d\\ude00\\/\\b", 1),
         "path": one.replace("graphs/vision.onnx", "../vision.onnx"),
-        "plan": one.replace('"layer_plan":[0,1]', '"layer_plan":[1,0]'),
+        "plan": one.replace('"kept_layers":[0,1]', '"kept_layers":[1,0]'),
         "cut": one[: len(one) // 2],
         "deep": '{"schema":1,"x":' + "[" * 200,
         "nothing": "",
@@ -72,7 +73,7 @@ def main() -> None:
     for name, data in seeds(plain).items():
         (corpus / f"seed-{name}").write_bytes(data)
     words = sorted(key for key in keys(plain) if key.replace("_", "").isalnum())
-    words += ["routed", "frozen", "fp32", "fp16", "bf16", "full"]
+    words += ["static", "dynamic", "fp32", "fp16", "bf16", "full"]
     texts = ("null", "true", "false", "1e999", "\\\\ud800")
     lines = [f'"\\"{word}\\""' for word in words] + [f'"{text}"' for text in texts]
     (HERE / "manifest_fuzz.dict").write_text("\n".join(lines) + "\n")

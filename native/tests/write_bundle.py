@@ -1,7 +1,7 @@
 """Writes the tiny bundle that tests of the C++ runtime load: python native/tests/write_bundle.py FOLDER.
 
-What it is: the bundle of Python's unit tests, `full` and `t2-l2`, with latencies of a machine that is none, so that a
-target makes a runtime measure. What it knows: `tests/unit/fake_bundle.py`. What it does not know: C++.
+What it is: the bundle of Python's unit tests, `full` and `t2-l2`, with latencies of a machine that is none, by which
+no target chooses. What it knows: `tests/helpers/fake_bundle.py`. What it does not know: C++.
 
 Tests find it by the environment's ALLROUNDER_TEST_BUNDLE.
 """
@@ -9,7 +9,7 @@ Tests find it by the environment's ALLROUNDER_TEST_BUNDLE.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "unit"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))
 
 import fake_bundle
 

@@ -11,6 +11,5 @@ using Line = std::vector<std::string>;
 void run(const Line& line);      // one question
 void ask(const Line& line);      // many, as JSON lines
 void inspect(const Line& line);  // what a bundle holds
-void bench(const Line& line);    // how long an answer takes
 
 }  // namespace tool

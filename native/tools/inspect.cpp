@@ -1,4 +1,4 @@
-// allrounder-native inspect: a bundle, verified, as a table of its entries; the last line is its facts as JSON.
+// allrounder-native inspect: a bundle as a table of its entries; the last line is its facts as JSON.
 #include <cstdio>
 #include <iostream>
 
@@ -10,21 +10,6 @@ namespace tool {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct Freed {
-  void operator()(ar_bundle* bundle) const { ar_bundle_free(bundle); }
-};
-
-std::string manifest(const std::string& path) {
-  std::unique_ptr<ar_bundle, Freed> bundle;
-  allrounder::detail::checked([&] {
-    ar_bundle* opened = nullptr;
-    ar_error* error = ar_bundle_open(path.c_str(), nullptr, nullptr, &opened);
-    bundle.reset(opened);
-    return error;
-  });
-  return ar_bundle_manifest(bundle.get());
-}
 
 std::string milliseconds(const Json& latency, const char* name) {
   if (latency.is_null()) return "-";
@@ -41,11 +26,12 @@ std::string divergence(const Json& fidelity) {
 }
 
 void print(const Json& entry) {
-  const auto text = [&entry](const char* key) { return entry.at(key).get<std::string>(); };
-  std::printf("%-12s %-12s %-9s %-7s %2lld %6lld %6lld %10s %10s %8s\n", text("version").c_str(),
-              text("backend").c_str(), text("precision").c_str(), text("layer_policy").c_str(),
-              entry.at("gather_layer").get<long long>(), entry.at("tokens").get<long long>(),
-              entry.at("layers").get<long long>(), milliseconds(entry.at("latency"), "ttft_ms").c_str(),
+  const Json& pruning = entry.at("pruning");
+  const auto text = [](const Json& object, const char* key) { return object.at(key).get<std::string>(); };
+  std::printf("%-12s %-12s %-9s %-7s %2lld %6lld %6lld %10s %10s %8s\n", text(pruning, "version").c_str(),
+              text(entry, "backend").c_str(), text(entry, "precision").c_str(), text(pruning, "layer_policy").c_str(),
+              pruning.at("prune_layer").get<long long>(), pruning.at("keep").get<long long>(),
+              pruning.at("layers").get<long long>(), milliseconds(entry.at("latency"), "ttft_ms").c_str(),
               milliseconds(entry.at("latency"), "tpot_ms").c_str(), divergence(entry.at("fidelity")).c_str());
 }
 
@@ -53,7 +39,7 @@ void print(const Json& entry) {
 
 void inspect(const Line& line) {
   const Arguments arguments(line, {"BUNDLE"}, {}, {});
-  const Json whole = Json::parse(manifest(arguments.word(0)));
+  const Json whole = Json::parse(allrounder::Bundle::open(arguments.word(0)).manifest());
   std::printf("%-12s %-12s %-9s %-7s %2s %6s %6s %10s %10s %8s\n", "version", "backend", "precision", "policy", "K",
               "tokens", "layers", "ttft p95", "tpot p95", "kl");
   for (const Json& entry : whole.at("entries")) print(entry);

@@ -17,12 +17,10 @@ constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
   run BUNDLE PICTURE QUESTION  answer one question; the last line is a JSON object
       [--size WxH] [--max-new-tokens N] [--temperature X] [--top-k N] [--top-p X] [--seed N] [--stop TEXT] [--stream]
   ask BUNDLE [--jobs N]        answer questions that come as JSON lines (native/README.md)
-  inspect BUNDLE               verify a bundle and list its entries
-  bench BUNDLE                 time requests; the last line is a JSON object
-      [--repeats N] [--new-tokens N] [--question TEXT]
+  inspect BUNDLE               list a bundle's entries
   version
 
-  run, ask and bench take [--version NAME | --ttft-ms X --tpot-ms X [--percentile 50|95|99] [--fallback fastest]]
+  run and ask take [--version NAME | --ttft-ms X --tpot-ms X [--percentile 50|95|99] [--fallback fastest]]
   [--threads N] [--weights fast|shared] [--device cpu|cuda|cuda:1] [--provider cuda|tensorrt].
   PICTURE is a binary PPM (P6), or raw RGB with --size.
   ONNX Runtime's library is found as c_api.h says; ALLROUNDER_ORT_LIBRARY names it.
@@ -30,7 +28,7 @@ constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
 
 int dispatch(const std::string& name, const tool::Line& line) {
   static const std::map<std::string, void (*)(const tool::Line&)> commands = {
-      {"run", tool::run}, {"ask", tool::ask}, {"inspect", tool::inspect}, {"bench", tool::bench}};
+      {"run", tool::run}, {"ask", tool::ask}, {"inspect", tool::inspect}};
   if (name == "version") {
     std::cout << allrounder::library_version() << "\n";
     return 0;

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from allrounder.errors import CalibrationError
-from allrounder.hosts.host import Host
 from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_of
 from allrounder.router.selection import ranking
+from allrounder.vlm.host import Host
 
 __all__ = ["PIVOTS", "block_influence", "dart", "fastv", "shortgpt"]
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from allrounder.errors import InputInvalid
-from allrounder.hosts.host import Host
-from allrounder.hosts.prompt import PromptBatch
-from allrounder.hosts.pruned import PrunedHost
 from allrounder.router.model import Scores
+from allrounder.vlm.host import Host
+from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.pruned import PrunedHost
 
 __all__ = ["LayerPruner", "Pruner", "Setting", "TokenPruner", "View", "check_view", "look", "scores_of"]
 

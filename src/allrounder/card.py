@@ -16,19 +16,18 @@ from msgspec import Meta
 
 from allrounder.errors import CalibrationError
 from allrounder.manifest import (
-    Count,
     Entry,
     Estimate,
     Figures,
-    LayerPolicy,
     Model,
-    Positive,
     Precision,
     Recommendation,
     Sha256,
-    encode_record,
+    encode,
 )
-from allrounder.manifest import Record as _Record
+from allrounder.pruning import LayerPolicy, PruningConfig
+from allrounder.records import Count, Positive
+from allrounder.records import Record as _Record
 from allrounder.versions import FULL
 
 __all__ = [
@@ -65,14 +64,15 @@ class Row(_Record, frozen=True, kw_only=True):
     """One pruner at one budget under one layer policy."""
 
     pruner: str  # `ROUTER`, or "<token pruner>+<layer pruner>"
-    version: str  # of the table, or t<T>-l<L>
-    tokens: Positive
-    layers: Positive
-    layer_policy: LayerPolicy
-    layer_plan: tuple[Count, ...] | None  # where frozen
+    pruning: PruningConfig
     figures: Figures
     kinds: dict[str, Figures]  # by class of question
     layer_use: tuple[Share, ...]  # [M], in which share of the questions each layer was run
+
+    @property
+    def version(self) -> str:
+        """The name of its version."""
+        return self.pruning.version
 
 
 class Comparison(_Record, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ class Card(_Record, frozen=True, kw_only=True):
     router: Sha256
     backend: str
     precision: Precision
-    gather_layer: Count
+    prune_layer: Count
     visual_tokens: Positive
     layers: Positive
     dataset: Dataset
@@ -132,17 +132,16 @@ class Card(_Record, frozen=True, kw_only=True):
     def row(self, version: str, layer_policy: LayerPolicy, pruner: str = ROUTER) -> Row | None:
         """Returns the row of that version, policy and pruner, if there is one."""
         for row in self.rows:
-            if (row.version, row.layer_policy, row.pruner) == (version, layer_policy, pruner):
+            if (row.version, row.pruning.layer_policy, row.pruner) == (version, layer_policy, pruner):
                 return row
         return None
 
     def row_of(self, entry: Entry, model: Model) -> Row | None:
         """Returns the router's row that was measured on what ``entry`` of a bundle of ``model`` runs, if there is one.
 
-        Host, router, backend, precision, K, budget, policy and, where frozen, the plan must all be the same. `full` has
-        no row: see `figures_of`.
+        Host, router, backend, precision and pruning must all be the same. `full` has no row: see `figures_of`.
         """
-        row = self.row(entry.version, entry.layer_policy)
+        row = self.row(entry.version, entry.pruning.layer_policy)
         return None if entry.version == FULL or self.differences(entry, model) else row
 
     def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
@@ -164,14 +163,15 @@ class Card(_Record, frozen=True, kw_only=True):
         ]
         if entry.version == FULL:
             return _unequal(pairs)
-        pairs += [("router", self.router, model.router), ("gather layer", self.gather_layer, entry.gather_layer)]
-        row = self.row(entry.version, entry.layer_policy)
+        ours = entry.pruning
+        pairs += [("router", self.router, model.router), ("prune layer", self.prune_layer, ours.prune_layer)]
+        row = self.row(entry.version, ours.layer_policy)
         if row is None:
-            return (*_unequal(pairs), f"it has no row for {entry.version}, {entry.layer_policy}")
+            return (*_unequal(pairs), f"it has no row for {entry.version}, {ours.layer_policy}")
         pairs += [
-            ("number of visual tokens", row.tokens, entry.tokens),
-            ("number of decoder layers", row.layers, entry.layers),
-            ("layer plan", row.layer_plan, entry.layer_plan),
+            ("number of visual tokens", row.pruning.keep, ours.keep),
+            ("number of decoder layers", row.pruning.layers, ours.layers),
+            ("list of kept layers", row.pruning.kept_layers, ours.kept_layers),
         ]
         return _unequal(pairs)
 
@@ -187,7 +187,7 @@ def write_card(card: Card, path: Path) -> None:
         BundleCorrupt: A figure is NaN or infinite.
     """
     temporary = path.with_name(path.name + ".next")
-    temporary.write_bytes(encode_record(card))
+    temporary.write_bytes(encode(card))
     temporary.replace(path)
 
 

@@ -1,6 +1,6 @@
-"""Files of a manifest: safe names, what lies in a directory, and digests.
+"""Files of a manifest: safe names, regular files, and digests.
 
-What it is: the rules that a listed path obeys, the listing of a directory that holds regular files only,
+What it is: the rules that a listed path and its file obey, the listing of a directory that holds regular files only,
 and SHA-256 of large files in chunks.
 What it knows: `FileRecord`, the file system. What it does not know: what a bundle is, and who trusts whom.
 """
@@ -13,7 +13,7 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from allrounder.errors import BundleCorrupt
 from allrounder.manifest import FileRecord
 from allrounder.progress import Progress, silent
 
-__all__ = ["FileStat", "check_files", "check_path", "file_record", "list_files", "verify_files"]
+__all__ = ["FileStat", "check_files", "check_path", "file_record", "list_files", "read_small", "verify_files"]
 
 _CHUNK = 4 << 20  # bytes per read: large enough that hashing, not the interpreter, is what takes time
 _THREADS = 2  # hashing lets go of the interpreter's lock; more threads than this wait for the disk
@@ -101,40 +101,76 @@ def _refuse_special(root: Path, name: str, status: os.stat_result) -> None:
     )
 
 
-def check_files(root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat]) -> None:
-    """Checks that every listed file is there in its full length.
+def check_files(root: Path, files: Mapping[str, FileRecord]) -> dict[str, FileStat]:
+    """Checks that every listed file is there, a regular one below no link, in its full length.
+
+    Other files are nobody's business here.
+
+    Returns:
+        The state of each.
 
     Raises:
-        BundleCorrupt: A path is unsafe, a file is missing or has another size.
+        BundleCorrupt: A path is unsafe; a file is missing, no regular file, or of another size.
+        OSError: The directory cannot be read.
     """
-    for path, record in files.items():
+    for path in files:
         check_path(path, where=root)
-        seen = found.get(path)
-        if seen is None:
-            raise BundleCorrupt("a file is missing", where=root / path, remedy="copy or build the bundle again")
-        if seen.size != record.bytes:
-            raise BundleCorrupt(
-                "a file is truncated" if seen.size < record.bytes else "a file is too long",
-                where=root / path,
-                got=f"{seen.size} bytes",
-                wanted=f"{record.bytes} bytes",
-                remedy="copy or build the bundle again",
-            )
+    folders = {str(folder) for path in files for folder in PurePosixPath(path).parents} - {"."}
+    for folder in sorted(folders):
+        _status(root, folder)
+    return {path: _whole(root, path, record) for path, record in files.items()}
+
+
+def read_small(root: Path, name: str) -> bytes | None:
+    """Returns what a small file holds, or None where there is none; a link or a pipe in its place is refused.
+
+    Raises:
+        BundleCorrupt: Something else than a regular file stands there.
+        OSError: It cannot be read.
+    """
+    status = _status(root, name)
+    return (root / name).read_bytes() if status and stat.S_ISREG(status.st_mode) else None
+
+
+def _whole(root: Path, path: str, record: FileRecord) -> FileStat:
+    status = _status(root, path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise BundleCorrupt("a file is missing", where=root / path, remedy="copy or build the bundle again")
+    if status.st_size != record.bytes:
+        raise BundleCorrupt(
+            "a file is truncated" if status.st_size < record.bytes else "a file is too long",
+            where=root / path,
+            got=f"{status.st_size} bytes",
+            wanted=f"{record.bytes} bytes",
+            remedy="copy or build the bundle again",
+        )
+    return FileStat.of(status)
+
+
+def _status(root: Path, name: str) -> os.stat_result | None:
+    """Returns the status of a file or folder, or None where there is none; anything else is refused."""
+    try:
+        status = (root / name).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        _refuse_special(root, name, status)
+    return status
 
 
 def verify_files(
     root: Path, files: Mapping[str, FileRecord], found: Mapping[str, FileStat], progress: Progress = silent
-) -> set[str]:
-    """Hashes files in full; `check_files` has passed.
+) -> bool:
+    """Hashes files in full.
 
     Args:
         root: The directory.
         files: The files to hash.
-        found: What `list_files` saw.
+        found: What `check_files` returned.
         progress: Told the MiB that are done.
 
     Returns:
-        Those whose state in ``found`` still holds. It need not: a hard link, as staging makes it, changes ctime.
+        Whether the states in ``found`` still hold. They need not: a hard link, as staging makes it, changes ctime.
 
     Raises:
         BundleCorrupt: A file has changed.
@@ -166,7 +202,7 @@ def verify_files(
         unchanged = list(pool.map(verify, largest_first))
     if total:
         progress("verifying (MiB)", total, total)
-    return {path for path, same in zip(largest_first, unchanged, strict=True) if same}
+    return all(unchanged)
 
 
 def file_record(path: Path) -> FileRecord:

@@ -2,14 +2,13 @@
 
 What it is: frozen typed records, and their reading and writing as JSON. `frozen.json`, the smaller
 manifest between export and engines, is made of the same records.
-What it knows: the schema numbers, which keys exist, and which values make sense alone.
-What it does not know: the file system (see `allrounder.bundle`), and how an entry is chosen.
+What it knows: the schema number, which keys exist, and which values make sense alone.
+What it does not know: the file system (see `allrounder.engines.bundle.reader`), and how an entry is chosen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
@@ -17,9 +16,10 @@ from msgspec import Meta, Struct
 
 from allrounder.errors import BundleCorrupt, BundleFromFuture
 from allrounder.fingerprint import Machine
+from allrounder.pruning import LayerPolicy, PruningConfig
+from allrounder.records import Count, Positive, Record
 
 __all__ = [
-    "BF16_SCHEMA",
     "SCHEMA",
     "Entry",
     "EntryGraphs",
@@ -36,30 +36,17 @@ __all__ = [
     "Percentiles",
     "PromptTemplate",
     "Recommendation",
-    "Record",
     "SharedGraphs",
     "Workload",
     "check_schema",
     "decode",
     "encode",
-    "encode_record",
-    "schema_of",
 ]
 
 SCHEMA: Final = 1
-# Of a manifest with bfloat16 in it: programs that know schema 1 alone would call it malformed instead of new.
-BF16_SCHEMA: Final = 2
 
-_INT64 = 2**63 - 1  # every reader, C++ too, can hold the number
-Count = Annotated[int, Meta(ge=0, le=_INT64)]
-Positive = Annotated[int, Meta(ge=1, le=_INT64)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # \Z: no line end behind it
 Precision = Literal["fp32", "fp16", "bf16"]
-LayerPolicy = Literal["routed", "frozen"]
-
-
-class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all records share: immutable, keyword-only, unknown keys refused."""
 
 
 class Model(Record, frozen=True, kw_only=True):
@@ -135,7 +122,8 @@ class Fidelity(Record, frozen=True, kw_only=True):
     dataset: str  # name and digest of the prompts
     quick: bool  # measured by `build` on few prompts, not a full card
     accuracy: Estimate | None = None  # share of right answers; None where the prompts have no answers
-    kinds: dict[str, Figures] = {}  # the same by class of question; questions without a class are in none
+    # The same by class of question; questions without a class are in none.
+    kinds: dict[str, Figures] = msgspec.field(default_factory=dict[str, Figures])
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -186,28 +174,30 @@ class EntryGraphs(Record, frozen=True, kw_only=True):
 class Entry(Record, frozen=True, kw_only=True):
     """One engine."""
 
-    version: str
+    pruning: PruningConfig
     backend: str
     precision: Precision
-    gather_layer: Count
-    layer_policy: LayerPolicy
-    layer_plan: tuple[Count, ...] | None  # the kept layers; None where routed
-    tokens: Positive  # T
-    layers: Positive  # L
     graphs: EntryGraphs
     fidelity: Fidelity | None
     latency: Latency | None
     native_op: bool = False  # asks for the native gather op where a runtime has it; the same file runs without
 
     @property
+    def version(self) -> str:
+        """The name of its version."""
+        return self.pruning.version
+
+    @property
     def key(self) -> tuple[str, str, str, int, str]:
         """What makes an entry the same as another: a bundle holds each key once."""
-        return (self.version, self.backend, self.precision, self.gather_layer, self.layer_policy)
+        version, prune_layer, layer_policy = self.pruning.key
+        return (version, self.backend, self.precision, prune_layer, layer_policy)
 
     @property
     def label(self) -> str:
         """The key as people read it."""
-        return f"{self.version} ({self.backend}, {self.precision}, {self.layer_policy}, K={self.gather_layer})"
+        version, prune_layer, layer_policy = self.pruning.key
+        return f"{version} ({self.backend}, {self.precision}, {layer_policy}, K={prune_layer})"
 
 
 class Recommendation(Record, frozen=True, kw_only=True):
@@ -219,14 +209,14 @@ class Recommendation(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """`manifest.json` of a bundle."""
+    """What a bundle holds; its file is named by its digest (`allrounder.engines.bundle.reader`)."""
 
-    schema: Literal[1, 2]  # see `schema_of`
+    schema: Literal[1]
     producer: str  # program and version that wrote it
     model: Model
     prompt: PromptTemplate
     limits: Limits
-    files: dict[str, FileRecord]  # every file of the bundle but the manifest and its digest
+    files: dict[str, FileRecord]  # every file of the bundle but the manifest and the pointer to it
     entries: tuple[Entry, ...]
     recommendations: tuple[Recommendation, ...] = ()  # where both layer policies of a version were measured
 
@@ -234,12 +224,7 @@ class Manifest(Record, frozen=True, kw_only=True):
 class FrozenVersion(Record, frozen=True, kw_only=True):
     """One version as the exporter froze it: an entry before it has a backend and figures."""
 
-    version: str
-    gather_layer: Count
-    layer_policy: LayerPolicy
-    layer_plan: tuple[Count, ...] | None
-    tokens: Positive
-    layers: Positive
+    pruning: PruningConfig
     prefill: str
     decode: str
 
@@ -247,7 +232,7 @@ class FrozenVersion(Record, frozen=True, kw_only=True):
 class Frozen(Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
-    schema: Literal[1, 2]
+    schema: Literal[1]
     producer: str
     precision: Precision
     model: Model
@@ -265,17 +250,12 @@ class _SchemaAlone(Struct):
 Document = TypeVar("Document", Manifest, Frozen)
 
 
-def encode(document: Manifest | Frozen) -> bytes:
-    """Returns the document as indented JSON with a final newline; equal records give equal bytes.
+def encode(document: Record) -> bytes:
+    """Returns a record as indented JSON with a final newline; equal records give equal bytes.
 
     Raises:
         BundleCorrupt: A value is NaN or infinite, or one that `decode` would refuse.
     """
-    return encode_record(document)
-
-
-def encode_record(document: Record) -> bytes:
-    """Returns any record as `encode` does, with its errors."""
     plain = msgspec.to_builtins(document)
     _refuse_nonfinite(plain, "$")
     try:
@@ -285,18 +265,12 @@ def encode_record(document: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(checked, order="deterministic"), indent=1) + b"\n"
 
 
-def schema_of(precisions: Iterable[Precision]) -> Literal[1, 2]:
-    """Returns the schema of a document that holds these precisions: the oldest whose readers know them all."""
-    return BF16_SCHEMA if "bf16" in precisions else SCHEMA
-
-
-def check_schema(data: bytes, *, where: object, newest: int = SCHEMA) -> None:
+def check_schema(data: bytes, *, where: object) -> None:
     """Reads the schema number alone, before anything else is looked at.
 
     Args:
         data: The document.
         where: What it is called in errors.
-        newest: The newest schema of its kind that this program knows.
 
     Raises:
         BundleFromFuture: The schema is newer than this program.
@@ -305,12 +279,12 @@ def check_schema(data: bytes, *, where: object, newest: int = SCHEMA) -> None:
         schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # `decode` complains about it
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > newest:
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
         raise BundleFromFuture(
             "the manifest is from the future",
             where=where,
             got=f"schema {schema}",
-            wanted=f"schema {newest} or older",
+            wanted=f"schema {SCHEMA} or older",
             remedy="update allrounder, or build the bundle again with this one",
         )
 
@@ -322,7 +296,7 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
         BundleFromFuture: The schema is newer than this program; beats every other complaint.
         BundleCorrupt: Not JSON, unknown or missing keys, wrong types, NaN or infinity.
     """
-    check_schema(data, where=where, newest=BF16_SCHEMA)
+    check_schema(data, where=where)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ __all__ = ["Progress", "TerminalProgress", "silent"]
 
 
 class Progress(Protocol):
-    """Called as ``progress("calibrating", 3, 64)``: step 3 of 64 is done."""
+    """Called as ``progress("calibrating", 3, 64)``: step 3 of 64 is done; where nobody knows of how many, of 0."""
 
     def __call__(self, task: str, done: int, total: int) -> None: ...
 
@@ -34,7 +34,7 @@ class TerminalProgress:
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        fresh, ended = task != self._task, done >= total
+        fresh, ended = task != self._task, done >= total > 0
         if fresh:
             self._task, self._started = task, now
         live = self._stream.isatty()
@@ -42,7 +42,7 @@ class TerminalProgress:
             return
         self._drawn = now
         seconds = now - self._started
-        line = f"{task}: {done}/{total}" + (f" ({seconds:.1f} s)" if not fresh or ended else "")
+        line = f"{task}: {done}/{total or '?'}" + (f" ({seconds:.1f} s)" if not fresh or ended else "")
         self._stream.write(f"\r\x1b[K{line}" + ("\n" if ended else "") if live else f"{line}\n")
         self._stream.flush()
         if ended:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from allrounder.errors import InvalidBudget, UnknownVersion
 
-__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "Version", "check_flow", "parse_budget", "resolve"]
+__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "check_flow", "is_version", "resolve"]
 
 FULL = "full"
 DEFAULT_VERSION = "par-lite"
 _TABLE_TOKENS, _TABLE_LAYERS = 576, 32
+_CUSTOM = re.compile(r"t([1-9][0-9]{0,8})-l([1-9][0-9]{0,8})")
 
 
 class Budget(NamedTuple):
@@ -25,12 +26,10 @@ class Budget(NamedTuple):
     tokens: int
     layers: int
 
-
-class Version(NamedTuple):
-    """A named budget, absolute for one host."""
-
-    name: str
-    budget: Budget
+    @property
+    def name(self) -> str:
+        """The name of the version that has this budget and no name in the table."""
+        return f"t{self.tokens}-l{self.layers}"
 
 
 # Budgets for N = 576 and M = 32 (PAR, ICCV 2025, table 1). `par-base` is the one the paper trains at.
@@ -43,8 +42,13 @@ VERSIONS: dict[str, Budget] = {
 }
 
 
-def resolve(name: str, *, tokens: int, layers: int) -> Version:
-    """Returns version ``name`` for a host of ``tokens`` visual tokens and ``layers`` decoder layers.
+def is_version(name: str) -> bool:
+    """Whether ``name`` stands in the table or has the form ``t<T>-l<L>``."""
+    return name in VERSIONS or _CUSTOM.fullmatch(name) is not None
+
+
+def resolve(name: str, *, tokens: int, layers: int) -> Budget:
+    """Returns the budget of version ``name`` for a host of ``tokens`` visual tokens and ``layers`` decoder layers.
 
     Table versions scale by ratio, rounded half up; ``t<T>-l<L>`` is taken as it is.
 
@@ -52,34 +56,20 @@ def resolve(name: str, *, tokens: int, layers: int) -> Version:
         UnknownVersion: The name is neither in the table nor a custom one.
         InvalidBudget: A custom budget does not fit the host.
     """
-    custom = re.fullmatch(r"t([1-9][0-9]{0,8})-l([1-9][0-9]{0,8})", name)
-    if custom:
-        return parse_budget(f"{custom[1]}/{custom[2]}", tokens=tokens, layers=layers)
+    if custom := _CUSTOM.fullmatch(name):
+        budget = Budget(int(custom[1]), int(custom[2]))
+        check_flow(budget, tokens=tokens, layers=layers, gather_layer=0)
+        return budget
     if name not in VERSIONS:
         raise UnknownVersion(
             f"there is no version {name!r}",
             wanted=f"one of {', '.join(VERSIONS)}, or a custom budget",
-            remedy="give a name of the list, or --budget T/L",
+            remedy="give a name of the list, or --keep and --layers",
         )
     share = VERSIONS[name]
-    scaled = Budget(
+    return Budget(
         max(1, _scaled(share.tokens, tokens, _TABLE_TOKENS)), max(1, _scaled(share.layers, layers, _TABLE_LAYERS))
     )
-    return Version(name, scaled)
-
-
-def parse_budget(text: str, *, tokens: int, layers: int) -> Version:
-    """Returns the custom version of a budget written ``T/L``, named ``t<T>-l<L>``.
-
-    Raises:
-        InvalidBudget: Not two whole numbers, or more than the host has.
-    """
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
-    if not match:
-        raise InvalidBudget("a budget is two whole numbers", got=text, wanted="T/L, for example 144/24")
-    budget = Budget(int(match[1]), int(match[2]))
-    check_flow(budget, tokens=tokens, layers=layers, gather_layer=0)
-    return Version(f"t{budget.tokens}-l{budget.layers}", budget)
 
 
 def check_flow(budget: Budget, *, tokens: int, layers: int, gather_layer: int) -> None:
@@ -89,7 +79,7 @@ def check_flow(budget: Budget, *, tokens: int, layers: int, gather_layer: int) -
         InvalidBudget: Not (1 <= T <= N, max(K, 1) <= L <= M, 0 <= K < M).
     """
     if not 0 <= gather_layer < layers:
-        raise InvalidBudget("impossible gather layer", got=gather_layer, wanted=f"0 to {layers - 1}")
+        raise InvalidBudget("impossible prune layer", got=gather_layer, wanted=f"0 to {layers - 1}")
     if not 1 <= budget.tokens <= tokens:
         raise InvalidBudget("impossible number of visual tokens", got=budget.tokens, wanted=f"1 to {tokens}")
     lowest = max(gather_layer, 1)
@@ -97,7 +87,7 @@ def check_flow(budget: Budget, *, tokens: int, layers: int, gather_layer: int) -
         raise InvalidBudget(
             "impossible number of decoder layers",
             got=budget.layers,
-            wanted=f"{lowest} to {layers} (the {gather_layer} layers before the gather are always kept)",
+            wanted=f"{lowest} to {layers} (the {gather_layer} layers below the prune layer are always kept)",
         )
 
 

@@ -42,7 +42,7 @@ def test_everybody_is_raced_and_a_second_call_repeats_nothing(tmp_path):
     assert code == 0, said
     rows = report["rows"]
     ours = [name for name in rows if name.startswith(("full", "par-lite"))]
-    assert len(ours) == 3  # full, par-lite routed, par-lite frozen
+    assert len(ours) == 3  # full, par-lite dynamic, par-lite static
     assert set(rows) - set(ours) == {"transformers, eager", "transformers, torch.compile"}
     assert [rows[name]["race"] for name in ours] == [0, 0, 1]
     for name, row in rows.items():

@@ -9,8 +9,8 @@ from doors import PICTURE, QUESTION
 from PIL import Image
 
 from allrounder import build_engine
-from allrounder.hosts.random import write_random_checkpoint
 from allrounder.runtime import Runtime
+from allrounder.vlm.random_model import write_random_checkpoint
 
 OPTIONS = {"max_new_tokens": 12, "temperature": 6.0, "seed": 1}  # other pixels draw other tokens
 FRAMES = [np.random.default_rng(frame).integers(0, 256, (48, 64, 3), np.uint8) for frame in range(2)]

@@ -7,7 +7,7 @@ import pytest
 from doors import PICTURE, QUESTION, ours, stock
 from transformers import AutoTokenizer
 
-from allrounder.bundle import open_bundle
+from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import InputInvalid
 from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine

@@ -54,7 +54,7 @@ def refused(call):
 def bundle(request, tmp_path_factory):
     """A bundle of each backend."""
     from allrounder import build_engine
-    from allrounder.hosts.random import write_random_checkpoint
+    from allrounder.vlm.random_model import write_random_checkpoint
 
     root = tmp_path_factory.mktemp("inherited")
     model = str(write_random_checkpoint(root / "model", "llama-mha"))
@@ -102,7 +102,7 @@ with runtime:
 def test_every_call_of_an_inherited_runtime_or_engine_says_so(run):
     run("""
 import numpy as np
-from allrounder.bundle import open_bundle
+from allrounder.engines.bundle.reader import open_bundle
 from allrounder.runtime.engine import Engine
 
 def use():

@@ -14,10 +14,10 @@ import vllm_names
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from allrounder.hosts.random import TINY
+from allrounder.vlm.random_model import TINY
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
-CHECKPOINT = ("--backend", "checkpoint", "--gather-layer", "0", "--layer-policy", "frozen")
+CHECKPOINT = ("--backend", "checkpoint", "--prune-layer", "0", "--layer-policy", "static")
 HUB = re.compile(
     r"language_model\.(model\.(embed_tokens|norm|layers\.\d+\.)|lm_head\.)"
     r"|vision_tower\.vision_model\.(embeddings|pre_layrnorm|encoder|post_layernorm|head)\."

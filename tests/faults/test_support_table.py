@@ -16,13 +16,13 @@ from doors import PICTURE, ours, stock
 
 from allrounder import build_engine
 from allrounder.commands.cli import main
-from allrounder.commands.random_model import write_random_model
+from allrounder.commands.pipeline.random_model import write_random_model
 from allrounder.errors import BackendError
 from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine
 
 QUESTIONS = ("what is the red object?", "is it?")
-POLICIES, GATHERS = ("routed", "frozen"), (0, 2)
+POLICIES, GATHERS = ("dynamic", "static"), (0, 2)
 SAME, CLOSE, UNMEASURED, ELSEWHERE, WRITTEN, ABSENT = "same", "close", "unmeasured", "elsewhere", "written", "absent"
 TABLE = {
     "onnxruntime": {"fp32": SAME, "fp16": SAME, "bf16": UNMEASURED},
@@ -58,7 +58,7 @@ def test_the_table_has_a_row_for_all_that_the_command_takes(capfd):
     )
     assert sorted(TABLE) == sorted(backends)
     assert all(sorted(row) == sorted(precisions) for row in TABLE.values())
-    assert sorted(policies) == sorted(POLICIES)
+    assert sorted(policies) == sorted(("both", *POLICIES))
     with contextlib.suppress(SystemExit):
         build_engine.main(["--help"])
     told = capfd.readouterr().out
@@ -73,7 +73,7 @@ def make(tiny, tmp_path, capfd):
 
     def run(name, precision, policy, gather, *more, version="par-nano"):
         out = tmp_path / f"{name}-{precision}"
-        flow = ("--layer-policy", policy, "--gather-layer", str(gather), "--version", version)
+        flow = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", version)
         capfd.readouterr()
         code = build_engine.main(tiny.arguments(out, "--backend", name, "--precision", precision, *flow, *more))
         return code, capfd.readouterr().err, out
@@ -89,7 +89,7 @@ def reference(tiny, tmp_path_factory):
     def get(policy, gather):
         if (policy, gather) not in known:
             out = tmp_path_factory.mktemp("reference") / "bundle"
-            flow = ("--layer-policy", policy, "--gather-layer", str(gather), "--version", "par-nano")
+            flow = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", "par-nano")
             assert build_engine.main(tiny.arguments(out, *flow)) == 0
             known[policy, gather] = ours(out, QUESTIONS, 6)
         return known[policy, gather]
@@ -124,14 +124,14 @@ def check_cell(make, reference, capfd, cell):
         pytest.importorskip(LIBRARIES[name])
     code, told, out = make(*cell)
     if kind in (WRITTEN, "refused"):
-        if kind == "refused" or (policy, gather) != ("frozen", 0):
+        if kind == "refused" or (policy, gather) != ("static", 0):
             check_refused(capfd, code, told, out)
         else:
             assert (code, (out / "allrounder.json").is_file()) == (0, True), told
         return
-    if policy == "routed" and name.startswith("tensorrt"):
+    if policy == "dynamic" and name.startswith("tensorrt"):
         line = shlex.split(told.strip().splitlines()[-1].rpartition("remedy: ")[2])
-        assert (code, line[line.index("--layer-policy") + 1]) == (2, "frozen")
+        assert (code, line[line.index("--layer-policy") + 1]) == (2, "static")
         if kind != ABSENT:
             check_refused(capfd, code, told, out)
         return
@@ -156,7 +156,7 @@ SLOW = dict.fromkeys(LIBRARIES, pytest.mark.slow)  # the fast ones: tests/parity
 def test_each_backend_with_its_own_defaults(make, reference, capfd, name):
     """The narrowest precision, in the flow that the command takes where nobody names one."""
     precision = [each for each in TABLE[name] if TABLE[name][each] != "refused"][-1]
-    policy = "routed" if name == "onnxruntime" else "frozen"
+    policy = "dynamic" if name in ("onnxruntime", "openvino") else "static"
     check_cell(make, reference, capfd, (name, precision, policy, 2))
 
 
@@ -177,7 +177,7 @@ def test_the_other_commands_take_what_was_built_or_say_why_not(make, tiny, capfd
     for precision, kind in TABLE[name].items():
         if kind in (ABSENT, "refused"):
             continue
-        code, told, out = make(name, precision, "frozen", gather, version=version)
+        code, told, out = make(name, precision, "static", gather, version=version)
         assert code == 0, told
         asked = ("--image", PICTURE, "--question", "is it?")
         codes = [
@@ -203,7 +203,7 @@ def test_the_first_answer_in_bfloat16_is_that_of_every_time(tmp_path, capfd):
     """OpenVINO's first run left unwritten what a skipped last layer only hands on: zeros, or what lay there before."""
     pytest.importorskip("openvino")
     model, out = write_random_model(tmp_path, "llama-mha"), tmp_path / "bundle"
-    flow = ("--budget", "4/4", "--gather-layer", "0", "--layer-policy", "routed")
+    flow = ("--keep", "4", "--layers", "4", "--prune-layer", "0", "--layer-policy", "dynamic")
     place = ("--model", model.host, "--router", model.router, "--out", out)
     arguments = ("--backend", "openvino", "--precision", "bf16", *flow, *map(str, place))
     assert build_engine.main(list(arguments)) == 0, capfd.readouterr().err

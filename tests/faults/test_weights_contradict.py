@@ -129,7 +129,7 @@ def test_weights_under_a_name_that_the_config_gives_are_refused(model, build):
 def test_a_pruned_checkpoint_of_a_head_that_only_seems_tied_says_what_is_true(model, build):
     """Stacks that believe the flag alone must not tie what `checkpoint` writes."""
     directory = model(edits=flags(top=True, text=True))
-    built = build(directory, "--backend", "checkpoint", "--gather-layer", "0")
+    built = build(directory, "--backend", "checkpoint", "--prune-layer", "0")
     assert built.code == 0, built.stderr
     config = json.loads((built.bundle / "config.json").read_text())
     assert not config["tie_word_embeddings"]

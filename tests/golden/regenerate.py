@@ -14,10 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from allrounder.bundle import DIGEST, MANIFEST, digest_of
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
-    BF16_SCHEMA,
     SCHEMA,
     Entry,
     EntryGraphs,
@@ -38,6 +36,7 @@ from allrounder.manifest import (
     Workload,
     encode,
 )
+from allrounder.pruning import PruningConfig
 
 __all__ = ["frozen", "manifest"]
 
@@ -78,19 +77,18 @@ def manifest() -> Manifest:
         ),
         recommendations=(
             Recommendation(
-                version="par-lite", layer_policy="frozen", why='frozen agrees on 86.5%, routed on 86.9%: "enough".'
+                version="par-lite", layer_policy="static", why='static agrees on 86.5%, dynamic on 86.9%: "enough".'
             ),
         ),
     )
 
 
 def bf16() -> Manifest:
-    """Returns the golden manifest of schema 2, which came with the precision bf16."""
+    """Returns the golden manifest in the half precisions, bf16 among them."""
     one = _entry("par-lite", plan=(0, 1, *range(10, 32)), tokens=144, layers=24, figures=False)
     files = manifest().files
     return msgspec.structs.replace(
         manifest(),
-        schema=BF16_SCHEMA,
         entries=tuple(msgspec.structs.replace(one, precision=precision) for precision in ("fp16", "bf16")),
         files=files | {"graphs/weights/host-bf16-0.bin": _record("graphs/weights/host-bf16-0.bin")},
         recommendations=(),
@@ -109,12 +107,7 @@ def frozen() -> Frozen:
         graphs=_SHARED,
         versions=(
             FrozenVersion(
-                version="par-lite",
-                gather_layer=2,
-                layer_policy="routed",
-                layer_plan=None,
-                tokens=144,
-                layers=24,
+                pruning=_pruning("par-lite", None, 144, 24),
                 prefill="graphs/prefill-par-lite.onnx",
                 decode="graphs/decode-par-lite.onnx",
             ),
@@ -135,14 +128,9 @@ def frozen() -> Frozen:
 def _entry(name: str, *, plan: tuple[int, ...] | None, tokens: int, layers: int, figures: bool) -> Entry:
     whole = name == "full"
     return Entry(
-        version=name,
+        pruning=_pruning(name, plan, tokens, layers),
         backend="onnxruntime",
         precision="fp32",
-        gather_layer=2,
-        layer_policy="routed" if plan is None else "frozen",
-        layer_plan=plan,
-        tokens=tokens,
-        layers=layers,
         graphs=EntryGraphs(
             preprocess=_SHARED.preprocess,
             vision=_SHARED.vision,
@@ -153,6 +141,17 @@ def _entry(name: str, *, plan: tuple[int, ...] | None, tokens: int, layers: int,
         fidelity=_fidelity(whole=whole) if figures else None,
         latency=_latency() if figures else None,
         native_op=name == "par-lite",
+    )
+
+
+def _pruning(name: str, kept: tuple[int, ...] | None, keep: int, layers: int) -> PruningConfig:
+    return PruningConfig(
+        version=name,
+        keep=keep,
+        layers=layers,
+        prune_layer=2,
+        layer_policy="dynamic" if kept is None else "static",
+        kept_layers=kept,
     )
 
 
@@ -193,9 +192,7 @@ def _record(path: str) -> FileRecord:
 
 
 def _write(folder: Path) -> None:
-    data = encode(manifest())
-    (folder / MANIFEST).write_bytes(data)
-    (folder / DIGEST).write_text(f"{digest_of(data)}\n", encoding="ascii")
+    (folder / "manifest.json").write_bytes(encode(manifest()))
     (folder / "manifest-bf16.json").write_bytes(encode(bf16()))
     (folder / "frozen.json").write_bytes(encode(frozen()))
 

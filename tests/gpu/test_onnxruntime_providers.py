@@ -7,20 +7,21 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from prunings import pruning
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.onnxruntime.session import open_session
 from allrounder.errors import EngineUnavailable
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine, EngineOptions
-from allrounder.runtime.onnxruntime_backend import open_session
 from allrounder.versions import resolve
 
 pytestmark = pytest.mark.gpu
 
-FLOWS = [("full", "frozen"), ("par-lite", "frozen"), ("par-lite", "routed")]
+FLOWS = [("full", "static"), ("par-lite", "static"), ("par-lite", "dynamic")]
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # of the logits' standard deviation; a GPU adds in an order of its own
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -40,9 +41,9 @@ def bundle(request, tiny, tmp_path_factory):
     freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
-    freezer.add(FreezeRequest(lite, 2, "routed", None))
+    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
+    freezer.add(pruning(lite, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
+    freezer.add(pruning(lite, 2, None, "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
@@ -72,9 +73,9 @@ def logits(engine, rgb, scores=None):
 @pytest.mark.parametrize(("version", "policy"), FLOWS)
 def test_logits_are_those_of_the_cpu(bundle, options, version, policy):
     entries = bundle.manifest.entries
-    (entry,) = (each for each in entries if (each.version, each.layer_policy) == (version, policy))
-    if policy == "routed" and options.provider == "tensorrt":
-        pytest.skip("routed layers are refused there: tests/unit/test_runtime_onnxruntime_providers.py")
+    (entry,) = (each for each in entries if (each.version, each.pruning.layer_policy) == (version, policy))
+    if policy == "dynamic" and options.provider == "tensorrt":
+        pytest.skip("dynamic layers are refused there: tests/engines/test_onnxruntime_providers.py")
     rgb = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
     scores, state, wanted = logits(Engine.open(bundle, entry, EngineOptions(threads=2)), rgb)
     # The same scores for both, so that near-ties do not decide.
@@ -84,7 +85,7 @@ def test_logits_are_those_of_the_cpu(bundle, options, version, policy):
 
 
 def test_scores_are_those_of_the_cpu(bundle, options):
-    entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.layer_plan)
+    entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.pruning.kept_layers)
     rgb = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
     first, second = (
         engine.route(engine.prompt("what is it?"), engine.see(rgb))
@@ -97,7 +98,7 @@ def test_scores_are_those_of_the_cpu(bundle, options):
 
 
 def test_requests_side_by_side_do_not_disturb_each_other(bundle, options):
-    entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.layer_plan)
+    entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.pruning.kept_layers)
     engine = opened(bundle, entry, options)
     rgb = np.random.default_rng(3).integers(0, 256, (2, 60, 80, 3), np.uint8)
     with Runtime(engine) as runtime:

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from prunings import pruning
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.gpus import gpus
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.tensorrt.gpus import gpus
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime.engine import Engine
 from allrounder.versions import resolve
 
@@ -26,8 +27,8 @@ def _frozen(tiny, folder, precision):
     freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
+    freezer.add(pruning(lite, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
     freezer.finish()
     return folder
 

@@ -66,7 +66,7 @@ def prefix(native_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def demo_bundle(native_build: Path, once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """The shipped model as `full`, routed `par-lite` and frozen `par-nano`, built by the command of the README.
+    """The shipped model as `full`, dynamic `par-lite` and static `par-nano`, built by the command of the README.
 
     `ALLROUNDER_NATIVE_BUNDLE` names one that was built before, to save that minute again and again.
     """
@@ -77,7 +77,7 @@ def demo_bundle(native_build: Path, once: Callable[[str, Callable[[Path], object
         from allrounder import build_engine
 
         out = str(folder / "bundle")
-        assert build_engine.main(["--version", "full,par-lite", "--out", out]) == 0
-        assert build_engine.main(["--version", "par-nano", "--layer-policy", "frozen", "--out", out]) == 0
+        assert build_engine.main(["--version", "full,par-lite", "--layer-policy", "dynamic", "--out", out]) == 0
+        assert build_engine.main(["--version", "par-nano", "--layer-policy", "static", "--out", out]) == 0
 
     return once("demo-bundle", make) / "bundle"

@@ -15,8 +15,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from allrounder.export.gather import PLUGIN, token_gather
-from allrounder.export.writer import GraphWriter
+from allrounder.export.graph.gather import PLUGIN, token_gather
+from allrounder.export.graph.writer import GraphWriter
 
 DTYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 ODD = (float("nan"), float("-inf"), float("inf"), -1.5, -0.0, 0.0, 1.0, 1.0000001, 3.0e38)

@@ -1,6 +1,6 @@
 """Damages of a bundle, by name: each a function of the folder that holds a copy of it.
 
-What it is: the list of tests/unit/test_contract_bundle.py, and what a reader written in C++ has to fear besides: JSON
+What it is: the list of tests/engines/test_bundle_reader.py, and what a reader written in C++ has to fear besides: JSON
 that is none, nesting, huge numbers, invalid UTF-8, tokenizers and graphs that are not what they seem.
 What it knows: the files of a bundle. What it does not know: which error is the right one (the tests ask Python).
 
@@ -17,22 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from allrounder.bundle import DIGEST, JOURNAL, MANIFEST, Journal
+from native_bundles import POINTER, manifest_file, seal
+
 from allrounder.golden import GOLDEN, TOKENIZER
 
 Damage = Callable[[Path], object]
 
 
-def seal(bundle: Path, data: bytes | None = None) -> None:
-    """Writes the manifest (``data``, or the one there) with a digest that fits it."""
-    data = (bundle / MANIFEST).read_bytes() if data is None else data
-    (bundle / MANIFEST).write_bytes(data)
-    (bundle / DIGEST).write_text(hashlib.sha256(data).hexdigest())
-
-
 def edit(bundle: Path, change: Callable[[Any], object]) -> None:
     """Changes the manifest as JSON, and seals it."""
-    plain = json.loads((bundle / MANIFEST).read_bytes())
+    plain = json.loads(manifest_file(bundle).read_bytes())
     change(plain)
     seal(bundle, json.dumps(plain).encode("utf-8", "surrogatepass"))
 
@@ -50,16 +44,15 @@ def files(bundle: Path) -> list[str]:
 
 def graph(bundle: Path, kind: str) -> str:
     """Returns the path of the graph of ``par-lite``."""
-    entries = json.loads((bundle / MANIFEST).read_bytes())["entries"]
-    return next(entry["graphs"][kind] for entry in entries if entry["version"] == "par-lite")
+    entries = json.loads(manifest_file(bundle).read_bytes())["entries"]
+    return next(entry["graphs"][kind] for entry in entries if entry["pruning"]["version"] == "par-lite")
 
 
 def in_files(bundle: Path) -> Iterator[tuple[str, Damage]]:
-    """Damages of every file of a bundle, with nothing sealed."""
+    """Damages of every file of a bundle, with nothing sealed, that show without hashing the listed ones."""
+    for name in (POINTER, manifest_file(bundle).name):
+        yield from _flips(bundle, name)
     for name in files(bundle):
-        size = (bundle / name).stat().st_size
-        for place in sorted({0, size // 2, size - 2}):
-            yield f"byte {place} of {name}", partial(_flip, name=name, place=place)
         yield f"{name} cut", lambda b, n=name: (b / n).write_bytes((b / n).read_bytes()[:-2])
         yield f"{name} empty", lambda b, n=name: (b / n).write_bytes(b"")
         yield f"{name} prolonged", lambda b, n=name: (b / n).write_bytes((b / n).read_bytes() + b"xy")
@@ -67,6 +60,19 @@ def in_files(bundle: Path) -> Iterator[tuple[str, Damage]]:
         yield f"{name} a folder", lambda b, n=name: ((b / n).unlink(), (b / n).mkdir())
         yield f"{name} a link", partial(_link, name=name)
         yield f"{name} a link to itself", lambda b, n=name: ((b / n).unlink(), (b / n).symlink_to(b / n))
+
+
+def in_listed_bytes(bundle: Path) -> Iterator[tuple[str, Damage]]:
+    """Single bytes of listed files changed, with nothing sealed: who does not hash them does not see it."""
+    for name in files(bundle):
+        if name not in (POINTER, manifest_file(bundle).name):
+            yield from _flips(bundle, name)
+
+
+def _flips(bundle: Path, name: str) -> Iterator[tuple[str, Damage]]:
+    size = (bundle / name).stat().st_size
+    for place in sorted({0, size // 2, size - 2}):
+        yield f"byte {place} of {name}", partial(_flip, name=name, place=place)
 
 
 def _flip(bundle: Path, name: str, place: int) -> None:
@@ -82,7 +88,7 @@ def _link(bundle: Path, name: str) -> None:
 
 
 def beside_files() -> dict[str, Damage]:
-    """What may lie in a bundle that should not."""
+    """What may lie in a bundle beside its files, and in place of some; pointers that are none."""
     names = ["extra.txt", "graphs/extra.onnx", "graphs/weights/.hidden", "new/folder/x", "\nodd", "caf\xe9", "\x7f"]
     return {
         **{f"unlisted {name!a}": partial(_unlisted, name=name) for name in names},
@@ -91,28 +97,48 @@ def beside_files() -> dict[str, Damage]:
         "a folder's link": lambda b: (b / "loop").symlink_to(b),
         "a fifo": lambda b: os.mkfifo(b / "fifo"),
         "a fifo for a graph": lambda b: _fifo(b, graph(b, "prefill")),
-        **{f"a fifo for {name}": partial(_fifo, name=name) for name in (TOKENIZER, MANIFEST, DIGEST, JOURNAL)},
+        "a fifo for the manifest": lambda b: _fifo(b, manifest_file(b).name),
+        **{f"a fifo for {name}": partial(_fifo, name=name) for name in (TOKENIZER, POINTER)},
         "a socket": _socket,
         "no bundle": lambda b: [(b / name).unlink() for name in files(b)],
         "a deep folder": _deep,
-        **{f"the journal {name}": partial(_journal, data=data) for name, data in JOURNALS.items()},
-        "the journal is a folder": lambda b: (b / JOURNAL).mkdir(),
-        "the journal is a link": lambda b: (b / JOURNAL).symlink_to("/nowhere"),
-        "the journal names another manifest's files": _interrupted,
+        **{f"the pointer {name}": partial(_point, make=make) for name, make in POINTERS.items()},
+        "the pointer names what is not there": lambda b: manifest_file(b).unlink(),
     }
 
 
-JOURNALS = {
-    "empty": b"",
-    "nonsense": b"nonsense",
-    "leaves the bundle": b"0" * 64 + b"\n../x\n",
-    "unfinished": b"0" * 64 + b"\nx",
-    "no UTF-8": b"\xff\n",
-    "digest last": b"\n" + b"0" * 64,
-    "huge": b"0" * 64 + b"\n" + b"graphs/x\n" * 300_000,
-    "NUL": b"0" * 64 + b"\na\x00b\n",
-    "harmless": b"0" * 64 + b"\n",
+def _named(change: Callable[[str], object]) -> Callable[[str], bytes]:
+    return lambda name: json.dumps({"manifest": change(name)}).encode()
+
+
+# By what becomes of it: from the manifest's name to the pointer's bytes.
+POINTERS: dict[str, Callable[[str], bytes]] = {
+    "empty": lambda _: b"",
+    "nonsense": lambda _: b"nonsense",
+    "no UTF-8": lambda name: b'{"manifest": "\xff%s"}' % name.encode(),
+    "NUL": lambda name: _named(str)(name) + b"\x00",
+    "brackets": lambda _: b"[" * 100_000,
+    "the name alone": lambda name: json.dumps(name).encode(),
+    "a list": lambda name: json.dumps([name]).encode(),
+    "no key": lambda _: b"{}",
+    "another key": lambda name: json.dumps({"Manifest": name}).encode(),
+    "a key more": lambda name: json.dumps({"manifest": name, "more": 1}).encode(),
+    "a number": _named(lambda _: 1),
+    "null": _named(lambda _: None),
+    "upper case": _named(str.upper),
+    "the digest alone": _named(lambda name: name[9:73]),
+    "a short digest": _named(lambda name: name.replace(name[9], "", 1)),
+    "a path": _named(lambda name: f"./{name}"),
+    "leaves the bundle": _named(lambda name: f"../{name}"),
+    "absolute": _named(lambda name: f"/{name}"),
+    "a line end": _named(lambda name: f"{name}\n"),
+    "a megabyte": _named(lambda name: name * 10_000),
+    "spaced": lambda name: b' {\n"manifest" : %s }\n' % json.dumps(name).encode(),
 }
+
+
+def _point(bundle: Path, make: Callable[[str], bytes]) -> None:
+    (bundle / POINTER).write_bytes(make(manifest_file(bundle).name))
 
 
 def _unlisted(bundle: Path, name: str) -> None:
@@ -144,20 +170,11 @@ def _deep(bundle: Path) -> None:
     os.close(here)
 
 
-def _journal(bundle: Path, data: bytes) -> None:
-    (bundle / JOURNAL).write_bytes(data)
-
-
-def _interrupted(bundle: Path) -> None:
-    (bundle / "graphs/new.onnx").write_bytes(b"new")
-    (bundle / "graphs/other.onnx").write_bytes(b"other")
-    (bundle / JOURNAL).write_bytes(Journal("0" * 64, ("graphs/new.onnx",)).encode())
-
-
 def _many(plain: dict[str, Any]) -> None:
     entry = plain["entries"][1]
     plain["entries"] += [
-        entry | {"version": f"t{number % 16 + 1}-l6", "backend": str(number)} for number in range(2000)
+        entry | {"pruning": entry["pruning"] | {"version": f"t{number % 16 + 1}-l6"}, "backend": str(number)}
+        for number in range(2000)
     ]
 
 
@@ -180,13 +197,13 @@ def in_manifest() -> dict[str, Damage]:
         "no entry": lambda p: p.update(entries=[]),
         "an entry twice": lambda p: p["entries"].append(p["entries"][0]),
         "two thousand entries": _many,
-        "an impossible budget": lambda p: p["entries"][1].update(tokens=10**6),
-        "more layers than there are": lambda p: p["entries"][1].update(layers=2**62),
-        "a gather layer beyond the layers": lambda p: p["entries"][1].update(gather_layer=2**62),
-        "a plan of a million layers": lambda p: p["entries"][0].update(layer_plan=[*range(1_000_000)]),
-        "a plan that falls": lambda p: p["entries"][0]["layer_plan"].reverse(),
-        "a plan of large layers": lambda p: p["entries"][0].update(layer_plan=[2**62] * 8),
-        "no plan": lambda p: p["entries"][0].update(layer_plan=None),
+        "an impossible budget": lambda p: p["entries"][1]["pruning"].update(keep=10**6),
+        "more layers than there are": lambda p: p["entries"][1]["pruning"].update(layers=2**62),
+        "a prune layer beyond the layers": lambda p: p["entries"][1]["pruning"].update(prune_layer=2**62),
+        "a list of a million layers": lambda p: p["entries"][0]["pruning"].update(kept_layers=[*range(1_000_000)]),
+        "a list that falls": lambda p: p["entries"][0]["pruning"]["kept_layers"].reverse(),
+        "a list of large layers": lambda p: p["entries"][0]["pruning"].update(kept_layers=[2**62] * 8),
+        "no list": lambda p: p["entries"][0]["pruning"].update(kept_layers=None),
         "a graph that is not listed": lambda p: p["entries"][1]["graphs"].update(prefill="graphs/none.onnx"),
         "a graph that is the tokenizer": lambda p: p["entries"][1]["graphs"].update(prefill=TOKENIZER),
         "no router": lambda p: p["entries"][1]["graphs"].update(router=None),
@@ -195,7 +212,7 @@ def in_manifest() -> dict[str, Damage]:
         "negative bytes": lambda p: p["files"][TOKENIZER].update(bytes=-1),
         "many bytes": lambda p: p["files"][TOKENIZER].update(bytes=2**62),
         "upper-case digests": lambda p: p["files"][TOKENIZER].update(sha256=p["files"][TOKENIZER]["sha256"].upper()),
-        "it lists itself": lambda p: p["files"].update({MANIFEST: {"sha256": "0" * 64, "bytes": 1}}),
+        "it lists itself": lambda p: p["files"].update({POINTER: {"sha256": "0" * 64, "bytes": 1}}),
         "no files": lambda p: p.update(files={}),
         "stop ids beyond the vocabulary": lambda p: p["model"].update(stop_ids=[2**62]),
         "a small vocabulary": lambda p: p["model"].update(vocabulary=1),

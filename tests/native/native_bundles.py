@@ -1,5 +1,7 @@
 """Bundles for tests of the native half: one with its manifest changed, and what two answers must have in common."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -7,22 +9,33 @@ from pathlib import Path
 
 import msgspec
 
-from allrounder.bundle import DIGEST, MANIFEST, digest_of
 from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Latency, Manifest, Percentiles, Workload, decode, encode
 
+POINTER = "bundle.json"
 SAME = ("text", "token_ids", "prompt_ids", "keep_list", "layer_plan", "finish")
+
+
+def manifest_file(bundle: Path) -> Path:
+    """Returns the manifest that a bundle's pointer names."""
+    return bundle / json.loads((bundle / POINTER).read_bytes())["manifest"]
+
+
+def seal(bundle: Path, data: bytes) -> None:
+    """Makes ``data`` a bundle's manifest, whatever it is; the one of before stays, and is nobody's file."""
+    name = f"manifest-{hashlib.sha256(data).hexdigest()}.json"
+    (bundle / name).write_bytes(data)
+    (bundle / POINTER).unlink()  # it may be a link: writing into it would change another bundle
+    (bundle / POINTER).write_text(json.dumps({"manifest": name}), encoding="utf-8")
 
 
 def variant(source: Path, folder: Path, change: Callable[[Entry], Entry]) -> Path:
     """Returns a bundle of the same files (linked) whose entries went through ``change``."""
     shutil.copytree(source, folder, copy_function=os.link)
-    manifest = decode((source / MANIFEST).read_bytes(), Manifest, where=source)
-    data = encode(msgspec.structs.replace(manifest, entries=tuple(change(entry) for entry in manifest.entries)))
-    for name in (MANIFEST, DIGEST):
-        (folder / name).unlink()  # they are links: writing into them would change the source
-    (folder / MANIFEST).write_bytes(data)
-    (folder / DIGEST).write_text(f"{digest_of(data)}\n")
+    manifest = decode(manifest_file(source).read_bytes(), Manifest, where=source)
+    entries = tuple(change(entry) for entry in manifest.entries)
+    manifest_file(folder).unlink()  # it is a link, and the new one may have its name
+    seal(folder, encode(msgspec.structs.replace(manifest, entries=entries)))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The contract in C++ and in Python, asked the same questions: same records, same refusals, same choice, same stamps.
+"""The contract in C++ and in Python, asked the same questions: same records, same refusals, same choice.
 
 C++ answers through `contract_probe`, a program of its tests that takes JSON lines.
 """
@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from manifest_strategies import entries, machines, manifests
+from native_bundles import POINTER, manifest_file, seal
 
-from allrounder import bundle as bundles
-from allrounder import errors, stamps, tensors
+from allrounder import errors, tensors
 from allrounder.consistency import check_manifest
+from allrounder.engines.bundle import reader as bundles
 from allrounder.fingerprint import Machine, machine
 from allrounder.hashing import file_record
 from allrounder.manifest import Entry, Manifest, decode, encode
@@ -27,7 +28,6 @@ from allrounder.runtime.choice import LatencyTarget, by_faithfulness, choose, ta
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = (ROOT / "tests/golden/manifest.json").read_bytes()
-BF16 = (ROOT / "tests/golden/manifest-bf16.json").read_bytes()
 GOLDEN_ENTRIES = decode(GOLDEN, Manifest, where="golden").entries
 HERE = Machine(cpu="here", cores=2, threads=2, backend="onnxruntime 1")
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -60,15 +60,6 @@ def probe(program):
     asked.close()
 
 
-@pytest.fixture
-def cpp(program, tmp_path, monkeypatch):
-    """A probe that was started within this test's own environment."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    asked = Probe(program("contract_probe"))
-    yield asked
-    asked.close()
-
-
 def python(call: Any) -> Answer:
     try:
         return "ok", call()
@@ -94,8 +85,8 @@ def assert_read_alike(probe: Probe, data: bytes) -> Answer:
 
 def test_the_golden_manifest(probe):
     assert assert_read_alike(probe, GOLDEN) == ("ok", 3)
-    assert assert_read_alike(probe, BF16) == ("ok", 2)
-    assert assert_read_alike(probe, BF16.replace(b'"schema": 2', b'"schema": 1'))[0] == "BundleCorrupt"
+    assert assert_read_alike(probe, GOLDEN.replace(b'"precision": "fp32"', b'"precision": "bf16"')) == ("ok", 3)
+    assert assert_read_alike(probe, GOLDEN.replace(b'"schema": 1', b'"schema": 2'))[0] == "BundleFromFuture"
 
 
 @MANY
@@ -148,7 +139,7 @@ TEXTS = (
         '"fp16"',
         '"bf16"',
     ]
-    + ['"' + "0" * 64 + '"', '"' + "0" * 64 + '\\n"', '"routed"', '"frozen"', '"graphs/vision.onnx"']
+    + ['"' + "0" * 64 + '"', '"' + "0" * 64 + '\\n"', '"dynamic"', '"static"', '"graphs/vision.onnx"']
 )
 
 
@@ -173,7 +164,7 @@ def test_any_value_at_any_place(probe, place, text):
 
 
 @MANY
-@given(st.sampled_from(PLACES), st.sampled_from(TEXTS), st.sampled_from(["unknown", "", "schema", "tokens", "sha256"]))
+@given(st.sampled_from(PLACES), st.sampled_from(TEXTS), st.sampled_from(["unknown", "", "schema", "keep", "sha256"]))
 def test_any_key_beside_any_other_known_unknown_or_twice(probe, place, text, key):
     assert_read_alike(probe, put(place, text, key))
 
@@ -204,8 +195,8 @@ def test_any_bytes_changed(probe, data):
 
 FUTURE = [
     *(b'{"schema":%s}' % text.encode() for text in TEXTS if len(text) < 400),
-    *(b'{"schema":3,"x":%s}' % text.encode() for text in TEXTS),
-    *(b'{"x":%s,"schema":3}' % text.encode() for text in TEXTS),
+    *(b'{"schema":2,"x":%s}' % text.encode() for text in TEXTS),
+    *(b'{"x":%s,"schema":2}' % text.encode() for text in TEXTS),
     *(
         b'{"schema":2,"x":"\xff"}',
         b'{"\xff":1,"schema":2}',
@@ -215,7 +206,7 @@ FUTURE = [
     ),
     *(b'{"schema":1,"schema":2}', b'{"schema":2,"schema":1}', b'{"sch\\u0065ma":2}', b'[{"schema":2}]', b'{"schema":2'),
     *(b'\xef\xbb\xbf{"schema":2}', b'{"x":{"schema":2}}', b'{"schema":{"schema":2}}', b'{"schema":[2]}', b"", b"2"),
-    b'{"schema":3,"x":' + b"[" * 300 + b"]" * 300 + b"}",
+    b'{"schema":2,"x":' + b"[" * 300 + b"]" * 300 + b"}",
 ]
 
 
@@ -258,11 +249,12 @@ def chosen_from(draw) -> tuple[Entry, ...]:
         changes = {
             "fidelity": fidelity,
             "latency": latency,
-            "version": draw(st.sampled_from(["full", "par-lite", "é" * 9])),
-        }
-        changes |= {
+            "pruning": msgspec.structs.replace(
+                base.pruning,
+                version=draw(st.sampled_from(["full", "par-lite", "é" * 9])),
+                keep=draw(st.integers(1, 576) | st.just(2**62)),
+            ),
             "precision": draw(st.sampled_from(["fp32", "fp16", "bf16"])),
-            "tokens": draw(st.integers(1, 576) | st.just(2**62)),
         }
         several.append(msgspec.structs.replace(base, **changes))
     return tuple(several)
@@ -319,7 +311,7 @@ def test_impossible_targets(probe, target):
     assert got[0] == python(lambda: LatencyTarget(**target))[0] == "InputInvalid"
 
 
-# ---- Machines, bundles, stamps ----
+# ---- Machines, bundles ----
 
 
 def test_this_machine_has_one_fingerprint(probe):
@@ -336,95 +328,60 @@ def bundle(tmp_path) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(path)
     files = {path: file_record(folder / path) for path in manifest.files}
-    data = encode(msgspec.structs.replace(manifest, files=files))
-    (folder / bundles.MANIFEST).write_bytes(data)
-    (folder / bundles.DIGEST).write_text(bundles.digest_of(data))
+    (folder / POINTER).touch()
+    seal(folder, encode(msgspec.structs.replace(manifest, files=files)))
     return folder
 
 
-@pytest.fixture
-def hashed(monkeypatch) -> list[set[str]]:
-    """What Python hashed, opening by opening; files settle at once."""
-    monkeypatch.setattr(stamps, "_SETTLED_NS", 0)
-    calls: list[set[str]] = []
-    verify_files = bundles.verify_files
-
-    def verify(root, files, *rest):
-        calls.append(set(files))
-        return verify_files(root, files, *rest)
-
-    monkeypatch.setattr(bundles, "verify_files", verify)
-    return calls
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own: Python hashes every file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def opened(cpp: Probe, bundle: Path | str) -> dict[str, Any]:
-    status, answer = cpp.ask("open", path=str(bundle))
-    assert status == "ok", answer
-    assert isinstance(answer, dict)
-    return answer
-
-
-def test_what_python_has_hashed_cpp_does_not_hash_again(cpp, bundle, hashed):
-    digest = bundles.open_bundle(bundle).digest
-    assert len(hashed) == 1
-    assert opened(cpp, bundle) == {"digest": digest, "hashed": 0, "logged": "", "path": str(bundle)}
-    (bundle / "graphs/vision.onnx").touch()
-    assert opened(cpp, bundle)["hashed"] == 1
-
-
-def test_what_cpp_has_hashed_python_does_not_hash_again(cpp, bundle, hashed):
-    while opened(cpp, bundle)["hashed"]:  # files of this very moment are not stamped
-        pass
-    bundles.open_bundle(bundle)
-    assert hashed == []
-    (bundle / "graphs/vision.onnx").touch()
-    bundles.open_bundle(bundle)
-    assert hashed == [{"graphs/vision.onnx"}]
-
-
-def test_a_path_that_is_text_of_any_language(cpp, bundle, hashed):
+def test_a_bundle_is_opened_alike_however_it_is_reached(probe, bundle, tmp_path):
     named = bundle.rename(bundle.with_name('é "\\ \U0001f600'))
-    bundles.open_bundle(named)
-    assert opened(cpp, named)["hashed"] == 0
+    (tmp_path / "link").symlink_to(named)
+    for path in (named, tmp_path / "link", f"{tmp_path}/link/../{named.name}/"):
+        opened = bundles.open_bundle(path)
+        wanted = {"digest": manifest_file(named).stem.removeprefix("manifest-"), "path": str(opened.path)}
+        assert probe.ask("open", path=str(path)) == ("ok", wanted)
 
 
-def test_reached_by_a_link_it_is_the_same_bundle(cpp, bundle, hashed, tmp_path):
-    bundles.open_bundle(bundle)
-    (tmp_path / "link").symlink_to(bundle)
-    assert opened(cpp, tmp_path / "link")["hashed"] == 0
-    assert opened(cpp, f"{tmp_path}/link/../bundle/")["hashed"] == 0
-
-
-def test_without_a_writable_cache_both_say_that_they_hash_each_time(cpp, bundle, tmp_path):
-    (tmp_path / "cache").write_bytes(b"a file, so that nothing can be made below it")
-    for _ in range(2):
-        answer = opened(cpp, bundle)
-        assert answer["hashed"] == 1
-        assert "is hashed at every load" in answer["logged"]
-
-
+GRAPH = "graphs/vision.onnx"
 DAMAGES = {
     "none": lambda bundle: None,
     "extra": lambda bundle: (bundle / "extra").touch(),
     "link": lambda bundle: (bundle / "link").symlink_to("/nowhere"),
     "fifo": lambda bundle: os.mkfifo(bundle / "fifo"),
-    "fifo manifest": lambda bundle: ((bundle / bundles.MANIFEST).unlink(), os.mkfifo(bundle / bundles.MANIFEST)),
-    "no manifest": lambda bundle: (bundle / bundles.MANIFEST).unlink(),
-    "no digest": lambda bundle: (bundle / bundles.DIGEST).unlink(),
-    "long digest": lambda bundle: (bundle / bundles.DIGEST).write_bytes(b"0" * 66),
-    "circle": lambda bundle: ((bundle / bundles.DIGEST).unlink(), (bundle / bundles.DIGEST).symlink_to(bundles.DIGEST)),
-    "missing": lambda bundle: (bundle / "graphs/vision.onnx").unlink(),
-    "changed": lambda bundle: (bundle / "graphs/vision.onnx").write_text("Graphs/vision.onnx"),
-    "journal": lambda bundle: (bundle / bundles.JOURNAL).write_bytes(b"0" * 64 + b"\nextra\n"),
-    "damaged journal": lambda bundle: (bundle / bundles.JOURNAL).write_bytes(b"0" * 64),
+    "fifo manifest": lambda bundle: replaced(manifest_file(bundle), os.mkfifo),
+    "fifo pointer": lambda bundle: replaced(bundle / POINTER, os.mkfifo),
+    "no manifest": lambda bundle: manifest_file(bundle).unlink(),
+    "no pointer": lambda bundle: (bundle / POINTER).unlink(),
+    "changed manifest": lambda bundle: manifest_file(bundle).write_bytes(GOLDEN),
+    "circle": lambda bundle: replaced(bundle / POINTER, lambda path: path.symlink_to(POINTER)),
+    "linked file": lambda bundle: replaced(bundle / GRAPH, lambda path: path.symlink_to("vision")),
+    "linked folder": lambda bundle: (
+        (bundle / "graphs").rename(bundle / "real"),
+        (bundle / "graphs").symlink_to("real"),
+    ),
+    "folder": lambda bundle: replaced(bundle / GRAPH, Path.mkdir),
+    "missing": lambda bundle: (bundle / GRAPH).unlink(),
+    "cut": lambda bundle: (bundle / GRAPH).write_text(GRAPH[:-1]),
     "gone": lambda bundle: bundle.rename(bundle.with_name("elsewhere")),
+    "a file": lambda bundle: (bundle.rename(bundle.with_name("elsewhere")), bundle.touch()),
 }
 
 
+def replaced(path: Path, make: Any) -> None:
+    path.unlink()
+    make(path)
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_bundle_is_the_same_error(cpp, bundle, damage):
+def test_a_damaged_bundle_is_the_same_error(probe, bundle, damage):
     damage(bundle)
-    wanted, got = python(lambda: bundles.open_bundle(bundle).digest), cpp.ask("open", path=str(bundle))
+    wanted, got = python(lambda: bundles.open_bundle(bundle)), probe.ask("open", path=str(bundle))
     assert got[0] == wanted[0], (wanted, got)
 
 

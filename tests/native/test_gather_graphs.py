@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import pytest
 from gather_models import session
+from prunings import pruning
 
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.versions import resolve
 
 TOKENS, LAYERS = 16, 8  # of the host `tiny`
@@ -20,13 +21,13 @@ def library(program):
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def graphs(request, tiny, tmp_path_factory):
-    """Prefill graphs of par-lite: routed and frozen cut at layer 2, and frozen cut before the first layer."""
+    """Prefill graphs of par-lite: dynamic and static cut at layer 2, and static cut before the first layer."""
     folder = tmp_path_factory.mktemp("gather") / "frozen"
     freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
-    version = resolve("par-lite", tokens=TOKENS, layers=LAYERS)
-    for gather_layer, policy, plan in ((2, "routed", None), (2, "frozen", PLAN), (0, "frozen", PLAN)):
-        freezer.add(FreezeRequest(version, gather_layer, policy, plan))
+    budget = resolve("par-lite", tokens=TOKENS, layers=LAYERS)
+    for prune_layer, kept in ((2, None), (2, PLAN), (0, PLAN)):
+        freezer.add(pruning(budget, prune_layer, kept, "par-lite"))
     return [folder / each.prefill for each in freezer.finish().versions]
 
 

@@ -1,6 +1,6 @@
 """The native gather op in Python's runtime, with its library: the same file, with the op and without, gives the same.
 
-Without the library: tests/unit/test_runtime_native_op.py.
+Without the library: tests/runtime/test_native_op.py.
 """
 
 import json
@@ -16,11 +16,12 @@ import onnxruntime
 import pytest
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.onnxruntime import session as onnxruntime_backend
 from allrounder.gather import TOKEN_GATHER
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
-from allrounder.runtime import Runtime, onnxruntime_backend
+from allrounder.runtime import Runtime
 from allrounder.runtime.engine import EngineOptions, open_engines
 
 GATHERING = ("par-lite", "par-nano")

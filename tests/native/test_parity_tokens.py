@@ -11,10 +11,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import pytest
-from native_bundles import facts
+from native_bundles import facts, manifest_file
 
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
 from allrounder.manifest import Entry, Manifest
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import Runtime
@@ -95,7 +95,7 @@ def test_token_ids_in_place_of_a_question(demo_bundle, questions, wanted, versio
 
 
 def test_both_runtimes_speak_of_the_same_entry(demo_bundle):
-    data = (demo_bundle / "manifest.json").read_bytes()
+    data = manifest_file(demo_bundle).read_bytes()
     for version in VERSIONS:
         with (
             NativeRuntime(demo_bundle, version=version, threads=1, ids_only=True) as native,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_contract_parity import MANY, Probe, python
 
-from allrounder.plans import check_target, parse_version
+from allrounder.engines.tensorrt.plan_names import check_target, parse_version
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import backend
 from allrounder.native.c_api import installed_ort
 from allrounder.runtime import Runtime
 
 RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
-OPTIONS = {"max_new_tokens": 8, "temperature": 8.0, "seed": 5}
+OPTIONS = {"max_new_tokens": 8}
+QUESTION = "what is it?"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("program")
-    fake_bundle.write_bundle(folder / "bundle")
+    here = backend("onnxruntime").fingerprint(EngineOptions(threads=1))
+    figures = {"full": (100.0, 10.0), "t2-l2": (50.0, 5.0)}
+    entries = [fake_bundle.entry(name, latency=fake_bundle.latency(here, *each)) for name, each in figures.items()]
+    fake_bundle.write_bundle(folder / "bundle", entries)
     Image.fromarray(RGB).save(folder / "picture.ppm")
     (folder / "picture.rgb").write_bytes(RGB.tobytes())
     return folder
@@ -55,9 +61,8 @@ def last(text):
 
 
 def test_run_answers_as_python_does(tool, python):
-    wanted = python.generate(RGB, "what is it?", **OPTIONS)
-    words = ("bundle", "picture.ppm", "what is it?", "--version", "t2-l2", "--threads", "1")
-    words += ("--max-new-tokens", "8", "--temperature", "8", "--seed", "5")
+    wanted = python.generate(RGB, QUESTION, **OPTIONS)
+    words = ("bundle", "picture.ppm", QUESTION, "--version", "t2-l2", "--threads", "1", "--max-new-tokens", "8")
     out = tool("run", *words)
     got = last(out)
     assert got["token_ids"] == list(wanted.token_ids)
@@ -71,6 +76,12 @@ def test_run_answers_as_python_does(tool, python):
     assert last(streamed)["token_ids"] == got["token_ids"]
 
 
+def test_a_seed_draws_the_same_again(tool):
+    words = ("bundle", "picture.ppm", QUESTION, "--threads", "1", "--temperature", "8", "--seed")
+    one, again, other = (last(tool("run", *words, seed))["token_ids"] for seed in ("5", "5", "6"))
+    assert one == again != other
+
+
 def test_raw_bytes_answer_as_the_picture(tool):
     words = ("what is it?", "--threads", "1", "--max-new-tokens", "4")
     raw = last(tool("run", "bundle", "picture.rgb", *words, "--size", "6x9"))
@@ -81,9 +92,7 @@ def test_raw_bytes_answer_as_the_picture(tool):
 def test_ask_answers_many_as_python_does(tool, python, jobs):
     questions = [f"question {number}?" for number in range(24)]
     requests = [
-        {"id": f"q{number}", "picture": "picture.ppm", "question": question, "stream": number % 2 == 0}
-        | OPTIONS
-        | {"seed": number}
+        {"id": f"q{number}", "picture": "picture.ppm", "question": question, "stream": number % 2 == 0} | OPTIONS
         for number, question in enumerate(questions)
     ]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
@@ -91,7 +100,7 @@ def test_ask_answers_many_as_python_does(tool, python, jobs):
     answers = {answer["id"]: answer for answer in map(json.loads, out.splitlines())}
     assert len(answers) == len(requests)
     for request in requests:
-        wanted = python.generate(RGB, request["question"], **OPTIONS | {"seed": request["seed"]})
+        wanted = python.generate(RGB, request["question"], **OPTIONS)
         got = answers[request["id"]]
         assert got["token_ids"] == list(wanted.token_ids)
         assert "".join(got.get("pieces", [wanted.text])) == got["text"] == wanted.text
@@ -117,20 +126,14 @@ def test_ask_names_what_is_wrong_with_a_request_and_goes_on(tool):
 
 def test_inspect_lists_what_the_manifest_says(tool, folder):
     out = tool("inspect", "bundle")
-    assert last(out)["entries"] == json.loads((folder / "bundle/manifest.json").read_text())["entries"]
+    assert last(out)["entries"] == json.loads(native_bundles.manifest_file(folder / "bundle").read_text())["entries"]
     assert "t2-l2" in out.splitlines()[2]
 
 
-def test_bench_reports_percentiles(tool):
-    report = last(tool("bench", "bundle", "--threads", "1", "--version", "full", "--repeats", "3", "--new-tokens", "4"))
-    assert (report["version"], report["repeats"], report["tokens"]) == ("full", 3, 4)
-    for name in ("ttft_ms", "tpot_ms"):
-        assert 0 < report[name]["p50"] <= report[name]["p95"] <= report[name]["p99"]
-
-
-def test_a_target_that_nothing_meets_can_fall_back(tool):
-    words = ("--ttft-ms", "0.000001", "--fallback", "fastest", "--threads", "1", "--repeats", "1", "--new-tokens", "2")
-    assert last(tool("bench", "bundle", *words))["version"]
+def test_a_target_chooses_by_the_recorded_latencies(tool):
+    words = ("bundle", "picture.ppm", QUESTION, "--threads", "1", "--max-new-tokens", "1", "--ttft-ms")
+    for target, version in ((("120",), "full"), (("60",), "t2-l2"), (("1", "--fallback", "fastest"), "t2-l2")):
+        assert last(tool("run", *words, *target))["version"] == version
 
 
 @pytest.mark.parametrize(
@@ -140,15 +143,15 @@ def test_a_target_that_nothing_meets_can_fall_back(tool):
         (("dance",), 2, "usage"),
         (("run", "bundle"), 2, "BUNDLE PICTURE QUESTION"),
         (("inspect", "bundle", "--speed", "high"), 2, "unknown option --speed"),
-        (("bench", "bundle", "--repeats"), 2, "--repeats needs a value"),
-        (("bench", "bundle", "--repeats", "3x"), 2, "a number is wanted"),
-        (("bench", "bundle", "--threads", "4294967297"), 2, "--threads"),
-        (("bench", "bundle", "--weights", "slow"), 2, "fast or shared"),
-        (("bench", "bundle", "--fallback", "slowest"), 2, "fastest"),
-        (("bench", "bundle", "--ttft-ms", "0.000001"), 1, "NoEngineMeetsTarget: "),
+        (("ask", "bundle", "--jobs"), 2, "--jobs needs a value"),
+        (("ask", "bundle", "--jobs", "3x"), 2, "a number is wanted"),
+        (("ask", "bundle", "--threads", "4294967297"), 2, "--threads"),
+        (("ask", "bundle", "--weights", "slow"), 2, "fast or shared"),
+        (("ask", "bundle", "--fallback", "slowest"), 2, "fastest"),
+        (("ask", "bundle", "--ttft-ms", "1", "--threads", "1"), 1, "NoEngineMeetsTarget: "),
         (("inspect", "nowhere"), 1, "BundleError: "),
-        (("bench", "bundle", "--version", "par-none"), 1, "UnknownVersion: "),
-        (("run", "bundle", "bundle/manifest.json", "what?"), 1, "not a binary PPM"),
+        (("ask", "bundle", "--version", "par-none"), 1, "UnknownVersion: "),
+        (("run", "bundle", "bundle/bundle.json", "what?"), 1, "not a binary PPM"),
         (("run", "bundle", "picture.rgb", "what?", "--size", "600x900"), 1, "ends before its last pixel"),
     ],
 )

@@ -13,9 +13,8 @@ from text_tokenizers import NAMES, SPECIALS, mixtures, tokenizer_json
 from allrounder import errors
 from allrounder.golden import GoldenPrompt, encode_golden
 from allrounder.manifest import PromptTemplate
-from allrounder.runtime.detokenise import Detokeniser
 from allrounder.runtime.prompt import Prompter, _continuation, _plain_tokenizer
-from allrounder.runtime.stops import StopTexts
+from allrounder.runtime.text import Detokeniser, StopTexts
 
 TEMPLATES = {
     "vicuna": PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:"),

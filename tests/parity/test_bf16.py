@@ -13,19 +13,20 @@ import openvino
 import pytest
 import torch
 from onnx import numpy_helper
+from prunings import pruning
 
 from allrounder import tensors
-from allrounder.engines.flat import flat
-from allrounder.export.extract import all_nodes, run
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.export.widened import widened
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
-from allrounder.hosts.host import load_host
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
+from allrounder.engines.graphs.flat import flat
+from allrounder.export.freezer import FreezeOptions, Freezer
+from allrounder.export.verify.extract import all_nodes, run
+from allrounder.export.weights.widened import widened
 from allrounder.router.selection import keep_list
 from allrounder.versions import resolve
+from allrounder.vlm.host import load_host
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost
 
 MODELS = Path(__file__).parents[2] / "models"
 WORSE = 1.5  # times what stock transformers loses by bfloat16
@@ -45,15 +46,15 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
-    """`full` and frozen `par-lite` in bfloat16, by name."""
+    """`full` and static `par-lite` in bfloat16, by name."""
     folder = tmp_path_factory.mktemp("bf16") / "frozen"
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder, FreezeOptions("bf16"))
     freezer.shared()
     tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
     full, lite = (resolve(name, tokens=tokens, layers=layers) for name in ("full", "par-lite"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(layers))))
-    freezer.add(FreezeRequest(lite, 2, "frozen", PLAN))
-    return folder, {version.version: version for version in freezer.finish().versions}, freezer.finish().graphs
+    freezer.add(pruning(full, 0, tuple(range(layers)), "full"))
+    freezer.add(pruning(lite, 2, PLAN, "par-lite"))
+    return folder, {version.pruning.version: version for version in freezer.finish().versions}, freezer.finish().graphs
 
 
 @pytest.fixture(scope="module")

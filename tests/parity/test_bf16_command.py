@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
 from allrounder.commands.cli import main
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import BFLOAT16
 from allrounder.errors import EngineUnavailable
 from allrounder.runtime import LatencyTarget, Runtime
-from allrounder.runtime.backend import BFLOAT16
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.options import EngineOptions
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 52, 3), np.uint8)
 
@@ -30,13 +30,12 @@ def build(tiny, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["routed", "frozen"])
+@pytest.mark.parametrize("policy", ["dynamic", "static"])
 def test_openvino_runs_it(build, tmp_path, policy):
     out = tmp_path / "b"
     code, _, _ = build(out, "--version", "full,par-lite", "--backend", "openvino", "--layer-policy", policy)
     assert code == 0
     bundle = open_bundle(out)
-    assert bundle.manifest.schema == 2
     full, lite = bundle.manifest.entries
     assert (full.precision, lite.precision) == ("bf16", "bf16")
     assert lite.fidelity.kl.mean > full.fidelity.kl.mean == 0
@@ -69,13 +68,13 @@ def test_onnx_runtime_carries_it_to_a_gpu_and_says_that_nothing_was_run(build, t
 
 
 def test_layers_are_voted_for_in_fp32_where_it_does_not_run(build, tiny, tmp_path):
-    more = ("--version", "par-lite", "--layer-policy", "frozen")
+    more = ("--version", "par-lite", "--layer-policy", "static")
     code, _, told = build(tmp_path / "b", *more)
     assert code == 0
     assert "layers are voted for in fp32" in told
     assert build_engine.main(tiny.arguments(tmp_path / "c", *more)) == 0
     short, whole = (open_bundle(tmp_path / name).manifest.entries[0] for name in "bc")
-    assert short.layer_plan == whole.layer_plan
+    assert short.pruning == whole.pruning
     assert not any("fp32" in path for path in open_bundle(tmp_path / "b").manifest.files)
 
 
@@ -83,12 +82,11 @@ def test_entries_that_run_are_chosen_beside_it(build, tiny, tmp_path, caplog):
     out = tmp_path / "b"
     assert build(out, "--version", "full")[0] == 0
     assert build_engine.main(tiny.arguments(out, "--version", "par-lite")) == 0
-    assert open_bundle(out).manifest.schema == 2  # for the entry that came first
     for target in (None, LatencyTarget(ttft_ms=1e6)):
         caplog.clear()
         with caplog.at_level("INFO", logger="allrounder.runtime"), Runtime.load(out, target=target) as runtime:
             assert (runtime.entry.version, runtime.entry.precision) == ("par-lite", "fp32")
-        assert "full (onnxruntime, bf16, frozen, K=0): left aside" in caplog.text
+        assert "full (onnxruntime, bf16, static, K=0): left aside" in caplog.text
     with pytest.raises(EngineUnavailable, match="does not compute in bf16"):
         Runtime.load(out, version="full")
 
@@ -101,14 +99,14 @@ def test_what_runs_is_calibrated_and_benched_beside_it(build, tiny, tmp_path, ca
     (before,) = (entry for entry in open_bundle(out).manifest.entries if entry.precision == "bf16")
     capsys.readouterr()
     assert main(["calibrate", str(out), "--calib", str(tiny.prompts)]) == 0
-    assert "full (onnxruntime, bf16, frozen, K=0) is left aside" in capsys.readouterr().err
+    assert "full (onnxruntime, bf16, static, K=0) is left aside" in capsys.readouterr().err
     entries = open_bundle(out).manifest.entries
     assert [entry.precision for entry in entries if entry.fidelity] == ["fp32"]
     assert before in entries
     assert main(["bench", str(out), "--repeats", "1", "--no-memory"]) == 0
     printed, told = capsys.readouterr()
     assert [row["entry"] for row in json.loads(printed.splitlines()[-1])["rows"]] == [
-        "full (onnxruntime, fp32, frozen, K=0)"
+        "full (onnxruntime, fp32, static, K=0)"
     ]
     assert "is left aside" in told
 
@@ -122,10 +120,10 @@ def test_where_nothing_runs_it_is_not_calibrated(build, tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("backend", ["checkpoint", "tensorrt-llm"])
 def test_directories_of_other_stacks_have_no_rows_in_bfloat16(build, tmp_path, backend):
-    flow = ("--gather-layer", "0", "--layer-policy", "frozen", "--version", "par-lite")
+    flow = ("--prune-layer", "0", "--layer-policy", "static", "--version", "par-lite")
     code, _, told = build(tmp_path / "c", "--backend", backend, *flow)
     assert code == 2
     assert "numpy has no bfloat16" in told
-    assert f"allrounder build --backend {backend} --version par-lite --gather-layer 0" in told
+    assert f"allrounder build --backend {backend} --version par-lite --prune-layer 0" in told
     assert "--precision fp32" in told
     assert not (tmp_path / "c").exists()

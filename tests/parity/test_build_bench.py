@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from allrounder.bundle import open_bundle
 from allrounder.commands.cli import run_command
+from allrounder.engines.bundle.reader import open_bundle
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_named_random_shape_is_built_and_benched(bench):
     code, printed, report, _ = bench("--shape", "llama-mha", *more)
     assert code == 0
     assert [row["version"] for row in report["rows"]] == ["full", "par-nano", "par-nano"]
-    assert ["routed" in row["entry"] for row in report["rows"]] == [False, True, False]
+    assert ["dynamic" in row["entry"] for row in report["rows"]] == [False, False, True]
     assert "prefill x" in printed
 
 
@@ -73,7 +73,6 @@ def test_a_named_random_shape_is_built_and_benched(bench):
         ([], "either a bundle or --shape"),
         (["BUNDLE", "--shape", "0.5b"], "either a bundle or --shape"),
         (["--shape", "9000b"], "no such random shape"),
-        (["--shape", "llama-mha", "--layer-policy", "none"], "unknown layer policy"),
         (["BUNDLE", "--versions", "par-max"], "no par-max"),
         (["BUNDLE", "--weights", "slow"], "unknown mode"),
         (["BUNDLE", "--repeats", "0"], "too few rounds"),

@@ -6,14 +6,14 @@ import shutil
 import msgspec
 import pytest
 
-from allrounder.bundle import open_bundle
 from allrounder.calib import fidelity, latency, votes
 from allrounder.commands.cli import run_command
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
 from allrounder.prompts import read_prompts
 from allrounder.runtime import memory
 from allrounder.runtime.engine import open_engines
-from allrounder.runtime.options import EngineOptions
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_calibrating_replaces_all_figures(calibrate, bundle_copy, own_prompts):
         assert new.fidelity.dataset == read_prompts(own_prompts).name
         assert new.fidelity.retention is None
         assert new.latency != old.latency
-    assert [entry["version"] for entry in report["entries"]] == ["full", "par-lite"]
+    assert [entry["pruning"]["version"] for entry in report["entries"]] == ["full", "par-lite"]
 
 
 def test_classes_and_accuracies_are_published(calibrate, bundle_copy, tiny):
@@ -74,8 +74,8 @@ def test_one_policy_alone_is_told_what_to_build(calibrate, bundle_copy, own_prom
     code, report, _ = calibrate(bundle_copy, own_prompts)
     assert code == 0
     (note,) = report["not_compared"]
-    assert "only routed is in this bundle" in note
-    assert "--version par-lite --layer-policy frozen" in note
+    assert "only dynamic is in this bundle" in note
+    assert "--version par-lite --layer-policy static" in note
     assert f"--out {bundle_copy}" in note
     assert open_bundle(bundle_copy).manifest.recommendations == ()
 
@@ -83,17 +83,17 @@ def test_one_policy_alone_is_told_what_to_build(calibrate, bundle_copy, own_prom
 def test_both_policies_are_compared_and_the_choice_is_published(calibrate, bundle_copy, tiny, capsys):
     from allrounder import build_engine
 
-    assert build_engine.main(tiny.arguments(bundle_copy, "--layer-policy", "frozen")) == 0
+    assert build_engine.main(tiny.arguments(bundle_copy, "--layer-policy", "static")) == 0
     capsys.readouterr()
     assert run_command("calibrate", [str(bundle_copy), "--calib", str(tiny.prompts)]) == 0
     printed = capsys.readouterr().out
     report = json.loads(printed.splitlines()[-1])
     manifest = open_bundle(bundle_copy).manifest
     (found,) = manifest.recommendations
-    agreements = {entry.layer_policy: entry.fidelity.agreement.mean for entry in manifest.entries[1:]}
-    assert set(agreements) == {"routed", "frozen"}
+    agreements = {entry.pruning.layer_policy: entry.fidelity.agreement.mean for entry in manifest.entries[1:]}
+    assert set(agreements) == {"dynamic", "static"}
     assert found.version == "par-lite"
-    assert found.layer_policy == ("frozen" if agreements["frozen"] >= agreements["routed"] - 0.005 else "routed")
+    assert found.layer_policy == ("static" if agreements["static"] >= agreements["dynamic"] - 0.005 else "dynamic")
     for agreement in agreements.values():
         assert f"{100 * agreement:.1f}%" in found.why
     assert "of full's time" in found.why
@@ -124,7 +124,7 @@ def test_without_full_there_is_nothing_to_compare_with(calibrate, tiny, tmp_path
 def test_bad_places_are_refused(calibrate, tiny, tmp_path, bundle_copy):
     assert calibrate(tmp_path / "absent", tiny.prompts)[0] == 2
     assert not (tmp_path / "absent").exists()
-    (bundle_copy / "graphs" / "extra").write_text("x")
+    next((bundle_copy / "graphs" / "weights").iterdir()).write_bytes(b"")
     code, _, told = calibrate(bundle_copy, tiny.prompts)
     assert code == 2
     assert "BundleCorrupt" in told

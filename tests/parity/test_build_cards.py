@@ -7,11 +7,11 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from allrounder.bundle import open_bundle
 from allrounder.calib.card import copy_figures, fidelity_of
 from allrounder.card import CARD, CARD_SCHEMA, ROUTER, Card, Dataset, Row, write_card
 from allrounder.commands.build import add_arguments, request_from
-from allrounder.commands.build_job import build_bundle
+from allrounder.commands.pipeline.build import build_bundle
+from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import CalibrationError
 from allrounder.manifest import Estimate, Figures, Recommendation
 from allrounder.progress import silent
@@ -29,11 +29,7 @@ def card_of(manifest, **changes):
     rows = tuple(
         Row(
             pruner=ROUTER,
-            version=entry.version,
-            tokens=entry.tokens,
-            layers=entry.layers,
-            layer_policy=entry.layer_policy,
-            layer_plan=entry.layer_plan,
+            pruning=entry.pruning,
             figures=card_figures(0.5),
             kinds={"read": card_figures(0.25)},
             layer_use=(1.0,) * 8,
@@ -49,7 +45,7 @@ def card_of(manifest, **changes):
         "router": manifest.model.router,
         "backend": "onnxruntime",
         "precision": "fp32",
-        "gather_layer": 2,
+        "prune_layer": 2,
         "visual_tokens": 16,
         "layers": 8,
         "dataset": Dataset(name="test.jsonl:0", about="made up", questions=2000),
@@ -58,18 +54,18 @@ def card_of(manifest, **changes):
         "rows": rows,
         "comparisons": (),
         "costs": (),
-        "recommendations": (Recommendation(version="par-lite", layer_policy="routed", why="it is closer."),),
+        "recommendations": (Recommendation(version="par-lite", layer_policy="dynamic", why="it is closer."),),
     }
     return Card(**facts | changes)
 
 
 @pytest.fixture(scope="module")
-def frozen_manifest(tiny, tmp_path_factory):
-    """The manifest of `full` and par-lite, frozen, built where there is no card."""
+def static_manifest(tiny, tmp_path_factory):
+    """The manifest of `full` and par-lite, static, built where there is no card."""
     from allrounder import build_engine
 
     out = tmp_path_factory.mktemp("frozen") / "b"
-    assert build_engine.main(tiny.arguments(out, "--version", "full,par-lite", "--layer-policy", "frozen")) == 0
+    assert build_engine.main(tiny.arguments(out, "--version", "full,par-lite", "--layer-policy", "static")) == 0
     return open_bundle(out).manifest
 
 
@@ -80,7 +76,7 @@ def build_with(tiny, tmp_path):
     The prompts are there as the demo's are: by default, not because someone gave them; or not at all.
     """
 
-    def run(card, policy="routed", *, prompts=True, own=False):
+    def run(card, policy="dynamic", *, prompts=True, own=False):
         router = tmp_path / "router"
         shutil.copytree(tiny.router, router)
         if isinstance(card, bytes):
@@ -100,9 +96,9 @@ def build_with(tiny, tmp_path):
     return run
 
 
-def test_a_matching_card_is_copied(build_with, frozen_manifest):
-    card = card_of(frozen_manifest)
-    (full, lite), manifest, said = build_with(card, "frozen")
+def test_a_matching_card_is_copied(build_with, static_manifest):
+    card = card_of(static_manifest)
+    (full, lite), manifest, said = build_with(card, "static")
     assert full.fidelity == fidelity_of(card.full, card.full_kinds, "test.jsonl:0")
     assert lite.fidelity == fidelity_of(card_figures(0.5), {"read": card_figures(0.25)}, "test.jsonl:0")
     assert not lite.fidelity.quick
@@ -115,36 +111,37 @@ def test_a_matching_card_is_copied(build_with, frozen_manifest):
     assert not any(line.startswith("fidelity:") for line in said)  # nothing was measured
 
 
-def with_another_plan(card):
+def with_other_layers(card):
     """The card as if another vote had been held."""
     (row,) = card.rows
-    others = sorted(set(range(8)) - set(row.layer_plan))
-    changed = tuple(sorted((*row.layer_plan[:-1], others[0])))
-    return msgspec.structs.replace(card, rows=(msgspec.structs.replace(row, layer_plan=changed),))
+    kept = row.pruning.kept_layers
+    others = sorted(set(range(8)) - set(kept))
+    changed = msgspec.structs.replace(row.pruning, kept_layers=tuple(sorted((*kept[:-1], others[0]))))
+    return msgspec.structs.replace(card, rows=(msgspec.structs.replace(row, pruning=changed),))
 
 
 @pytest.mark.parametrize("prompts", [True, False])
-def test_frozen_layers_are_those_the_card_was_measured_with(build_with, frozen_manifest, prompts):
-    card = with_another_plan(card_of(frozen_manifest))
-    (_, lite), manifest, _ = build_with(card, "frozen", prompts=prompts)
-    assert lite.layer_plan == card.rows[0].layer_plan != frozen_manifest.entries[1].layer_plan
+def test_static_layers_are_those_the_card_was_measured_with(build_with, static_manifest, prompts):
+    card = with_other_layers(card_of(static_manifest))
+    (_, lite), manifest, _ = build_with(card, "static", prompts=prompts)
+    assert lite.pruning == card.rows[0].pruning != static_manifest.entries[1].pruning
     assert lite.fidelity.dataset == "test.jsonl:0"
     assert manifest.recommendations == card.recommendations
 
 
-def test_a_card_does_not_speak_of_another_plan(frozen_manifest):
-    card = with_another_plan(card_of(frozen_manifest))
-    copied = copy_figures(card, frozen_manifest.entries, frozen_manifest.model)
-    full, lite = frozen_manifest.entries
-    assert list(copied.figures) == [full.key]  # `full` has no plan to be another
-    assert "another layer plan" in " ".join(copied.refused[lite.label])
+def test_a_card_does_not_speak_of_other_layers(static_manifest):
+    card = with_other_layers(card_of(static_manifest))
+    copied = copy_figures(card, static_manifest.entries, static_manifest.model)
+    full, lite = static_manifest.entries
+    assert list(copied.figures) == [full.key]  # `full` has no other layers
+    assert "another list of kept layers" in " ".join(copied.refused[lite.label])
     assert copied.recommendations == ()
 
 
-def test_the_plan_of_another_routers_card_is_not_taken(build_with, frozen_manifest):
-    card = msgspec.structs.replace(with_another_plan(card_of(frozen_manifest)), router="0" * 64)
-    (_, lite), _, said = build_with(card, "frozen")
-    assert lite.layer_plan == frozen_manifest.entries[1].layer_plan
+def test_the_layers_of_another_routers_card_are_not_taken(build_with, static_manifest):
+    card = msgspec.structs.replace(with_other_layers(card_of(static_manifest)), router="0" * 64)
+    (_, lite), _, said = build_with(card, "static")
+    assert lite.pruning == static_manifest.entries[1].pruning
     assert (lite.fidelity.questions, lite.fidelity.quick) == (12, True)
     assert any("another router" in line and "a quick figure is measured" in line for line in said)
 

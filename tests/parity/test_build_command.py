@@ -3,14 +3,17 @@
 import json
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
+from prunings import pruning
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
-from allrounder.calib.votes import plan_from
-from allrounder.commands import build_job
+from allrounder.calib.votes import ranked
+from allrounder.commands.pipeline import build as build_job
+from allrounder.engines.bundle.reader import open_bundle
 from allrounder.manifest import Manifest
+from allrounder.pruning import PruningConfig
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS
 
@@ -39,20 +42,8 @@ def left_beside(path):
 def test_the_bundle_holds_what_was_asked_for(tiny_bundle):
     manifest = manifest_of(tiny_bundle)
     full, lite = manifest.entries
-    assert (full.version, full.layer_policy, full.tokens, full.layers, full.graphs.router) == (
-        "full",
-        "frozen",
-        16,
-        8,
-        None,
-    )
-    assert (lite.version, lite.layer_policy, lite.tokens, lite.layers, lite.layer_plan) == (
-        "par-lite",
-        "routed",
-        4,
-        6,
-        None,
-    )
+    assert (full.pruning, full.graphs.router) == (pruning((16, 8), 0, tuple(range(8)), "full"), None)
+    assert lite.pruning == pruning((4, 6), 2, None, "par-lite")
     for entry in manifest.entries:
         assert entry.fidelity is not None
         assert entry.fidelity.quick
@@ -80,7 +71,7 @@ def test_the_last_line_tells_bundle_entries_and_seconds(build, tiny, tmp_path):
     code, report, told = build(out, "--version", "par-nano")
     assert code == 0
     assert report["bundle"] == str(out)
-    assert [entry["version"] for entry in report["entries"]] == ["par-nano"]
+    assert [entry["pruning"]["version"] for entry in report["entries"]] == ["par-nano"]
     assert sum(report["phases"].values()) <= report["seconds"] + 0.1
     assert "fidelity" in told
     # The reference was frozen, and is gone: nobody asked for full.
@@ -88,11 +79,27 @@ def test_the_last_line_tells_bundle_entries_and_seconds(build, tiny, tmp_path):
     assert left_beside(out) == []
 
 
+def test_both_policies_are_built_where_nobody_asks_for_one(tiny, tmp_path, capsys):
+    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
+    versions = ["--version", "full,par-lite", "--keep", "0.25"]
+    assert build_engine.main([*paths, *versions, "--calib", str(tiny.prompts)]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(entry["pruning"]["version"], entry["pruning"]["layer_policy"]) for entry in report["entries"]] == [
+        ("full", "static"),
+        ("par-lite", "static"),
+        ("par-lite", "dynamic"),
+        ("t4-l8", "static"),  # it keeps every layer: there is nothing to choose
+    ]
+    assert [entry.pruning for entry in manifest_of(tmp_path / "b").entries] == [
+        msgspec.convert(entry["pruning"], PruningConfig) for entry in report["entries"]
+    ]
+
+
 def test_adding_keeps_what_is_there(build, bundle_copy):
     before = manifest_of(bundle_copy)
-    code, report, _ = build(bundle_copy, "--version", "par-max,par-lite", "--budget", "9/7")
+    code, report, _ = build(bundle_copy, "--version", "par-max,par-lite", "--keep", "9", "--layers", "7")
     assert code == 0
-    assert [entry["version"] for entry in report["entries"]] == ["par-lite", "par-max", "t9-l7"]
+    assert [entry["pruning"]["version"] for entry in report["entries"]] == ["par-lite", "par-max", "t9-l7"]
     after = manifest_of(bundle_copy)
     assert [entry.version for entry in after.entries] == ["full", "par-lite", "par-max", "t9-l7"]
     assert before.files.items() <= after.files.items()
@@ -144,20 +151,20 @@ def test_the_native_op_is_for_onnxruntime(build, tmp_path):
     assert "--native-op" in told
 
 
-@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_frozen_plans_come_from_the_vote_and_nest(build, tmp_path, gather_layer, precision):
-    more = ("--layer-policy", "frozen", "--gather-layer", str(gather_layer), "--precision", precision)
+def test_static_layers_come_from_the_vote_and_nest(build, tmp_path, prune_layer, precision):
+    more = ("--layer-policy", "static", "--prune-layer", str(prune_layer), "--precision", precision)
     code, _, told = build(tmp_path / "b", "--version", "par-max,par-lite", *more)
     assert code == 0
     assert "layer vote" in told
     large, small = manifest_of(tmp_path / "b").entries
-    assert (large.layers, small.layers) == (7, 6)
-    assert set(small.layer_plan) < set(large.layer_plan)
-    assert set(range(gather_layer)) <= set(small.layer_plan)
-    dropped = set(range(8)) - set(small.layer_plan)
-    order = [*(set(range(gather_layer, 8)) - dropped), *dropped]
-    assert plan_from(order, 6, gather_layer) == small.layer_plan
+    assert (large.pruning.layers, small.pruning.layers) == (7, 6)
+    assert set(small.pruning.kept_layers) < set(large.pruning.kept_layers)
+    assert set(range(prune_layer)) <= set(small.pruning.kept_layers)
+    dropped = set(range(8)) - set(small.pruning.kept_layers)
+    order = [*(set(range(prune_layer, 8)) - dropped), *dropped]
+    assert ranked(msgspec.structs.replace(small.pruning, kept_layers=None), order) == small.pruning
     for entry in (large, small):
         assert (entry.latency is None) == (precision == "fp16")  # on a CPU its latency says nothing
         assert entry.fidelity.kl.mean > 0
@@ -166,13 +173,18 @@ def test_frozen_plans_come_from_the_vote_and_nest(build, tmp_path, gather_layer,
 def test_without_prompts_nothing_is_measured_against_full_and_that_is_said(tiny, tmp_path, capsys):
     paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
     assert build_engine.main(paths) == 0
-    assert "no fidelity" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no fidelity" in told
+    assert "only dynamic layers are built; for static ones give --calib FILE, or a router with a card" in told
     (entry,) = manifest_of(tmp_path / "b").entries
-    assert (entry.version, entry.fidelity) == ("par-lite", None)
+    assert (entry.version, entry.pruning.layer_policy, entry.fidelity) == ("par-lite", "dynamic", None)
     assert entry.latency is not None
-    assert build_engine.main([*paths[:-1], str(tmp_path / "c"), "--layer-policy", "frozen"]) == 2
-    assert "--calib" in capsys.readouterr().err
-    assert not (tmp_path / "c").exists()
+    for policy in ("static", "both"):
+        assert build_engine.main([*paths[:-1], str(tmp_path / "c"), "--layer-policy", policy]) == 2
+        told = capsys.readouterr().err
+        assert "--calib" in told
+        assert "--layer-policy dynamic" in told
+        assert not (tmp_path / "c").exists()
 
 
 def test_what_does_not_fit_into_memory_is_said_and_not_tried(build, tmp_path, monkeypatch):
@@ -184,7 +196,7 @@ def test_what_does_not_fit_into_memory_is_said_and_not_tried(build, tmp_path, mo
     assert "note: fidelity is not measured: fp16 on this machine needs about" in told
     (entry,) = manifest_of(tmp_path / "b").entries
     assert (entry.fidelity, entry.latency) == (None, None)
-    code, _, told = build(tmp_path / "c", "--precision", "fp16", "--layer-policy", "frozen")
+    code, _, told = build(tmp_path / "c", "--precision", "fp16", "--layer-policy", "static")
     assert code == 2
     assert "the layer vote cannot be run" in told
     assert not (tmp_path / "c").exists()
@@ -206,13 +218,13 @@ def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
         (["--version", "t0-l3"], "t0-l3"),
         (["--version", ""], "no version"),
         (["--version", "t17-l3"], "impossible number of visual tokens"),
-        (["--budget", "17/6"], "impossible number of visual tokens"),
-        (["--budget", "4/9"], "impossible number of decoder layers"),
-        (["--budget", "4/1"], "impossible number of decoder layers"),
-        (["--budget", "0/6"], "impossible number of visual tokens"),
-        (["--budget", "4-6"], "T/L"),
-        (["--gather-layer", "8"], "impossible gather layer"),
-        (["--gather-layer", "-1"], "impossible gather layer"),
+        (["--keep", "4", "--layers", "9"], "impossible number of decoder layers"),
+        (["--keep", "4", "--layers", "1"], "impossible number of decoder layers"),
+        (["--layers", "0"], "impossible number of decoder layers"),
+        (["--keep", "0"], "impossible keep rule"),
+        (["--keep", "1.5"], "a count of image tokens from 2 on (144)"),
+        (["--prune-layer", "8"], "impossible prune layer"),
+        (["--prune-layer", "-1"], "impossible prune layer"),
         (["--backend", "tensorrt"], "tensorrt"),
     ],
 )
@@ -225,7 +237,7 @@ def test_impossible_requests_are_refused(build, tmp_path, more, words):
 
 
 def test_a_backend_whose_library_is_missing_is_named(build, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "allrounder.engines.onnxruntime", None)
+    monkeypatch.setitem(__import__("sys").modules, "allrounder.engines.onnxruntime.build", None)
     code, _, told = build(tmp_path / "b")
     assert code == 2
     assert "onnxruntime" in told
@@ -263,8 +275,8 @@ def test_truncated_weights_are_refused(build, tiny, tmp_path):
 
 
 def test_a_router_of_another_host_is_refused(build, tiny, tmp_path):
-    from allrounder.commands.random_model import write_random_model
-    from allrounder.hosts.random import Shape
+    from allrounder.commands.pipeline.random_model import write_random_model
+    from allrounder.vlm.random_model import Shape
 
     other = write_random_model(
         tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1
@@ -276,8 +288,8 @@ def test_a_router_of_another_host_is_refused(build, tiny, tmp_path):
 
 
 def test_a_bundle_of_another_host_is_left_alone(build, bundle_copy, tmp_path):
-    from allrounder.commands.random_model import write_random_model
-    from allrounder.hosts.random import Shape
+    from allrounder.commands.pipeline.random_model import write_random_model
+    from allrounder.vlm.random_model import Shape
 
     other = write_random_model(
         tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
+from allrounder.engines.bundle.reader import open_bundle
 
 ROUNDS = 6
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["allrounder.commands.build_job", "allrounder.engines.onnxruntime"])
+    context.set_forkserver_preload(["allrounder.commands.pipeline.build", "allrounder.engines.onnxruntime.build"])
     first = context.Process(
         target=time.sleep, args=(0,)
     )  # waits for the imports, so that builds are timed without them
@@ -87,7 +87,7 @@ def test_a_killed_addition_leaves_the_old_bundle_or_the_new_one(processes, tiny,
         return Path(shutil.copytree(tiny_bundle, tmp_path / name / "b"))
 
     def arguments(place):
-        return tiny.arguments(place, "--version", "par-nano", "--layer-policy", "frozen")
+        return tiny.arguments(place, "--version", "par-nano", "--layer-policy", "static")
 
     old = open_bundle(tiny_bundle).manifest
     duration = seconds_of(processes, arguments(copy("timed")))

@@ -118,27 +118,27 @@ def test_a_killed_run_ends_with_the_card_of_an_unbroken_one(place, first, tmp_pa
 
 @pytest.mark.slow
 def test_the_card_has_every_row(place, first, tiny):
-    from allrounder.hosts.checkpoint import Checkpoint
+    from allrounder.vlm.checkpoint import Checkpoint
 
     card = read_card(first)
     assert card.host == Checkpoint(tiny.host).digest
-    assert (card.visual_tokens, card.layers, card.gather_layer) == (16, 8, 2)
+    assert (card.visual_tokens, card.layers, card.prune_layer) == (16, 8, 2)
     assert card.dataset.questions == 40
     assert card.full.agreement.mean == 1.0
     assert set(card.full_kinds) == {f"kind {number}" for number in range(ASKED)}
-    names = [(row.pruner, row.version, row.layer_policy) for row in card.rows]
+    names = [(row.pruner, row.version, row.pruning.layer_policy) for row in card.rows]
     assert len(set(names)) == len(names)
-    for policy in ("routed", "frozen"):
+    for policy in ("dynamic", "static"):
         for version in ("par-max", "par-base", "par-lite", "par-nano"):
             row = card.row(version, policy)
             assert row is not None
             assert row.figures.questions == 40
-            assert (row.layer_plan is None) == (policy == "routed")
-            assert sum(row.layer_use) == pytest.approx(row.layers)
-            if policy == "frozen":
-                assert [share == 1.0 for share in row.layer_use] == [n in row.layer_plan for n in range(8)]
-    assert card.row("t2-l8", "frozen").figures.questions == 40
-    assert card.row("t16-l6", "routed") is not None
+            assert (row.pruning.kept_layers is None) == (policy == "dynamic")
+            assert sum(row.layer_use) == pytest.approx(row.pruning.layers)
+            if policy == "static":
+                assert [share == 1.0 for share in row.layer_use] == [n in row.pruning.kept_layers for n in range(8)]
+    assert card.row("t2-l8", "static").figures.questions == 40
+    assert card.row("t16-l6", "dynamic") is not None
     grid = [row for row in card.rows if row.pruner != ROUTER]
     assert {row.figures.questions for row in grid} == {15}
     assert {row.version for row in grid} == {"par-max", "par-base", "par-lite", "par-nano", "t2-l8"}
@@ -149,18 +149,18 @@ def test_the_card_has_every_row(place, first, tiny):
 
 @pytest.mark.slow
 def test_the_card_speaks_of_a_bundle_that_build_makes(first, tiny, tiny_bundle):
-    from allrounder.bundle import open_bundle
+    from allrounder.engines.bundle.reader import open_bundle
 
     card, manifest = read_card(first), open_bundle(tiny_bundle).manifest
     lite = next(entry for entry in manifest.entries if entry.version == "par-lite")
-    assert card.row_of(lite, manifest.model) == card.row("par-lite", "routed")
+    assert card.row_of(lite, manifest.model) == card.row("par-lite", "dynamic")
 
 
 @pytest.mark.slow
 def test_rows_differ_between_pruners_and_halves_of_the_router_are_its_own(first):
     """The grid's scores really reach the engines: other scores keep other layers and tokens."""
     card = read_card(first)
-    at = {row.pruner: row for row in card.rows if row.version == "par-nano" and row.layer_policy == "routed"}
+    at = {row.pruner: row for row in card.rows if row.version == "par-nano" and row.layer_policy == "dynamic"}
     assert len({row.figures.kl.mean for row in at.values()}) >= len(at) - 1
     assert at["random+random"].layer_use != at["random+shortgpt"].layer_use
     static = at["random+shortgpt"].layer_use

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
-from allrounder.engines import onnxruntime
-from allrounder.engines.backends import BACKENDS
-from allrounder.engines.staging import Staging
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.bundle.staging import Staging
+from allrounder.engines.checkpoint.sidecar import open_sidecar
+from allrounder.engines.onnxruntime import build as onnxruntime
+from allrounder.engines.table import BACKENDS, Row
 from allrounder.errors import InputInvalid
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.kept_rows import RowReader
-from allrounder.sidecar import open_sidecar
+from allrounder.serving.kept_rows import RowReader
 
-FLOW = ("--backend", "checkpoint", "--gather-layer", "0", "--layer-policy", "frozen")
+FLOW = ("--backend", "checkpoint", "--prune-layer", "0", "--layer-policy", "static")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_the_last_line_tells_what_the_sidecar_holds(build, tmp_path):
 
 
 def test_it_holds_the_flow_and_the_figures_of_the_frozen_bundle(build, checkpoint, tmp_path):
-    code, _, _ = build(tmp_path / "bundle", "--gather-layer", "0", "--layer-policy", "frozen")
+    code, _, _ = build(tmp_path / "bundle", "--prune-layer", "0", "--layer-policy", "static")
     assert code == 0
     bundle = open_bundle(tmp_path / "bundle")
     (entry,) = bundle.manifest.entries
     _, sidecar = open_sidecar(checkpoint)
-    same = ("version", "precision", "gather_layer", "layer_policy", "layer_plan", "tokens", "layers", "fidelity")
+    same = ("pruning", "precision", "fidelity")
     assert all(getattr(entry, name) == getattr(sidecar.entry, name) for name in same)
     assert entry.fidelity is not None
     assert sidecar.model == bundle.manifest.model
@@ -95,10 +95,10 @@ def test_visual_graphs_in_half_precision(build, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        (("--gather-layer", "2"), "one KV length"),
-        ((), "one KV length"),  # the default gather layer is 2
-        (("--gather-layer", "0", "--layer-policy", "routed"), "per input"),
-        (("--gather-layer", "0", "--version", "par-lite,par-nano"), "one version at a time"),
+        (("--prune-layer", "2"), "one KV length"),
+        ((), "one KV length"),  # the default prune layer is 2
+        (("--prune-layer", "0", "--layer-policy", "dynamic"), "per input"),
+        (("--prune-layer", "0", "--version", "par-lite,par-nano"), "one version at a time"),
     ],
 )
 def test_the_command_that_a_refusal_names_is_not_refused(build, tiny, tmp_path, more, reason):
@@ -123,7 +123,7 @@ def test_building_again_needs_force(build, checkpoint, tmp_path):
     assert "freeze" not in told, "it is refused before the work"
     code, _, _ = build(out, *FLOW, "--version", "par-nano", "--force")
     assert code == 0
-    assert open_sidecar(out)[1].entry.version == "par-nano"
+    assert open_sidecar(out)[1].entry.pruning.version == "par-nano"
 
 
 def test_a_bundle_is_left_alone(build, bundle_copy):
@@ -145,7 +145,7 @@ def test_full_needs_no_router_and_no_vote(tiny, tmp_path, capsys):
     arguments = ["--model", str(tiny.host), "--version", "full", "--backend", "checkpoint"]
     assert build_engine.main([*arguments, "--out", str(tmp_path / "c")]) == 0
     (entry,) = json.loads(capsys.readouterr().out.splitlines()[-1])["entries"]
-    assert (entry["layers"], entry["fidelity"]) == (8, None)
+    assert (entry["pruning"]["layers"], entry["fidelity"]) == (8, None)
     assert len(RowReader(tmp_path / "c").read(np.zeros((9, 9, 3), np.uint8), "what?").keep) == 16
 
 
@@ -157,13 +157,13 @@ def test_without_prompts_there_is_no_vote(tiny, tmp_path, capsys):
 
 
 def test_a_backend_more_is_one_line_in_the_dict(build, tiny, tmp_path, monkeypatch):
-    """A module of three functions and a name, made up here, is asked, fed and published by the same command."""
+    """A module of three functions and two constants, made up here, is asked, fed and published by the same command."""
     module = types.ModuleType("toy")
-    module.build, module.PLACE = onnxruntime.build, "toys/{model}-{version}"
+    module.build, module.PLACE, module.POLICIES = onnxruntime.build, "toys/{model}-{version}", ("static",)
 
     def check(asked):
-        if asked.layer_policy == "routed":
-            raise InputInvalid("toys are frozen", remedy=asked.command(layer_policy="frozen"))
+        if asked.dynamic:
+            raise InputInvalid("toys are static", remedy=asked.static_command())
 
     class Output:
         notes = ("it is a toy",)
@@ -182,12 +182,12 @@ def test_a_backend_more_is_one_line_in_the_dict(build, tiny, tmp_path, monkeypat
             yield Output(place, staging)
 
     module.check, module.opened = check, opened
-    monkeypatch.setitem(sys.modules, "toy", module)
-    monkeypatch.setitem(BACKENDS, "toy", "toy")
-    assert build(tmp_path / "t", "--backend", "toy", "--layer-policy", "routed")[0] == 2
+    monkeypatch.setitem(sys.modules, "toy.build", module)
+    monkeypatch.setitem(BACKENDS, "toy", Row("toy", runs=False))
+    assert build(tmp_path / "t", "--backend", "toy", "--layer-policy", "dynamic")[0] == 2
     code, printed, told = build(tmp_path / "t", "--backend", "toy")
     assert code == 0
-    assert json.loads(printed.splitlines()[-1])["entries"][0]["layer_policy"] == "frozen"
+    assert json.loads(printed.splitlines()[-1])["entries"][0]["pruning"]["layer_policy"] == "static"
     assert "note: it is a toy" in told
     assert (tmp_path / "t").read_text() == "par-lite"
     (tmp_path / "toys").mkdir()
@@ -208,7 +208,7 @@ def test_a_place_that_nobody_named_follows_from_the_backend(tiny, tmp_path, caps
     assert build_engine.main([*arguments, "--backend", "checkpoint"]) == 2
     line = shlex.split(capsys.readouterr().err.rpartition("remedy: ")[2])
     assert build_engine.main(line[2:]) == 0
-    assert open_sidecar(tmp_path / "checkpoints" / f"{tiny.host.name}-par-lite")[1].entry.version == "par-lite"
+    assert open_sidecar(tmp_path / "checkpoints" / f"{tiny.host.name}-par-lite")[1].entry.pruning.version == "par-lite"
 
 
 def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):

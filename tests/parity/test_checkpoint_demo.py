@@ -11,19 +11,20 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from allrounder.bundle import open_bundle
-from allrounder.calib.votes import layer_order, plan_from
+from allrounder.calib.votes import layer_order, ranked
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
 from allrounder.engines.backends import BuildOptions
-from allrounder.engines.checkpoint import write_checkpoint
-from allrounder.engines.onnxruntime import build
-from allrounder.engines.staging import Staging
-from allrounder.export.freezer import Freezer, FreezeRequest
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.bundle.staging import Staging
+from allrounder.engines.checkpoint.build import write_checkpoint
+from allrounder.engines.onnxruntime.build import build
+from allrounder.export.freezer import Freezer
 from allrounder.prompts import read_prompts
+from allrounder.pruning import pruning_config
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.kept_rows import RowReader
-from allrounder.versions import FULL, VERSIONS, resolve
+from allrounder.serving.kept_rows import RowReader
+from allrounder.versions import FULL, VERSIONS
 
 MODELS = Path(__file__).parents[2] / "models"
 VOTERS, NEW_TOKENS = 8, 12
@@ -36,7 +37,8 @@ def demo(tmp_path_factory):
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder / "frozen")
     freezer.shared()
     tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
-    freezer.add(FreezeRequest(resolve("par-lite", tokens=tokens, layers=layers), 0, "routed"))
+    model = {"tokens": tokens, "layers": layers, "prune_layer": 0}
+    freezer.add(pruning_config("par-lite", **model, layer_policy="dynamic"))
     freezer.finish()
     with Staging(folder / "voting") as staging:
         build(folder / "frozen", staging, BuildOptions())
@@ -44,10 +46,9 @@ def demo(tmp_path_factory):
         prompts = read_prompts(MODELS / "demo" / "calibration" / "prompts.jsonl").prompts[:VOTERS]
         order = layer_order(Engine.open(voting, voting.manifest.entries[0]), prompts, 0)
     for name in VERSIONS:
-        version = resolve(name, tokens=tokens, layers=layers)
-        freezer.add(FreezeRequest(version, 0, "frozen", plan_from(order, version.budget.layers, 0)))
+        freezer.add(ranked(pruning_config(name, **model, layer_policy="static"), order))
     freezer.finish()
-    only = frozenset((name, 0, "frozen") for name in VERSIONS)
+    only = frozenset((name, 0, "static") for name in VERSIONS)
     with Staging(folder / "staged") as staging:
         for entry in build(folder / "frozen", staging, BuildOptions(only=only)):
             write_checkpoint(folder / "frozen", entry, folder / entry.version)
@@ -78,7 +79,7 @@ def test_a_checkpoint_answers_as_its_frozen_version(demo, place, version, asked)
     entry = next(entry for entry in bundle.manifest.entries if entry.version == version)
     engine, reader = Engine.open(bundle, entry), RowReader(demo / version)
     model = LlavaForConditionalGeneration.from_pretrained(str(demo / version), dtype=torch.float32).eval()
-    assert len(model.model.language_model.layers) == entry.layers
+    assert len(model.model.language_model.layers) == entry.pruning.layers
     for example in questions:
         visual, prompt = engine.see(np.asarray(example.image)), engine.prompt(example.question)
         state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=NEW_TOKENS)

@@ -16,27 +16,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prunings import pruning
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions
-from allrounder.engines.checkpoint import write_checkpoint
-from allrounder.engines.onnxruntime import build
-from allrounder.engines.staging import Staging
-from allrounder.export.freezer import Freezer, FreezeRequest
-from allrounder.hosts.host import Host, load_host
-from allrounder.hosts.keywords import CACHE
-from allrounder.hosts.masked import masked_logits
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost
-from allrounder.hosts.random import TINY, Shape, write_random_checkpoint
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.bundle.staging import Staging
+from allrounder.engines.checkpoint.build import write_checkpoint
+from allrounder.engines.onnxruntime.build import build
+from allrounder.export.freezer import Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
-from allrounder.runtime import kept_rows
+from allrounder.serving import kept_rows
 from allrounder.runtime.engine import Engine, EngineOptions
-from allrounder.runtime.kept_rows import RowReader
+from allrounder.serving.kept_rows import RowReader
 from allrounder.versions import VERSIONS, resolve
+from allrounder.vlm.host import Host, load_host
+from allrounder.vlm.keywords import CACHE
+from allrounder.vlm.masked import masked_logits
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.random_model import TINY, Shape, write_random_checkpoint
 
 QUESTION = "naïve 日本 what is it?"
 PICTURE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))
@@ -74,10 +75,10 @@ def made():
         freezer.shared()
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         for each in versions:
-            version = resolve(each, tokens=tokens, layers=layers)
-            dropped = (1, 3)[: layers - version.budget.layers]  # from the middle: renumbering must show
+            budget = resolve(each, tokens=tokens, layers=layers)
+            dropped = (1, 3)[: layers - budget.layers]  # from the middle: renumbering must show
             plan = tuple(layer for layer in range(layers) if layer not in dropped)
-            freezer.add(FreezeRequest(version, 0, "frozen", plan))
+            freezer.add(pruning(budget, 0, plan, each))
         freezer.finish()
         checkpoints = {}
         with Staging(place / "bundle") as staging:
@@ -116,7 +117,7 @@ def stock(checkpoint):
 
 
 def plan_of(checkpoint):
-    return tuple(json.loads((checkpoint / "allrounder.json").read_text())["entry"]["layer_plan"])
+    return tuple(json.loads((checkpoint / "allrounder.json").read_text())["entry"]["pruning"]["kept_layers"])
 
 
 @torch.no_grad()
@@ -191,7 +192,7 @@ def test_kept_rows_give_what_the_removing_host_and_the_frozen_graph_compute(made
     checkpoint = checkpoints["par-lite"]
     model, reader = stock(checkpoint), RowReader(checkpoint)
     read = reader.read(PICTURE, QUESTION)
-    assert read.rows.shape == (reader.sidecar.entry.tokens, host.spec.decoder.hidden)
+    assert read.rows.shape == (reader.sidecar.entry.pruning.keep, host.spec.decoder.hidden)
     got = served(model, read, NEW_TOKENS)
     assert_same(got, removed(host, read, plan_of(checkpoint), pixels_of(host, reader), NEW_TOKENS))
     bundle = open_bundle(place / "bundle")
@@ -228,7 +229,7 @@ def test_every_version(made, version):
     host, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
     reader = RowReader(checkpoints[version])
     read, plan = reader.read(PICTURE, QUESTION), plan_of(checkpoints[version])
-    budget = resolve(version, tokens=host.spec.visual_tokens, layers=host.spec.decoder.layers).budget
+    budget = resolve(version, tokens=host.spec.visual_tokens, layers=host.spec.decoder.layers)
     assert (len(read.keep), len(plan)) == budget
     model = stock(checkpoints[version])
     assert len(model.model.language_model.layers) == budget.layers

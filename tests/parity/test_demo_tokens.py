@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from allrounder import build_engine
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
-from allrounder.hosts.host import load_host
-from allrounder.hosts.masked import masked_logits
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS, resolve
+from allrounder.vlm.host import load_host
+from allrounder.vlm.masked import masked_logits
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost
 
 QUESTIONS = 50
 NEW_TOKENS = 12
@@ -28,7 +28,7 @@ NEW_TOKENS = 12
 def demo_bundle(tmp_path_factory):
     """All five versions of the shipped model, built by the command of the README."""
     out = tmp_path_factory.mktemp("demo") / "bundle"
-    assert build_engine.main(["--version", "all", "--out", str(out)]) == 0
+    assert build_engine.main(["--version", "all", "--layer-policy", "dynamic", "--out", str(out)]) == 0
     return out
 
 
@@ -56,7 +56,7 @@ def test_three_ways_one_answer(demo_bundle, host, questions, place, version, ask
             answer = runtime.generate(example.image, example.question, max_new_tokens=NEW_TOKENS)
             pixels = torch.from_numpy(_pixel_values(runtime, example.image))
             visual, prompt = pruned.visual(pixels), host_prompt(host, [example.question])
-            flow = Flow(torch.tensor([answer.keep_list]), answer.layer_plan, runtime.entry.gather_layer)
+            flow = Flow(torch.tensor([answer.keep_list]), answer.layer_plan, runtime.entry.pruning.prune_layer)
             eager = pruned.greedy(pruned.prefill(visual, prompt, flow), NEW_TOKENS, stops)[0].tolist()
             assert list(answer.token_ids) == eager
             given = torch.tensor([answer.token_ids[:-1]], dtype=torch.int64)
@@ -67,7 +67,7 @@ def test_three_ways_one_answer(demo_bundle, host, questions, place, version, ask
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_keep_list_is_as_long_as_the_budget(demo_bundle, host, questions, version):
     decoder = host.spec.decoder
-    budget = resolve(version, tokens=host.spec.visual_tokens, layers=decoder.layers).budget
+    budget = resolve(version, tokens=host.spec.visual_tokens, layers=decoder.layers)
     with Runtime.load(demo_bundle, version=version) as runtime:
         answer = runtime.generate(questions[0].image, questions[0].question, max_new_tokens=1)
     assert len(answer.keep_list) == budget.tokens

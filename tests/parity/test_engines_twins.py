@@ -4,52 +4,56 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from prunings import pruning
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging
-from allrounder.engines.merging import flat_twin
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.engines.bundle.publish import Staging
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.bundle.references import references
+from allrounder.engines.entries import graph_paths
+from allrounder.engines.graphs.flat import write_twin
+from allrounder.export.freezer import FreezeOptions, Freezer
+from allrounder.manifest import EntryGraphs
 from allrounder.runtime.engine import Engine
 from allrounder.versions import resolve
 
 
 @pytest.fixture(scope="module")
 def twins(tiny, tmp_path_factory):
-    """An opened bundle of routed and frozen par-lite with flat twins."""
+    """An opened bundle of dynamic and static par-lite, and the flat twin of each of its graphs."""
     folder = tmp_path_factory.mktemp("twins")
     freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
-    version = resolve("par-lite", tokens=16, layers=8)
-    freezer.add(FreezeRequest(version, 2, "routed", None))
-    freezer.add(FreezeRequest(version, 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    budget = resolve("par-lite", tokens=16, layers=8)
+    freezer.add(pruning(budget, 2, None, "par-lite"))
+    freezer.add(pruning(budget, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
-        backend("onnxruntime").build(folder / "frozen", staging, BuildOptions(inline=True))
-        yield open_bundle(staging.path)
-
-
-def flat(entry):
-    paths = {name: path and flat_twin(path) for name, path in msgspec.structs.asdict(entry.graphs).items()}
-    return msgspec.structs.replace(entry, graphs=msgspec.structs.replace(entry.graphs, **paths))
+        entries = backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
+        written = {path: write_twin(staging, path) for path in graph_paths(entries)}
+        yield open_bundle(staging.path), written
 
 
 def test_twins_hold_standard_ops_alone(twins):
-    paths = [path for path in twins.manifest.files if path.endswith(".flat.onnx")]
-    assert len(paths) == 7
-    for path in paths:
-        model = onnx.load(twins.path / path, load_external_data=False)
+    bundle, written = twins
+    assert len(written) == 7
+    for path, twin in written.items():
+        model = onnx.load(bundle.path / twin, load_external_data=False)
         assert not model.functions
+        assert [opset.domain for opset in model.opset_import] == [""]
         assert {node.domain for node in model.graph.node} == {""}
+        assert references(bundle.path / twin, twin) <= references(bundle.path / path, path)
 
 
 def test_twins_answer_alike(twins):
     """Of the same pixel values: a twin's resizing rounds a few pixels otherwise (tests/parity/test_openvino.py)."""
     pixels = np.random.default_rng(0).standard_normal((1, 3, 56, 56), np.float32)
-    for entry in twins.manifest.entries:
+    bundle, written = twins
+    for entry in bundle.manifest.entries:
+        paths = {name: path and written[path] for name, path in msgspec.structs.asdict(entry.graphs).items()}
         results = []
-        for each in (entry, flat(entry)):
-            engine = Engine.open(twins, each)
+        for each in (entry, msgspec.structs.replace(entry, graphs=EntryGraphs(**paths))):
+            engine = Engine.open(bundle, each)
             prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
             state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=4)
             step = engine.decode(state, [5])

@@ -15,22 +15,22 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from prunings import pruning
 
-from allrounder.export.decode import decode_graph
-from allrounder.export.flow import make_plan
-from allrounder.export.prefill import prefill_graph
-from allrounder.export.weights import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
-from allrounder.export.widened import widened
-from allrounder.export.writer import serialized
-from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import load_host
-from allrounder.hosts.masked import masked_logits
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow
-from allrounder.hosts.random import TINY, write_random_checkpoint
+from allrounder.export.graph.decode import decode_graph
+from allrounder.export.graph.flow import make_plan
+from allrounder.export.graph.prefill import prefill_graph
+from allrounder.export.graph.writer import serialized
+from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
 from allrounder.router.selection import keep_list, layer_plan
-from allrounder.versions import Budget
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.host import load_host
+from allrounder.vlm.masked import masked_logits
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow
+from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 QUESTIONS = ("what is it?", "how many red circles are there?", "the digits, in order, from left to right:")
@@ -87,12 +87,12 @@ class Graphs:
             "room": np.array([room]),
         }
         feeds |= {"token_scores": token_scores.numpy()} if self.plan.prunes else {}
-        feeds |= {"layer_scores": layer_scores.numpy()} if self.plan.routed else {}
+        feeds |= {"layer_scores": layer_scores.numpy()} if self.plan.dynamic else {}
         assert {each.name for each in self.prefill_session.get_inputs()} == set(feeds)
         found = dict(zip(_names(self.prefill_session), self.prefill_session.run(None, feeds), strict=True))
         before = prompt.prefix_ids.shape[1] + prompt.suffix_lengths.numpy()
         self.positions = before + self.plan.spec.visual_tokens
-        self.slots = before + self.plan.budget.tokens
+        self.slots = before + self.plan.pruning.keep
         self.kept = {name: value for name, value in found.items() if name != "logits"}
         return found
 
@@ -134,32 +134,32 @@ def _difference(graphs, batch):
     host, plan = graphs.host, graphs.plan
     visual, prompt, token_scores, layer_scores, answers = _inputs(host, batch)
     found = graphs.prefill(visual, prompt, token_scores, layer_scores)
-    keep = keep_list(token_scores, plan.budget.tokens)
+    keep = keep_list(token_scores, plan.pruning.keep)
     if plan.prunes:
         assert found["keep"].tolist() == keep.tolist()
-    layers = plan.kept or layer_plan(layer_scores, plan.budget.layers, plan.gather_layer)
-    if plan.routed:
+    layers = plan.pruning.kept_layers or layer_plan(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
+    if plan.dynamic:
         assert found["layer_mask"].tolist() == layers[0].tolist()
     steps = [graphs.decode(answers[:, :2]), graphs.decode(answers[:, 2:3]), graphs.decode(answers[:, 3:])]
     assert found["logits"].dtype == steps[0].dtype == np.float32
     ours = np.concatenate([found["logits"][:, None], *steps], axis=1)
-    wanted = masked_logits(host, visual, prompt, Flow(keep, layers, plan.gather_layer), answers).numpy()
+    wanted = masked_logits(host, visual, prompt, Flow(keep, layers, plan.pruning.prune_layer), answers).numpy()
     assert ours.shape == wanted.shape
     return float(np.abs(ours - wanted).max() / wanted.std())
 
 
-def _plan(host, *, tokens, gather_layer, routed):
+def _plan(host, *, tokens, gather_layer, dynamic):
     depth = host.spec.decoder.layers
-    kept = None if routed else (*range(gather_layer), *range(gather_layer + 1, depth - 1))
-    return make_plan(host.spec, Budget(tokens, depth - 2), gather_layer, kept)
+    kept = None if dynamic else (*range(gather_layer), *range(gather_layer + 1, depth - 1))
+    return make_plan(host.spec, pruning((tokens, depth - 2), gather_layer, kept))
 
 
 @pytest.mark.parametrize("gather_layer", [0, 2])
 @pytest.mark.parametrize("shape", TINY)
-def test_routed(hosts, shape, gather_layer):
+def test_dynamic(hosts, shape, gather_layer):
     loaded = hosts(shape)
     host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, routed=True)
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, dynamic=True)
     assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
 
 
@@ -168,55 +168,55 @@ def test_routed(hosts, shape, gather_layer):
 def test_frozen_in_unequal_batches(hosts, shape, gather_layer):
     loaded = hosts(shape)
     host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, routed=False)
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, dynamic=False)
     graphs = Graphs(loaded, plan)
     assert _difference(graphs, 1) <= TOLERANCE
     assert _difference(graphs, 3) <= TOLERANCE
 
 
-@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("tokens", ["one", "all"])
-def test_one_token_and_all_tokens(hosts, tokens, routed):
+def test_one_token_and_all_tokens(hosts, tokens, dynamic):
     loaded = hosts("llama-gqa-tied")
     host = loaded[0]
     kept = 1 if tokens == "one" else host.spec.visual_tokens
-    plan = _plan(host, tokens=kept, gather_layer=2, routed=routed)
+    plan = _plan(host, tokens=kept, gather_layer=2, dynamic=dynamic)
     graphs = Graphs(loaded, plan)
     assert plan.prunes == (tokens == "one")
-    assert _difference(graphs, 1 if routed else 3) <= TOLERANCE
+    assert _difference(graphs, 1 if dynamic else 3) <= TOLERANCE
 
 
-@pytest.mark.parametrize("routed", [True, False])
-def test_no_layer_beyond_the_gather(hosts, routed):
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_no_layer_beyond_the_gather(hosts, dynamic):
     loaded = hosts("llama-mha")
     host = loaded[0]
-    plan = make_plan(host.spec, Budget(2, 2), 2, None if routed else (0, 1))
+    plan = make_plan(host.spec, pruning((2, 2), 2, None if dynamic else (0, 1)))
     assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
 
 
 def test_the_unpruned_host(hosts):
     loaded = hosts("qwen3-siglip-layers")
     spec = loaded[0].spec
-    plan = make_plan(spec, Budget(spec.visual_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers)))
+    plan = make_plan(spec, pruning((spec.visual_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers))))
     assert _difference(Graphs(loaded, plan), 3) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 5e-2), ("bf16", 4e-1)])
-@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("shape", ["llama-gqa-tied", "qwen3-siglip-layers"])
-def test_half_precision_is_near(hosts, shape, routed, precision, most):
+def test_half_precision_is_near(hosts, shape, dynamic, precision, most):
     """Weights, rows and caches have eleven bits or eight; 1.6e-2 and 1e-1 were seen, and a wrong op gives about 1."""
     loaded = hosts(shape)
     host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=2, routed=routed)
-    difference = _difference(Graphs(loaded, plan, precision), 1 if routed else 3)
+    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=2, dynamic=dynamic)
+    difference = _difference(Graphs(loaded, plan, precision), 1 if dynamic else 3)
     assert 1e-4 < difference <= most
 
 
 def test_a_padded_row_gives_what_it_gives_alone(hosts):
     loaded = hosts("llama-mha")
     host = loaded[0]
-    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=2, routed=False))
+    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=2, dynamic=False))
     visual, prompt, token_scores, layer_scores, answers = _inputs(host, 3)
     together = [graphs.prefill(visual, prompt, token_scores, layer_scores)["logits"][:, None], graphs.decode(answers)]
     for row in range(3):
@@ -232,7 +232,7 @@ def test_a_padded_row_gives_what_it_gives_alone(hosts):
 def test_nan_and_ties_in_layer_scores(hosts):
     loaded = hosts("llama-mha")
     host = loaded[0]
-    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=1, routed=True))
+    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=1, dynamic=True))
     visual, prompt, token_scores, _, _ = _inputs(host, 1)
     nan, low = float("nan"), float("-inf")
     for scores in ([9.0, nan, 1.0, 1.0, 1.0], [nan, nan, low, low, nan], [0.0, 2.0, nan, 2.0, 1.0]):

@@ -11,18 +11,18 @@ import onnxruntime
 import pytest
 import torch
 
+from allrounder.export.graph.writer import serialized
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
 from allrounder.export.vision import vision_graph
-from allrounder.export.weights import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
-from allrounder.export.widened import widened
-from allrounder.export.writer import serialized
-from allrounder.hosts.checkpoint import Checkpoint
-from allrounder.hosts.host import load_host
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import PrunedHost
-from allrounder.hosts.random import TINY, write_random_checkpoint
+from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
 from allrounder.router.model import MetaRouter
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.host import load_host
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import PrunedHost
+from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 # Of the reference's standard deviation; fp16 has eleven bits, bf16 eight.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}

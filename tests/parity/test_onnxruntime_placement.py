@@ -17,7 +17,7 @@ HEADERS = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
 
 @pytest.fixture(scope="module")
 def facts(tiny, tmp_path_factory):
-    """What `placed.py` prints for full and par-lite, frozen and routed, in each precision."""
+    """What `placed.py` prints for full and par-lite, static and dynamic, in each precision."""
     package = os.environ.get("ALLROUNDER_ORT_GPU")
     if not package:
         pytest.skip("ALLROUNDER_ORT_GPU names no folder with onnxruntime-gpu")
@@ -34,8 +34,8 @@ def facts(tiny, tmp_path_factory):
     for precision in ("fp32", "fp16", "bf16"):
         out = folder / precision
         words = ["--version", "full,par-lite", "--precision", precision, "--layer-policy"]
-        assert build_engine.main(tiny.arguments(out, *words, "frozen")) == 0
-        assert build_engine.main(tiny.arguments(out, *words, "routed")) == 0
+        assert build_engine.main(tiny.arguments(out, *words, "static")) == 0
+        assert build_engine.main(tiny.arguments(out, *words, "dynamic")) == 0
         environment = os.environ | {"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": package}
         command = [sys.executable, str(STUBS / "placed.py"), str(out), str(folder)]
         said = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)

@@ -4,23 +4,24 @@ import sys
 
 import numpy as np
 import pytest
+from prunings import pruning
 
 from allrounder import build_engine
-from allrounder.bundle import open_bundle
+from allrounder.demo.prompts import examples
+from allrounder.demo.scenes import Split
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging, publish
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.openvino.session import open_session
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.table import BACKENDS
 from allrounder.errors import BackendError, EngineUnavailable
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.hosts.demo.prompts import examples
-from allrounder.hosts.demo.scenes import Split
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
-from allrounder.runtime.backend import BACKENDS
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.openvino_backend import open_session
-from allrounder.runtime.options import EngineOptions
 from allrounder.versions import resolve
 
-FLOWS = [("full", "frozen"), ("par-lite", "routed"), ("par-lite", "frozen")]
+FLOWS = [("full", "static"), ("par-lite", "dynamic"), ("par-lite", "static")]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def both(tiny, tmp_path_factory):
     freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    freezer.add(FreezeRequest(lite, 2, "routed", None))
-    freezer.add(FreezeRequest(lite, 2, "frozen", (0, 1, 2, 4, 5, 7)))
+    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
+    freezer.add(pruning(lite, 2, None, "par-lite"))
+    freezer.add(pruning(lite, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         for name in ("onnxruntime", "openvino"):
@@ -42,7 +43,9 @@ def both(tiny, tmp_path_factory):
 
 
 def entry_of(bundle, name, version, policy):
-    (found,) = (e for e in bundle.manifest.entries if (e.backend, e.version, e.layer_policy) == (name, version, policy))
+    (found,) = (
+        e for e in bundle.manifest.entries if (e.backend, e.version, e.pruning.layer_policy) == (name, version, policy)
+    )
     return found
 
 
@@ -78,7 +81,7 @@ def demo(tmp_path_factory):
     """par-lite of the shipped model for both backends, in one bundle, by the command."""
     out = tmp_path_factory.mktemp("demo") / "bundle"
     for name in ("onnxruntime", "openvino"):
-        command = ["--version", "par-lite", "--layer-policy", "routed", "--backend", name, "--out", str(out)]
+        command = ["--version", "par-lite", "--layer-policy", "dynamic", "--backend", name, "--out", str(out)]
         assert build_engine.main(command) == 0
     return open_bundle(out)
 
@@ -88,7 +91,7 @@ def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
     """OpenVINO's own `Resize` was up to 146 of 255 off on such a picture: it does not antialias."""
     rgb = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
     ours, theirs = (
-        Engine.open(both, entry_of(both, name, "full", "frozen")).preprocess(rgb).numpy()
+        Engine.open(both, entry_of(both, name, "full", "static")).preprocess(rgb).numpy()
         for name in ("onnxruntime", "openvino")
     )
     step = np.diff(np.unique(ours[0, 0].round(5))).min()  # one of 255, normalised
@@ -100,7 +103,7 @@ def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
 @pytest.mark.slow
 def test_the_demo_model_answers_alike(demo):
     runtimes = [
-        Runtime(Engine.open(demo, entry_of(demo, name, "par-lite", "routed"))) for name in ("onnxruntime", "openvino")
+        Runtime(Engine.open(demo, entry_of(demo, name, "par-lite", "dynamic"))) for name in ("onnxruntime", "openvino")
     ]
     for example in examples(Split.TEST, 10):
         first, second = (runtime.generate(example.image, example.question) for runtime in runtimes)
@@ -109,14 +112,14 @@ def test_the_demo_model_answers_alike(demo):
 
 @pytest.mark.slow
 def test_built_engines_have_figures_of_their_own(demo):
-    entry = entry_of(demo, "openvino", "par-lite", "routed")
+    entry = entry_of(demo, "openvino", "par-lite", "dynamic")
     assert entry.fidelity is not None
     assert entry.latency.machine.backend.startswith("openvino ")
 
 
 def test_a_runtime_without_openvino_leaves_its_entries_aside(both, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "openvino", None)  # as where it is not installed
-    monkeypatch.delitem(sys.modules, BACKENDS["openvino"])
+    monkeypatch.delitem(sys.modules, BACKENDS["openvino"].session)
     with caplog.at_level("INFO", logger="allrounder.runtime"), Runtime.load(both.path, version="par-lite") as runtime:
         assert runtime.entry.backend == "onnxruntime"
     assert "left aside" in caplog.text

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from allrounder.bundle import open_bundle
-from allrounder.hosts.host import load_host
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost
+from allrounder.engines.bundle.reader import open_bundle
 from allrounder.router.flows import cut
 from allrounder.router.pruners import Setting, look, pruner
 from allrounder.runtime.engine import Engine, EngineOptions, Scores
-from allrounder.versions import Budget
+from allrounder.vlm.host import load_host
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost
 
 QUESTION = "what is number 1?"
 
@@ -28,12 +27,12 @@ def test_an_engine_runs_the_flow_that_a_pruner_says(tiny, tiny_bundle, name):
     pixels = torch.from_numpy(engine.preprocess(rgb).numpy().copy())
     visual, prompt = removing.visual(pixels), host_prompt(host, [QUESTION])
     view = look(host, visual, prompt, ["0"])
-    found = pruner(name, Setting(host, entry.gather_layer, 0, (view,)))(view)
+    found = pruner(name, Setting(host, entry.pruning.prune_layer, 0, (view,)))(view)
     scores = Scores(*(part.numpy() for part in found))
     state = engine.prefill(engine.prompt(QUESTION), engine.see(rgb), scores, room=0)
 
-    flow = cut(found, Budget(entry.tokens, entry.layers), entry.gather_layer)
+    flow = cut(found, entry.pruning.budget, entry.pruning.prune_layer)
     assert state.keep_list == tuple(flow.keep[0].tolist())
     assert state.layer_plan == tuple(flow.plan[0].nonzero().flatten().tolist())
-    expected = removing.prefill(visual, prompt, Flow(flow.keep, flow.plan, entry.gather_layer)).logits
+    expected = removing.prefill(visual, prompt, Flow(flow.keep, flow.plan, entry.pruning.prune_layer)).logits
     assert np.abs(state.logits - expected.numpy()).max() <= 1e-4 * float(expected.std())

@@ -1,6 +1,6 @@
-"""Removed equals masked: the eager removing host against the stock model, masked (see hosts/masked.py).
+"""Removed equals masked: the eager removing host against the stock model, masked (see vlm/masked.py).
 
-The spine of the suite: every tiny shape, K = 0 and 2, frozen and routed plans, one row and three of unequal length,
+The spine of the suite: every tiny shape, K = 0 and 2, static and dynamic layers, one row and three of unequal length,
 prompt and decoded tokens.
 """
 
@@ -13,12 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allrounder.hosts.host import Host, load_host
-from allrounder.hosts.masked import masked_logits
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost, full_flow
-from allrounder.hosts.random import TINY, write_random_checkpoint
 from allrounder.versions import VERSIONS, Budget, resolve
+from allrounder.vlm.host import Host, load_host
+from allrounder.vlm.masked import masked_logits
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost, full_flow
+from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 STEPS = 4
@@ -197,6 +197,6 @@ def demo() -> Host:
 @pytest.mark.skipif(not (DEMO / "config.json").is_file(), reason="models/demo is not in this checkout")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_demo_model(demo, version):
-    budget = resolve(version, tokens=demo.spec.visual_tokens, layers=demo.spec.decoder.layers).budget
+    budget = resolve(version, tokens=demo.spec.visual_tokens, layers=demo.spec.decoder.layers)
     assert_removed_equals_masked(demo, 1, budget_flow(demo, 1, 2, budget, per_row=True))
     assert_removed_equals_masked(demo, 2, budget_flow(demo, 2, 2, budget, per_row=False))

@@ -13,33 +13,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prunings import pruning
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions
-from allrounder.engines.bundle import publish
-from allrounder.engines.onnxruntime import build
-from allrounder.engines.staging import Staging
+from allrounder.engines.bundle.publish import publish
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.bundle.staging import Staging
+from allrounder.engines.onnxruntime.build import build
+from allrounder.engines.options import EngineOptions
 from allrounder.errors import RequestCancelled
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.hosts.host import load_host
-from allrounder.hosts.prompt import host_prompt
-from allrounder.hosts.pruned import Flow, PrunedHost
-from allrounder.hosts.random import write_random_checkpoint
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.runtime import Cancellation, Runtime
 from allrounder.runtime.engine import Engine, open_engines
-from allrounder.runtime.options import EngineOptions
 from allrounder.versions import resolve
+from allrounder.vlm.host import load_host
+from allrounder.vlm.prompt import host_prompt
+from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.random_model import write_random_checkpoint
 
 SHAPES = ("llama-gqa-tied", "llama-mha", "qwen2-siglip", "qwen3-siglip-layers")
 FLOWS = [  # version, K, policy
-    ("full", 2, "frozen"),
-    ("par-max", 2, "routed"),
-    ("par-lite", 2, "routed"),
-    ("par-lite", 2, "frozen"),
-    ("par-nano", 0, "routed"),
-    ("par-nano", 0, "frozen"),
+    ("full", 2, "static"),
+    ("par-max", 2, "dynamic"),
+    ("par-lite", 2, "dynamic"),
+    ("par-lite", 2, "static"),
+    ("par-nano", 0, "dynamic"),
+    ("par-nano", 0, "static"),
 ]
 QUESTIONS = ("what is it?", "how many red circles are there?", "naïve 日本 </s> <image>?")
 NEW_TOKENS = 12
@@ -72,17 +73,16 @@ def made():
         freezer.shared()
         tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
         for name, gather_layer, policy in FLOWS:
-            version = resolve(name, tokens=tokens, layers=layers)
-            plan = tuple(sorted({*range(gather_layer), *range(layers - version.budget.layers + gather_layer, layers)}))
-            kept = plan if policy == "frozen" and name != "full" else None
-            freezer.add(FreezeRequest(version, gather_layer, policy, kept))
+            budget = resolve(name, tokens=tokens, layers=layers)
+            kept = tuple(sorted({*range(gather_layer), *range(layers - budget.layers + gather_layer, layers)}))
+            freezer.add(pruning(budget, gather_layer, kept if policy == "static" else None, name))
         freezer.finish()
         with Staging(place / "bundle") as staging:
             build(place / "frozen", staging, BuildOptions())
             publish(staging)
         bundle = open_bundle(place / "bundle")
         engines = open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
-        by_flow = {(e.entry.version, e.entry.gather_layer, e.entry.layer_policy): e for e in engines}
+        by_flow = {e.entry.pruning.key: e for e in engines}
         return host, router.eval(), bundle, by_flow
 
     yield get
@@ -120,9 +120,9 @@ def test_the_engine_says_what_the_removing_host_says(made, shape, flow):
     engine = engines[flow]
     for question in QUESTIONS:
         ids, logits, state = greedy(engine, question, NEW_TOKENS)
-        assert len(state.keep_list) == engine.entry.tokens
-        assert len(state.layer_plan) == engine.entry.layers
-        eager = Flow(torch.tensor([state.keep_list]), state.layer_plan, engine.entry.gather_layer)
+        assert len(state.keep_list) == engine.entry.pruning.keep
+        assert len(state.layer_plan) == engine.entry.pruning.layers
+        eager = Flow(torch.tensor([state.keep_list]), state.layer_plan, engine.entry.pruning.prune_layer)
         wanted_ids, wanted = reference(host, engine.preprocess(RGB).numpy(), question, eager, NEW_TOKENS)
         assert ids == wanted_ids
         assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
@@ -154,7 +154,7 @@ def test_the_prompt_is_the_hosts(made, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_routers_scores_are_the_eager_ones(made, shape):
     host, router, _, engines = made(shape)
-    engine, pruned = engines["par-lite", 2, "routed"], PrunedHost(host)
+    engine, pruned = engines["par-lite", 2, "dynamic"], PrunedHost(host)
     for question in QUESTIONS:
         prompt, visual = engine.prompt(question), engine.see(RGB)
         batch = host_prompt(host, [question])
@@ -219,7 +219,7 @@ def test_shared_weights_and_threads_give_the_same_tokens(made):
         options = EngineOptions(threads=threads, weights=weights)
         for other in open_engines(bundle, bundle.manifest.entries, options):
             entry = other.entry
-            mine = engines[entry.version, entry.gather_layer, entry.layer_policy]
+            mine = engines[entry.pruning.key]
             wanted_ids, wanted, state = greedy(mine, QUESTIONS[1], NEW_TOKENS)
             ids, logits, other_state = greedy(other, QUESTIONS[1], NEW_TOKENS)
             assert ids == wanted_ids
@@ -243,7 +243,7 @@ def test_tokens_decoded_together_equal_tokens_decoded_alone(made):
 
 def test_caches_are_grown_in_place_and_skipped_layers_hold_nothing(made):
     _, _, _, engines = made(SHAPES[0])
-    engine = engines["par-lite", 2, "routed"]
+    engine = engines["par-lite", 2, "dynamic"]
     prompt, visual = engine.prompt(QUESTIONS[0]), engine.see(RGB)
     state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
     places = {name: tensor.data_ptr() for name, tensor in state.cache._outputs.items()}
@@ -252,7 +252,7 @@ def test_caches_are_grown_in_place_and_skipped_layers_hold_nothing(made):
     text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
     for name, tensor in state.cache._outputs.items():
         layer = int(name.rpartition(".")[2])
-        tokens = engine.model.visual_tokens if layer < 2 else engine.entry.tokens
+        tokens = engine.model.visual_tokens if layer < 2 else engine.entry.pruning.keep
         rows = text + tokens + 6 if layer in state.layer_plan else 0
         assert tensor.shape()[2] == rows
         assert tensor.data_ptr() == places[name]

@@ -8,15 +8,16 @@ import cuda_stub
 import pytest
 import tensorrt_stub
 
-from allrounder import build_engine, gpus
-from allrounder.bundle import open_bundle
-from allrounder.engines import tensorrt_library
-from allrounder.gpus import Gpu
-from allrounder.plans import PLAN
+from allrounder import build_engine
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.table import BACKENDS
+from allrounder.engines.tensorrt import gpus
+from allrounder.engines.tensorrt import library as tensorrt_library
+from allrounder.engines.tensorrt.gpus import Gpu
+from allrounder.engines.tensorrt.plan_names import PLAN
 from allrounder.runtime import Runtime
-from allrounder.runtime.backend import BACKENDS
 
-LOADED = (BACKENDS["tensorrt"], "allrounder.runtime.tensorrt_session", "allrounder.runtime.tensorrt_cuda")
+LOADED = (BACKENDS["tensorrt"].session, "allrounder.engines.tensorrt.plan_session", "allrounder.engines.tensorrt.cuda")
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(tensorrt_library, "tensorrt_plugin", lambda: None)
     for name in LOADED:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    importlib.import_module(BACKENDS["tensorrt"])
+    importlib.import_module(BACKENDS["tensorrt"].session)
     yield
     for name in LOADED:
         sys.modules.pop(name, None)
@@ -49,7 +50,7 @@ def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, 
     assert len(tensorrt_stub.Builder.built) == sum(path.endswith(PLAN) for path in bundle.manifest.files)  # each once
     full, lite = bundle.manifest.entries
     assert {entry.backend for entry in bundle.manifest.entries} == {"tensorrt"}  # nothing of the vote is left
-    assert (lite.layer_policy, lite.gather_layer, len(lite.layer_plan)) == ("frozen", 2, 6)
+    assert (lite.pruning.key, len(lite.pruning.kept_layers)) == (("par-lite", 2, "static"), 6)
     for entry in (full, lite):
         assert entry.graphs.decode.endswith(PLAN)
         assert entry.fidelity is not None
@@ -62,9 +63,9 @@ def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, 
     assert len(answer.token_ids) == 3
 
 
-def test_routed_layers_are_refused_before_anything_is_written(machine, tiny, tmp_path, capfd):
+def test_dynamic_layers_are_refused_before_anything_is_written(machine, tiny, tmp_path, capfd):
     out = tmp_path / "bundle"
-    words = ("--version", "par-lite", "--backend", "tensorrt", "--layer-policy", "routed")
+    words = ("--version", "par-lite", "--backend", "tensorrt", "--layer-policy", "dynamic")
     assert build_engine.main(tiny.arguments(out, *words)) != 0
-    assert "--layer-policy frozen" in capfd.readouterr().err
+    assert "--layer-policy static" in capfd.readouterr().err
     assert not out.exists()

@@ -4,13 +4,14 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from prunings import pruning
 
-from allrounder.bundle import open_bundle
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging
-from allrounder.engines.tensorrt_form import dynamic_inputs, parsed_form, static_form
-from allrounder.engines.tensorrt_profiles import extents
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
+from allrounder.engines.bundle.publish import Staging
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.tensorrt.form import dynamic_inputs, parsed_form, static_form
+from allrounder.engines.tensorrt.profiles import extents
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.gather import TOKEN_GATHER
 from allrounder.golden import GOLDEN, decode_golden
 from allrounder.runtime.engine import Engine
@@ -21,14 +22,14 @@ PLAN = (0, 1, 2, 4, 5, 7)
 
 @pytest.fixture(scope="module")
 def staged(tiny, tmp_path_factory):
-    """An opened bundle of full, and par-lite with K = 2 and K = 0, all frozen."""
+    """An opened bundle of full, and par-lite with K = 2 and K = 0, all static."""
     folder = tmp_path_factory.mktemp("forms")
     freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(FreezeRequest(full, 0, "frozen", tuple(range(8))))
-    freezer.add(FreezeRequest(lite, 2, "frozen", PLAN))
-    freezer.add(FreezeRequest(lite, 0, "frozen", PLAN))
+    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
+    freezer.add(pruning(lite, 2, PLAN, "par-lite"))
+    freezer.add(pruning(lite, 0, PLAN, "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
@@ -51,7 +52,7 @@ def static_entry(bundle, entry):
     paths = {}
     for name, path in graph_paths(entry).items():
         form = static_form(onnx.load(bundle.path / path, load_external_data=False), sizes(bundle, entry))
-        paths[name] = path.replace(".onnx", f".{entry.version}-{entry.gather_layer}.static.onnx")
+        paths[name] = path.replace(".onnx", f".{entry.version}-{entry.pruning.prune_layer}.static.onnx")
         (bundle.path / paths[name]).write_bytes(form.SerializeToString())
     return msgspec.structs.replace(entry, graphs=msgspec.structs.replace(entry.graphs, **paths))
 
@@ -123,7 +124,7 @@ def test_only_the_number_of_text_tokens_stays_open(staged):
 
 
 def test_a_plugin_finds_the_gather(staged):
-    (entry,) = (each for each in staged.manifest.entries if each.gather_layer == 2)
+    (entry,) = (each for each in staged.manifest.entries if each.pruning.prune_layer == 2)
     model = onnx.load(staged.path / entry.graphs.prefill, load_external_data=False)
     form = parsed_form(model, sizes(staged, entry))
     (node,) = (each for each in form.graph.node if each.op_type == TOKEN_GATHER.name)

@@ -11,16 +11,18 @@ from collections import Counter
 
 import pytest
 from onnx import parser
+from prunings import pruning
 
-from allrounder import build_engine, gpus
-from allrounder.bundle import open_bundle
-from allrounder.engines import tensorrt as plans_of
+from allrounder import build_engine
 from allrounder.engines.backends import BuildOptions, backend
-from allrounder.engines.bundle import Staging
-from allrounder.engines.tensorrt_form import static_form
+from allrounder.engines.bundle.publish import Staging
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.tensorrt import build as plans_of
+from allrounder.engines.tensorrt import gpus
+from allrounder.engines.tensorrt.form import static_form
+from allrounder.engines.tensorrt.plan_names import RTX, read_target
 from allrounder.errors import BackendError, EngineUnavailable
-from allrounder.export.freezer import FreezeOptions, Freezer, FreezeRequest
-from allrounder.plans import RTX, read_target
+from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
 from allrounder.versions import resolve
 
@@ -55,7 +57,7 @@ def frozen_flows(host, router, folder, precision):
     tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
     for name, gather_layer in FLOWS:
         plan = PLAN if name != "full" else tuple(range(layers))
-        freezer.add(FreezeRequest(resolve(name, tokens=tokens, layers=layers), gather_layer, "frozen", plan))
+        freezer.add(pruning(resolve(name, tokens=tokens, layers=layers), gather_layer, plan, name))
     freezer.finish()
     return folder
 
@@ -67,7 +69,7 @@ def test_every_graph_becomes_a_plan_of_the_layers_it_should(networks, tiny, tmp_
     frozen = frozen_flows(tiny.host, tiny.router, tmp_path / "frozen", precision)
     with Staging(tmp_path / "b") as staging:
         entries = backend("tensorrt-rtx").build(frozen, staging, BuildOptions())
-        assert sorted((entry.version, entry.gather_layer) for entry in entries) == sorted(FLOWS)
+        assert sorted((entry.version, entry.pruning.prune_layer) for entry in entries) == sorted(FLOWS)
         paths = [[getattr(entry.graphs, kind) for kind in PLANNED] for entry in entries]
         names = {path for each in paths for path in each if path}
         for path in names:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from allrounder.bundle import open_bundle
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.onnxruntime import session as onnxruntime_backend
 from allrounder.errors import AllRounderError
-from allrounder.runtime import onnxruntime_backend
 from allrounder.runtime.engine import Engine, EngineOptions
 
 OPTIONS = EngineOptions(threads=1, device="cuda")

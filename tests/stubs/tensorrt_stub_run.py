@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from allrounder.export.widened import widened
+from allrounder.export.weights.widened import widened
 
 BFLOAT16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
 MAGIC = b"stub plan\n"

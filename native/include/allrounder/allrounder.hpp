@@ -42,7 +42,7 @@
 #include "allrounder/c_api.h"
 
 namespace allrounder {
-// Records grow from version to version: code that was compiled with different ones may meet in one process.
+// Records change from version to version: code that was compiled with different ones may meet in one process.
 inline namespace v0_1 {
 
 // What went wrong. `what()` says what, where, got, wanted and the remedy.
@@ -70,9 +70,6 @@ struct PromptIds {
   std::vector<std::int64_t> prefix, suffix;
 };
 
-// Told that step `done` of `total` of a task is done.
-using Progress = std::function<void(std::string_view task, std::int64_t done, std::int64_t total)>;
-
 struct LoadOptions {
   std::optional<std::string> version;   // the most faithful entry of that name; not with a target
   std::optional<double> ttft_ms;        // target: milliseconds from picture in to first token out
@@ -85,10 +82,9 @@ struct LoadOptions {
   std::string provider = "cuda";           // of ONNX Runtime, on a GPU; or "tensorrt", with "cuda" behind it
   bool ids_only = false;                   // no tokenizer is read: token ids in, token ids out
   std::optional<std::string> ort_library;  // ONNX Runtime's library; default: the search order of c_api.h
-  // Both are called in the thread that is in a call, and are kept as long as the runtime. What they throw comes out of
-  // that call when it ends.
+  // Called in the thread that is in a call, and kept as long as the runtime. What it throws comes out of that call when
+  // it ends.
   std::function<void(ar_level, std::string_view message)> log;
-  Progress progress;
 };
 
 namespace detail {
@@ -122,10 +118,6 @@ bool guarded(Callback&& callback) noexcept {
     thrown() = std::current_exception();
     return false;
   }
-}
-
-inline void on_progress(void* user, const char* task, std::int64_t done, std::int64_t total) {
-  guarded([&] { (*static_cast<Progress*>(user))(task, done, total); });
 }
 
 // Makes a call of the C interface. Throws what a callback threw in it, else the error it returned.
@@ -189,7 +181,7 @@ struct Request {
   double temperature = 0;                            // 0: the best token
   std::int64_t top_k = 0;                            // 0: all
   double top_p = 1;
-  std::optional<std::uint64_t> seed;  // the draws are then those of Python's runtime
+  std::optional<std::uint64_t> seed;  // same seed, same draws; they are not those of Python's runtime
   std::vector<std::string> stop;      // texts that end the answer and are not part of it
   const Cancellation* cancel = nullptr;
   // Called with each piece of text as it comes, in the thread of `generate`, and how many tokens were drawn so far.
@@ -223,16 +215,15 @@ class Answer {
   std::unique_ptr<ar_answer, detail::Freed<ar_answer_free>> handle_;
 };
 
-// A verified bundle of which nothing runs; needs no ONNX Runtime.
+// A bundle of which nothing runs; needs no ONNX Runtime.
 class Bundle {
  public:
-  // What `progress` throws comes out when the bundle has been read.
-  static Bundle open(const std::string& path, Progress progress = {}) {
+  static Bundle open(const std::string& path) {
     std::unique_ptr<ar_bundle, detail::Freed<ar_bundle_free>> bundle;
     const char* name = detail::text(path, "path");
     detail::checked([&] {
       ar_bundle* made = nullptr;
-      ar_error* error = ar_bundle_open(name, progress ? detail::on_progress : nullptr, &progress, &made);
+      ar_error* error = ar_bundle_open(name, &made);
       bundle.reset(made);
       return error;
     });
@@ -248,11 +239,11 @@ class Bundle {
 // Answers questions with one engine of a bundle. Any number of threads may ask at once.
 class Runtime {
  public:
-  // Opens and verifies a bundle and the entry to be used; without version and target the most faithful of all.
+  // Opens a bundle and the entry to be used; without version and target the most faithful of all. c_api.h says what is
+  // checked, and by which latencies a target chooses.
   static Runtime load(const std::string& bundle, const LoadOptions& options = {}) {
     auto state = std::make_unique<State>();
     state->log = options.log;
-    state->progress = options.progress;
     const ar_load_options raw = lowered(options, state.get());
     const char* path = detail::text(bundle, "bundle");
     detail::checked([&] {
@@ -314,8 +305,7 @@ class Runtime {
   };
   struct State {
     decltype(LoadOptions::log) log;
-    decltype(LoadOptions::progress) progress;
-    std::unique_ptr<ar_runtime, Freed> handle;  // last, so that it goes before the callbacks do
+    std::unique_ptr<ar_runtime, Freed> handle;  // last, so that it goes before the callback does
   };
 
   explicit Runtime(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
@@ -336,7 +326,6 @@ class Runtime {
     raw.ids_only = options.ids_only ? 1 : 0;
     raw.ort_library = detail::text(options.ort_library, "ort_library");
     if (state->log) raw.log = on_log;
-    if (state->progress) raw.progress = on_progress;
     raw.user = state;
     return raw;
   }
@@ -369,9 +358,6 @@ class Runtime {
 
   static void on_log(void* user, ar_level level, const char* message) {
     detail::guarded([&] { static_cast<State*>(user)->log(level, message); });
-  }
-  static void on_progress(void* user, const char* task, std::int64_t done, std::int64_t total) {
-    detail::on_progress(&static_cast<State*>(user)->progress, task, done, total);
   }
   static int on_piece(void* user, const char* text, std::size_t bytes, std::int64_t token_count) {
     return detail::guarded([&] { static_cast<Request*>(user)->piece({text, bytes}, token_count); }) ? 0 : 1;

@@ -26,10 +26,9 @@
  * AR_RUNTIME_CLOSED, closing does nothing, and freeing leaves its memory to the end of that process; fork before loading,
  * or load again after it. Forked processes may end by exit or _exit.
  *
- * Growth. Within a major version functions and constants are only added, and structs grow at their end only, by fields
- * without padding between them. Structs that a program fills begin with `size`: zero them, set `size = sizeof`, and every
- * field left zero means its default. So a program that was compiled against an older library works with a newer one; and
- * with an older one, as long as it leaves zero what that one does not know.
+ * Structs. Those that a program fills begin with `size`: zero them, set `size = sizeof`, and every field left zero means
+ * its default. One of another size than this library's is refused: header and library belong together, as nothing has been
+ * released yet.
  *
  * ONNX Runtime is not linked: it is opened when the first runtime is loaded, in this order: `ort_library` of the options,
  * the environment's ALLROUNDER_ORT_LIBRARY, libonnxruntime.so.1 or libonnxruntime.so in this library's own folder, and
@@ -81,7 +80,7 @@ typedef enum ar_status {
   AR_IMAGE_INVALID = 12,          /* no pixels, or an impossible size */
   AR_PROMPT_TOO_LONG = 13,        /* question or answer exceed the bundle's limits */
   AR_BUNDLE_ERROR = 20,           /* no such directory, or it cannot be read */
-  AR_BUNDLE_CORRUPT = 21,         /* missing, changed, unlisted or unsafe file, or a malformed manifest */
+  AR_BUNDLE_CORRUPT = 21,         /* a file that is missing, unsafe or of another size, or a malformed manifest */
   AR_BUNDLE_FROM_FUTURE = 22,     /* the manifest's schema is newer than this library */
   AR_BACKEND_ERROR = 30,          /* the backend's own library failed; its message is quoted */
   AR_ENGINE_UNAVAILABLE = 31,     /* backend, device, tokenizer family or library that is not there */
@@ -106,8 +105,6 @@ typedef enum ar_level { AR_LOG_INFO = 0, AR_LOG_WARNING = 1 } ar_level;
 
 /* Called in the thread that is in the call which took it, and not after that; `message` lives for this call only. */
 typedef void (*ar_log_fn)(void* user, ar_level level, const char* message);
-/* Step `done` of `total` of `task` is done. Called as above. */
-typedef void (*ar_progress_fn)(void* user, const char* task, int64_t done, int64_t total);
 
 typedef struct ar_load_options {
   size_t size;             /* sizeof(ar_load_options) */
@@ -119,17 +116,19 @@ typedef struct ar_load_options {
   int32_t threads;         /* CPU threads that one step uses; 0: all usable cores */
   ar_weights weights;
   const char* device;      /* "cpu" (default), "cuda" or "cuda:1" */
+  const char* provider;    /* of ONNX Runtime, on a GPU: "cuda" (default), or "tensorrt" with "cuda" behind it */
   int32_t ids_only;        /* 1: no tokenizer is read; requests then bring token ids and answers have no text */
   const char* ort_library; /* path of ONNX Runtime's library; NULL: the search order above */
   ar_log_fn log;           /* NULL: nothing is told */
-  ar_progress_fn progress; /* told of hashing and measuring; NULL: nothing is told */
-  void* user;              /* handed to the two above */
-  const char* provider;    /* of ONNX Runtime, on a GPU: "cuda" (default), or "tensorrt" with "cuda" behind it */
+  void* user;              /* handed to `log` */
 } ar_load_options;
 
-/* Opens and verifies a bundle and the entry to be used. Without version and target: the most faithful of all. With a
- * target, where the bundle's latencies are not of this machine, its entries are measured first (up to about 20 s; the
- * figures are kept for the next time, and Python reads the same ones). */
+/* Opens a bundle and the entry to be used. Without version and target: the most faithful of all. A target chooses by
+ * the latencies that the bundle's manifest records for this machine, its ONNX Runtime and this number of threads, with
+ * fast weights; nothing is measured here. Where there are none, AR_NO_ENGINE_MEETS_TARGET says how to record them.
+ *
+ * What is checked: the manifest against its digest, and that every listed file is there as a regular file of its size.
+ * Not every byte is hashed: `allrounder verify` does that, and Python's runtime when it first meets a bundle. */
 AR_API ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar_runtime** runtime);
 /* No new requests; those that run are cancelled before their next step (cancel 1) or awaited (cancel 0). Returns when
  * nothing runs any more: a request's own callback must not call it. May be called again. */
@@ -143,8 +142,8 @@ AR_API const char* ar_runtime_manifest(const ar_runtime* runtime); /* the whole 
 
 /* ---- Bundles alone ---- */
 
-/* Opens and verifies a bundle without running anything of it; ONNX Runtime is not needed. */
-AR_API ar_error* ar_bundle_open(const char* path, ar_progress_fn progress, void* user, ar_bundle** bundle);
+/* Opens and checks a bundle, as above, without running anything of it; ONNX Runtime is not needed. */
+AR_API ar_error* ar_bundle_open(const char* path, ar_bundle** bundle);
 AR_API const char* ar_bundle_manifest(const ar_bundle* bundle); /* its manifest's JSON */
 AR_API void ar_bundle_free(ar_bundle* bundle);
 
@@ -179,7 +178,7 @@ typedef struct ar_request {
   double temperature;        /* 0: the best token */
   int64_t top_k;             /* 0: all */
   double top_p;              /* 0: 1.0 */
-  int32_t seeded;            /* 1: `seed` holds, and the draws are those of Python's runtime */
+  int32_t seeded;            /* 1: `seed` holds: same seed, same draws; they are not those of Python's runtime */
   uint64_t seed;
   const char* const* stop;   /* texts that end the answer and are not part of it */
   size_t stop_count;
@@ -212,7 +211,7 @@ AR_API const int64_t* ar_answer_prompt_ids(const ar_answer* answer, size_t* coun
 AR_API const int64_t* ar_answer_keep_list(const ar_answer* answer, size_t* count);
 AR_API const int64_t* ar_answer_layer_plan(const ar_answer* answer, size_t* count);
 AR_API ar_finish ar_answer_finish(const ar_answer* answer);
-AR_API void ar_answer_timing(const ar_answer* answer, ar_timing* timing); /* fills what `timing->size` has room for */
+AR_API void ar_answer_timing(const ar_answer* answer, ar_timing* timing); /* where `timing->size` is right */
 AR_API void ar_answer_free(ar_answer* answer);
 
 /* ---- Token ids alone ---- */

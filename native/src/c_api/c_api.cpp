@@ -3,7 +3,6 @@
 
 #include "c_api/convert.hpp"
 #include "c_api/handles.hpp"
-#include "c_api/structs.hpp"
 
 namespace {
 
@@ -32,11 +31,11 @@ void ar_error_free(ar_error* error) {
   if (error != ar::no_memory()) delete error;
 }
 
-ar_error* ar_bundle_open(const char* path, ar_progress_fn progress, void* user, ar_bundle** bundle) {
+ar_error* ar_bundle_open(const char* path, ar_bundle** bundle) {
   return ar::guard([&] {
     ar::require(path, "path");
     ar::require(bundle, "bundle");
-    *bundle = new ar_bundle{ar::open_bundle(path, ar::progress_of(progress, user))};
+    *bundle = new ar_bundle{ar::open_bundle(path)};
   });
 }
 const char* ar_bundle_manifest(const ar_bundle* bundle) {
@@ -63,7 +62,7 @@ void ar_runtime_free(ar_runtime* runtime) {
   if (runtime != nullptr && !runtime->runtime->inherited()) delete runtime;  // else its engine's threads are not here
 }
 const char* ar_runtime_version(const ar_runtime* runtime) {
-  return runtime != nullptr ? runtime->runtime->entry().version.c_str() : nullptr;
+  return runtime != nullptr ? runtime->runtime->entry().pruning.version.c_str() : nullptr;
 }
 const char* ar_runtime_entry(const ar_runtime* runtime) {
   return runtime != nullptr ? runtime->entry.c_str() : nullptr;
@@ -112,7 +111,8 @@ ar_finish ar_answer_finish(const ar_answer* answer) {
   return answer != nullptr && answer->answer.finish == ar::Finish::kLength ? AR_FINISH_LENGTH : AR_FINISH_STOP;
 }
 void ar_answer_timing(const ar_answer* answer, ar_timing* timing) {
-  if (answer != nullptr && timing != nullptr) ar::give(ar::timing_of(answer->answer.timing), timing);
+  if (answer == nullptr || timing == nullptr || timing->size != sizeof *timing) return;
+  *timing = ar::timing_of(answer->answer.timing);
 }
 void ar_answer_free(ar_answer* answer) { delete answer; }
 

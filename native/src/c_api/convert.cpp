@@ -3,14 +3,18 @@
 #include <cstring>
 
 #include "c_api/handles.hpp"
-#include "c_api/structs.hpp"
 
 namespace ar {
 namespace {
 
-// Sizes of the first release, which never change: each names the last field that it had.
-constexpr std::size_t kFirstLoadOptions = offsetof(ar_load_options, user) + sizeof(void*);
-constexpr std::size_t kFirstRequest = offsetof(ar_request, user) + sizeof(void*);
+// Refuses a struct of another size than this library's: its fields would be read where they are not.
+template <class T>
+void check_size(const T& given, const char* name) {
+  if (given.size == sizeof(T)) return;
+  throw Error(AR_INPUT_INVALID, "this is not a struct of this interface",
+              {std::string(name) + ".size", std::to_string(given.size), std::to_string(sizeof(T)),
+               "zero it, set size to its sizeof, and compile with the c_api.h of this library"});
+}
 
 std::optional<double> figure(double value) { return value != 0 ? std::optional(value) : std::nullopt; }
 
@@ -80,15 +84,11 @@ PieceFn piece_of(const ar_request& given) {
 
 }  // namespace
 
-Progress progress_of(ar_progress_fn progress, void* user) {
-  if (progress == nullptr) return {};
-  return [=](const std::string& task, int64_t done, int64_t total) { progress(user, task.c_str(), done, total); };
-}
-
 LoadOptions load_options_of(const ar_load_options* given) {
   LoadOptions options;
   if (given == nullptr) return options;
-  const auto raw = taken(given, kFirstLoadOptions, "ar_load_options");
+  const ar_load_options& raw = *given;
+  check_size(raw, "ar_load_options");
   if (raw.version != nullptr) options.version = raw.version;
   options.target = target_of(raw);
   options.fallback_fastest = raw.fallback_fastest != 0;
@@ -103,12 +103,11 @@ LoadOptions load_options_of(const ar_load_options* given) {
       log(user, level == Level::kInfo ? AR_LOG_INFO : AR_LOG_WARNING, message.c_str());
     };
   }
-  options.progress = progress_of(raw.progress, raw.user);
   return options;
 }
 
-Request request_of(const ar_request& given) {
-  const auto raw = taken(&given, kFirstRequest, "ar_request");
+Request request_of(const ar_request& raw) {
+  check_size(raw, "ar_request");
   Request request;
   request.image = {raw.rgb, raw.width, raw.height, raw.row_bytes};
   request.prompt = prompt_of(raw);

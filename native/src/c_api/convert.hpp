@@ -6,9 +6,8 @@
 
 namespace ar {
 
-Progress progress_of(ar_progress_fn progress, void* user);
 LoadOptions load_options_of(const ar_load_options* given);  // NULL: the defaults
-Request request_of(const ar_request& given);
+Request request_of(const ar_request& raw);
 ar_timing timing_of(const Timing& timing);
 
 }  // namespace ar

@@ -1,27 +1,26 @@
-// Bundles: opening and verifying one, by the rules of allrounder/bundle.py.
+// Bundles: opening one, by the rules of engines/bundle/reader.py.
 //
-// What it is: open_bundle, which returns a manifest only if every byte of the bundle is what it says.
-// What it knows: manifest.json, manifest.sha256, the journal of a publish, and the user's stamps, which it shares with
-// Python. What it does not know: backends, graphs, and how bundles are written.
+// What it is: open_bundle, which returns a manifest only if its digest is right and every listed file is there, of its
+// listed size. That every byte is right is what `allrounder verify` and Python's first load on a machine find out.
+// What it knows: bundle.json, the pointer that a publish replaces, and the manifest that it names by its digest; files
+// that the manifest does not list are nobody's. What it does not know: backends, graphs, and how bundles are written.
 #pragma once
 
 #include <filesystem>
 #include <string>
 
 #include "contract/manifest.hpp"
-#include "contract/progress.hpp"
 
 namespace ar {
 
 struct OpenBundle {
   std::filesystem::path path;  // links resolved
   Manifest manifest;
-  std::string json;    // manifest.json, byte for byte
-  std::string digest;  // of it
+  std::string json;  // the manifest, byte for byte
 };
 
-// Throws AR_BUNDLE_FROM_FUTURE (beats every other complaint), AR_BUNDLE_CORRUPT, AR_BUNDLE_ERROR. `progress` and `log`
-// are told in the caller's thread: the MiB that are hashed, and why it will be hashed again next time.
-OpenBundle open_bundle(const std::filesystem::path& path, const Progress& progress = {}, const Log& log = {});
+// Throws AR_BUNDLE_FROM_FUTURE (a newer schema; beats every other complaint about manifest and files),
+// AR_BUNDLE_CORRUPT, AR_BUNDLE_ERROR (no directory, or unreadable).
+OpenBundle open_bundle(const std::filesystem::path& path);
 
 }  // namespace ar

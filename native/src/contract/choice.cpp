@@ -26,7 +26,7 @@ double full_kl(const std::vector<Entry>& entries, const std::string& precision) 
   std::optional<double> lowest;
   for (const Entry& entry : entries) {
     if (entry.precision != precision) continue;
-    const std::optional<double> kl = entry.version == kFull && !entry.fidelity ? 0.0 : kl_of(entry);
+    const std::optional<double> kl = entry.pruning.version == kFull && !entry.fidelity ? 0.0 : kl_of(entry);
     if (kl && (!lowest || *kl < *lowest)) lowest = kl;
   }
   return lowest.value_or(0.0);
@@ -54,9 +54,9 @@ int significand_bits(const std::string& precision) {
 
 Rank rank(const std::vector<Entry>& entries, std::size_t index) {
   const Entry& entry = entries[index];
-  const bool full = entry.version == kFull;
+  const bool full = entry.pruning.version == kFull;
   const std::optional<double> kl = full ? std::optional<double>(full_kl(entries, entry.precision)) : kl_of(entry);
-  const Product budget = static_cast<Product>(entry.tokens) * static_cast<Product>(entry.layers);
+  const Product budget = static_cast<Product>(entry.pruning.keep) * static_cast<Product>(entry.pruning.layers);
   return {!kl, kl.value_or(0.0), !full, budget, significand_bits(entry.precision), index};
 }
 
@@ -151,9 +151,13 @@ std::size_t choose(const std::vector<Entry>& entries, const std::optional<Latenc
     if (missed < least) nearest = index, least = missed;
   }
   if (fastest && std::isfinite(least)) return nearest;
+  const char* const remedy = std::isfinite(least)
+                                 ? "loosen the target, build a smaller version, or fall back to the fastest"
+                                 : "record latencies here (`allrounder calibrate BUNDLE --calib FILE`, for all usable "
+                                   "cores), or name a version";
   throw Error(AR_NO_ENGINE_MEETS_TARGET,
               "no engine meets the target\n" + latency_table(entries, *target, machine) + "\n",
-              {"", "", target->text(), "loosen the target, build a smaller version, or fall back to the fastest"});
+              {"", "", target->text(), remedy});
 }
 
 }  // namespace ar

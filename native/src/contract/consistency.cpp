@@ -16,43 +16,42 @@ void check_budget(const char* what, int64_t value, int64_t low, int64_t high, co
   refuse("an entry has an impossible budget", {place, facts, std::to_string(low) + " to " + std::to_string(high), ""});
 }
 
-void check_plan(const Entry& entry, const Model& model, const std::string& place) {
-  if (entry.layer_policy == "routed") {
-    if (entry.layer_plan)
-      refuse("a routed entry chooses its layers per input and has no layer plan", {place, "", "", ""});
+void check_kept_layers(const Pruning& pruning, const Model& model, const std::string& place) {
+  if (pruning.dynamic()) {
+    if (pruning.kept_layers) refuse("dynamic layers are chosen per input and are not listed", {place, "", "", ""});
     return;
   }
-  const std::string count = std::to_string(entry.layers);
-  if (!entry.layer_plan) refuse("a frozen entry has no layer plan", {place, "", count + " layers", ""});
-  const std::vector<int64_t>& plan = *entry.layer_plan;
-  const bool complete = static_cast<int64_t>(plan.size()) == entry.layers &&
-                        std::adjacent_find(plan.begin(), plan.end(), std::greater_equal<>()) == plan.end() &&
-                        plan.back() < model.layers;
+  const std::string count = std::to_string(pruning.layers);
+  if (!pruning.kept_layers) refuse("static layers are not listed", {place, "", count + " layers", ""});
+  const std::vector<int64_t>& kept = *pruning.kept_layers;
+  const bool complete = static_cast<int64_t>(kept.size()) == pruning.layers &&
+                        std::adjacent_find(kept.begin(), kept.end(), std::greater_equal<>()) == kept.end() &&
+                        kept.back() < model.layers;
   // Ascending from 0 or more: the first K are 0 to K-1 where the K-th is K-1.
-  const auto gather = static_cast<std::size_t>(entry.gather_layer);
-  if (complete && (gather == 0 || plan[gather - 1] == entry.gather_layer - 1)) return;
-  refuse("a layer plan contradicts its entry",
-         {place, std::to_string(plan.size()) + " layers",
-          count + " of the layers 0 to " + std::to_string(model.layers - 1) + ", ascending, from 0 to " +
-              std::to_string(entry.gather_layer - 1) + " all",
+  const auto below = static_cast<std::size_t>(pruning.prune_layer);
+  if (complete && (below == 0 || kept[below - 1] == pruning.prune_layer - 1)) return;
+  refuse("the kept layers contradict the budget",
+         {place, std::to_string(kept.size()) + " layers",
+          count + " of layers 0 to " + std::to_string(model.layers - 1) + ", ascending, all below " +
+              std::to_string(pruning.prune_layer) + " among them",
           ""});
 }
 
-void check_flow(const Entry& entry, const Model& model, const std::string& place) {
-  check_budget("gather layer", entry.gather_layer, 0, model.layers - 1, place);
-  check_budget("visual tokens", entry.tokens, 1, model.visual_tokens, place);
-  check_budget("decoder layers", entry.layers, std::max<int64_t>(entry.gather_layer, 1), model.layers, place);
-  const bool whole = entry.tokens == model.visual_tokens && entry.layers == model.layers;
-  if (entry.version == kFull && !(whole && entry.layer_policy == "frozen")) {
-    refuse("full keeps everything and is frozen",
-           {place, std::to_string(entry.tokens) + "/" + std::to_string(entry.layers) + ", " + entry.layer_policy,
-            std::to_string(model.visual_tokens) + "/" + std::to_string(model.layers) + ", frozen", ""});
+void check_pruning(const Pruning& pruning, const Model& model, const std::string& place) {
+  check_budget("prune layer", pruning.prune_layer, 0, model.layers - 1, place);
+  check_budget("visual tokens", pruning.keep, 1, model.visual_tokens, place);
+  check_budget("decoder layers", pruning.layers, std::max<int64_t>(pruning.prune_layer, 1), model.layers, place);
+  const bool whole = pruning.keep == model.visual_tokens && pruning.layers == model.layers;
+  if (pruning.version == kFull && (!whole || pruning.dynamic())) {
+    refuse("full keeps everything and is static",
+           {place, std::to_string(pruning.keep) + "/" + std::to_string(pruning.layers) + ", " + pruning.layer_policy,
+            std::to_string(model.visual_tokens) + "/" + std::to_string(model.layers) + ", static", ""});
   }
-  check_plan(entry, model, place);
+  check_kept_layers(pruning, model, place);
 }
 
 void check_router(const Entry& entry, const Model& model, const std::string& place) {
-  const bool routes = entry.tokens < model.visual_tokens || entry.layer_policy == "routed";
+  const bool routes = entry.pruning.keep < model.visual_tokens || entry.pruning.dynamic();
   if (routes && !entry.graphs.router) refuse("an entry that routes has no router graph", {place, "", "", ""});
   if (entry.graphs.router && !model.router)
     refuse("a router graph without a router in `model`", {place, quoted(*entry.graphs.router), "", ""});
@@ -69,19 +68,13 @@ void check_listed(const EntryGraphs& graphs, const std::map<std::string, FileRec
 }  // namespace
 
 void check_manifest(const Manifest& manifest, const std::string& where) {
-  const bool bf16 = std::any_of(manifest.entries.begin(), manifest.entries.end(),
-                                [](const Entry& entry) { return entry.precision == "bf16"; });
-  if (bf16 && manifest.schema < kBf16Schema) {
-    refuse("the schema is older than what the manifest holds",
-           {where, "schema " + std::to_string(manifest.schema), std::to_string(kBf16Schema), ""});
-  }
   if (manifest.entries.empty()) refuse("the manifest has no entry", {where, "", "", "build the bundle again"});
   std::map<Entry::Key, int> count;
   for (const Entry& entry : manifest.entries) ++count[entry.key()];
   for (const Entry& entry : manifest.entries) {
     const std::string place = where + ", entry " + quoted(entry.label());
     if (count[entry.key()] > 1) refuse("an entry stands twice in the manifest", {place, "", "", ""});
-    check_flow(entry, manifest.model, place);
+    check_pruning(entry.pruning, manifest.model, place);
     check_router(entry, manifest.model, place);
     check_listed(entry.graphs, manifest.files, place);
   }

@@ -1,6 +1,6 @@
 // What a manifest must be to make sense as a whole, by the rules of allrounder/consistency.py.
 //
-// What it is: the checks across records: unique keys, possible flows, layer plans, graphs that are listed.
+// What it is: the checks across records: unique keys, possible pruning, graphs that are listed.
 // What it knows: the manifest's records. What it does not know: the file system.
 #pragma once
 

@@ -5,22 +5,16 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "contract/files.hpp"
 #include "text/utf8.hpp"
 
 namespace ar {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::optional<std::string> content(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 std::string stripped(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n\f\v";
@@ -57,7 +51,7 @@ int64_t affinity() {
 }  // namespace
 
 std::string cpu_model(const fs::path& root) {
-  std::istringstream lines(content(root / "proc/cpuinfo").value_or(""));
+  std::istringstream lines(read_file(root / "proc/cpuinfo").value_or(""));
   for (std::string line; std::getline(lines, line);) {
     const std::size_t colon = line.find(':');
     if (colon == std::string::npos || stripped(line.substr(0, colon)) != "model name") continue;
@@ -69,16 +63,16 @@ std::string cpu_model(const fs::path& root) {
 }
 
 std::optional<double> cgroup_quota(const fs::path& root) {
-  std::istringstream words(content(root / "sys/fs/cgroup/cpu.max").value_or(""));
+  std::istringstream words(read_file(root / "sys/fs/cgroup/cpu.max").value_or(""));
   std::string limit, period, more;
   if (words >> limit >> period && !(words >> more)) {
     if (limit == "max") return std::nullopt;
     if (const auto quota = share(integer(limit), integer(period))) return quota;
   }
   const fs::path folder = root / "sys/fs/cgroup/cpu";
-  const std::optional<int64_t> quota_us = integer(content(folder / "cpu.cfs_quota_us").value_or(""));
+  const std::optional<int64_t> quota_us = integer(read_file(folder / "cpu.cfs_quota_us").value_or(""));
   if (quota_us && *quota_us < 0) return std::nullopt;
-  return share(quota_us, integer(content(folder / "cpu.cfs_period_us").value_or("")));
+  return share(quota_us, integer(read_file(folder / "cpu.cfs_period_us").value_or("")));
 }
 
 int64_t quota_cores(int64_t available, const std::optional<double>& quota) {

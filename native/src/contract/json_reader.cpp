@@ -91,12 +91,6 @@ int64_t read_int64(const JsonView& view) {
   return static_cast<int64_t>(number.negative ? ~number.magnitude + 1 : number.magnitude);
 }
 
-uint64_t read_uint64(const JsonView& view) {
-  const JsonInteger& number = integer(view);
-  if (number.fits && !number.negative) return number.magnitude;
-  view.refuse("Expected unsigned `int` of 64 bits");
-}
-
 std::string read_one_of(const JsonView& view, const std::vector<std::string>& names) {
   std::string text = read_text(view);
   if (std::find(names.begin(), names.end(), text) == names.end()) view.refuse("Invalid enum value " + quoted(text, 80));

@@ -37,7 +37,7 @@ class JsonView {
   // Throws AR_BUNDLE_CORRUPT; `complaint` "Expected `int`, got `str`" comes with the path.
   [[noreturn]] void refuse(const std::string& complaint) const;
   [[noreturn]] void expected(const std::string& kind) const;  // the value is of another kind
-  std::string path() const;                                   // "$.entries[0].tokens"
+  std::string path() const;                                   // "$.entries[0].backend"
 
  private:
   JsonView(const Json& json, const std::string& where, const JsonView* parent, std::string step)
@@ -58,7 +58,6 @@ std::string read_sha256(const JsonView& view);  // 64 lower-case hex digits
 int64_t read_count(const JsonView& view);       // 0 to 2^63 - 1
 int64_t read_positive(const JsonView& view);    // 1 to 2^63 - 1
 int64_t read_int64(const JsonView& view);       // any of them
-uint64_t read_uint64(const JsonView& view);
 std::string read_one_of(const JsonView& view, const std::vector<std::string>& names);
 
 template <class Read>

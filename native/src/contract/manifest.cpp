@@ -149,19 +149,27 @@ EntryGraphs read_graphs(const JsonView& view) {
 
 std::string read_precision(const JsonView& view) { return read_one_of(view, {"fp32", "fp16", "bf16"}); }
 
-std::string read_policy(const JsonView& view) { return read_one_of(view, {"routed", "frozen"}); }
+std::string read_policy(const JsonView& view) { return read_one_of(view, {"static", "dynamic"}); }
+
+Pruning read_pruning(const JsonView& view) {
+  JsonFields fields(view);
+  Pruning pruning;
+  fields.need("version", pruning.version, read_text);
+  fields.need("keep", pruning.keep, read_positive);
+  fields.need("layers", pruning.layers, read_positive);
+  fields.need("prune_layer", pruning.prune_layer, read_count);
+  fields.need("layer_policy", pruning.layer_policy, read_policy);
+  fields.need("kept_layers", pruning.kept_layers, nullable(list(read_count)));
+  fields.close();
+  return pruning;
+}
 
 Entry read_entry(const JsonView& view) {
   JsonFields fields(view);
   Entry entry;
-  fields.need("version", entry.version, read_text);
+  fields.need("pruning", entry.pruning, read_pruning);
   fields.need("backend", entry.backend, read_text);
   fields.need("precision", entry.precision, read_precision);
-  fields.need("gather_layer", entry.gather_layer, read_count);
-  fields.need("layer_policy", entry.layer_policy, read_policy);
-  fields.need("layer_plan", entry.layer_plan, nullable(list(read_count)));
-  fields.need("tokens", entry.tokens, read_positive);
-  fields.need("layers", entry.layers, read_positive);
   fields.need("graphs", entry.graphs, read_graphs);
   fields.need("fidelity", entry.fidelity, nullable(read_fidelity));
   fields.need("latency", entry.latency, nullable(read_latency));
@@ -182,7 +190,7 @@ Recommendation read_recommendation(const JsonView& view) {
 
 int64_t read_schema(const JsonView& view) {
   const int64_t schema = read_count(view);
-  if (schema != kSchema && schema != kBf16Schema) view.refuse("Invalid schema " + std::to_string(schema));
+  if (schema != kSchema) view.refuse("Invalid schema " + std::to_string(schema));
   return schema;
 }
 
@@ -209,13 +217,13 @@ bool Machine::operator==(const Machine& other) const {
 }
 
 std::string Entry::label() const {
-  return version + " (" + backend + ", " + precision + ", " + layer_policy + ", K=" + std::to_string(gather_layer) +
-         ")";
+  return pruning.version + " (" + backend + ", " + precision + ", " + pruning.layer_policy +
+         ", K=" + std::to_string(pruning.prune_layer) + ")";
 }
 
 void check_schema(std::string_view json, const std::string& where) {
   const std::optional<std::string> digits = schema_number(json);
-  const std::string known = std::to_string(kBf16Schema);
+  const std::string known = std::to_string(kSchema);
   // Numbers of JSON have no leading zeros, so the longer one is the larger one.
   if (!digits || std::make_pair(digits->size(), *digits) <= std::make_pair(known.size(), known)) return;
   throw Error(AR_BUNDLE_FROM_FUTURE, "the manifest is from the future",
@@ -232,11 +240,6 @@ Manifest decode_manifest(std::string_view json, const std::string& where) {
 std::vector<Entry> decode_entries(std::string_view json, const std::string& where) {
   const Json root = parse_json(json, where);
   return list(read_entry)(JsonView(root, where));
-}
-
-Latency decode_latency(std::string_view json, const std::string& where) {
-  const Json root = parse_json(json, where);
-  return read_latency(JsonView(root, where));
 }
 
 }  // namespace ar

@@ -15,8 +15,7 @@
 
 namespace ar {
 
-inline constexpr int64_t kSchema = 1;
-inline constexpr int64_t kBf16Schema = 2;  // of a manifest with bfloat16 in it; the newest that is read
+inline constexpr int64_t kSchema = 1;  // the only one; a newer one is from the future
 inline constexpr const char* kFull = "full";
 
 struct Machine {  // a machine as far as latency depends on it
@@ -99,23 +98,29 @@ struct EntryGraphs {  // paths relative to the bundle
   std::string prefill, decode;
 };
 
-struct Entry {
+struct Pruning {
   std::string version;
+  int64_t keep = 0;                                 // T image tokens
+  int64_t layers = 0;                               // L
+  int64_t prune_layer = 0;                          // K
+  std::string layer_policy;                         // "static" or "dynamic"
+  std::optional<std::vector<int64_t>> kept_layers;  // where static
+
+  bool dynamic() const { return layer_policy == "dynamic"; }
+};
+
+struct Entry {
+  Pruning pruning;
   std::string backend;
-  std::string precision;     // "fp32", "fp16" or "bf16"
-  int64_t gather_layer = 0;  // K
-  std::string layer_policy;  // "routed" or "frozen"
-  std::optional<std::vector<int64_t>> layer_plan;
-  int64_t tokens = 0;  // T
-  int64_t layers = 0;  // L
+  std::string precision;  // "fp32", "fp16" or "bf16"
   EntryGraphs graphs;
   std::optional<Fidelity> fidelity;
   std::optional<Latency> latency;
   bool native_op = false;  // the entry asks for the native gather op where it is there
 
   using Key = std::tuple<std::string, std::string, std::string, int64_t, std::string>;
-  Key key() const { return {version, backend, precision, gather_layer, layer_policy}; }
-  std::string label() const;  // "par-lite (onnxruntime, fp32, routed, K=2)"
+  Key key() const { return {pruning.version, backend, precision, pruning.prune_layer, pruning.layer_policy}; }
+  std::string label() const;  // "par-lite (onnxruntime, fp32, dynamic, K=2)"
 };
 
 struct Recommendation {
@@ -138,7 +143,7 @@ void check_schema(std::string_view json, const std::string& where);
 
 // Reads a manifest; its schema number before anything else. Refuses exactly what msgspec refuses in Python: unknown or
 // missing keys, wrong types, numbers out of range, NaN and infinities, invalid UTF-8, nesting beyond any record.
-// Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].tokens).
+// Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].backend).
 Manifest decode_manifest(std::string_view json, const std::string& where);
 
 // Reads a bare array of entries (tests, and the command line tool).
@@ -147,8 +152,5 @@ std::vector<Entry> decode_entries(std::string_view json, const std::string& wher
 // Returns the compact JSON that msgspec writes of the same record: same keys, same order.
 std::string encode_entry(const Entry& entry);
 std::string encode_machine(const Machine& machine);
-std::string encode_latency(const Latency& latency);
-// Reads what encode_latency wrote, or msgspec. Throws AR_BUNDLE_CORRUPT.
-Latency decode_latency(std::string_view json, const std::string& where);
 
 }  // namespace ar

@@ -84,10 +84,30 @@ std::string encode_graphs(const EntryGraphs& graphs) {
       .close();
 }
 
-std::string encode_plan(const std::vector<int64_t>& plan) {
+std::string encode_layers(const std::vector<int64_t>& layers) {
   std::string text = "[";
-  for (const int64_t layer : plan) text.append(text.size() > 1 ? "," : "").append(std::to_string(layer));
+  for (const int64_t layer : layers) text.append(text.size() > 1 ? "," : "").append(std::to_string(layer));
   return text + "]";
+}
+
+std::string encode_pruning(const Pruning& pruning) {
+  return Object()
+      .text("version", pruning.version)
+      .whole("keep", pruning.keep)
+      .whole("layers", pruning.layers)
+      .whole("prune_layer", pruning.prune_layer)
+      .text("layer_policy", pruning.layer_policy)
+      .nullable("kept_layers", pruning.kept_layers, encode_layers)
+      .close();
+}
+
+std::string encode_latency(const Latency& latency) {
+  return Object()
+      .add("ttft_ms", encode_percentiles(latency.ttft_ms))
+      .add("tpot_ms", encode_percentiles(latency.tpot_ms))
+      .add("machine", encode_machine(latency.machine))
+      .add("workload", encode_workload(latency.workload))
+      .close();
 }
 
 }  // namespace
@@ -103,25 +123,11 @@ std::string encode_machine(const Machine& machine) {
       .close();
 }
 
-std::string encode_latency(const Latency& latency) {
-  return Object()
-      .add("ttft_ms", encode_percentiles(latency.ttft_ms))
-      .add("tpot_ms", encode_percentiles(latency.tpot_ms))
-      .add("machine", encode_machine(latency.machine))
-      .add("workload", encode_workload(latency.workload))
-      .close();
-}
-
 std::string encode_entry(const Entry& entry) {
   return Object()
-      .text("version", entry.version)
+      .add("pruning", encode_pruning(entry.pruning))
       .text("backend", entry.backend)
       .text("precision", entry.precision)
-      .whole("gather_layer", entry.gather_layer)
-      .text("layer_policy", entry.layer_policy)
-      .nullable("layer_plan", entry.layer_plan, encode_plan)
-      .whole("tokens", entry.tokens)
-      .whole("layers", entry.layers)
       .add("graphs", encode_graphs(entry.graphs))
       .nullable("fidelity", entry.fidelity, encode_fidelity)
       .nullable("latency", entry.latency, encode_latency)

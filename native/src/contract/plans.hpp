@@ -1,4 +1,4 @@
-// TensorRT plans by name: what a plan was built with, known before TensorRT reads it; the rule of allrounder/plans.py.
+// TensorRT plans by name: what a plan was built with, known before TensorRT reads it; the rule of engines/tensorrt/plan_names.py.
 //
 // What it is: the rule of a plan's file name, the oldest TensorRT that is supported, and the check of one against the
 // other. What it knows: versions, GPU architectures, TensorRT's two kinds of compatibility.

@@ -1,4 +1,4 @@
-// What the runtime needs of a backend, and which backends there are; as runtime/backend.py.
+// What the runtime needs of a backend, and which backends there are; as engines/sessions.py.
 //
 // What it is: the seam between engines and a backend's library; tests put their own sessions behind it. And a table of
 // backends by name, which stands in backend.cpp.

@@ -1,19 +1,18 @@
 #include "runtime/engine.hpp"
 
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <tuple>
 
 #include "contract/error.hpp"
+#include "contract/files.hpp"
 #include "contract/tensors.hpp"
-#include "runtime/tokenizer_files.hpp"
 
 namespace ar {
 namespace {
 
 namespace t = tensors;
 
+constexpr const char *kTokenizer = "tokenizer/tokenizer.json", *kGolden = "tokenizer/golden.jsonl";
 const std::vector<std::string> kReadHere = {t::kLogits, t::kKeep, t::kLayerMask, t::kTokenScores, t::kLayerScores};
 
 bool has(const std::vector<std::string>& names, const char* name) {
@@ -78,10 +77,24 @@ void check_length(const PromptIds& prompt, int64_t limit) {
 }
 
 void check_provider(const Entry& entry, const EngineOptions& options) {
-  if (entry.backend != kOnnxRuntime || !options.on_tensorrt() || entry.layer_policy != "routed") return;
+  if (entry.backend != kOnnxRuntime || !options.on_tensorrt() || !entry.pruning.dynamic()) return;
   throw Error(AR_ENGINE_UNAVAILABLE,
               "ONNX Runtime's TensorRT provider is for frozen layers alone",  // an If saves no time in TensorRT
               {entry.label(), "", "", "build it with --layer-policy frozen, or choose provider cuda"});
+}
+
+std::string read_text_of(const OpenBundle& bundle, const char* name) {
+  const std::filesystem::path path = bundle.path / name;
+  std::optional<std::string> text = read_file(path);
+  if (text && !text->empty()) return *std::move(text);
+  throw Error(AR_BUNDLE_CORRUPT, "the tokenizer cannot be read", {path.string(), text ? "an empty file" : "", "", ""});
+}
+
+// Reads a bundle's tokenizer, and checks it against its golden prompts.
+std::shared_ptr<const Prompter> read_prompter(const OpenBundle& bundle) {
+  auto prompter = std::make_shared<Prompter>(Tokenizer(read_text_of(bundle, kTokenizer)), bundle.manifest.prompt);
+  prompter->check(read_text_of(bundle, kGolden), (bundle.path / kGolden).string());
+  return prompter;
 }
 
 }  // namespace
@@ -171,15 +184,16 @@ Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) cons
   Prefilled state{
       values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
       {},
-      entry_.layer_plan.value_or(std::vector<int64_t>{}),
-      Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.tokens, room}, model().vocabulary)};
-  if (outputs.count(t::kKeep) != 0 || entry_.tokens < model().visual_tokens) {
-    state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.tokens);
+      entry_.pruning.kept_layers.value_or(std::vector<int64_t>{}),
+      Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.pruning.keep, room},
+            model().vocabulary)};
+  if (outputs.count(t::kKeep) != 0 || entry_.pruning.keep < model().visual_tokens) {
+    state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.pruning.keep);
   } else {
     state.keep_list.resize(static_cast<std::size_t>(model().visual_tokens));
     std::iota(state.keep_list.begin(), state.keep_list.end(), int64_t{0});
   }
-  if (outputs.count(t::kLayerMask) != 0 || !entry_.layer_plan) {
+  if (outputs.count(t::kLayerMask) != 0 || !entry_.pruning.kept_layers) {
     const std::vector<uint8_t> mask = values<uint8_t>(outputs, t::kLayerMask, Kind::kBool, model().layers);
     state.layer_plan.clear();
     for (std::size_t layer = 0; layer < mask.size(); ++layer) {
@@ -193,34 +207,25 @@ std::vector<float> Engine::decode(Prefilled& state, const std::vector<int64_t>& 
   return state.cache.advance(ids);
 }
 
-std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
-                                 const EngineOptions& options, bool with_text) {
+Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOptions& options, bool with_text) {
   options.check();
+  check_provider(entry, options);
+  check_precision(entry, options);
   // Pictures are prepared on the CPU on every device: its pixels are those that the graph was verified with.
   EngineOptions for_pictures = options;
   for_pictures.device = "cpu";
   for_pictures.provider = EngineOptions().provider;
-  std::map<std::tuple<std::string, std::string, bool>, std::shared_ptr<const Session>> loaded;
-  const auto session = [&](const Entry& entry, const std::string& graph, bool native_op = false) {
-    std::shared_ptr<const Session>& found = loaded[{entry.backend, graph, native_op}];
-    const EngineOptions& chosen = graph == entry.graphs.preprocess ? for_pictures : options;
-    if (!found) found = backend(entry.backend).open_session(bundle.path / graph, chosen, native_op);
-    return found;
+  const auto session = [&](const std::string& graph, const EngineOptions& chosen, bool native_op = false) {
+    return backend(entry.backend).open_session(bundle.path / graph, chosen, native_op);
   };
-  const EngineFacts facts{bundle.manifest.model, bundle.manifest.limits, options,
-                          with_text ? read_prompter(bundle) : nullptr};
-  std::vector<Engine> engines;
-  for (const Entry& entry : entries) {
-    check_provider(entry, options);
-    check_precision(entry, options);
-    const EntryGraphs& graphs = entry.graphs;
-    // The op stands in prefill graphs alone; the others stay shared between entries with it and without.
-    engines.emplace_back(entry, facts,
-                         Sessions{session(entry, graphs.preprocess), session(entry, graphs.vision),
-                                  graphs.router ? session(entry, *graphs.router) : nullptr,
-                                  session(entry, graphs.prefill, entry.native_op), session(entry, graphs.decode)});
-  }
-  return engines;
+  const Manifest& manifest = bundle.manifest;
+  const EntryGraphs& graphs = entry.graphs;
+  EngineFacts facts{manifest.model, manifest.limits, with_text ? read_prompter(bundle) : nullptr};
+  // The native op stands in prefill graphs alone.
+  Sessions sessions{session(graphs.preprocess, for_pictures), session(graphs.vision, options),
+                    graphs.router ? session(*graphs.router, options) : nullptr,
+                    session(graphs.prefill, options, entry.native_op), session(graphs.decode, options)};
+  return {entry, std::move(facts), std::move(sessions)};
 }
 
 }  // namespace ar

@@ -34,11 +34,10 @@ struct Sessions {
   std::shared_ptr<const Session> preprocess, vision, router, prefill, decode;  // router may be none
 };
 
-// What engines of one bundle have in common.
+// What an engine knows of its bundle.
 struct EngineFacts {
   Model model;
   Limits limits;
-  EngineOptions options;
   std::shared_ptr<const Prompter> prompter;  // none: token ids alone
 };
 
@@ -49,9 +48,6 @@ class Engine {
   const Entry& entry() const { return entry_; }
   const Model& model() const { return facts_.model; }
   const Limits& limits() const { return facts_.limits; }
-  const EngineOptions& options() const { return facts_.options; }
-  // This machine as far as this engine's latency depends on it. Throws AR_ENGINE_UNAVAILABLE.
-  Machine machine() const { return backend(entry_.backend).machine(options()); }
   bool has_text() const { return facts_.prompter != nullptr; }
   bool routes() const;  // whether prefill needs the router's scores
 
@@ -81,9 +77,9 @@ class Engine {
   Sessions sessions_;
 };
 
-// Opens several entries of a verified bundle; graphs that they share are loaded once. Without `with_text` no tokenizer
-// is read. Throws AR_ENGINE_UNAVAILABLE, AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer).
-std::vector<Engine> open_engines(const OpenBundle& bundle, const std::vector<Entry>& entries,
-                                 const EngineOptions& options, bool with_text);
+// Opens an entry of a bundle. Without `with_text` no tokenizer is read. Throws AR_ENGINE_UNAVAILABLE (also a tokenizer
+// family that this library does not speak), AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer: unreadable, or it gives
+// other ids than when the bundle was built).
+Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOptions& options, bool with_text);
 
 }  // namespace ar

@@ -1,24 +1,17 @@
 #include "runtime/gpu.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
 #include <sstream>
 #include <system_error>
 #include <vector>
 
+#include "contract/files.hpp"
+
 namespace ar {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::optional<std::string> content(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
 
 std::vector<fs::path> information_files(const fs::path& folder) {
   std::vector<fs::path> files;
@@ -62,8 +55,8 @@ Gpu read_gpu(int index, const fs::path& folder) {
   const std::string unknown = "cuda:" + std::to_string(index);
   const std::vector<fs::path> files = information_files(folder);
   if (index < 0 || static_cast<std::size_t>(index) >= files.size()) return {unknown, ""};
-  const std::optional<std::string> facts = content(files[static_cast<std::size_t>(index)]);
-  const std::optional<std::string> version = content(folder / "version");
+  const std::optional<std::string> facts = read_file(files[static_cast<std::size_t>(index)]);
+  const std::optional<std::string> version = read_file(folder / "version");
   if (!facts || !version) return {unknown, ""};
   return {after(*facts, "Model:").value_or(unknown), version_in(after(*version, "Kernel Module").value_or(""))};
 }

@@ -1,4 +1,4 @@
-// What Linux's NVIDIA driver tells about a GPU; the same rule as in runtime/onnxruntime_backend.py.
+// What Linux's NVIDIA driver tells about a GPU; the same rule as in engines/onnxruntime/session.py.
 #pragma once
 
 #include <filesystem>

@@ -1,4 +1,4 @@
-// Which NVIDIA GPUs this machine has; as allrounder/gpus.py, whose facts the TensorRT backend goes by.
+// Which NVIDIA GPUs this machine has; as engines/tensorrt/gpus.py, whose facts the TensorRT backend goes by.
 //
 // What it is: their names and architectures, asked of the driver's own library, which is opened and never linked.
 // What it knows: six functions of `libcuda`. What it does not know: CUDA's runtime, and what GPUs are used for.

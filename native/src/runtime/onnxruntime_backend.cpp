@@ -1,11 +1,10 @@
-// The ONNX Runtime backend: session options, providers, and the machine's fingerprint; runtime/onnxruntime_backend.py.
+// The ONNX Runtime backend: session options, providers, and the machine's fingerprint; engines/onnxruntime/session.py.
 #include <algorithm>
-#include <fstream>
 #include <map>
-#include <sstream>
 #include <type_traits>
 
 #include "contract/error.hpp"
+#include "contract/files.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/sha256.hpp"
 #include "contract/user_dirs.hpp"
@@ -19,7 +18,7 @@ constexpr const char* kOptions = "ONNX Runtime refuses the session's options";
 constexpr int kErrors = 3;  // the log's level; errors are returned as well
 // The graphs' operators (opset 24) on the CPU: TensorScatter and Attention, in place and inside If.
 constexpr const char* kNewEnough = "1.31";
-// As in runtime/onnxruntime_providers.py, which has the reasons.
+// As in engines/onnxruntime/providers.py, which has the reasons.
 constexpr const char* kNotInTensorRt =
     "Attention,If,TensorScatter,TokenGather,TopK,NonMaxSuppression,NonZero,RoiAlign";
 
@@ -85,22 +84,15 @@ void use_cuda(OrtSessionOptions* settings, const EngineOptions& options) {
       [&](auto* cuda) { return ort().SessionOptionsAppendExecutionProvider_CUDA_V2(settings, cuda); });
 }
 
-std::string read_whole(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw Error(AR_BACKEND_ERROR, "a graph cannot be read", {path.string(), "", "", ""});
-  return text.str();
-}
-
 // Makes and returns where TensorRT's engines of this graph are kept, or nothing: they hold weights, so each graph has a
 // folder. A graph names its weights' file, whose name holds their digest.
 std::optional<std::filesystem::path> engine_folder(const std::filesystem::path& graph, const Log& log) {
-  const std::string digest = sha256_hex(read_whole(graph));
+  const std::optional<std::string> whole = read_file(graph);
+  if (!whole) throw Error(AR_BACKEND_ERROR, "a graph cannot be read", {graph.string(), "", "", ""});
   const std::optional<std::filesystem::path> user = cache_dir();
   std::error_code failed;
   if (user) {
-    const std::filesystem::path folder = *user / "onnxruntime-tensorrt" / digest;
+    const std::filesystem::path folder = *user / "onnxruntime-tensorrt" / sha256_hex(*whole);
     std::filesystem::create_directories(folder, failed);
     if (!failed) std::filesystem::permissions(folder, std::filesystem::perms::owner_all, failed);
     if (!failed) return folder;

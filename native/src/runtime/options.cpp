@@ -49,6 +49,4 @@ int EngineOptions::device_index() const {
   return colon == std::string::npos ? 0 : std::stoi(device.substr(colon + 1));
 }
 
-const char* weights_name(Weights weights) noexcept { return weights == Weights::kFast ? "fast" : "shared"; }
-
 }  // namespace ar

@@ -1,11 +1,11 @@
-// How an engine is opened: the record of runtime/options.py.
+// How an engine is opened: the record of engines/options.py.
 //
 // What it knows: which values make sense. What it does not know: whether this machine has them.
 #pragma once
 
 #include <string>
 
-#include "contract/progress.hpp"
+#include "contract/log.hpp"
 
 namespace ar {
 
@@ -30,7 +30,5 @@ struct EngineOptions {
   bool on_tensorrt() const { return provider == "tensorrt"; }  // then not on the CPU
   int device_index() const;  // of "cuda:1": 1; else 0
 };
-
-const char* weights_name(Weights weights) noexcept;  // "fast", "shared"
 
 }  // namespace ar

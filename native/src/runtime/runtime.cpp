@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "contract/error.hpp"
-#include "runtime/local_latency.hpp"
 
 namespace ar {
 namespace {
@@ -26,10 +25,10 @@ std::vector<Entry> named(const OpenBundle& bundle, const std::optional<std::stri
   const std::vector<Entry>& entries = bundle.manifest.entries;
   std::vector<Entry> found;
   std::copy_if(entries.begin(), entries.end(), std::back_inserter(found),
-               [&](const Entry& entry) { return !version || entry.version == *version; });
+               [&](const Entry& entry) { return !version || entry.pruning.version == *version; });
   if (!found.empty()) return found;
   std::vector<std::string> versions;
-  for (const Entry& entry : entries) versions.push_back(entry.version);
+  for (const Entry& entry : entries) versions.push_back(entry.pruning.version);
   throw Error(AR_UNKNOWN_VERSION, "the bundle has no version " + quoted(version.value_or("")),
               {bundle.path.string(), "", "one of " + joined(versions),
                "build it into the bundle with `allrounder build --version ...`"});
@@ -68,7 +67,25 @@ void check(const LoadOptions& options) {
   if (options.fallback_fastest && !options.target) {
     throw Error(AR_INPUT_INVALID, "a fallback needs a target", {"fallback_fastest", "1", "", ""});
   }
-  if (options.target) options.target->check();
+  if (!options.target) return;
+  options.target->check();
+  if (options.engine.weights != Weights::kFast) {
+    throw Error(AR_INPUT_INVALID, "recorded latencies are those of fast weights",
+                {"weights", options.target->text() + " with shared weights", "",
+                 "name a version, or take fast weights"});
+  }
+}
+
+// Returns the entries with those latencies alone that were recorded on this machine, with so many threads.
+std::vector<Entry> recorded_here(std::vector<Entry> entries, const EngineOptions& options) {
+  std::map<std::string, Machine> machines;  // by backend
+  for (Entry& entry : entries) {
+    if (!entry.latency) continue;
+    const auto [machine, is_new] = machines.try_emplace(entry.backend);
+    if (is_new) machine->second = backend(entry.backend).machine(options);
+    if (!(entry.latency->machine == machine->second)) entry.latency.reset();
+  }
+  return entries;
 }
 
 // Returns a log that tells each message once: that ten sessions are opened alike is one fact.
@@ -86,16 +103,13 @@ std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const 
   check(given);
   LoadOptions options = given;
   options.engine.log = once(given.engine.log);
-  OpenBundle bundle = open_bundle(path, options.progress, options.engine.log);
+  OpenBundle bundle = open_bundle(path);
   std::vector<Entry> entries = candidates(bundle, options);
-  if (options.target) {
-    entries = with_local_latency(bundle, std::move(entries),
-                                 {options.engine, !options.ids_only, kLimitSeconds, options.progress});
-  }
+  if (options.target) entries = recorded_here(std::move(entries), options.engine);
   const Entry& entry = entries[choose(entries, options.target, nullptr, options.fallback_fastest)];
   tell(options.engine.log, Level::kInfo, bundle.path.string() + ": loading " + entry.label());
-  std::vector<Engine> engines = open_engines(bundle, {entry}, options.engine, !options.ids_only);
-  return std::make_unique<Runtime>(std::move(engines.front()), std::move(bundle.json));
+  Engine engine = open_engine(bundle, entry, options.engine, !options.ids_only);
+  return std::make_unique<Runtime>(std::move(engine), std::move(bundle.json));
 }
 
 // Holds the door's count, and the engine, for as long as a call computes.

@@ -20,11 +20,10 @@ namespace ar {
 
 struct LoadOptions {
   std::optional<std::string> version;   // the most faithful entry of that name; not with a target
-  std::optional<LatencyTarget> target;  // the most faithful entry that meets it
+  std::optional<LatencyTarget> target;  // the most faithful entry whose latency, recorded here, meets it
   bool fallback_fastest = false;        // the entry nearest to the target where none meets it
   bool ids_only = false;                // no tokenizer is read
-  EngineOptions engine;                 // its log is told of choosing and measuring too
-  Progress progress;                    // told of hashing and measuring
+  EngineOptions engine;                 // its log is told of choosing too
 };
 
 class Runtime {
@@ -40,7 +39,7 @@ class Runtime {
   // Whether this process was forked from the one that loaded it.
   bool inherited() const;
   const Entry& entry() const { return entry_; }
-  const std::string& manifest() const { return manifest_; }  // manifest.json, byte for byte
+  const std::string& manifest() const { return manifest_; }  // as JSON, byte for byte
 
   // Throws AR_IMAGE_INVALID, AR_INPUT_INVALID, AR_PROMPT_TOO_LONG, AR_REQUEST_CANCELLED, AR_RUNTIME_CLOSED,
   // AR_BACKEND_ERROR.

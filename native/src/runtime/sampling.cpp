@@ -16,15 +16,21 @@ void require(bool fine, const char* name, double got, const char* wanted) {
   if (!fine) throw Error(AR_INPUT_INVALID, "impossible sampling option", {name, std::to_string(got), wanted, ""});
 }
 
+// Returns the first of the largest logits.
 int64_t best(const std::vector<float>& logits) {
   const auto nan = std::find_if(logits.begin(), logits.end(), [](float value) { return std::isnan(value); });
-  const int64_t index = first_maximum(logits);
+  const auto index = std::distance(logits.begin(), std::max_element(logits.begin(), logits.end()));
   const float value = nan != logits.end() ? *nan : logits.at(static_cast<std::size_t>(index));
   if (!std::isfinite(value)) {
     throw Error(AR_BACKEND_ERROR, "the engine gave logits that are not numbers",
                 {"", std::to_string(value), "", "build it anew"});
   }
   return index;
+}
+
+uint64_t fresh_seed() {
+  std::random_device system;
+  return (uint64_t{system()} << 32) | system();
 }
 
 double sum(const std::vector<double>& values) { return std::accumulate(values.begin(), values.end(), 0.0); }
@@ -78,13 +84,14 @@ void Sampling::check() const {
 }
 
 Picker::Picker(const Sampling& sampling)
-    : sampling_(sampling), random_(sampling.seed ? Random(*sampling.seed) : Random::fresh()) {}
+    : sampling_(sampling), random_(sampling.seed ? *sampling.seed : fresh_seed()) {}
 
 int64_t Picker::operator()(const std::vector<float>& logits) {
   const int64_t greedy = best(logits);
   if (sampling_.temperature == 0) return greedy;
   const std::vector<double> shares = shares_of(logits, sampling_);
-  const double drawn = random_.uniform() * sum(shares);
+  // 53 bits of the engine, which is the same everywhere; the library's distributions need not be.
+  const double drawn = static_cast<double>(random_() >> 11) * 0x1p-53 * sum(shares);
   double reached = 0;
   int64_t last = greedy;  // where rounding leaves `drawn` at the very end: the last that may be drawn
   for (std::size_t id = 0; id < shares.size(); ++id) {
@@ -94,10 +101,6 @@ int64_t Picker::operator()(const std::vector<float>& logits) {
     if (reached > drawn) break;
   }
   return last;
-}
-
-int64_t first_maximum(const std::vector<float>& logits) {
-  return std::distance(logits.begin(), std::max_element(logits.begin(), logits.end()));
 }
 
 }  // namespace ar

@@ -3,12 +3,10 @@
 // What it knows: one row of logits. What it does not know: engines, tokens' texts, when to stop.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <vector>
-
-#include "runtime/random.hpp"
 
 namespace ar {
 
@@ -16,7 +14,7 @@ struct Sampling {
   double temperature = 0;        // 0 takes the best token (the lowest id on ties); above, the logits are divided by it
   int64_t top_k = 0;             // only the best ones (at least; equals of the last stay in); 0: all
   double top_p = 1;              // only the smallest set of best tokens whose probability reaches it
-  std::optional<uint64_t> seed;  // same seed, same draws; without one they are fresh each time
+  std::optional<uint64_t> seed;  // same seed, same draws, though not Python's; without one they are fresh each time
 
   void check() const;  // throws AR_INPUT_INVALID
 };
@@ -30,10 +28,7 @@ class Picker {
 
  private:
   Sampling sampling_;
-  Random random_;
+  std::mt19937_64 random_;
 };
-
-// Returns the first of the largest values.
-int64_t first_maximum(const std::vector<float>& logits);
 
 }  // namespace ar

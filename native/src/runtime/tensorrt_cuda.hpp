@@ -1,4 +1,4 @@
-// CUDA as the TensorRT backend needs it: memory, streams and captured graphs; runtime/tensorrt_cuda.py. Only for
+// CUDA as the TensorRT backend needs it: memory, streams and captured graphs; engines/tensorrt/cuda.py. Only for
 // tensorrt_cuda.cpp and tensorrt_library.cpp.
 //
 // Streams are of the kind that does not wait for CUDA's default stream, so that one thread may capture while others

@@ -1,4 +1,4 @@
-// A session on a TensorRT plan, behind the seam of backend.hpp; the logic of runtime/tensorrt_session.py.
+// A session on a TensorRT plan, behind the seam of backend.hpp; the logic of engines/tensorrt/plan_session.py.
 //
 // What it is: which profile a request takes, what is copied when, and when work is launched as captured before.
 // What it knows: the two interfaces of tensorrt_seam.hpp. What it does not know: TensorRT, CUDA, what plans compute.

@@ -1,4 +1,4 @@
-// From tokens to text, piece by piece: the rule of runtime/detokenise.py.
+// From tokens to text, piece by piece: the rule of runtime/text.py.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Stop texts: ending an answer at a given string; the rule of runtime/stops.py.
+// Stop texts: ending an answer at a given string; the rule of runtime/text.py.
 #pragma once
 
 #include <string>

@@ -29,8 +29,9 @@ struct Made {
 
 Entry make(const Made& made) {
   Entry entry;
-  entry.version = made.version, entry.backend = "onnxruntime", entry.precision = made.precision;
-  entry.gather_layer = 1, entry.layer_policy = "frozen", entry.tokens = made.tokens, entry.layers = 24;
+  entry.pruning.version = made.version, entry.backend = "onnxruntime", entry.precision = made.precision;
+  entry.pruning.prune_layer = 1, entry.pruning.layer_policy = "static", entry.pruning.keep = made.tokens,
+  entry.pruning.layers = 24;
   if (made.kl) entry.fidelity.emplace().kl = {*made.kl, *made.kl, *made.kl};
   if (made.figures) {
     ar::Latency& latency = entry.latency.emplace();
@@ -73,8 +74,8 @@ TEST(Choice, WithoutFidelityComesLastByBudget) {
 
 TEST(Choice, BudgetsOfAnySizeAreCompared) {
   std::vector<Entry> huge = entries({{"a"}, {"b"}});
-  huge[0].tokens = huge[1].tokens = huge[0].layers = std::numeric_limits<int64_t>::max();
-  huge[1].layers = 3;
+  huge[0].pruning.keep = huge[1].pruning.keep = huge[0].pruning.layers = std::numeric_limits<int64_t>::max();
+  huge[1].pruning.layers = 3;
   EXPECT_EQ(ar::by_faithfulness(huge), (Order{0, 1}));
   std::swap(huge[0], huge[1]);
   EXPECT_EQ(ar::by_faithfulness(huge), (Order{1, 0}));
@@ -109,12 +110,12 @@ TEST(Choice, NoneMeetsItAndTheMessageIsTheTable) {
   std::vector<Made> made = kThree;
   made[1].machine = kThere;
   made[2].figures.reset();
-  const std::string message = refused(AR_NO_ENGINE_MEETS_TARGET, "ttft <= 9 ms at p95",
+  const std::string message = refused(AR_NO_ENGINE_MEETS_TARGET, "ttft <= 9 ms at p95; remedy: loosen",
                                       [&] { choose(entries(made), LatencyTarget{9, {}}, &kHere); });
   const std::string table =
-      "  full (onnxruntime, fp32, frozen, K=1)      ttft    100.00 ms  tpot    10.00 ms  (p95)\n"
-      "  par-lite (onnxruntime, fp32, frozen, K=1)  not measured on this machine\n"
-      "  par-nano (onnxruntime, fp32, frozen, K=1)  not measured on this machine\n";
+      "  full (onnxruntime, fp32, static, K=1)      ttft    100.00 ms  tpot    10.00 ms  (p95)\n"
+      "  par-lite (onnxruntime, fp32, static, K=1)  not measured on this machine\n"
+      "  par-nano (onnxruntime, fp32, static, K=1)  not measured on this machine\n";
   EXPECT_NE(message.find("no engine meets the target\n" + table), std::string::npos) << message;
 }
 
@@ -126,7 +127,9 @@ TEST(Choice, TheFallbackIsExplicitAndTakesTheNearestMeasured) {
   EXPECT_EQ(choose(entries(made), LatencyTarget{9, {}}, &kHere, true), 1u);  // of equals the more faithful
   made[2].figures.reset();
   const std::vector<Entry> unmeasured = entries({made[2]});
-  refused(AR_NO_ENGINE_MEETS_TARGET, "", [&] { choose(unmeasured, LatencyTarget{9, {}}, &kHere, true); });
+  refused(AR_NO_ENGINE_MEETS_TARGET, "allrounder calibrate", [&] {
+    choose(unmeasured, LatencyTarget{9, {}}, &kHere, true);
+  });
 }
 
 TEST(Choice, ImpossibleTargetsAreRefused) {
@@ -197,8 +200,9 @@ TEST_F(RandomChoice, FaithfulnessIsOneTotalOrderThatPutsFullFirstAtItsPrecision)
     for (std::size_t i = 0; i < ranked.size(); ++i) {
       for (std::size_t j = i + 1; j < ranked.size(); ++j) {
         const Entry &earlier = drawn[ranked[i]], &later = drawn[ranked[j]];
-        EXPECT_FALSE(later.version == "full" && earlier.version != "full" && earlier.precision == later.precision);
-        if (earlier.version == "full" || later.version == "full" || !later.fidelity) continue;
+        const bool first = earlier.pruning.version == "full", second = later.pruning.version == "full";
+        EXPECT_FALSE(second && !first && earlier.precision == later.precision);
+        if (first || second || !later.fidelity) continue;
         ASSERT_TRUE(earlier.fidelity);
         EXPECT_LE(earlier.fidelity->kl.mean, later.fidelity->kl.mean);
       }

@@ -1,4 +1,4 @@
-// Entries that contradict their manifest; the list is that of tests/unit/test_contract_manifest.py.
+// Entries that contradict their manifest; the list is that of tests/allrounder/test_manifest.py.
 #include "contract/consistency.hpp"
 
 #include "scratch.hpp"
@@ -34,34 +34,36 @@ const std::vector<Nonsense>& nonsense() {
   static const std::vector<Nonsense> kNonsense = {
       {"twice", {{"/entries/1", golden()["entries"][0]}}, "twice"},
       {"no entry", {{"/entries", Plain::array()}}, "no entry"},
-      {"too many tokens", {{"/entries/1/tokens", 577}}, "impossible budget"},
-      {"no layers below the gather", {{"/entries/1/layers", 1}}, "impossible budget"},
-      {"gather after the last layer", {{"/entries/1/gather_layer", 32}}, "impossible budget"},
-      {"full that is not", {{"/entries/0/tokens", 575}}, "full keeps everything"},
-      {"full that routes", {{"/entries/0/layer_policy", "routed"}}, "full keeps everything"},
-      {"routed with a plan", {{"/entries/1/layer_plan", range(0, 24)}}, "has no layer plan"},
-      {"frozen without a plan", {{"/entries/0/layer_plan", nullptr}}, "has no layer plan"},
-      {"empty plan", {{"/entries/2/layer_plan", Plain::array()}}, "contradicts"},
-      {"plan too short", {{"/entries/2/layer_plan", range(0, 2)}}, "contradicts"},
-      {"plan not ascending", {{"/entries/2/layer_plan", joined({1, 0}, range(14, 32))}}, "contradicts"},
-      {"plan with a layer twice", {{"/entries/2/layer_plan", joined({0, 0}, range(14, 32))}}, "contradicts"},
-      {"plan with a late layer twice", {{"/entries/2/layer_plan", joined({0, 1, 14}, range(14, 31))}}, "contradicts"},
-      {"plan without the first layers", {{"/entries/2/layer_plan", range(12, 32)}}, "contradicts"},
-      {"plan without layer 1", {{"/entries/2/layer_plan", joined({0}, range(13, 32))}}, "contradicts"},
-      {"plan beyond the last layer",
-       {{"/entries/2/layer_plan", joined(joined({0, 1}, range(14, 31)), range(32, 33))}},
-       "contradicts"},
+      {"too many tokens", {{"/entries/1/pruning/keep", 577}}, "impossible budget"},
+      {"no layers below the prune layer", {{"/entries/1/pruning/layers", 1}}, "impossible budget"},
+      {"pruned after the last layer", {{"/entries/1/pruning/prune_layer", 32}}, "impossible budget"},
+      {"full that is not", {{"/entries/0/pruning/keep", 575}}, "full keeps everything"},
+      {"full that routes", {{"/entries/0/pruning/layer_policy", "dynamic"}}, "full keeps everything"},
+      {"dynamic with a list", {{"/entries/1/pruning/kept_layers", range(0, 24)}}, "listed"},
+      {"static without a list", {{"/entries/0/pruning/kept_layers", nullptr}}, "listed"},
+      {"empty list", {{"/entries/2/pruning/kept_layers", Plain::array()}}, "contradict"},
+      {"list too short", {{"/entries/2/pruning/kept_layers", range(0, 2)}}, "contradict"},
+      {"list not ascending", {{"/entries/2/pruning/kept_layers", joined({1, 0}, range(14, 32))}}, "contradict"},
+      {"list with a layer twice", {{"/entries/2/pruning/kept_layers", joined({0, 0}, range(14, 32))}}, "contradict"},
+      {"list with a late layer twice",
+       {{"/entries/2/pruning/kept_layers", joined({0, 1, 14}, range(14, 31))}},
+       "contradict"},
+      {"list without the first layers", {{"/entries/2/pruning/kept_layers", range(12, 32)}}, "contradict"},
+      {"list without layer 1", {{"/entries/2/pruning/kept_layers", joined({0}, range(13, 32))}}, "contradict"},
+      {"list beyond the last layer",
+       {{"/entries/2/pruning/kept_layers", joined(joined({0, 1}, range(14, 31)), range(32, 33))}},
+       "contradict"},
       {"huge",
        {{"/model/layers", int64_t{1} << 62},
-        {"/entries/2/gather_layer", int64_t{1} << 61},
-        {"/entries/2/layers", int64_t{1} << 62}},
+        {"/entries/2/pruning/prune_layer", int64_t{1} << 61},
+        {"/entries/2/pruning/layers", int64_t{1} << 62}},
        "full keeps everything"},
       {"huge alone",
        {{"/entries", Plain::array({golden()["entries"][2]})},
         {"/model/layers", int64_t{1} << 62},
-        {"/entries/0/gather_layer", int64_t{1} << 61},
-        {"/entries/0/layers", int64_t{1} << 62}},
-       "contradicts"},
+        {"/entries/0/pruning/prune_layer", int64_t{1} << 61},
+        {"/entries/0/pruning/layers", int64_t{1} << 62}},
+       "contradict"},
       {"unlisted graph", {{"/entries/1/graphs/prefill", "graphs/other.onnx"}}, "not among the listed"},
       {"no router graph", {{"/entries/1/graphs/router", nullptr}}, "no router graph"},
       {"router graph without a router", {{"/model/router", nullptr}}, "without a router"},
@@ -85,7 +87,7 @@ TEST(Consistency, ManyEntriesAreCheckedInNoTime) {
   const ar::Entry pruned = manifest.entries[1];
   for (int i = 0; i < 20'000; ++i) {
     manifest.entries.push_back(pruned);
-    manifest.entries.back().version = "v" + std::to_string(i);
+    manifest.entries.back().pruning.version = "v" + std::to_string(i);
   }
   ar::check_manifest(manifest, "many");
 }

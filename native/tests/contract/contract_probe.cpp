@@ -4,7 +4,7 @@
 //   {"op": "order", "entries": [...]}
 //   {"op": "table", "entries": [...], "target": {...}, "machine": {...} or null}
 //   {"op": "decode", "hex": "7b7d"}             a manifest's bytes: decode_manifest and check_manifest
-//   {"op": "open", "path": "..."}               open_bundle; also tells how many MiB were hashed and what was logged
+//   {"op": "open", "path": "..."}               open_bundle: its path, and its manifest's digest
 //   {"op": "encode_entries", "json": "[...]"}   decode_entries, then encode_entry each
 //   {"op": "machine", "backend": "...", "threads": 0}
 //   {"op": "plan", "name": "...", "version": "10.16.1.11", "sm": 90}   parse_tensorrt_version and check_plan_target
@@ -21,6 +21,7 @@
 #include "contract/fingerprint.hpp"
 #include "contract/manifest.hpp"
 #include "contract/plans.hpp"
+#include "contract/sha256.hpp"
 
 namespace {
 
@@ -73,12 +74,8 @@ json decode(const json& question) {
 }
 
 json open(const json& question) {
-  int64_t hashed = 0;
-  std::string logged;
-  const ar::OpenBundle opened = ar::open_bundle(
-      question.at("path").get<std::string>(), [&](const std::string&, int64_t, int64_t total) { hashed = total; },
-      [&](ar::Level, const std::string& message) { logged += message; });
-  return {{"digest", opened.digest}, {"hashed", hashed}, {"logged", logged}, {"path", opened.path.string()}};
+  const ar::OpenBundle opened = ar::open_bundle(question.at("path").get<std::string>());
+  return {{"digest", ar::sha256_hex(opened.json)}, {"path", opened.path.string()}};
 }
 
 json encode_entries(const json& question) {

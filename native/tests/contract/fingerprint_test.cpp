@@ -1,5 +1,5 @@
 // The machine's fingerprint, read from imagined /proc and cgroup files; the cases are those of
-// tests/unit/test_contract_fingerprint.py.
+// tests/allrounder/test_fingerprint.py.
 #include "contract/fingerprint.hpp"
 
 #include <sys/utsname.h>

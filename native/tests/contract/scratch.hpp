@@ -54,23 +54,32 @@ class Scratch : public testing::Test {
   std::optional<std::string> before_;
 };
 
+inline fs::path manifest_of(const fs::path& bundle) {
+  return bundle / Plain::parse(read(bundle / "bundle.json")).at("manifest").get<std::string>();
+}
+
+// Makes a text the manifest of a bundle; one that it had before stays, as nobody's file.
+inline void seal(const fs::path& bundle, const std::string& manifest) {
+  const std::string name = "manifest-" + ar::sha256_hex(manifest) + ".json";
+  write(bundle / name, manifest);
+  write(bundle / "bundle.json", Plain{{"manifest", name}}.dump());
+}
+
 // A bundle with the golden manifest's entries, over files that hold their own names.
 inline fs::path write_bundle(const fs::path& folder, Plain manifest = golden()) {
   for (auto& [path, record] : manifest["files"].items()) {
     write(folder / path, path);
     record = {{"sha256", ar::sha256_hex(path)}, {"bytes", path.size()}};
   }
-  write(folder / "manifest.json", manifest.dump());
-  write(folder / "manifest.sha256", ar::sha256_hex(manifest.dump()) + "\n");
+  seal(folder, manifest.dump());
   return folder;
 }
 
 // Changes a bundle's manifest and makes its digest fit.
 inline void rewrite(const fs::path& bundle, const std::function<void(Plain&)>& change) {
-  Plain manifest = Plain::parse(read(bundle / "manifest.json"));
+  Plain manifest = Plain::parse(read(manifest_of(bundle)));
   change(manifest);
-  write(bundle / "manifest.json", manifest.dump());
-  write(bundle / "manifest.sha256", ar::sha256_hex(manifest.dump()));
+  seal(bundle, manifest.dump());
 }
 
 // Expects an error of this status whose message holds `part`.

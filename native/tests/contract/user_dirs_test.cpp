@@ -1,13 +1,9 @@
-// Where the cache lies, and writes that are whole or absent.
+// Where the cache lies.
 #include "contract/user_dirs.hpp"
-
-#include <sys/stat.h>
 
 #include "scratch.hpp"
 
 namespace {
-
-namespace fs = std::filesystem;
 
 class UserDirs : public scratch::Scratch {
  protected:
@@ -33,25 +29,6 @@ TEST_F(UserDirs, WhereTheCacheIs) {
   if (listed) {
     EXPECT_TRUE(listed->is_absolute());
   }
-}
-
-TEST_F(UserDirs, AWriteIsWholeOrAbsent) {
-  const fs::path path = root_ / "new/folder/file";
-  EXPECT_TRUE(ar::write_whole(path, "one"));
-  EXPECT_TRUE(ar::write_whole(path, "two"));
-  EXPECT_EQ(scratch::read(path), "two");
-  EXPECT_EQ(std::distance(fs::directory_iterator(path.parent_path()), fs::directory_iterator()), 1);
-  struct stat status{};
-  ASSERT_EQ(stat(path.parent_path().c_str(), &status), 0);
-  EXPECT_EQ(status.st_mode & 0077, 0u);
-}
-
-TEST_F(UserDirs, WhereItCannotWriteNothingIsLeft) {
-  scratch::write(root_ / "file", "in the way");
-  EXPECT_FALSE(ar::write_whole(root_ / "file/below", "data"));
-  fs::create_directories(root_ / "folder/target/inside");  // a folder cannot be replaced by a file
-  EXPECT_FALSE(ar::write_whole(root_ / "folder/target", "data"));
-  EXPECT_EQ(std::distance(fs::directory_iterator(root_ / "folder"), fs::directory_iterator()), 1);
 }
 
 }  // namespace

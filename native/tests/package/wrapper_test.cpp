@@ -60,7 +60,6 @@ TEST_F(Wrapper, LoadsWithDefaultsAsZeros) {
   EXPECT_EQ(seen.options.ids_only, 0);
   EXPECT_EQ(seen.ort_library, "(null)");
   EXPECT_EQ(seen.options.log, nullptr);
-  EXPECT_EQ(seen.options.progress, nullptr);
 }
 
 TEST_F(Wrapper, HandsEveryLoadOptionOver) {
@@ -79,13 +78,7 @@ TEST_F(Wrapper, HandsEveryLoadOptionOver) {
   options.log = [&](ar_level level, std::string_view message) {
     told += std::to_string(level) + std::string(message) + ";";
   };
-  options.progress = [&](std::string_view task, std::int64_t done, std::int64_t total) {
-    told += std::string(task) + std::to_string(done) + "/" + std::to_string(total) + ";";
-  };
-  world().on_load = [](const ar_load_options& raw) {
-    raw.log(raw.user, AR_LOG_WARNING, "slow");
-    raw.progress(raw.user, "hashing", 1, 2);
-  };
+  world().on_load = [](const ar_load_options& raw) { raw.log(raw.user, AR_LOG_WARNING, "slow"); };
   Runtime::load("b", options);
   const auto& seen = world().loaded;
   EXPECT_EQ(seen.version, "par-nano");
@@ -98,7 +91,7 @@ TEST_F(Wrapper, HandsEveryLoadOptionOver) {
   EXPECT_EQ(seen.device, "cuda:1");
   EXPECT_EQ(seen.options.ids_only, 1);
   EXPECT_EQ(seen.ort_library, "/opt/libonnxruntime.so");
-  EXPECT_EQ(told, "1slow;hashing1/2;");
+  EXPECT_EQ(told, "1slow;");
 }
 
 TEST_F(Wrapper, HandsEveryRequestFieldOver) {
@@ -185,15 +178,8 @@ TEST_F(Wrapper, SaysWhatItRuns) {
 }
 
 TEST_F(Wrapper, OpensBundlesAlone) {
-  EXPECT_EQ(allrounder::Bundle::open("bundles/demo").manifest(), "{\"schema\":2}");
+  EXPECT_EQ(allrounder::Bundle::open("bundles/demo").manifest(), "{\"schema\":1,\"files\":{}}");
   EXPECT_EQ(world().loaded.bundle, "bundles/demo");
-  std::string told;
-  allrounder::Bundle::open("b", [&](std::string_view task, std::int64_t done, std::int64_t total) {
-    told = std::string(task) + std::to_string(done) + "/" + std::to_string(total);
-  });
-  EXPECT_EQ(told, "hashing3/4");
-  const auto refuse = [](std::string_view, std::int64_t, std::int64_t) { throw Mine("enough"); };
-  EXPECT_THROW(allrounder::Bundle::open("b", refuse), Mine);
 }
 
 TEST_F(Wrapper, ThrowsTheErrorOfEveryCall) {
@@ -289,22 +275,19 @@ TEST_F(Wrapper, CarriesWhatAPieceThrows) {
   EXPECT_EQ(runtime.generate(Request{}).finish(), AR_FINISH_LENGTH) << "and the runtime goes on";
 }
 
-TEST_F(Wrapper, CarriesWhatLogAndProgressThrow) {
+TEST_F(Wrapper, CarriesWhatALogThrows) {
   LoadOptions options;
   int calls = 0;
   options.log = [&](ar_level, std::string_view) {
     ++calls;
     throw Mine("log");
   };
-  options.progress = [](std::string_view, std::int64_t, std::int64_t) { throw Mine("progress"); };
   world().on_load = [](const ar_load_options& raw) {
     raw.log(raw.user, AR_LOG_INFO, "first");
     raw.log(raw.user, AR_LOG_INFO, "second");
   };
   EXPECT_THROW(Runtime::load("b", options), Mine);
   EXPECT_EQ(calls, 1) << "after the first no other is called";
-  world().on_load = [](const ar_load_options& raw) { raw.progress(raw.user, "hashing", 1, 1); };
-  EXPECT_THROW(Runtime::load("b", options), Mine);
   world().on_load = nullptr;
   const Runtime runtime = Runtime::load("b", options);
   world().on_close = [](const ar_load_options& raw) { raw.log(raw.user, AR_LOG_INFO, "closing"); };

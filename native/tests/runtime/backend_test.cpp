@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/memory.hpp"
 #include "world.hpp"
 
 namespace ar {
@@ -30,13 +29,14 @@ TEST(Backends, OnTheCpuIsWhatNeedsNoGpuAndIsAskedFor) {
 
 TEST(Backends, Bfloat16IsRefusedWhereABackendLacksItOnTheCpu) {
   Entry entry;
-  entry.version = "full", entry.backend = kOnnxRuntime, entry.layer_policy = "frozen", entry.precision = "bf16";
+  entry.pruning.version = "full", entry.pruning.layer_policy = "static";
+  entry.backend = kOnnxRuntime, entry.precision = "bf16";
   EngineOptions cuda;
   cuda.device = "cuda:1";
   check_precision(entry, cuda);
   std::string message;
   EXPECT_EQ(test::status_of([&] { check_precision(entry, {}); }, &message), AR_ENGINE_UNAVAILABLE);
-  EXPECT_NE(message.find("full (onnxruntime, bf16, frozen, K=0)"), std::string::npos) << message;
+  EXPECT_NE(message.find("full (onnxruntime, bf16, static, K=0)"), std::string::npos) << message;
   EXPECT_NE(message.find("a GPU (device \"cuda\")"), std::string::npos) << message;
   EXPECT_NE(why_not(entry, {}), std::nullopt);
   entry.backend = kTensorRt;  // its engines run on a GPU, whatever device is named

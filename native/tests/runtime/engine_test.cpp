@@ -68,8 +68,8 @@ TEST(Engine, WithoutPruningAllTokensAndThePlanOfTheManifestAreReported) {
                                           std::vector<std::string>{t::kLogits}, test::FakeSession::Compute{});
   sessions.router = nullptr;
   Entry entry = test::fake_entry();
-  entry.tokens = test::kVisual;
-  entry.layer_plan = {{0, 1, 2}};
+  entry.pruning.keep = test::kVisual;
+  entry.pruning.kept_layers = {{0, 1, 2}};
   const Engine engine(entry, test::fake_facts(), sessions);
   EXPECT_FALSE(engine.routes());
   const Prefilled state = start(engine);
@@ -90,7 +90,7 @@ TEST(Engine, BelievesNoGraphThatGivesOtherTensors) {
   EXPECT_EQ(refused([](Tensors& o) { o[t::kLayerMask] = test::tensor(Kind::kFloat32, {3}); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o.erase("cache_key.0"); }), AR_BACKEND_ERROR);
   EXPECT_EQ(refused([](Tensors& o) { o.erase(t::kKeep); }), AR_BACKEND_ERROR);       // the entry prunes
-  EXPECT_EQ(refused([](Tensors& o) { o.erase(t::kLayerMask); }), AR_BACKEND_ERROR);  // and is routed
+  EXPECT_EQ(refused([](Tensors& o) { o.erase(t::kLayerMask); }), AR_BACKEND_ERROR);  // and is dynamic
 }
 
 TEST(Engine, BelievesNoManifestThatCountsOtherwise) {

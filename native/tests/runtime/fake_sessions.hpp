@@ -144,12 +144,12 @@ inline std::shared_ptr<FakeSession> fake_decode(std::vector<Seen>* seen = nullpt
 
 inline Entry fake_entry() {
   Entry entry;
-  entry.version = "t2-l2";
+  entry.pruning.version = "t2-l2";
   entry.backend = kOnnxRuntime;
   entry.precision = "fp32";
-  entry.layer_policy = "routed";
-  entry.tokens = kKept;
-  entry.layers = 2;
+  entry.pruning.layer_policy = "dynamic";
+  entry.pruning.keep = kKept;
+  entry.pruning.layers = 2;
   return entry;
 }
 
@@ -161,7 +161,6 @@ inline EngineFacts fake_facts() {
   facts.model.image_size = 4;
   facts.model.stop_ids = {0};
   facts.limits = {16, 8, 1};
-  facts.options.threads = 1;
   return facts;
 }
 

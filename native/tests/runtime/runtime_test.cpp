@@ -46,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(Versions, OnRuntime, ::testing::Values("full", "t2-l2")
 TEST_P(OnRuntime, PiecesPutTogetherAreTheAnswer) {
   const Answer whole = runtime_->generate(request());
   EXPECT_EQ(whole.token_ids.size(), 12u);
-  EXPECT_EQ(runtime_->entry().version, GetParam());
+  EXPECT_EQ(runtime_->entry().pruning.version, GetParam());
   Request streamed = request();
   std::string text;
   int64_t last = 0;
@@ -167,7 +167,7 @@ TEST_P(OnRuntime, ClosingEndsWhatRunsAndRefusesWhatComes) {
     }
     EXPECT_EQ(test::status_of([&] { runtime->generate(request()); }), AR_RUNTIME_CLOSED);
     EXPECT_EQ(test::status_of([&] { runtime->encode("what?"); }), AR_RUNTIME_CLOSED);
-    EXPECT_EQ(runtime->entry().version, GetParam());
+    EXPECT_EQ(runtime->entry().pruning.version, GetParam());
     runtime->close(true);
   }
 }
@@ -213,34 +213,91 @@ TEST_F(Loading, ImpossibleOptionsAreRefused) {
   EXPECT_EQ(test::status_of([&] { Runtime::load("/nowhere", options()); }), AR_BUNDLE_ERROR);
 }
 
-TEST_F(Loading, WithoutATargetNothingIsMeasuredAndTheMostFaithfulIsTaken) {
+TEST_F(Loading, WithoutATargetTheMostFaithfulIsTaken) {
   LoadOptions made = options();
   made.version.reset();
   const auto runtime = Runtime::load(test::bundle_path(), made);
-  EXPECT_EQ(runtime->entry().version, "full");
-  EXPECT_FALSE(std::filesystem::exists(cache_ / "allrounder" / "latency"));
-  EXPECT_EQ(runtime->manifest(), test::read_file(std::filesystem::path(test::bundle_path()) / "manifest.json"));
+  EXPECT_EQ(runtime->entry().pruning.version, "full");
+  EXPECT_EQ(runtime->manifest(), test::read_file(test::manifest_path(test::bundle_path())));
 }
 
 // Returns a copy of the bundle in `folder` with `manifest` in place of its own.
 std::string with_manifest(const std::filesystem::path& folder, const std::string& manifest) {
   std::filesystem::copy(test::bundle_path(), folder, std::filesystem::copy_options::recursive);
-  std::ofstream(folder / "manifest.json", std::ios::trunc) << manifest;
-  std::ofstream(folder / "manifest.sha256", std::ios::trunc) << sha256_hex(manifest);
+  const std::string name = "manifest-" + sha256_hex(manifest) + ".json";
+  std::ofstream(folder / name) << manifest;
+  std::ofstream(folder / "bundle.json", std::ios::trunc) << "{\"manifest\":\"" << name << "\"}";
   return folder.string();
 }
 
+// Returns the bundle's manifest with its entries changed.
+std::string with_entries(const std::function<void(Entry&)>& change) {
+  const OpenBundle bundle = open_bundle(test::bundle_path());
+  std::string entries;
+  for (Entry entry : bundle.manifest.entries) {
+    change(entry);
+    entries += (entries.empty() ? "" : ",") + encode_entry(entry);
+  }
+  const std::size_t begin = bundle.json.find("\"entries\"");
+  // What follows the entries may be left out.
+  return bundle.json.substr(0, begin) + "\"entries\":[" + entries + "]}";
+}
+
+class ByTarget : public Loading {
+ protected:
+  LoadOptions wanting(double ttft_ms) {
+    LoadOptions made;
+    made.engine.threads = 1;
+    made.target = LatencyTarget{ttft_ms, {}, 95};
+    return made;
+  }
+  // A bundle whose figures, 100 ms of `full` and 50 ms of `t2-l2`, are of this machine with one thread.
+  std::string here() {
+    const Machine machine = backend(kOnnxRuntime).machine(wanting(1).engine);
+    return with_manifest(cache_ / "here", with_entries([&](Entry& entry) { entry.latency->machine = machine; }));
+  }
+};
+
+TEST_F(ByTarget, TheRecordedLatenciesOfThisMachineChoose) {
+  const std::string bundle = here();
+  EXPECT_EQ(Runtime::load(bundle, wanting(1000))->entry().pruning.version, "full");
+  EXPECT_EQ(Runtime::load(bundle, wanting(60))->entry().pruning.version, "t2-l2");
+  std::string message;
+  EXPECT_EQ(test::status_of([&] { Runtime::load(bundle, wanting(10)); }, &message), AR_NO_ENGINE_MEETS_TARGET);
+  EXPECT_NE(message.find("loosen the target"), std::string::npos) << message;
+  LoadOptions fallback = wanting(10);
+  fallback.fallback_fastest = true;
+  EXPECT_EQ(Runtime::load(bundle, fallback)->entry().pruning.version, "t2-l2");
+}
+
+TEST_F(ByTarget, FiguresOfAnotherMachineOrOtherThreadsDoNotCount) {
+  LoadOptions threads = wanting(1e6);
+  threads.engine.threads = 2;
+  threads.fallback_fastest = true;
+  const std::pair<std::string, LoadOptions> cases[] = {{test::bundle_path(), wanting(1e6)}, {here(), threads}};
+  for (const auto& [bundle, wanted] : cases) {
+    std::string message;
+    const auto load = [&bundle = bundle, &wanted = wanted] { Runtime::load(bundle, wanted); };
+    EXPECT_EQ(test::status_of(load, &message), AR_NO_ENGINE_MEETS_TARGET);
+    EXPECT_NE(message.find("not measured on this machine"), std::string::npos) << message;
+    EXPECT_NE(message.find("allrounder calibrate"), std::string::npos) << message;
+  }
+}
+
+TEST_F(ByTarget, SharedWeightsHaveNoRecordedLatencies) {
+  LoadOptions shared = wanting(1e6);
+  shared.engine.weights = Weights::kShared;
+  EXPECT_EQ(test::status_of([&] { Runtime::load(test::bundle_path(), shared); }), AR_INPUT_INVALID);
+}
+
 TEST_F(Loading, EntriesOfOtherBackendsAreLeftAsideAndTheLogSaysWhy) {
-  const std::string ours = test::read_file(std::filesystem::path(test::bundle_path()) / "manifest.json");
-  const Entry entry = decode_manifest(ours, "manifest").entries.front();
-  Entry other = entry;
+  Entry other = open_bundle(test::bundle_path()).manifest.entries.front();
   other.backend = "openvino";
-  const std::string mark = "\"entries\": [";
-  const std::size_t at = ours.find(mark);
-  ASSERT_NE(at, std::string::npos);
-  const std::string both = ours.substr(0, at + mark.size()) + encode_entry(other) + "," + ours.substr(at + mark.size());
+  const std::string both = with_entries([&](Entry& entry) {
+    if (entry.pruning.version != other.pruning.version) entry = other;
+  });
   std::string log;
-  LoadOptions made = options(entry.version);
+  LoadOptions made = options(other.pruning.version);
   made.engine.log = [&](Level, const std::string& message) { log += message + "\n"; };
   const auto runtime = Runtime::load(with_manifest(cache_ / "both", both), made);
   EXPECT_EQ(runtime->entry().backend, kOnnxRuntime);
@@ -248,11 +305,8 @@ TEST_F(Loading, EntriesOfOtherBackendsAreLeftAsideAndTheLogSaysWhy) {
                                      "that backend; got: 'openvino'"),
             std::string::npos)
       << log;
-  std::string alone = ours, message;
-  const std::string backend_of_ours = "\"backend\": \"onnxruntime\"";
-  for (std::size_t found; (found = alone.find(backend_of_ours)) != std::string::npos;) {
-    alone.replace(found, backend_of_ours.size(), "\"backend\": \"openvino\"");
-  }
+  std::string message;
+  const std::string alone = with_entries([](Entry& entry) { entry.backend = "openvino"; });
   const std::string path = with_manifest(cache_ / "alone", alone);
   EXPECT_EQ(test::status_of([&] { Runtime::load(path, made); }, &message), AR_ENGINE_UNAVAILABLE);
   EXPECT_NE(message.find("runs none of the bundle's engines"), std::string::npos) << message;

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/memory.hpp"
 #include "toy_plans.hpp"
 #include "world.hpp"
 
@@ -117,12 +116,6 @@ TEST_F(Plugin, ThatIsNotThereIsNamedWithTheRemedy) {
 
 TEST(TensorRtBackend, RunsOnAGpuWhateverDeviceIsNamed) {
   EXPECT_FALSE(runs_on_cpu(kTensorRt, {}));
-  Manifest manifest;
-  manifest.files["graphs/weights/llm-fp32-0.bin"].bytes = 1000;
-  Entry entry = test::fake_entry();
-  EXPECT_EQ(needed_bytes(manifest, {entry}, {}), 2000);
-  entry.backend = kTensorRt;
-  EXPECT_EQ(needed_bytes(manifest, {entry}, {}), 0);
 }
 
 // A plan's bundle can be asked for on every machine; without library or GPU it is told why not, in words that help.

@@ -234,7 +234,7 @@ TEST_F(Plans, AnEngineOnPlansGivesTheTokensOfTheToy) {
   sessions.decode = decode();
   sessions.router = nullptr;
   Entry entry = test::fake_entry();
-  entry.layer_plan = std::vector<int64_t>{0, 2};
+  entry.pruning.kept_layers = std::vector<int64_t>{0, 2};
   const Engine plans(entry, test::fake_facts(), sessions), toy = test::fake_engine();
   const std::vector<uint8_t> pixels(4 * 4 * 3);
   const PromptIds prompt = {{1, 2}, {3}};

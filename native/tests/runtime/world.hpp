@@ -64,4 +64,10 @@ inline std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+inline std::filesystem::path manifest_path(const std::filesystem::path& bundle) {
+  const std::string pointer = read_file(bundle / "bundle.json");
+  const std::size_t begin = pointer.find("manifest-");
+  return bundle / pointer.substr(begin, pointer.rfind('"') - begin);
+}
+
 }  // namespace ar::test

@@ -1,7 +1,7 @@
 """The C interface of the shared library, as ctypes sees it.
 
 What it is: the structs and prototypes of `c_api.h` that `client` needs, and the opening of the library.
-What it knows: that header of today; later ones only add. What it does not know: what a call does.
+What it knows: the header of this version, to which the library belongs. What it does not know: what a call does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import ClassVar
 
 from allrounder.native import require
 
-__all__ = ["IDS", "LOG", "PIECE", "PROGRESS", "Load", "Request", "Timing", "installed_ort", "open_library"]
+__all__ = ["IDS", "LOG", "PIECE", "Load", "Request", "Timing", "installed_ort", "open_library"]
 
 LOG = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p)
-PROGRESS = c.CFUNCTYPE(None, c.c_void_p, c.c_char_p, c.c_int64, c.c_int64)
 PIECE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t, c.c_int64)
 IDS = c.POINTER(c.c_int64)
 
@@ -35,12 +34,11 @@ class Load(c.Structure):
         ("threads", c.c_int32),
         ("weights", c.c_int),
         ("device", c.c_char_p),
+        ("provider", c.c_char_p),
         ("ids_only", c.c_int32),
         ("ort_library", c.c_char_p),
         ("log", LOG),
-        ("progress", PROGRESS),
         ("user", c.c_void_p),
-        ("provider", c.c_char_p),
     ]
 
 

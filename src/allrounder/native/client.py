@@ -14,7 +14,7 @@ from typing import Any, Self, Unpack
 
 from allrounder import errors
 from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid
-from allrounder.native.c_api import LOG, PIECE, PROGRESS, Load, Request, Timing, installed_ort, open_library
+from allrounder.native.c_api import LOG, PIECE, Load, Request, Timing, installed_ort, open_library
 from allrounder.native.records import LoadOptions, NativeAnswer, NativeTiming, RequestOptions
 
 __all__ = ["NativeRuntime"]
@@ -32,7 +32,7 @@ class NativeRuntime:
         self._library = open_library()
         self._handle = c.c_void_p()
         raw = _lowered_load(options)
-        self._callbacks = raw.log, raw.progress  # may be called as long as the runtime lives
+        self._log = raw.log  # may be called as long as the runtime lives
         self._check(self._library.ar_runtime_load(os.fsencode(path), c.byref(raw), c.byref(self._handle)))
         self.version: str = self._library.ar_runtime_version(self._handle).decode()
         self.entry: bytes = self._library.ar_runtime_entry(self._handle)  # JSON
@@ -120,8 +120,6 @@ def _lowered_load(options: LoadOptions) -> Load:
     raw.ort_library = os.fsencode(ort_library) if ort_library else None
     if "log" in options:
         raw.log = LOG(_decoding(options["log"]))
-    if "progress" in options:
-        raw.progress = PROGRESS(_telling(options["progress"]))
     return raw
 
 
@@ -169,15 +167,6 @@ def _decoding(log: Callable[[str], None]) -> Callable[..., None]:
         log(text.decode("utf-8", "replace"))
 
     return on_log
-
-
-def _telling(progress: Callable[[str, int, int], None]) -> Callable[..., None]:
-    """Returns `progress` as the C interface calls it."""
-
-    def on_progress(_user: int | None, task: bytes, done: int, total: int) -> None:
-        progress(task.decode(), done, total)
-
-    return on_progress
 
 
 def _text(value: str | None, where: str) -> bytes | None:

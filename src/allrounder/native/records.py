@@ -14,7 +14,10 @@ __all__ = ["LoadOptions", "NativeAnswer", "NativeTiming", "RequestOptions"]
 
 
 class LoadOptions(TypedDict, total=False):
-    """As for `allrounder.runtime.Runtime.load`; a target is given by its figures. Left out: the default."""
+    """As for `allrounder.runtime.Runtime.load`; a target is given by its figures. Left out: the default.
+
+    A target chooses by the latencies that the manifest records for this machine, with fast weights; none is measured.
+    """
 
     version: str
     ttft_ms: float
@@ -28,7 +31,6 @@ class LoadOptions(TypedDict, total=False):
     ids_only: bool  # no tokenizer is read
     ort_library: str | Path  # default: that of the installed package `onnxruntime`
     log: Callable[[str], None]
-    progress: Callable[[str, int, int], None]  # hashing and measuring: the task, steps done, steps in all
 
 
 class RequestOptions(TypedDict, total=False):
@@ -40,7 +42,7 @@ class RequestOptions(TypedDict, total=False):
     temperature: float
     top_k: int
     top_p: float
-    seed: int
+    seed: int  # the same one draws the same tokens again, though not those of `allrounder.runtime`
     stop: Sequence[str]
     piece: Callable[[str, int], None]  # called with each piece of text and the count of tokens so far
 

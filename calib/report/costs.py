@@ -1,0 +1,120 @@
+"""What the budgets of a fidelity card cost: FLOPs that are counted, and time to first token that is measured.
+
+What it is: one `Cost` per engine, all as shares of `full`.
+What it knows: the counting of `allrounder.calib.flops` and the runtime's one stopwatch. What it does not know: fidelity.
+
+Times are ratios to `full` within a round of one interleaved run, and the median of the rounds: a slow minute of the
+machine hits both sides alike. What the router took is subtracted where its cost is not to count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from allrounder.calib.flops import DecoderSize, paper_flops, true_flops
+from allrounder.card import Cost
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.manifest import Entry
+from allrounder.progress import Progress, silent
+from allrounder.prompts import Prompt
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.measure import Samples, default_workload, sample_latency
+from allrounder.runtime.memory import fits
+from allrounder.vlm.spec import DecoderSpec
+
+__all__ = ["Times", "costs", "text_tokens", "time_engines"]
+
+ROUNDS = 20
+
+
+class Times(NamedTuple):
+    """Time to first token as a share of that of `full`; ``alone``: the router's part left out."""
+
+    ttft: float
+    alone: float
+
+
+def text_tokens(engine: Engine, prompts: Sequence[Prompt]) -> int:
+    """Returns the mean length of the prompts' text, the template's included, in whole tokens."""
+    lengths = []
+    for prompt in prompts:
+        ids = engine.prompt(prompt.question)
+        lengths.append(len(ids.prefix_ids) + len(ids.suffix_ids))
+    return round(float(np.mean(lengths)))
+
+
+def costs(
+    decoder: DecoderSpec, entries: Sequence[Entry], text: int, router_layers: int, times: Sequence[Times | None]
+) -> tuple[Cost, ...]:
+    """Returns what each of ``entries`` costs, in their order.
+
+    Args:
+        decoder: Of the host.
+        entries: `full` first, which is what all are compared with; it is not returned.
+        text: Text tokens of a prompt.
+        router_layers: Of the router; an entry that asks no router is counted without.
+        times: Per entry, or None where nothing was timed.
+    """
+    size = DecoderSize(
+        hidden=decoder.hidden,
+        intermediate=decoder.feed_forward,
+        heads=decoder.heads,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        layers=decoder.layers,
+    )
+    full = entries[0]
+
+    def counted(entry: Entry, layers: int) -> int:
+        return true_flops(
+            size,
+            entry.pruning.budget,
+            visual_tokens=full.pruning.keep,
+            text_tokens=text,
+            gather_layer=entry.pruning.prune_layer,
+            router_layers=layers,
+        )
+
+    def paper(entry: Entry) -> int:
+        return paper_flops(size, entry.pruning.budget, visual_tokens=full.pruning.keep)
+
+    return tuple(
+        Cost(
+            version=entry.version,
+            layer_policy=entry.pruning.layer_policy,
+            flops=counted(entry, router_layers if entry.graphs.router else 0) / counted(full, 0),
+            flops_alone=counted(entry, 0) / counted(full, 0),
+            paper_flops=paper(entry) / paper(full),
+            ttft=found and found.ttft,
+            ttft_alone=found and found.alone,
+        )
+        for entry, found in list(zip(entries, times, strict=True))[1:]
+    )
+
+
+def time_engines(
+    bundle: OpenBundle, entries: Sequence[Entry], text: int, say: Callable[[str], None], progress: Progress = silent
+) -> tuple[Times | None, ...]:
+    """Returns the times of ``entries``, `full` first; None for all where they do not fit into memory side by side.
+
+    Raises:
+        BackendError: The backend's library failed.
+    """
+    options = EngineOptions()
+    if not fits(bundle, entries, options):
+        say("note: the engines do not fit into memory side by side, so the card has no times")
+        return (None,) * len(entries)
+    engines = open_engines(bundle, entries, options)
+    workload = default_workload(engines[0], text_tokens=min(max(text, 2), engines[0].limits.text_tokens), new_tokens=2)
+    samples = sample_latency(engines, workload, repeats=ROUNDS, progress=progress)
+    return tuple(_times(sample, samples[0]) for sample in samples)
+
+
+def _times(sample: Samples, full: Samples) -> Times:
+    shares = (sample.ttft / full.ttft, (sample.ttft - sample.router) / full.ttft)
+    ttft, alone = (round(float(np.median(share)), 4) for share in shares)
+    return Times(ttft, alone)

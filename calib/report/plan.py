@@ -1,0 +1,196 @@
+"""What a fidelity card is measured on: the engines, the pruners, the questions, and how the work is cut.
+
+What it is: the request, and pure functions from a host's size and a list of questions to lists of work.
+What it knows: versions, the names of pruners, that questions about one picture belong together. What it does not know:
+engines, how anything is measured, files.
+
+Three families of budgets: the versions themselves (dynamic and static), their tokens alone and their layers alone (each
+half of the router by itself), and 11 % of the tokens with all layers, where token pruners are usually compared. The
+router is asked every question; the other pruners the first ones (the grid), where the router's own outcomes on the same
+questions stand beside theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from allrounder.card import ROUTER
+from allrounder.errors import CalibrationError
+from allrounder.prompts import Prompt
+from allrounder.pruning import LayerPolicy, PruningConfig, pruning_config
+from allrounder.versions import FULL, VERSIONS, Budget, resolve
+
+__all__ = [
+    "NO_LAYERS",
+    "CardRequest",
+    "Chunk",
+    "Subject",
+    "WorkList",
+    "aggressive",
+    "chunks",
+    "digest_of_work",
+    "grid_size",
+    "wanted_engines",
+    "work_list",
+]
+
+NO_LAYERS = "none"  # the layer pruner of a budget that keeps every layer
+CHUNK = 10  # questions that are computed and written together
+_POLICIES: tuple[LayerPolicy, ...] = ("dynamic", "static")
+_AGGRESSIVE = 11  # percent of the visual tokens
+_TOKENS = ("random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`
+# At the versions. The last two take one half from the router and the other from elsewhere.
+_PAIRS = (
+    "none+none",
+    "random+random",
+    *(f"{tokens}+shortgpt" for tokens in _TOKENS),
+    f"{ROUTER}+shortgpt",
+    f"random+{ROUTER}",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CardRequest:
+    """What is to be measured; every default is filled in."""
+
+    model: Path
+    router: Path
+    calib: Path | None  # None: the demo's test split is drawn
+    vote: Path  # prompts that vote for static layers, never the questions
+    questions: int
+    grid_questions: int
+    prune_layer: int
+    jobs: int
+    work: Path
+    out: Path
+    page: Path | None
+    page_only: bool
+    timing: bool
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A row of the table to be: a pruner at a budget, and how many of the questions it is asked (the first ones)."""
+
+    pruner: str
+    version: str
+    layer_policy: LayerPolicy
+    questions: int
+
+    @property
+    def key(self) -> tuple[str, LayerPolicy]:
+        """The engine it runs through."""
+        return (self.version, self.layer_policy)
+
+
+class WorkList(NamedTuple):
+    """All subjects; the first is `full`, which is the reference, and is not run again."""
+
+    subjects: tuple[Subject, ...]
+    questions: int
+    grid: int
+
+    def of(self, first: int) -> tuple[int, ...]:
+        """Returns the places of the subjects that are asked question ``first``."""
+        return tuple(place for place, subject in enumerate(self.subjects) if first < subject.questions)
+
+
+class Chunk(NamedTuple):
+    """Questions ``first`` to ``end`` - 1, of whole pictures; all of them in the grid, or none."""
+
+    first: int
+    end: int
+
+
+def aggressive(tokens: int) -> int:
+    """Returns 11 % of ``tokens``, rounded half up, at least 1."""
+    return max(1, (2 * _AGGRESSIVE * tokens + 100) // 200)
+
+
+def wanted_engines(tokens: int, layers: int, prune_layer: int) -> tuple[PruningConfig, ...]:
+    """Returns the engines of a host of N ``tokens`` and M ``layers``, `full` first; static layers are to be ranked.
+
+    Raises:
+        InvalidBudget: The host cannot be pruned so at this layer.
+    """
+    names = [name for name in VERSIONS if name != FULL]
+    budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
+    tokens_alone = [Budget(kept, layers).name for kept in (*(each.tokens for each in budgets), aggressive(tokens))]
+    layers_alone = [Budget(tokens, each.layers).name for each in budgets]
+    model = {"tokens": tokens, "layers": layers, "prune_layer": prune_layer}
+    found = [
+        pruning_config(name, **model, layer_policy=policy)
+        for group in (names, tokens_alone, layers_alone)
+        for policy in _POLICIES
+        for name in group
+    ]
+    pruned = [each for each in dict.fromkeys(found) if each.budget != (tokens, layers)]
+    return (pruning_config(FULL, **model, layer_policy="static"), *pruned)
+
+
+def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questions: int, grid: int) -> WorkList:
+    """Returns what is measured on ``questions`` questions, the first ``grid`` of which the other pruners are asked.
+
+    Args:
+        engines: From `wanted_engines`.
+        tokens: N.
+        layers: M.
+        questions: How many there are.
+        grid: How many of them the grid takes, whole pictures.
+    """
+    subjects = [Subject(ROUTER, each.version, each.layer_policy, questions) for each in engines]
+    few = Budget(aggressive(tokens), layers).name
+    if grid:
+        for version, _, policy in (engine.key for engine in engines):
+            if version in VERSIONS and policy == "dynamic":
+                subjects += [Subject(pair, version, policy, grid) for pair in _PAIRS]
+            elif version == few:
+                subjects += [Subject(f"{name}+{NO_LAYERS}", version, policy, grid) for name in ("none", *_TOKENS)]
+    return WorkList(tuple(subjects), questions, grid)
+
+
+def grid_size(prompts: Sequence[Prompt], wanted: int) -> int:
+    """Returns how many of the first ``prompts`` are at most ``wanted`` questions of whole pictures.
+
+    Raises:
+        CalibrationError: Not even the first picture is within.
+    """
+    ends = [chunk.end for chunk in _pictures(prompts) if chunk.end <= wanted]
+    if wanted and not ends:
+        first = _pictures(prompts)[0].end
+        raise CalibrationError(
+            "the grid takes whole pictures", where="--grid-questions", got=wanted, wanted=f"0, or {first} or more"
+        )
+    return ends[-1] if ends else 0
+
+
+def chunks(prompts: Sequence[Prompt], grid: int, size: int = CHUNK) -> tuple[Chunk, ...]:
+    """Returns the questions cut into pieces of whole pictures, of ``size`` or a little more; one cut is at ``grid``."""
+    found: list[Chunk] = []
+    first = 0
+    for picture in _pictures(prompts):
+        if picture.end - first >= size or picture.end in (grid, len(prompts)):
+            found.append(Chunk(first, picture.end))
+            first = picture.end
+    return tuple(found)
+
+
+def digest_of_work(work: WorkList, prompts: Sequence[Prompt], *facts: str) -> str:
+    """Returns the name of the folder that outcomes lie in: other work, questions or ``facts`` have another one."""
+    digest = hashlib.sha256(msgspec.json.encode((work, [prompt[1:] for prompt in prompts], facts)))
+    return digest.hexdigest()[:16]
+
+
+def _pictures(prompts: Sequence[Prompt]) -> list[Chunk]:
+    """Returns runs of questions about the same picture."""
+    found: list[Chunk] = []
+    for _, group in groupby(prompts, key=lambda prompt: prompt.image):
+        first = found[-1].end if found else 0
+        found.append(Chunk(first, first + len(tuple(group))))
+    return found

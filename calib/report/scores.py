@@ -1,0 +1,113 @@
+"""Scores of other pruners, one question at a time, as engines are fed them.
+
+What it is: `PrunerScores`, which turns "<token pruner>+<layer pruner>" into a scorer for `allrounder.calib.fidelity`.
+What it knows: the pruners' tables, the router's own halves, and that a picture is looked at once and a half is scored
+once per question, however many rows ask. What it does not know: engines, budgets, how a pruner scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from allrounder.calib.fidelity import Scorer
+from allrounder.calib.report.bundle import Sources
+from allrounder.card import ROUTER
+from allrounder.errors import InputInvalid
+from allrounder.prompts import Prompt
+from allrounder.router.checkpoint import load_router
+from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View
+from allrounder.runtime.engine import Scores
+from allrounder.runtime.image import to_rgb
+from allrounder.vlm.host import load_host
+from allrounder.vlm.prompt import PromptEncoder
+from allrounder.vlm.pruned import PrunedHost
+
+__all__ = ["SEED", "PrunerScores"]
+
+SEED = 0  # of random scores; with it and the question's name they are the same in every run
+
+_Half = Callable[[View], torch.Tensor]
+
+
+class PrunerScores:
+    """Scores by pruners that read the host in torch; not for several threads.
+
+    Args:
+        sources: The host; its router, for pairs that take one half from it; K.
+        calibration: Prompts from which static layer orders are found.
+        folder: Questions are named by their picture's path from here, and their text.
+    """
+
+    def __init__(self, sources: Sources, calibration: Sequence[Prompt], folder: Path) -> None:
+        self._host, self._folder = load_host(sources.host), folder
+        self._pruned = PrunedHost(self._host)
+        self._encoder = PromptEncoder(self._host.tokenizer_json, self._host.template)
+        self._router = load_router(sources.router, host_spec=self._host.spec, host_digest=self._host.digest).eval()
+        self._look = lru_cache(maxsize=1)(self._visual)
+        views = [self._view(prompt) for prompt in calibration]
+        self._setting = Setting(host=self._host, gather_layer=sources.prune_layer, seed=SEED, calibration=views)
+        self._halves: dict[tuple[str, str], _Half] = {}
+        self._scorers: dict[str, Scorer] = {}
+        self._now: tuple[Prompt, View] | None = None
+        self._scored: dict[tuple[str, str], np.ndarray] = {}
+
+    def scorer(self, pruner: str) -> Scorer:
+        """Returns the scorer of "<token pruner>+<layer pruner>", the same object each time.
+
+        Raises:
+            InputInvalid: There is no such pruner.
+        """
+        if pruner not in self._scorers:
+            self._scorers[pruner] = self._made(pruner)
+        return self._scorers[pruner]
+
+    def _made(self, pruner: str) -> Scorer:
+        tokens, _, layers = pruner.partition("+")
+        for half in (("token", tokens), ("layer", layers)):
+            if half not in self._halves:
+                self._halves[half] = self._make(*half)
+
+        def scores(prompt: Prompt) -> Scores:
+            return Scores(self._score(prompt, ("token", tokens)), self._score(prompt, ("layer", layers)))
+
+        return scores
+
+    def _make(self, kind: str, name: str) -> _Half:
+        if name == ROUTER:
+            place = 0 if kind == "token" else 1
+            return lambda view: self._router(view.embeddings, view.prompt)[place]
+        table: dict[str, Any] = TOKEN_PRUNERS if kind == "token" else LAYER_PRUNERS
+        if name not in table:
+            raise InputInvalid(f"there is no such {kind} pruner", got=name, wanted=", ".join(table))
+        return table[name](self._setting)
+
+    @torch.no_grad()
+    def _score(self, prompt: Prompt, half: tuple[str, str]) -> np.ndarray:
+        """Returns [1, N] or [1, M] float32; computed once for a question that several rows ask in turn."""
+        if self._now is None or self._now[0] != prompt:
+            self._now, self._scored = (prompt, self._view(prompt)), {}
+        if half not in self._scored:
+            self._scored[half] = self._halves[half](self._now[1]).float().numpy()
+        return self._scored[half]
+
+    @torch.no_grad()
+    def _view(self, prompt: Prompt) -> View:
+        visual, batch = self._look(prompt.image), self._encoder.batch([prompt.question])
+        try:
+            picture = prompt.image.relative_to(self._folder).as_posix()
+        except ValueError:
+            picture = prompt.image.name
+        name = f"{picture}\n{prompt.question}"
+        return View(visual=visual, prompt=batch, embeddings=self._pruned.embeddings(visual, batch), identity=(name,))
+
+    def _visual(self, image: Path) -> torch.Tensor:
+        processor: Any = self._host.processor.image_processor
+        pixels = processor(images=[Image.fromarray(to_rgb(image))], return_tensors="pt")["pixel_values"]
+        return self._pruned.visual(pixels)

@@ -1,0 +1,292 @@
+"""The work behind a fidelity card: chunks of questions, measured by several processes, each chunk a file.
+
+What it is: workers, what they are told, and the files that they leave.
+What it knows: that a chunk that is on the disk is done, whoever computed it; that a worker's error is the command's.
+What it does not know: which rows the card has, and what is made of the outcomes.
+
+Every worker holds all engines, weights mapped once for all, and computes on one thread: as many workers as cores are
+faster than one worker with all cores, and figures do not depend on the number of cores. A worker whose parent died
+ends after its chunk; its file still counts.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allrounder.calib.fidelity import Contender, Outcomes, measure
+from allrounder.calib.report.bundle import Sources, entries_of
+from allrounder.calib.report.plan import Chunk, WorkList
+from allrounder.card import ROUTER
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.engines.options import EngineOptions
+from allrounder.errors import CalibrationError
+from allrounder.prompts import Prompt
+from allrounder.pruning import PruningConfig
+from allrounder.runtime.engine import open_engines
+
+__all__ = ["Assignment", "chunk_file", "read_outcomes", "run_chunks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What every worker is told."""
+
+    sources: Sources
+    bundle: Path
+    engines: tuple[PruningConfig, ...]  # `full` first
+    work: WorkList
+    prompts: tuple[Prompt, ...]
+    calibration: tuple[Prompt, ...]  # for static layer orders
+    folder: Path  # where the prompts file lies
+    results: Path  # where chunk files go
+
+
+def run_chunks(
+    task: Assignment, chunks: Sequence[Chunk], jobs: int, say: Callable[[str], None] = lambda _: None
+) -> int:
+    """Computes the chunks that are not on the disk yet; returns how many questions that were.
+
+    Args:
+        task: What is measured.
+        chunks: All of them; most grid chunks first, as they come.
+        jobs: Processes.
+        say: Told how far the work is, and when it will about end.
+
+    Raises:
+        AllRounderError: A worker's own error, or `CalibrationError` where one died. Finished chunks stay.
+    """
+    task.results.mkdir(parents=True, exist_ok=True)
+    left = [chunk for chunk in chunks if not chunk_file(task.results, chunk).is_file()]
+    total, skipped = sum(map(_size, chunks)), sum(map(_size, chunks)) - sum(map(_size, left))
+    if skipped:
+        say(f"{skipped} of {total} questions were measured before")
+    clock = _Clock(task.work, left, total, say)
+    with _workers(task, min(jobs, len(left))) as workers:
+        queue, idle = list(reversed(left)), list[Any](workers)
+        busy: dict[Any, Chunk] = {}
+        while queue or busy:
+            while queue and idle:
+                connection = idle.pop()
+                busy[connection] = queue.pop()
+                _send(connection, busy[connection], workers)
+            for connection in wait(list(busy)):
+                _receive(connection, workers)
+                clock.done(busy.pop(connection))
+                idle.append(connection)
+    return total - skipped
+
+
+def chunk_file(results: Path, chunk: Chunk) -> Path:
+    """Returns the path of a chunk's outcomes."""
+    return results / f"{chunk.first:06}-{chunk.end:06}.npz"
+
+
+def read_outcomes(task: Assignment, chunks: Sequence[Chunk]) -> tuple[Outcomes, ...]:
+    """Returns the outcomes of every subject of the work, over all its questions in their order.
+
+    Raises:
+        CalibrationError: A chunk is missing or damaged.
+    """
+    parts: list[list[Outcomes]] = [[] for _ in task.work.subjects]
+    for chunk in chunks:
+        for place, outcomes in _read(task, chunk).items():
+            parts[place].append(outcomes)
+    return tuple(map(_joined, parts))
+
+
+class _Clock:
+    """Tells how much is done, and about how long the rest takes; runs are what takes time, not questions."""
+
+    def __init__(self, work: WorkList, left: Sequence[Chunk], total: int, say: Callable[[str], None]) -> None:
+        self._work, self._total, self._say = work, total, say
+        self._left = sum(map(self._runs, left))
+        self._questions = total - sum(map(_size, left))
+        self._done, self._started, self._told = 0, time.monotonic(), 0.0
+
+    def done(self, chunk: Chunk) -> None:
+        self._done += self._runs(chunk)
+        self._questions += _size(chunk)
+        now = time.monotonic()
+        if now - self._told > 10 or self._done == self._left:
+            self._told = now
+            rest = (now - self._started) / self._done * (self._left - self._done)
+            self._say(f"measured {self._questions} of {self._total} questions, about {rest / 60:.0f} minutes left")
+
+    def _runs(self, chunk: Chunk) -> int:
+        return len(self._work.of(chunk.first)) * _size(chunk)
+
+
+@contextmanager
+def _workers(task: Assignment, count: int) -> Iterator[dict[Connection, BaseProcess]]:
+    """Starts processes and gives each one's connection; none outlives the ``with`` statement."""
+    context = multiprocessing.get_context("spawn")  # forked threads of torch and ONNX Runtime would hang
+    workers: dict[Connection, BaseProcess] = {}
+    started: list[BaseProcess] = []
+    try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, task), daemon=True)
+            process.start()
+            theirs.close()  # so that its end is seen here
+            workers[ours] = process
+            started.append(process)
+        yield workers
+    finally:
+        for process in started:
+            process.terminate()
+            process.join()
+
+
+def _send(connection: Any, chunk: Chunk, workers: dict[Connection, BaseProcess]) -> None:
+    try:
+        connection.send(chunk)
+    except OSError:
+        _receive(connection, workers)  # it said why, or died
+        raise
+
+
+def _receive(connection: Any, workers: dict[Connection, BaseProcess]) -> None:
+    try:
+        failure = connection.recv()
+    except (EOFError, OSError) as error:
+        workers[connection].join()
+        raise CalibrationError(
+            "a worker died",
+            got=f"exit code {workers[connection].exitcode}",
+            remedy="see that there is memory for all workers, or give fewer --jobs; finished work is kept",
+        ) from error
+    if failure is not None:
+        raise failure
+
+
+def _work(connection: Connection, task: Assignment) -> None:
+    """A worker: chunks in, None or an error out, until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
+    try:
+        measurer = _Measurer(task)
+        while (chunk := _asked(connection)) is not None:
+            measurer.measure(chunk)
+            connection.send(None)
+    except BrokenPipeError:
+        return  # the parent is dead; the chunk is written
+    except Exception as error:  # whatever it is, the command ends with it  # noqa: BLE001
+        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+        try:
+            connection.send(error)
+        except Exception:  # an exception that cannot be sent  # noqa: BLE001
+            connection.send(CalibrationError("a worker failed", got=f"{type(error).__name__}: {error}"))
+
+
+def _asked(connection: Connection) -> Chunk | None:
+    """Returns the next chunk, or None where the parent is gone."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
+
+
+class _Measurer:
+    """Engines and pruners of one worker, opened once."""
+
+    def __init__(self, task: Assignment) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._task = task
+        bundle = open_bundle(task.bundle)
+        options = EngineOptions(threads=1, weights="shared")
+        engines = open_engines(bundle, entries_of(bundle, task.engines), options)
+        self._engines = {(each.entry.version, each.entry.pruning.layer_policy): each for each in engines}
+        self._scores: Any = None
+
+    def measure(self, chunk: Chunk) -> None:
+        """Measures a chunk and writes its file."""
+        subjects = [self._task.work.subjects[place] for place in self._task.work.of(chunk.first)]
+        contenders = [
+            Contender(self._engines[subject.key], None if subject.pruner == ROUTER else self._scorer(subject.pruner))
+            for subject in subjects
+        ]
+        prompts = self._task.prompts[chunk.first : chunk.end]
+        found = measure(contenders[0].engine, contenders, prompts)
+        arrays = {
+            "kl": np.stack([outcomes.kl for outcomes in found]),
+            "agrees": np.stack([outcomes.agrees for outcomes in found]),
+            "correct": np.stack([outcomes.correct for outcomes in found]),
+            "layer_use": np.stack([outcomes.layer_use for outcomes in found]),
+            "reference_correct": found[0].reference_correct,
+        }
+        path = chunk_file(self._task.results, chunk)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        partial.replace(path)
+
+    def _scorer(self, pruner: str) -> Any:
+        if self._scores is None:  # only the grid's chunks need the host in torch
+            from allrounder.calib.report.scores import PrunerScores
+
+            task = self._task
+            self._scores = PrunerScores(task.sources, task.calibration, task.folder)
+        return self._scores.scorer(pruner)
+
+
+def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
+    """Returns the outcomes in a chunk's file, by the subject's place."""
+    path, places = chunk_file(task.results, chunk), task.work.of(chunk.first)
+    prompts = task.prompts[chunk.first : chunk.end]
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("kl", "agrees", "correct", "layer_use", "reference_correct")}
+    except Exception as error:  # zip, header and array errors have no root but Exception
+        raise _unreadable(path, error) from error
+    if any(len(arrays[name]) != len(places) for name in ("kl", "agrees", "correct", "layer_use")):
+        raise _unreadable(path, f"not {len(places)} rows")
+    return {
+        place: Outcomes(
+            kl=arrays["kl"][row],
+            agrees=arrays["agrees"][row],
+            labelled=np.array([prompt.answer is not None for prompt in prompts]),
+            correct=arrays["correct"][row],
+            reference_correct=arrays["reference_correct"],
+            kinds=tuple(prompt.kind for prompt in prompts),
+            layer_use=arrays["layer_use"][row],
+            pictures=tuple(str(prompt.image) for prompt in prompts),
+        )
+        for row, place in enumerate(places)
+    }
+
+
+def _unreadable(path: Path, got: object) -> CalibrationError:
+    remedy = "delete this file and run again"
+    return CalibrationError("measured outcomes cannot be read", where=path, got=got, remedy=remedy)
+
+
+def _joined(parts: Sequence[Outcomes]) -> Outcomes:
+    return Outcomes(
+        kl=np.concatenate([part.kl for part in parts]),
+        agrees=np.concatenate([part.agrees for part in parts]),
+        labelled=np.concatenate([part.labelled for part in parts]),
+        correct=np.concatenate([part.correct for part in parts]),
+        reference_correct=np.concatenate([part.reference_correct for part in parts]),
+        kinds=tuple(kind for part in parts for kind in part.kinds),
+        layer_use=np.concatenate([part.layer_use for part in parts]),
+        pictures=tuple(picture for part in parts for picture in part.pictures),
+    )
+
+
+def _size(chunk: Chunk) -> int:
+    return chunk.end - chunk.first

@@ -1,0 +1,156 @@
+"""From outcomes to the card, and the card as a table of text.
+
+What it is: `make_card` and `render`.
+What it knows: which subject becomes which row, and that comparisons are on the grid's questions, where the router's
+outcomes are cut to the same ones. What it does not know: how figures are estimated (`allrounder.calib.card`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from allrounder import __version__
+from allrounder.calib import card as summary
+from allrounder.calib.fidelity import Outcomes
+from allrounder.calib.report.data import Questions
+from allrounder.calib.report.plan import Subject, WorkList
+from allrounder.calib.tables import table
+from allrounder.card import CARD_SCHEMA, ROUTER, Card, Comparison, Cost, Dataset, Figures, Recommendation, Row
+from allrounder.errors import CalibrationError
+from allrounder.manifest import Entry, Estimate, Model
+from allrounder.versions import FULL, VERSIONS
+
+__all__ = ["Measured", "make_card", "render"]
+
+COMPARED = "difference on the same questions; p: share of resamples in which the router is not better"
+
+
+class Measured(NamedTuple):
+    """What was measured; ``outcomes`` are those of ``work.subjects``, in their order."""
+
+    model: Model
+    entries: tuple[Entry, ...]
+    work: WorkList
+    outcomes: tuple[Outcomes, ...]
+    costs: tuple[Cost, ...]
+
+
+def make_card(measured: Measured, questions: Questions, prune_layer: int) -> Card:
+    """Returns the card of what was measured.
+
+    Raises:
+        CalibrationError: The engines are not of a router.
+    """
+    model, full = measured.model, measured.outcomes[0]
+    if model.router is None:
+        raise CalibrationError("a card is of a router, and these engines have none")
+    rows = _rows(measured)
+    entry = measured.entries[0]
+    return Card(
+        schema=CARD_SCHEMA,
+        producer=f"allrounder {__version__}",
+        model=model.name,
+        host=model.host,
+        router=model.router,
+        backend=entry.backend,
+        precision=entry.precision,
+        prune_layer=prune_layer,
+        visual_tokens=model.visual_tokens,
+        layers=model.layers,
+        dataset=Dataset(name=questions.name, about=questions.about, questions=len(questions.prompts)),
+        full=summary.figures(full),
+        full_kinds=summary.kinds(full),
+        rows=rows,
+        comparisons=_comparisons(measured),
+        costs=measured.costs,
+        recommendations=_recommendations(rows, measured.costs),
+    )
+
+
+def _rows(measured: Measured) -> tuple[Row, ...]:
+    entries = {(entry.version, entry.pruning.layer_policy): entry for entry in measured.entries}
+    return tuple(
+        summary.row(outcomes, subject.pruner, entries[subject.key])
+        for subject, outcomes in _subjects(measured)
+        if subject.version != FULL
+    )
+
+
+def _comparisons(measured: Measured) -> tuple[Comparison, ...]:
+    """Returns the router against every other pruner, through the same engine, on the grid's questions."""
+    grid = np.arange(measured.work.questions) < measured.work.grid
+    subjects = _subjects(measured)
+    router = {subject.key: outcomes.only(grid) for subject, outcomes in subjects if subject.pruner == ROUTER}
+    return tuple(
+        summary.compare(router[subject.key], outcomes, version=subject.version, pruner=subject.pruner)
+        for subject, outcomes in subjects
+        if subject.pruner != ROUTER
+    )
+
+
+def _subjects(measured: Measured) -> list[tuple[Subject, Outcomes]]:
+    return list(zip(measured.work.subjects, measured.outcomes, strict=True))
+
+
+def _recommendations(rows: Sequence[Row], costs: Sequence[Cost]) -> tuple[Recommendation, ...]:
+    known = {(row.version, row.pruning.layer_policy): row for row in rows if row.pruner == ROUTER}
+    ttft = {(cost.version, cost.layer_policy): cost.ttft for cost in costs}
+    found = []
+    for name in VERSIONS:
+        dynamic, static = known.get((name, "dynamic")), known.get((name, "static"))
+        if dynamic or static:
+            times = (ttft.get((name, "dynamic")), ttft.get((name, "static")))
+            found.append(summary.recommend(name, dynamic, static, *times))
+    return tuple(found)
+
+
+def render(card: Card) -> str:
+    """Returns the card as people read it on a terminal: rows, then comparisons, then recommendations."""
+    costs = {(cost.version, cost.layer_policy): cost for cost in card.costs}
+    header = ["pruner", "version", "T", "L", "layers", "n", "accuracy", "retention", "agreement", "kl", "FLOPs", "TTFT"]
+    full = card.full
+    lines = [["-", FULL, str(card.visual_tokens), str(card.layers), "static", *_figures(full), "100%", "100%"]]
+    for row in card.rows:
+        cost = costs.get((row.version, row.pruning.layer_policy))
+        alone = row.pruner != ROUTER
+        flops = cost and (cost.flops_alone if alone else cost.flops)
+        ttft = cost and (cost.ttft_alone if alone else cost.ttft)
+        kept = row.pruning
+        head = [row.pruner, row.version, str(kept.keep), str(kept.layers), kept.layer_policy]
+        lines.append([*head, *_figures(row.figures), _share(flops), _share(ttft)])
+    parts = [
+        f"{card.model}: {card.dataset.questions} questions, {card.dataset.about}",
+        "mean [95 % interval] against full on the same questions; kl in nats; FLOPs and TTFT as shares of full",
+        table(header, lines),
+    ]
+    if card.comparisons:
+        header = ["the router against", "version", "n", "agreement", "p", "kl", "p of kl"]
+        compared = [_compared(each) for each in card.comparisons]
+        parts += ["", COMPARED, table(header, compared)]
+    parts += ["", *(f"{each.version}: {each.layer_policy}. {each.why}" for each in card.recommendations)]
+    return "\n".join(parts)
+
+
+def _figures(figures: Figures) -> list[str]:
+    shares = [_percent(each) for each in (figures.accuracy, figures.retention, figures.agreement)]
+    kl = figures.kl
+    return [str(figures.questions), *shares, f"{kl.mean:.3f} [{kl.low:.3f}, {kl.high:.3f}]"]
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate.mean:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def _compared(found: Comparison) -> list[str]:
+    pairs = ((found.difference, found.p), (found.kl_difference, found.kl_p))
+    shown = [(f"{each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]", f"{chance:.4f}") for each, chance in pairs]
+    return [found.pruner, found.version, str(found.questions), *shown[0], *shown[1]]

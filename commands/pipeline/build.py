@@ -1,0 +1,392 @@
+"""The build itself: the stages in their order, from a host directory to what the backend publishes.
+
+What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
+what the layer vote reads, which figures are measured, which are copied from the router's card, and which are kept.
+What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
+
+Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (static layers) ->
+freeze the versions -> verify -> stage -> try -> fidelity -> latency -> publish. Nothing at the place changes before the
+last step, and what a killed build leaves beside it is swept by the next one. What is staged is always a bundle; whether
+it is published as it is, or something else is made of what was measured, is the backend's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from allrounder.calib import fidelity, latency
+from allrounder.calib.card import copy_figures, summarize
+from allrounder.calib.questions import QUESTIONS, quick_sample, voters
+from allrounder.calib.trial import try_engines
+from allrounder.calib.votes import layer_order, ranked
+from allrounder.card import CARD, ROUTER, Card, read_card
+from allrounder.commands.pipeline.request import BuildRequest
+from allrounder.engines.backends import Asked, Backend, BuildOptions, Built, backend
+from allrounder.engines.bundle.folders import beside
+from allrounder.engines.bundle.publish import Staging
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
+from allrounder.engines.options import EngineOptions
+from allrounder.engines.sessions import backend as runtime_backend
+from allrounder.engines.sessions import why_not
+from allrounder.engines.table import BACKENDS
+from allrounder.errors import CalibrationError, EngineUnavailable
+from allrounder.export.freezer import FreezeOptions, Freezer
+from allrounder.export.verify.verify import verify
+from allrounder.manifest import Entry, Fidelity
+from allrounder.native import ort_ops
+from allrounder.progress import Progress
+from allrounder.prompts import PromptSet, read_prompts
+from allrounder.pruning import PruningConfig, pruning_config
+from allrounder.router.checkpoint import RECORD, read_record
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.memory import available_bytes, fits, needed_bytes
+from allrounder.versions import FULL
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.generation import unheeded_note
+from allrounder.vlm.host import host_directory
+from allrounder.vlm.spec import HostSpec
+
+__all__ = ["BuildReport", "build_bundle"]
+
+# Fidelity runs one question after another: weights mapped once for all engines cost it little and save a lot.
+_MAPPED = EngineOptions(weights="shared")
+
+
+class BuildReport(msgspec.Struct, frozen=True):
+    """What was built: the entries asked for, as they stand in what was published, and where the time went."""
+
+    bundle: str  # or whatever directory the backend writes
+    entries: tuple[Built, ...]
+    seconds: float
+    phases: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds per phase, each told as it ends."""
+
+    say: Callable[[str], None]
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.phases[phase] = round(self.phases.get(phase, 0.0) + time.monotonic() - started, 2)
+        self.say(f"{phase}: {self.phases[phase]:.1f} s")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A request with everything that is read before anything is written."""
+
+    request: BuildRequest
+    host: Path
+    spec: HostSpec
+    prunings: tuple[PruningConfig, ...]  # static layers as far as they are known before a vote
+    place: Path
+    backend: Backend
+    prompts: PromptSet | None
+    card: Card | None  # the router's, where its figures may be copied
+    progress: Progress
+    clock: _Clock
+    say: Callable[[str], None]
+
+    @property
+    def needs_vote(self) -> bool:
+        return any(pruning.unranked for pruning in self.prunings)
+
+    def build(self, frozen: Path, staging: Staging, prunings: Sequence[PruningConfig]) -> tuple[Entry, ...]:
+        """Builds what was frozen of ``prunings`` into a staged bundle."""
+        only = frozenset(pruning.key for pruning in prunings)
+        options = BuildOptions(only=only, force=self.request.force, native_op=self.request.native_op)
+        return self.backend.build(frozen, staging, options)
+
+
+def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> BuildReport:
+    """Builds what ``request`` asks for and publishes it.
+
+    Args:
+        request: What to build.
+        progress: Told the steps within a phase.
+        say: Told phases and notes, one line each.
+
+    Raises:
+        AllRounderError: Whatever the stages refuse; the bundle at its place is then what it was.
+    """
+    started = time.monotonic()
+    job = _read(request, progress, say)
+    opened = job.backend.opened(job.place, force=request.force, progress=progress)
+    with opened as output, beside(output.place) as work, ExitStack() as kept:
+        staging = output.staging
+        options = FreezeOptions(request.precision, name=_name(request.host), reuse=staging.base)
+        freezer = Freezer(job.host, request.router, work / "frozen", options, progress)
+        with job.clock("freeze"):
+            freezer.shared()
+        reference = _reference(job, freezer, work, kept)
+        order = _vote(job, reference, work, kept) if job.needs_vote and reference else ()
+        with job.clock("freeze"):
+            prunings = [ranked(pruning, order) for pruning in job.prunings]
+            for pruning in prunings:
+                freezer.add(pruning)
+            freezer.finish()
+        with job.clock("verify"):
+            verify(work / "frozen", job.host, request.router, progress, proved=_proved(job, staging))
+        with job.clock("stage"):
+            entries = job.build(work / "frozen", staging, prunings)
+        with job.clock("try"):
+            new = [entry for entry in entries if entry.key not in staging.reused]
+            try_engines(open_bundle(staging.path, progress=job.progress), new, _MAPPED, say)
+        _calibrate(job, staging, entries, reference)
+        with job.clock("publish"):
+            built = output.publish(work / "frozen", entries)
+            for note in output.notes:
+                say(f"note: {note}")
+    return BuildReport(
+        bundle=str(job.place),
+        entries=built,
+        seconds=round(time.monotonic() - started, 2),
+        phases=job.clock.phases,
+    )
+
+
+def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> _Job:
+    """Reads and checks all inputs, the cheap ones first."""
+    prompts = read_prompts(request.calib) if request.calib else None
+    card = _card(request, say)
+    built_by = backend(request.backend)
+    if request.native_op and ort_ops() is None:
+        say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
+    host = host_directory(request.host)
+    spec = Checkpoint(host).spec
+    # A pruned checkpoint carries the author's word with it.
+    if request.backend != "checkpoint" and (note := unheeded_note(host, spec.decoder.max_positions)):
+        say(note)
+    model = {"tokens": spec.visual_tokens, "layers": spec.decoder.layers}
+    prunings = request.prunings(**model, policies=built_by.POLICIES)
+    built_by.check(Asked(request.backend, prunings, request.precision, request.words))
+    prunings = _with_card_layers(request, card, prunings, say)
+    if prompts is None:
+        prunings = _with_layers(request, prunings, say)
+        if card is None:
+            say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks engines by budget")
+    elif card is None and len(prompts.prompts) < QUESTIONS:
+        say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
+    place = request.out or Path(built_by.PLACE.format(model=_name(request.host), version=prunings[0].version))
+    return _Job(request, host, spec, prunings, place, built_by, prompts, card, progress, _Clock(say), say)
+
+
+def _with_layers(
+    request: BuildRequest, prunings: Sequence[PruningConfig], say: Callable[[str], None]
+) -> tuple[PruningConfig, ...]:
+    """Returns those of ``prunings`` that can be built without prompts: all, or the dynamic where no policy was asked.
+
+    Raises:
+        CalibrationError: Static layers were asked for, or nothing else runs, and nobody has ranked them.
+    """
+    unranked = [pruning for pruning in prunings if pruning.unranked]
+    others = tuple(pruning for pruning in prunings if not pruning.unranked)
+    if not unranked:
+        return others
+    what = "static layers are ranked by prompts, and there are none"
+    remedy = "give --calib FILE, or a router with a card"
+    if request.layer_policy is None and {pruning.version for pruning in unranked} <= {each.version for each in others}:
+        say(f"note: {what}: only dynamic layers are built; for static ones {remedy}")
+        return others
+    raise CalibrationError(
+        what,
+        where="--layer-policy",
+        wanted='a file of {"image": "relative/path.png", "question": "..."} lines',
+        remedy=f"{remedy}, or --layer-policy dynamic",
+    )
+
+
+def _card(request: BuildRequest, say: Callable[[str], None]) -> Card | None:
+    """Returns the card beside the router, where there is one and nobody gave prompts of their own.
+
+    Raises:
+        CalibrationError: It cannot be read.
+    """
+    path = request.router / CARD if request.router else None
+    if path is None or not path.exists():
+        return None
+    if request.own_prompts:
+        say(f"note: fidelity is measured on {request.calib}; the router's card, {path}, is not read")
+        return None
+    return read_card(path)
+
+
+def _with_card_layers(
+    request: BuildRequest, card: Card | None, prunings: Sequence[PruningConfig], say: Callable[[str], None]
+) -> tuple[PruningConfig, ...]:
+    """Returns ``prunings``, static ones with the layers that the card was measured with, where it is of this router."""
+    if card is None or request.router is None:
+        return tuple(prunings)
+    record = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
+    if (record, read_record(request.router).host) != (card.router, card.host):
+        return tuple(prunings)
+    known = {row.pruning for row in card.rows if row.pruner == ROUTER}
+    by_question = {msgspec.structs.replace(pruning, kept_layers=None): pruning for pruning in known}
+    found = tuple(by_question.get(pruning, pruning) for pruning in prunings)
+    if names := [ours.version for ours, theirs in zip(found, prunings, strict=True) if ours != theirs]:
+        say(f"note: the static layers of {', '.join(names)} are those of the router's card; no vote is needed")
+    return found
+
+
+def _proved(job: _Job, staging: Staging) -> frozenset[str]:
+    """Returns the graphs that the bundle already holds: they were verified when they were built into it."""
+    return frozenset() if staging.base is None or job.request.force else frozenset(staging.base.manifest.files)
+
+
+def _name(host: str) -> str:
+    """Returns what the model is called: the last part of its directory or hub id."""
+    return Path(host).resolve().name if Path(host).is_dir() else host.rpartition("/")[2]
+
+
+def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> OpenBundle | None:
+    """Returns a bundle of `full` (and a version that asks the router, where there is a vote), or None without prompts.
+
+    It is a reference only: whether `full` is published is the request's business. Where the backend's engines cannot be
+    run it has no use, and what is voted on stands alone. It is there as long as ``kept`` is open.
+    """
+    prunings: list[PruningConfig] = []
+    if job.prompts and _runs_here(job.request.backend):
+        tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
+        prunings.append(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
+    if job.prompts and job.needs_vote:
+        prunings.append(_voter(job))
+    if not prunings:
+        return None
+    with job.clock("reference"):
+        for pruning in prunings:
+            freezer.add(pruning)
+        freezer.finish()
+        staging = kept.enter_context(Staging(work / "reference", progress=job.progress))
+        job.build(work / "frozen", staging, prunings)
+        return open_bundle(staging.path, progress=job.progress)
+
+
+def _runs_here(name: str) -> bool:
+    """Whether what a backend builds can be run here; where the runtime has no such backend, ONNX Runtime's stand in."""
+    try:
+        return not BACKENDS[name].runs or bool(runtime_backend(name))
+    except EngineUnavailable:
+        return False
+
+
+def _vote(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> tuple[int, ...]:
+    """Returns the layers in the order in which the prompts want them."""
+    assert job.prompts is not None, "a vote without prompts was refused"
+    with job.clock("vote"):
+        voter = next(entry for entry in reference.manifest.entries if entry.version != FULL)
+        if why_not(voter, _MAPPED):
+            job.say(f"note: {voter.precision} does not run here: layers are voted for in fp32")
+            reference = _voting_in_fp32(job, work, kept)
+            (voter,) = reference.manifest.entries
+        if not fits(reference, [voter], _MAPPED):
+            raise CalibrationError(
+                f"the layer vote cannot be run: {_memory_note(reference, [voter])}",
+                remedy="build on a machine with more memory, or with --layer-policy dynamic",
+            )
+        engine = Engine.open(reference, voter, _MAPPED)
+        return layer_order(engine, voters(job.prompts.prompts), job.request.prune_layer, job.progress)
+
+
+def _voting_in_fp32(job: _Job, work: Path, kept: ExitStack) -> OpenBundle:
+    """Returns a bundle of the version that asks the router, in a precision that runs everywhere."""
+    voter = _voter(job)
+    options = FreezeOptions("fp32", name=_name(job.request.host))
+    freezer = Freezer(job.host, job.request.router, work / "voting", options, job.progress)
+    freezer.shared()
+    freezer.add(voter)
+    freezer.finish()
+    verify(work / "voting", job.host, job.request.router, job.progress)
+    staging = kept.enter_context(Staging(work / "voters", progress=job.progress))
+    job.build(work / "voting", staging, [voter])
+    return open_bundle(staging.path, progress=job.progress)
+
+
+def _voter(job: _Job) -> PruningConfig:
+    """Returns an engine that asks the router; which layers it runs does not matter."""
+    unranked = next(pruning for pruning in job.prunings if pruning.unranked)
+    return msgspec.structs.replace(unranked, layer_policy="dynamic")
+
+
+def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
+    """Returns what ``entries`` need and what there is, in words."""
+    needed, available = needed_bytes(bundle, entries, _MAPPED), available_bytes() or 0
+    return (
+        f"{entries[0].precision} on this machine needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"
+    )
+
+
+def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference: OpenBundle | None) -> None:
+    """Adds what the staged bundle lacks: fidelity of the new entries, and latency of all where one is new."""
+    reused = [entry for entry in entries if entry.key in staging.reused]
+    for entry in reused:
+        job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
+    missing = [entry for entry in entries if entry.fidelity is None]
+    unable = why_not(entries[0], _MAPPED)
+    if job.card and missing:
+        instead = "none is measured without prompts (--calib FILE)"
+        if job.prompts:
+            instead = "none is measured" if unable else "a quick figure is measured"
+        missing = _copied(job.card, staging, missing, instead, job.say)
+    if unable:
+        job.say(f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
+    elif reference and job.prompts and missing:
+        with job.clock("fidelity"):
+            found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
+            staging.set_figures({entry.key: (found[entry.key], entry.latency) for entry in missing})
+    # Latency is compared between entries, so a new one is timed beside all others, in one run.
+    peers = [entry for entry in staging.manifest.entries if entry.backend == job.request.backend]
+    if peers and not unable and len(reused) < len(entries):
+        with job.clock("latency"):
+            bundle = open_bundle(staging.path, progress=job.progress)
+            timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
+            figures = {entry.key: (entry.fidelity, figure) for entry, figure in zip(peers, timed, strict=True)}
+            staging.set_figures(figures)
+
+
+def _copied(
+    card: Card, staging: Staging, missing: Sequence[Entry], instead: str, say: Callable[[str], None]
+) -> list[Entry]:
+    """Gives those of ``missing`` that the card speaks of its figures; returns the others, and says why."""
+    found = copy_figures(card, missing, staging.manifest.model)
+    if found.figures:
+        staging.set_figures({e.key: (found.figures[e.key], e.latency) for e in missing if e.key in found.figures})
+        staging.set_recommendations(found.recommendations)
+        labels = ", ".join(entry.label for entry in missing if entry.key in found.figures)
+        say(
+            f"fidelity of {labels} is copied from the router's card: {card.full.questions} questions, "
+            f"{card.dataset.about} ({card.dataset.name})"
+        )
+    for label, reasons in found.refused.items():
+        say(f"note: the router's card does not hold for {label} ({', '.join(reasons)}): {instead}")
+    return [entry for entry in missing if entry.key not in found.figures]
+
+
+def _fidelity(
+    job: _Job, staged: OpenBundle, entries: Sequence[Entry], reference: OpenBundle
+) -> dict[tuple[str, str, str, int, str], Fidelity | None]:
+    """Returns the quick fidelity of ``entries`` against the reference, by key; None where memory does not do."""
+    assert job.prompts is not None, "without prompts there is no reference"
+    full = next(entry for entry in reference.manifest.entries if entry.version == FULL)
+    if not fits(staged, [full, *entries], _MAPPED):
+        job.say(f"note: fidelity is not measured: {_memory_note(staged, [full, *entries])}")
+        return {entry.key: None for entry in entries}
+    engine = Engine.open(reference, full, _MAPPED)
+    contenders = [fidelity.Contender(engine) for engine in open_engines(staged, entries, _MAPPED)]
+    sample = quick_sample(job.prompts.prompts, QUESTIONS)
+    outcomes = fidelity.measure(engine, contenders, sample, job.progress)
+    return {
+        entry.key: summarize(outcome, dataset=job.prompts.name)
+        for entry, outcome in zip(entries, outcomes, strict=True)
+    }

@@ -1,0 +1,109 @@
+"""A random host with a random router, and a bundle of its versions, for measuring speed and for tests.
+
+What it is: from a shape's name to both directories, and to a published bundle without figures.
+What it knows: the named shapes of `allrounder.vlm.random_model`, the build stages. What it does not know: training, time;
+such a pair shows speed and parity, never fidelity.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from allrounder.calib.votes import ranked
+from allrounder.engines.backends import BuildOptions, backend
+from allrounder.engines.bundle.publish import Staging, publish
+from allrounder.engines.bundle.reader import OpenBundle, open_bundle
+from allrounder.export.freezer import Freezer
+from allrounder.progress import Progress, silent
+from allrounder.pruning import LayerPolicy, PruningConfig, pruning_configs
+from allrounder.router.checkpoint import save_router
+from allrounder.router.model import MetaRouter
+from allrounder.versions import FULL
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.llava.config import read_config
+from allrounder.vlm.random_model import Shape, write_random_checkpoint
+
+__all__ = ["RandomModel", "build_bundle_of", "build_shape", "spread", "write_random_model"]
+
+_PRUNE_LAYER = 2
+
+
+class RandomModel(NamedTuple):
+    """Two directories that belong together."""
+
+    host: Path
+    router: Path
+
+
+def write_random_model(
+    directory: Path, shape: str | Shape, *, seed: int = 0, dtype: Any = None, progress: Progress = silent
+) -> RandomModel:
+    """Writes ``host/`` and ``router/`` below ``directory``, in float32; the host in ``dtype`` where one is given.
+
+    Raises:
+        InputInvalid: There is no shape of that name.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    host = write_random_checkpoint(directory / "host", shape, seed=seed, dtype=dtype, progress=progress)
+    checkpoint = Checkpoint(host)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        text_config: Any = read_config(host).text_config
+        router = MetaRouter(checkpoint.spec, text_config)
+    save_router(router, directory / "router", host_digest=checkpoint.digest)
+    return RandomModel(host, directory / "router")
+
+
+def build_shape(
+    shape: str, folder: Path, names: Sequence[str], progress: Progress, policies: Sequence[LayerPolicy] = ("dynamic",)
+) -> OpenBundle:
+    """Writes a random host and router of ``shape`` below ``folder`` and builds the named versions of it.
+
+    Raises:
+        InputInvalid: There is no such shape.
+        UnknownVersion: There is no such version.
+    """
+    progress(f"writing a random {shape}", 0, 1)
+    pair = write_random_model(folder, shape)
+    progress(f"writing a random {shape}", 1, 1)
+    return build_bundle_of(pair, folder / "bundle", names, progress, policies)
+
+
+def build_bundle_of(
+    pair: RandomModel,
+    place: Path,
+    names: Sequence[str],
+    progress: Progress,
+    policies: Sequence[LayerPolicy] = ("dynamic",),
+) -> OpenBundle:
+    """Builds the named versions of a model at ``place``, in fp32; nothing is verified or measured.
+
+    Static layers are spread evenly over the layers: how fast one is does not depend on which layers it holds.
+
+    Raises:
+        UnknownVersion: There is no such version.
+    """
+    frozen = place.with_name(f"{place.name}-frozen")
+    freezer = Freezer(pair.host, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
+    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    prunings = pruning_configs(names, tokens=tokens, layers=layers, prune_layer=_PRUNE_LAYER, policies=policies)
+    freezer.shared()
+    for pruning in prunings:
+        freezer.add(spread(pruning, layers))
+    freezer.finish()
+    with Staging(place) as staging:
+        backend("onnxruntime").build(frozen, staging, BuildOptions())
+        publish(staging)
+    shutil.rmtree(frozen)  # the bundle's files are links to the same data
+    return open_bundle(place, progress=progress)
+
+
+def spread(pruning: PruningConfig, layers: int) -> PruningConfig:
+    """Returns ``pruning``, static layers that nobody ranked at even distances over M ``layers``."""
+    below, rest = pruning.prune_layer, pruning.layers - pruning.prune_layer
+    return ranked(pruning, [below + index * (layers - below) // rest for index in range(rest)])

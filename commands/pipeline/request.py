@@ -1,0 +1,53 @@
+"""What a build is asked for.
+
+What it is: one record between the arguments and the build.
+What it knows: which prunings that is on a given model. What it does not know: arguments, and how anything is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from allrounder.manifest import Precision
+from allrounder.pruning import LAYER_POLICIES, Keep, LayerPolicy, PruningConfig, custom_version, pruning_configs
+
+__all__ = ["BuildRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What is to be built; every default that needs no model is filled in."""
+
+    versions: tuple[str, ...]
+    keep: Keep | None  # with `layers`, a version of its own beside `versions`; None of both: there is none
+    layers: int | None
+    host: str  # a directory or a hub id
+    router: Path | None
+    backend: str
+    precision: Precision
+    layer_policy: LayerPolicy | Literal["both"] | None  # None: all that the backend runs and there are layers for
+    prune_layer: int
+    calib: Path | None
+    own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
+    out: Path | None  # None: where the backend's builds end
+    force: bool  # build and measure again what the bundle already holds
+    native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
+    words: tuple[str, ...] = ()  # of the command line, that remedies repeat: model, router, prompts, place
+
+    def prunings(self, *, tokens: int, layers: int, policies: tuple[LayerPolicy, ...]) -> tuple[PruningConfig, ...]:
+        """Returns what is to be built of a model of N ``tokens`` and M ``layers`` for a backend that runs ``policies``.
+
+        Raises:
+            UnknownVersion: There is no such version.
+            InvalidBudget: The model cannot be pruned so.
+        """
+        versions = self.versions
+        if self.keep is not None or self.layers is not None:
+            keep = Fraction(1) if self.keep is None else self.keep
+            versions += (custom_version(keep, self.layers, tokens=tokens, depth=layers),)
+        if self.layer_policy is not None:
+            policies = LAYER_POLICIES if self.layer_policy == "both" else (self.layer_policy,)
+        return pruning_configs(versions, tokens=tokens, layers=layers, prune_layer=self.prune_layer, policies=policies)

@@ -1,0 +1,95 @@
+"""The page, rendered and written.
+
+What it is: the card, what is drawn of it, and the template put together. What it knows: one file, whole or absent.
+What it does not know: what stands in a section (``templates/card.html``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from allrounder.calib.fidelity import same_answer
+from allrounder.calib.tables import ranges
+from allrounder.card import Card
+from allrounder.commands.report import images, rows
+from allrounder.commands.report.samples import Sample
+from allrounder.errors import EngineUnavailable, InputInvalid
+
+__all__ = ["check_installed", "page", "write_page"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\N{REPLACEMENT CHARACTER}")
+
+
+def check_installed() -> None:
+    """Checks that what draws the page is there.
+
+    Raises:
+        EngineUnavailable: It is not.
+    """
+    for name in ("jinja2", "matplotlib"):
+        if find_spec(name) is None:
+            raise EngineUnavailable(
+                f"the fidelity card's page needs {name}", where="--page", remedy="pip install 'allrounder[report]'"
+            )
+
+
+def write_page(card: Card, out: Path, samples: Sequence[Sample], about: str) -> None:
+    """Writes the card as one self-contained HTML file; a kill leaves the old file or the new one.
+
+    Args:
+        card: What is shown.
+        out: The file to write.
+        samples: Pictures with what versions kept of them; may be none.
+        about: Whose figures these are, in a sentence, such as "Figures of the demo model, not of LLaVA-1.5-7B".
+
+    Raises:
+        EngineUnavailable: Jinja2 or Matplotlib is not installed.
+        InputInvalid: ``out`` cannot be written.
+    """
+    text = page(card, samples, about)
+    temporary = out.with_name(out.name + ".next")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        temporary.replace(out)
+    except OSError as error:
+        raise InputInvalid("the page cannot be written", where=out, got=error, wanted="such as card.html") from error
+
+
+def page(card: Card, samples: Sequence[Sample], about: str) -> str:
+    """Returns the page's HTML.
+
+    Raises:
+        EngineUnavailable: Jinja2 or Matplotlib is not installed.
+    """
+    check_installed()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    side = math.isqrt(card.visual_tokens)
+    text = environment.get_template("card.html").render(
+        card=card,
+        samples=samples,
+        about=about,
+        grid=side if side * side == card.visual_tokens else None,
+        rows=rows,
+        images=images,
+        number=_number,
+        ranges=ranges,
+        same_answer=same_answer,
+    )
+    return text.translate(_CONTROLS) + "\n"
+
+
+def _number(value: float, digits: int = 1, sign: str = "") -> str:
+    """Returns a figure with a true minus sign, and without one where it rounds to zero."""
+    return f"{value:{sign}z.{digits}f}".replace("-", "\N{MINUS SIGN}")

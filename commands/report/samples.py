@@ -1,0 +1,75 @@
+"""Sample pictures: what each version keeps of a picture, and what it answers.
+
+What it is: two records, and how they are made. What it knows: the runtime. What it does not know: how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from allrounder.engines.bundle.reader import OpenBundle
+from allrounder.engines.options import EngineOptions
+from allrounder.manifest import Entry
+from allrounder.prompts import Prompt
+from allrounder.runtime.engine import Engine, open_engines
+from allrounder.runtime.image import to_rgb
+from allrounder.runtime.runtime import Runtime
+
+__all__ = ["Kept", "Sample", "ask_versions"]
+
+_ANSWER_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one version kept of a picture, and its answer."""
+
+    version: str
+    keep_list: tuple[int, ...]  # ascending, of 0..N-1
+    layer_plan: tuple[int, ...]  # ascending, of 0..M-1
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture, a question, and what each version made of it."""
+
+    picture: Image.Image  # cut and scaled as the model sees it
+    question: str
+    wanted: str | None  # the right answer, where it is known
+    versions: tuple[Kept, ...]
+
+
+def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence[Prompt]) -> tuple[Sample, ...]:
+    """Asks each of ``entries`` every one of ``prompts``, and returns a sample for each prompt."""
+    engines = open_engines(bundle, entries, EngineOptions(weights="shared"))
+    limit = min(_ANSWER_TOKENS, bundle.manifest.limits.new_tokens)
+    samples = []
+    for prompt in prompts:
+        rgb = to_rgb(prompt.image)
+        answers = [Runtime(engine).generate(rgb, prompt.question, max_new_tokens=limit) for engine in engines]
+        kept = tuple(
+            Kept(entry.version, answer.keep_list, answer.layer_plan, answer.text)
+            for entry, answer in zip(entries, answers, strict=True)
+        )
+        samples.append(Sample(_as_seen(engines[0], rgb), prompt.question, prompt.answer, kept))
+    return tuple(samples)
+
+
+def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
+    """Returns the picture cut and scaled as the model sees it.
+
+    The preprocess graph ends in a linear map per channel; a black and a white picture tell it, and it is undone.
+    """
+
+    def pixels(picture: np.ndarray) -> np.ndarray:
+        return engine.preprocess(picture).numpy()[0].transpose(1, 2, 0)
+
+    size = engine.model.image_size
+    black, white = (pixels(np.full((size, size, 3), value, np.uint8)).mean(axis=(0, 1)) for value in (0, 255))
+    shown = (pixels(rgb) - black) / (white - black) * 255
+    return Image.fromarray(np.clip(np.rint(shown), 0, 255).astype(np.uint8))

@@ -1,0 +1,92 @@
+"""Prompts: scenes as PNG files and questions as JSON lines, for calibration, examples and tests.
+
+Knows: which questions are picked, file names, the one-object-per-line format.
+Does not know: the model. ``Example`` is the record that evaluation reads, drawn in memory or from such files.
+
+``python -m allrounder.demo.prompts --out models/demo/calibration --pictures 64`` writes the shipped ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from allrounder.demo.drawing import draw
+from allrounder.demo.questions import CLASSES, Question, sample_questions
+from allrounder.demo.scenes import Scene, Split, sample_scene
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one picture, with its only right answer and its class."""
+
+    image: Image.Image
+    question: str
+    answer: str
+    kind: str
+
+
+def scene_questions(scene: Scene, count: int) -> list[Question]:
+    """``count`` neatly written questions about ``scene``, classes as even as they can be."""
+    return sample_questions(scene, count, vary=False)
+
+
+def examples(split: Split, count: int, first_seed: int = 0) -> Iterator[Example]:
+    """``count`` questions of ``split``, one of each class per picture."""
+    for number in range(count):
+        scene = sample_scene(split, first_seed + number // len(CLASSES))
+        asked = sorted(scene_questions(scene, len(CLASSES)), key=lambda question: CLASSES.index(question.kind))
+        question = asked[number % len(CLASSES)]
+        yield Example(Image.fromarray(draw(scene)), question.text, question.answer, question.kind)
+
+
+def write_prompts(out: Path, split: Split, pictures: int, per_picture: int = 5, first: int = 0) -> int:
+    """Write ``pictures`` scenes of ``split``, seeds from ``first`` on, and ``prompts.jsonl``; returns the questions."""
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for seed in range(first, first + pictures):
+        scene = sample_scene(split, seed)
+        name = f"images/{seed:03d}.png"
+        Image.fromarray(draw(scene)).save(out / name, optimize=True)
+        for question in scene_questions(scene, per_picture):
+            record = {
+                "image": name,
+                "question": question.text,
+                "answer": question.answer,
+                "kind": question.kind,
+            }
+            lines.append(json.dumps(record))
+    (out / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    return len(lines)
+
+
+def read_prompts(path: Path) -> list[Example]:
+    """The examples of a ``prompts.jsonl``; pictures lie beside it."""
+    found = []
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        with Image.open(path.parent / record["image"]) as image:
+            found.append(Example(image.convert("RGB"), record["question"], record["answer"], record["kind"]))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write demo pictures and questions.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--per-picture", type=int, default=5)
+    parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="validation")
+    options = parser.parse_args(arguments)
+    split = Split[options.split.upper()]
+    count = write_prompts(options.out, split, options.pictures, options.per_picture)
+    print(json.dumps({"prompts": str(options.out / "prompts.jsonl"), "questions": count}))
+
+
+if __name__ == "__main__":
+    main()

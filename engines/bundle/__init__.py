@@ -1,0 +1,1 @@
+"""Bundles: opening, staging, publishing and verifying them."""

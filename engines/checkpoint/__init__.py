@@ -1,0 +1,1 @@
+"""Pruned checkpoints in the model's own format."""

@@ -1,0 +1,168 @@
+"""The weights and the config of a host with some of its layers.
+
+What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the host
+has them, and the config of fewer layers.
+What it knows: the safetensors format, those names, the config keys that speak of layers by number. What it does not
+know: what a tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from allrounder.errors import BundleCorrupt, HostUnsupported
+from allrounder.manifest import FileRecord
+from allrounder.model_files import HostRecord, HostTensor
+from allrounder.progress import Progress
+
+__all__ = ["pruned_config", "write_weights", "written_name"]
+
+INDEX = "model.safetensors.index.json"
+_CHUNK = 4 << 20
+# From canonical names to those of llava-1.5-7b-hf: the one layout that transformers 4 and 5, vLLM and SGLang map alike.
+# Newer transformers writes the tower without `vision_model`, and vLLM 0.32 finds no module for that:
+# https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/models/llava.py (`hf_to_vllm_mapper`)
+# https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/models/llava.py (`load_weights`)
+_WRITTEN = (
+    ("decoder.lm_head.", "language_model.lm_head."),
+    ("decoder.", "language_model.model."),
+    ("vision.", "vision_tower.vision_model."),
+    ("projector.", "multi_modal_projector."),
+)
+_PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists with one element per decoder layer
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+
+
+class _Kept(NamedTuple):
+    """A tensor on its way: where it lies, and its new name."""
+
+    source: HostTensor
+    name: str
+
+
+def written_name(tensor: HostTensor, plan: Sequence[int]) -> str | None:
+    """Returns the name that a tensor is written under where only the layers of ``plan`` are there.
+
+    Returns:
+        The name that llava-1.5-7b-hf has for it on the hub, whatever the host calls it; None if it is of another layer.
+
+    Raises:
+        BundleCorrupt: The record names a tensor of no part of a Llava.
+    """
+    name = tensor.name
+    if tensor.layer is not None:
+        if tensor.layer not in plan:
+            return None
+        name = name.replace(f"decoder.layers.{tensor.layer}.", f"decoder.layers.{plan.index(tensor.layer)}.", 1)
+    for canonical, written in _WRITTEN:
+        if name.startswith(canonical):
+            return written + name.removeprefix(canonical)
+    raise BundleCorrupt("a recorded weight belongs to no part of the host", where=tensor.stored, got=name)
+
+
+def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[int]) -> dict[str, Any]:
+    """Returns ``config.json`` of the host with the layers of ``plan`` alone; everything else stays as it is written.
+
+    Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
+    some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
+
+    Raises:
+        HostUnsupported: A list with one element per layer has another length.
+    """
+    text = dict(config.get("text_config") or {})
+    for key in _PER_LAYER:
+        listed = text.get(key)
+        if isinstance(listed, list):
+            if len(listed) != host.layers:
+                raise HostUnsupported(
+                    "a list in the config has not one element per layer",
+                    where=f"text_config.{key}",
+                    got=len(listed),
+                    wanted=host.layers,
+                )
+            text[key] = [listed[layer] for layer in plan]
+    windowless = host.text_config.get("max_window_layers")
+    if isinstance(windowless, int):  # the layers below it attend to everything: as many as are kept of them still do
+        text["max_window_layers"] = sum(layer < windowless for layer in plan)
+    text["num_hidden_layers"] = len(plan)
+    rope = dict(text.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        text.setdefault("rope_theta", rope.pop("rope_theta"))
+        if rope.get("rope_type", "default") != "default":
+            text.setdefault("rope_scaling", rope)
+    if {"decoder.embed_tokens.weight", "decoder.lm_head.weight"} <= {tensor.name for tensor in host.tensors}:
+        # transformers ties two only where they are equal; stacks that believe the flag alone need it to say so.
+        config, text["tie_word_embeddings"] = {**config, "tie_word_embeddings": False}, False
+    return {**config, "text_config": text}
+
+
+def write_weights(host: HostRecord, plan: Sequence[int], out: Path, progress: Progress) -> dict[str, FileRecord]:
+    """Writes the weights of the layers in ``plan``, renumbered, and of everything outside the decoder's layers.
+
+    Returns:
+        What was written below ``out``, the index of several files included.
+
+    Raises:
+        BundleCorrupt: The host's weights are not those that were recorded.
+        OSError: There is no room.
+    """
+    groups: dict[str, list[_Kept]] = {}
+    for tensor in host.tensors:
+        name = written_name(tensor, plan)
+        if name is not None:
+            groups.setdefault(tensor.file, []).append(_Kept(tensor, name))
+    single = len(host.weights) == 1
+    records: dict[str, FileRecord] = {}
+    placed: dict[str, str] = {}
+    for done, (source, kept) in enumerate(groups.items(), start=1):
+        name = "model.safetensors" if single else f"model-{done:05}-of-{len(groups):05}.safetensors"
+        records[name] = _write_file(host.weights_file(source), kept, out / name)
+        host.weights_file(source)  # the same file after it was read
+        placed |= {each.name: name for each in kept}
+        progress("writing weights", done, len(groups))
+    if not single:
+        total = sum(each.source.end - each.source.begin for kept in groups.values() for each in kept)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+        data = json.dumps(index, indent=2).encode() + b"\n"
+        (out / INDEX).write_bytes(data)
+        records[INDEX] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    return records
+
+
+def _write_file(source: Path, kept: list[_Kept], path: Path) -> FileRecord:
+    # Wide elements first: then every tensor begins at a multiple of its element's size, as who maps the file wants it.
+    ordered = sorted(kept, key=lambda each: (-_BITS.get(each.source.dtype, 8), each.source.begin))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor, name in ordered:
+        begin, end = end, end + tensor.end - tensor.begin
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, path.open("xb") as writing:
+        for piece in (len(text).to_bytes(8, "little"), text):
+            writing.write(piece)
+            digest.update(piece)
+        for tensor, _ in ordered:
+            _copy(reading, tensor, writing, digest)
+        writing.flush()
+        os.fsync(writing.fileno())
+    return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def _copy(reading: BinaryIO, tensor: HostTensor, writing: BinaryIO, digest: Any) -> None:
+    reading.seek(tensor.begin)
+    left = tensor.end - tensor.begin
+    while left:
+        chunk = reading.read(min(left, _CHUNK))
+        if not chunk:
+            raise BundleCorrupt("the host's weights are truncated", where=tensor.file, wanted=tensor.stored)
+        writing.write(chunk)
+        digest.update(chunk)
+        left -= len(chunk)

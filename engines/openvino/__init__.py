@@ -1,0 +1,1 @@
+"""OpenVINO: build and session."""

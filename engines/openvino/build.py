@@ -1,0 +1,70 @@
+"""The OpenVINO backend: flat twins of the frozen graphs are its engines.
+
+What it is: it places graphs, their twins, weights and tokenizer in the staged bundle and shows that OpenVINO compiles
+each twin.
+What it knows: which ops OpenVINO lacks (`allrounder.engines.graphs.flat`). What it does not know: what the graphs compute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import openvino
+
+from allrounder.engines.backends import Asked, BuildOptions
+from allrounder.engines.bundle.publish import PLACE, Staging, bundle_output
+from allrounder.engines.entries import graph_paths, place_frozen
+from allrounder.engines.graphs.flat import write_twin
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.manifest import Entry, EntryGraphs
+from allrounder.pruning import LAYER_POLICIES
+
+__all__ = ["BACKEND", "PLACE", "POLICIES", "build", "check", "opened"]
+
+BACKEND = "openvino"
+POLICIES = LAYER_POLICIES
+opened = bundle_output
+
+
+def check(asked: Asked) -> None:
+    """Refuses nothing: every flow that can be frozen runs in OpenVINO, layers chosen per input included."""
+    del asked
+
+
+def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tuple[Entry, ...]:
+    """Builds the versions of a frozen directory, or those in ``options.only``; see `allrounder.engines.onnxruntime.build`.
+
+    Raises:
+        EngineUnavailable: Another device than the CPU.
+        BackendError: OpenVINO refuses a graph; its message is quoted.
+    """
+    if options.device != "cpu":
+        raise EngineUnavailable(
+            "OpenVINO engines are built for the CPU",
+            got=options.device,
+            wanted="cpu",
+            remedy="build with the device cpu, or with another backend",
+        )
+    placed = place_frozen(Path(frozen_dir), staging, BACKEND, options._replace(native_op=False))
+    twins = {path: write_twin(staging, path) for path in graph_paths(placed)}
+    for done, path in enumerate(twins.values()):
+        options.progress("compiling graphs", done, len(twins))
+        _compile(staging.path / path, path)
+    options.progress("compiling graphs", len(twins), len(twins))
+    entries = [msgspec.structs.replace(entry, graphs=_flat(entry.graphs, twins)) for entry in placed]
+    return staging.put(entries, force=options.force)
+
+
+def _flat(graphs: EntryGraphs, twins: dict[str, str]) -> EntryGraphs:
+    paths = {name: path and twins[path] for name, path in msgspec.structs.asdict(graphs).items()}
+    return EntryGraphs(**paths)
+
+
+def _compile(file: Path, path: str) -> None:
+    try:
+        openvino.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": "1"})
+    except Exception as error:  # OpenVINO's exceptions have no base of their own
+        raise BackendError(
+            "OpenVINO cannot compile a graph", where=path, got=f"{error} (openvino {openvino.__version__})"
+        ) from error

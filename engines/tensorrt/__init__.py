@@ -1,0 +1,1 @@
+"""TensorRT: build and session."""

@@ -1,0 +1,165 @@
+"""What is written beside a TensorRT-LLM checkpoint: the build script, the runner, the page; and the limits they share.
+
+What it is: text. The flags are those of `trtllm-build` in 1.0 to 1.2.1.
+What it knows: how an engine's limits follow from a version's T and a request's text. What it does not know: weights.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from allrounder.engines.written import LIST
+from allrounder.errors import InputInvalid
+
+__all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "EngineLimits", "build_command", "scripts"]
+
+CHECKPOINT, ENGINE = "checkpoint", "engine"  # folders beside the scripts
+BUILD, RUN, PAGE = "build.sh", "run.py", "README.md"
+
+
+class EngineLimits(NamedTuple):
+    """What an engine is built for."""
+
+    tokens: int  # T, visual rows of one prompt
+    text_tokens: int  # text ids of one prompt, the template's included
+    new_tokens: int
+    batch: int
+    tensor_parallel: int
+
+    @property
+    def input_len(self) -> int:
+        """The longest prompt: text and visual rows."""
+        return self.text_tokens + self.tokens
+
+    @property
+    def multimodal_len(self) -> int:
+        """Rows of the prompt table: T for each request of a batch."""
+        return self.batch * self.tokens
+
+    def check(self, max_positions: int) -> None:
+        """Refuses limits that no engine can have.
+
+        Raises:
+            InputInvalid: A number below 1, or a sequence longer than the decoder's positions.
+        """
+        if min(self) < 1:
+            raise InputInvalid("limits of an engine begin at 1", got=self._asdict())
+        if self.input_len + self.new_tokens > max_positions:
+            raise InputInvalid(
+                "the engine's longest sequence exceeds the decoder's positions",
+                got=f"{self.text_tokens} text + {self.tokens} visual + {self.new_tokens} new tokens",
+                wanted=f"up to {max_positions}",
+                remedy="ask for fewer text or new tokens",
+            )
+
+
+def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: str = ENGINE) -> list[str]:
+    """Returns the `trtllm-build` line."""
+    values = {
+        "checkpoint_dir": checkpoint,
+        "output_dir": engine,
+        "gemm_plugin": "auto",
+        "max_batch_size": limits.batch,
+        "max_input_len": limits.input_len,
+        "max_seq_len": limits.input_len + limits.new_tokens,
+        # Every prompt of a batch in one step, padding removed.
+        "max_num_tokens": limits.batch * limits.input_len,
+        "max_multimodal_len": limits.multimodal_len,
+        "workers": limits.tensor_parallel,
+    }
+    return ["trtllm-build", *(word for name, value in values.items() for word in (f"--{name}", str(value)))]
+
+
+def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
+    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
+    words = build_command(limits, "$here/" + CHECKPOINT, "$here/" + ENGINE)
+    pairs = [f"{name} {_quoted(value)}" for name, value in zip(words[1::2], words[2::2], strict=True)]
+    line = " \\\n  ".join([words[0], *pairs, '"$@"'])
+    return {
+        BUILD: _BUILD.format(label=label, command=line, engine=ENGINE, listed=LIST),
+        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
+        PAGE: _PAGE.format(
+            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
+        ),
+    }
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if value.startswith("$here/") else shlex.quote(value)
+
+
+_BUILD = """\
+#!/usr/bin/env bash
+# Builds the TensorRT engine of {label}. Further flags are handed on to trtllm-build.
+# For TensorRT-LLM 1.0 to 1.2.1; later ones build no engines.
+set -euo pipefail
+here=$(cd "$(dirname "${{BASH_SOURCE[0]}}")" && pwd)
+if ! command -v trtllm-build >/dev/null; then
+  echo "trtllm-build is not here: TensorRT-LLM 1.0 to 1.2.1 bring it. Releases after 1.3.0rc20 build no engines;" >&2
+  echo "they serve the pruned checkpoint that this was made from in their PyTorch backend." >&2
+  exit 2
+fi
+{command}
+# With this list the engine goes when the checkpoint around it is replaced; without it, it would count as yours.
+if [[ -d $here/{engine} ]] && command -v sha256sum >/dev/null; then
+  cd "$here/{engine}"
+  rm -f {listed}
+  sha256sum -- * >{listed}
+fi
+"""
+
+_RUN = """\
+#!/usr/bin/env python3
+\"\"\"Answers questions about pictures with the engine of {label}.
+
+    python run.py PICTURE QUESTION [PICTURE QUESTION ...]         (tensor parallel: mpirun -n RANKS python run.py ...)
+
+The pruned picture enters as a prompt table: ids from the vocabulary's size on stand for its rows.
+\"\"\"
+
+import argparse
+from pathlib import Path
+
+from allrounder.serving.tensorrt_llm.engine import EngineRunner
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="+", metavar="PICTURE QUESTION", help="up to {batch} pairs, one batch")
+    parser.add_argument("--max-new-tokens", type=int, default={new_tokens})
+    arguments = parser.parse_args()
+    pairs = arguments.pairs
+    if len(pairs) % 2:
+        parser.error("a picture without a question")
+    runner = EngineRunner.open((HERE / "{pruned}").resolve(), HERE / "engine")
+    for text in runner.answer(list(zip(pairs[::2], pairs[1::2])), max_new_tokens=arguments.max_new_tokens):
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+_PAGE = """\
+# {label} for TensorRT-LLM's engine path (legacy)
+
+For TensorRT-LLM **1.0 to 1.2.1**. Releases after 1.3.0rc20 build no engines: they serve the pruned checkpoint that this
+was made from, `{pruned}`, in their PyTorch backend (`python -m allrounder.serving.tensorrt_llm CHECKPOINT --out
+DIR`).
+
+| | |
+|---|---|
+| `checkpoint/` | TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each of {ranks} ranks |
+| `build.sh` | the `trtllm-build` line; makes `engine/`, on the GPU that will run it |
+| `run.py` | prints answers; {tokens} kept rows of each picture, made by `{pruned}`, are the prompt table |
+
+The engine takes prompts of {text_tokens} text tokens and {tokens} visual rows, {new_tokens} new tokens, batches of
+{batch}: `--max_multimodal_len` is {batch} x {tokens} = {rows}. Kept rows stand side by side: positions count
+them and not the rows that were dropped. The frozen graphs of this project keep the original positions, and fidelity
+figures are theirs.
+
+Nothing here was run in TensorRT-LLM by the project: layout and flags were checked against its sources.
+"""

@@ -1,0 +1,1 @@
+"""TensorRT-RTX: TensorRT's build and session with another library."""

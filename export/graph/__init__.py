@@ -1,0 +1,1 @@
+"""Graphs of the decoder, written node by node."""

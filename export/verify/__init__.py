@@ -1,0 +1,1 @@
+"""Graphs held against the stock model."""

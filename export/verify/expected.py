@@ -1,0 +1,84 @@
+"""The signature of every graph, as the contract has it.
+
+What it is: one function per kind of graph that returns its `Rules`.
+What it knows: names from `allrounder.tensors`, static dimensions from spec and plan.
+What it does not know: files. It shares no code with the writers of the graphs, which it is there to check.
+"""
+
+from __future__ import annotations
+
+from allrounder import tensors
+from allrounder.export.graph.flow import Plan
+from allrounder.export.graph.rules import Rules
+from allrounder.vlm.spec import HostSpec
+
+__all__ = ["decode", "prefill", "preprocess", "router", "vision"]
+
+_Shape = list[int | None]
+
+
+def preprocess(spec: HostSpec) -> Rules:
+    """Returns the rules of the preprocess graph."""
+    size = spec.vision.image_size
+    return Rules({tensors.IMAGE: [None, None, 3]}, {tensors.PIXEL_VALUES: [1, 3, size, size]}, 0, frozenset(), None)
+
+
+def vision(spec: HostSpec) -> Rules:
+    """Returns the rules of the vision graph."""
+    size, layers = spec.vision.image_size, max(spec.vision.feature_layers)
+    visual: _Shape = [None, spec.visual_tokens, spec.decoder.hidden]
+    return Rules({tensors.PIXEL_VALUES: [None, 3, size, size]}, {tensors.VISUAL: visual}, layers, frozenset(), None)
+
+
+def router(spec: HostSpec, layers: int) -> Rules:
+    """Returns the rules of the graph of a router of ``layers`` layers."""
+    scores: dict[str, _Shape] = {
+        tensors.TOKEN_SCORES: [None, spec.visual_tokens],
+        tensors.LAYER_SCORES: [None, spec.decoder.layers],
+    }
+    return Rules(_prompt(spec, None), scores, layers, frozenset(), None)
+
+
+def prefill(plan: Plan) -> Rules:
+    """Returns the rules of a prefill graph."""
+    spec, batch = plan.spec, 1 if plan.dynamic else None
+    inputs = _prompt(spec, batch) | {tensors.ROOM: [1]}
+    outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, spec.decoder.vocabulary]}
+    if plan.prunes:
+        inputs[tensors.TOKEN_SCORES] = [batch, spec.visual_tokens]
+        outputs[tensors.KEEP] = [batch, plan.pruning.keep]
+    if plan.dynamic:
+        inputs[tensors.LAYER_SCORES] = [batch, spec.decoder.layers]
+        outputs[tensors.LAYER_MASK] = [spec.decoder.layers]
+    outputs |= _caches(plan, tensors.CACHE_KEY, tensors.CACHE_VALUE)
+    return Rules(inputs, outputs, len(plan.layers), frozenset(plan.layers), plan.pruning.keep if plan.prunes else None)
+
+
+def decode(plan: Plan) -> Rules:
+    """Returns the rules of a decode graph."""
+    batch = 1 if plan.dynamic else None
+    inputs: dict[str, _Shape] = {tensors.INPUT_IDS: [batch, None], tensors.POSITIONS: [batch]}
+    if plan.prunes:
+        inputs[tensors.SLOTS] = [batch]
+    if plan.dynamic:
+        inputs[tensors.LAYER_MASK] = [plan.spec.decoder.layers]
+    inputs |= _caches(plan, tensors.CACHE_KEY, tensors.CACHE_VALUE)
+    outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, None, plan.spec.decoder.vocabulary]}
+    outputs |= _caches(plan, tensors.CACHE_KEY_OUT, tensors.CACHE_VALUE_OUT)
+    return Rules(inputs, outputs, len(plan.layers), frozenset(plan.layers), None)
+
+
+def _prompt(spec: HostSpec, batch: int | None) -> dict[str, _Shape]:
+    return {
+        tensors.PREFIX_IDS: [batch, None],
+        tensors.VISUAL: [batch, spec.visual_tokens, spec.decoder.hidden],
+        tensors.SUFFIX_IDS: [batch, None],
+        tensors.SUFFIX_LENGTHS: [batch],
+    }
+
+
+def _caches(plan: Plan, *names: str) -> dict[str, _Shape]:
+    decoder = plan.spec.decoder
+    batch = 1 if plan.dynamic else None
+    shape: _Shape = [batch, decoder.kv_heads, None, decoder.head_dim]
+    return {name.format(layer=layer): shape for layer in plan.layers for name in names}

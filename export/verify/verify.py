@@ -1,0 +1,133 @@
+"""Proving a frozen directory: every graph obeys its rules and computes what the eager modules compute.
+
+What it is: `verify`, the order of all checks; the checks themselves are in
+`rules`, `verify_shared` and `verify_decoder`.
+What it knows: which graphs there are and what each must look like, from `frozen.json` and the contract.
+What it does not know: how graphs were written; it reads the files, as an engine does.
+
+Layer by layer: each layer of each graph is cut out and run against the stock layer, one stock layer in memory at a
+time, so that a 7B is verified in the memory of its largest layer. Hosts of at most `SMALL` bytes of weights are
+verified as a whole as well: prefill and decode of every version against the removing host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from allrounder.errors import InputInvalid
+from allrounder.export.freezer import FROZEN, GRAPHS
+from allrounder.export.graph.flow import Plan, make_plan
+from allrounder.export.graph.rules import check_graph
+from allrounder.export.verify import expected
+from allrounder.export.verify.compare import Check, Comparison
+from allrounder.export.verify.decoder import Graph, verify_decoder, verify_flow
+from allrounder.export.verify.reference import StockParts
+from allrounder.export.verify.shared import verify_preprocess, verify_router, verify_vision
+from allrounder.export.weights.widened import widened
+from allrounder.manifest import Frozen, FrozenVersion, decode
+from allrounder.progress import Progress, silent
+from allrounder.router.checkpoint import load_router
+from allrounder.vlm.host import host_directory, load_host, load_processor
+
+__all__ = ["SMALL", "Report", "verify"]
+
+SMALL = 256 << 20  # bytes of host weights up to which whole flows are compared
+
+
+class Report(NamedTuple):
+    """What was proved now; graphs that were proved before are not counted."""
+
+    graphs: int
+    comparisons: int
+    worst: Check | None  # None where nothing was left to compare
+
+
+def verify(
+    frozen_dir: Path | str,
+    host_dir: Path | str,
+    router_dir: Path | str | None,
+    progress: Progress = silent,
+    *,
+    proved: Collection[str] = (),
+) -> Report:
+    """Verifies every graph of a frozen directory.
+
+    Args:
+        frozen_dir: What `Freezer` wrote.
+        host_dir: The host it was frozen from.
+        router_dir: The router, or None where it was frozen without.
+        progress: Told after each part.
+        proved: Names of graphs that were verified before, with the same weights: a name holds a digest of the content,
+            so they are the same. Their rules are checked again, their figures are not.
+
+    Raises:
+        GraphInvalid: A graph breaks a rule; names graph and node.
+        VerificationFailed: A graph computes something else; names graph, value and largest difference.
+        InputInvalid: The directory was frozen from another host, or with a router and none is given.
+    """
+    folder, directory = Path(frozen_dir), host_directory(host_dir)
+    frozen = decode((folder / FROZEN).read_bytes(), Frozen, where=folder / FROZEN)
+    parts = StockParts(directory)
+    _check_sources(frozen, parts, router_dir)
+    router = None if router_dir is None else load_router(router_dir, host_spec=parts.spec, host_digest=parts.digest)
+    plans = [(version, make_plan(parts.spec, version.pruning)) for version in frozen.versions]
+    models = _check_rules(folder, frozen, plans, 0 if router is None else len(router.layers), progress)
+    comparison = Comparison(folder / GRAPHS, frozen.precision)
+    processor = load_processor(directory).image_processor
+    if frozen.graphs.preprocess not in proved:
+        verify_preprocess(comparison, models[frozen.graphs.preprocess], processor)
+    if frozen.graphs.vision not in proved:
+        verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
+    if frozen.graphs.router is not None and frozen.graphs.router not in proved and router is not None:
+        verify_router(comparison, models[frozen.graphs.router], parts, router)
+    new = [(version, plan) for version, plan in plans if not {version.prefill, version.decode} <= set(proved)]
+    if new:
+        prefills = [Graph(version.prefill, models[version.prefill], plan) for version, plan in new]
+        decodes = [Graph(version.decode, models[version.decode], plan) for version, plan in new]
+        verify_decoder(comparison, prefills, decodes, parts, progress)
+        _verify_flows(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
+    return Report(len(models.keys() - set(proved)), len(comparison.checks), comparison.worst())
+
+
+def _verify_flows(
+    comparison: Comparison, flows: list[tuple[Graph, Graph]], frozen: Frozen, directory: Path, progress: Progress
+) -> None:
+    """Compares whole flows where the host is small enough to be loaded whole."""
+    if sum(record.bytes for name, record in frozen.files.items() if name.endswith(".bin")) <= SMALL:
+        host = load_host(directory)
+        for done, flow in enumerate(flows):
+            verify_flow(comparison, *flow, host)
+            progress("verifying whole flows", done + 1, len(flows))
+
+
+def _check_sources(frozen: Frozen, parts: StockParts, router_dir: Path | str | None) -> None:
+    if frozen.model.host != parts.digest:
+        raise InputInvalid(
+            "frozen from another host",
+            where=parts.checkpoint.directory,
+            got=parts.digest,
+            wanted=frozen.model.host,
+        )
+    if frozen.graphs.router is not None and router_dir is None:
+        raise InputInvalid("frozen with a router, which is needed to verify it", remedy="give the router directory")
+
+
+def _check_rules(
+    folder: Path, frozen: Frozen, plans: list[tuple[FrozenVersion, Plan]], router_layers: int, progress: Progress
+) -> dict[str, onnx.ModelProto]:
+    """Checks every graph against its rules and returns them all, without weights and as a CPU can run them."""
+    spec = plans[0][1].spec
+    rules = {frozen.graphs.preprocess: expected.preprocess(spec), frozen.graphs.vision: expected.vision(spec)}
+    if frozen.graphs.router is not None:
+        rules[frozen.graphs.router] = expected.router(spec, router_layers)
+    for version, plan in plans:
+        rules |= {version.prefill: expected.prefill(plan), version.decode: expected.decode(plan)}
+    models = {}
+    for done, (name, wanted) in enumerate(rules.items()):
+        models[name] = widened(check_graph(folder / name, wanted))
+        progress("checking graphs", done + 1, len(rules))
+    return models

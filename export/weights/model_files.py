@@ -1,0 +1,94 @@
+"""The host's own files, for engines that write its weights again.
+
+What it is: the writer of `host/` in a frozen directory: the record of `allrounder.model_files` and the small files.
+What it knows: which files of a Hugging Face directory belong to a model, weights apart.
+What it does not know: what engines make of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from allrounder import __version__
+from allrounder.errors import HostUnreadable
+from allrounder.hashing import file_record
+from allrounder.manifest import SCHEMA, encode
+from allrounder.model_files import CONFIG, HOST_FOLDER, HOST_RECORD, HostRecord, HostTensor, SourceFile
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.llava.config import read_config
+
+__all__ = ["write_host"]
+
+# What stock loaders read beside weights and their index, in all spellings of the years; and the licence, which goes
+# where the weights go. A README speaks of the unpruned model and stays behind.
+_SMALL = (
+    CONFIG,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_LICENCE = re.compile(r"(?i:licen[cs]e|notice)[A-Za-z0-9._-]*")
+_LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
+
+
+def write_host(checkpoint: Checkpoint, out: Path) -> HostRecord:
+    """Copies a host's small files below ``out`` and writes the record of its weights beside them.
+
+    Raises:
+        HostUnreadable: A file cannot be read, or changed since the checkpoint was opened.
+    """
+    directory, folder = checkpoint.directory, out / HOST_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    text: Any = read_config(directory).text_config
+    try:
+        weights = {file.name: SourceFile.of(file) for file in checkpoint.files}
+        names = [name for name in _SMALL if (directory / name).is_file()]
+        names += sorted(path.name for path in directory.iterdir() if path.is_file() and _LICENCE.fullmatch(path.name))
+        for name in names:
+            shutil.copyfile(directory / name, folder / name)  # follows links: the hub's cache is made of them
+        tensors = tuple(checkpoint.stored())
+    except OSError as error:
+        raise HostUnreadable("the host's files cannot be copied", where=directory, got=error) from error
+    record = HostRecord(
+        schema=SCHEMA,
+        producer=f"allrounder {__version__}",
+        digest=checkpoint.digest,
+        source=str(directory.resolve()),
+        weights=weights,
+        tensors=tuple(
+            HostTensor(
+                name=tensor.name,
+                stored=tensor.stored,
+                layer=_layer(tensor.name),
+                file=tensor.file.name,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                begin=tensor.begin,
+                end=tensor.end,
+            )
+            for tensor in tensors
+        ),
+        layers=checkpoint.spec.decoder.layers,
+        text_config=json.loads(text.to_json_string(use_diff=False)),
+        files={name: file_record(folder / name) for name in names},
+    )
+    (folder / HOST_RECORD).write_bytes(encode(record))
+    return record
+
+
+def _layer(name: str) -> int | None:
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None

@@ -1,0 +1,116 @@
+"""Examples: unlabelled pictures with questions, to learn from.
+
+What it is: the protocol of an example set, a set from a prompts file, and the demo scenes drawn on the fly.
+What it knows: how an example is found by its index, so that a resumed run sees what an unbroken one sees.
+What it does not know: hosts, answers. Labels, where a set has them, are not read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from allrounder.demo.drawing import draw
+from allrounder.demo.questions import sample_questions
+from allrounder.demo.scenes import Split, sample_scene
+from allrounder.errors import ImageInvalid
+from allrounder.prompts import PromptSet
+
+__all__ = ["Example", "Examples", "FileExamples", "SceneExamples"]
+
+
+class Example(NamedTuple):
+    """One picture, uint8 RGB [height, width, 3], and one question about it."""
+
+    image: np.ndarray
+    question: str
+
+
+class Examples(Protocol):
+    """A set of examples; the same index always gives the same example."""
+
+    @property
+    def name(self) -> str:
+        """What the set is called in logs and records."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+    def picture(self, index: int) -> int:
+        """Returns a number that examples of the same picture share, and no others; costs nothing."""
+        ...
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index`` without its picture."""
+        ...
+
+
+class FileExamples:
+    """The prompts of a file or folder."""
+
+    def __init__(self, prompts: PromptSet) -> None:
+        self.name = prompts.name
+        self._prompts = prompts.prompts
+        numbers: dict[Path, int] = {}
+        self._pictures = [numbers.setdefault(prompt.image, len(numbers)) for prompt in self._prompts]
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def picture(self, index: int) -> int:
+        """Returns the number of the example's picture: examples with the same path share it."""
+        return self._pictures[index]
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index``."""
+        return self._prompts[index].question
+
+    def __getitem__(self, index: int) -> Example:
+        """Returns example ``index``.
+
+        Raises:
+            ImageInvalid: The file is no picture.
+        """
+        prompt = self._prompts[index]
+        try:
+            with Image.open(prompt.image) as picture:
+                return Example(np.asarray(picture.convert("RGB")), prompt.question)
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ImageInvalid("not a picture", where=prompt.image, got=error) from error
+
+
+class SceneExamples:
+    """The demo's scenes, drawn when asked for.
+
+    Args:
+        split: Which of the demo's disjoint worlds.
+        first: Seed of the first scene.
+        scenes: How many scenes.
+        questions: Questions per scene; examples of one scene stand next to each other.
+    """
+
+    def __init__(self, split: Split, first: int, scenes: int, questions: int) -> None:
+        self.name = f"demo scenes {split.name.lower()} {first}..{first + scenes - 1}, {questions} questions each"
+        self._split, self._first, self._scenes, self._questions = split, first, scenes, questions
+
+    def __len__(self) -> int:
+        return self._scenes * self._questions
+
+    def __getitem__(self, index: int) -> Example:
+        scene = sample_scene(self._split, self._first + self.picture(index))
+        return Example(draw(scene), self.question(index))
+
+    def picture(self, index: int) -> int:
+        """Returns the number of the example's scene."""
+        return index // self._questions
+
+    def question(self, index: int) -> str:
+        """Returns the question of example ``index``."""
+        scene = sample_scene(self._split, self._first + self.picture(index))
+        questions = sample_questions(scene, self._questions)
+        return questions[index % self._questions % len(questions)].text

@@ -1,0 +1,84 @@
+"""Measuring: how close the flows of some scores stay to the unpruned host.
+
+What it is: divergence and agreement on a fixed set of examples, for a router or for any other source of scores.
+What it knows: hard flows, as a runtime would take them; random scores, the baseline that must be beaten.
+What it does not know: training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from allrounder.router.flows import cut
+from allrounder.router.model import MetaRouter, Scores
+from allrounder.router.training.forced import divergence, forced_rows
+from allrounder.router.training.losses import flow_log_probs
+from allrounder.router.training.references import Batch, References
+from allrounder.versions import Budget
+from allrounder.vlm.host import Host
+
+__all__ = ["Closeness", "Scorer", "measure", "mixed", "random_scorer", "router_scorer"]
+
+Scorer = Callable[[Batch], Scores]
+
+
+class Closeness(NamedTuple):
+    """``divergence``: mean KL(full || pruned), nats per token; ``agreement``: share of equal greedy answers."""
+
+    divergence: float
+    agreement: float
+
+
+@torch.no_grad()
+def measure(
+    host: Host,
+    references: References,
+    scorer: Scorer,
+    budgets: Sequence[Budget],
+    gather_layer: int,
+    batch_size: int = 8,
+) -> list[Closeness]:
+    """Returns the closeness at each budget, over all examples of ``references``.
+
+    An answer counts as equal where every one of its tokens, its stop token included, is the likeliest after the ones
+    before it: then the greedy answer is the same, token by token.
+    """
+    total = len(references.examples)
+    sums = torch.zeros(len(budgets), 2, dtype=torch.float64)
+    for start in range(0, total, batch_size):
+        batch = references.batch(range(start, min(start + batch_size, total)))
+        forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather_layer)
+        scores = scorer(batch)
+        for place, budget in enumerate(budgets):
+            pruned = flow_log_probs(host, forced, cut(scores, budget, gather_layer), gather_layer)
+            same = (pruned.argmax(dim=-1) == batch.answers.ids) | ~forced.counted
+            found = divergence(batch.log_probs, pruned, forced.counted)
+            sums[place] += torch.stack([found.sum(), same.all(dim=1).sum()]).cpu()
+    return [Closeness(*row) for row in (sums / total).tolist()]
+
+
+def router_scorer(router: MetaRouter) -> Scorer:
+    """Returns the scores of a router, without noise."""
+    return lambda batch: router(batch.embeddings.float(), batch.prompt)
+
+
+def random_scorer(host: Host, seed: int = 0) -> Scorer:
+    """Returns independent normal scores for every example, drawn anew at every call."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def scores(batch: Batch) -> Scores:
+        drawn = (
+            torch.randn(len(batch.embeddings), count, generator=generator).to(batch.embeddings.device)
+            for count in (host.spec.visual_tokens, host.spec.decoder.layers)
+        )
+        return Scores(*drawn)
+
+    return scores
+
+
+def mixed(tokens: Scorer, layers: Scorer) -> Scorer:
+    """Returns the token scores of one scorer with the layer scores of another."""
+    return lambda batch: Scores(tokens(batch).token_scores, layers(batch).layer_scores)

@@ -1,0 +1,120 @@
+"""What a fidelity card is measured on: budgets, rows, chunks of whole pictures."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allrounder.calib.report.data import typical
+from allrounder.calib.report.plan import (
+    aggressive,
+    chunks,
+    digest_of_work,
+    grid_size,
+    wanted_engines,
+    work_list,
+)
+from allrounder.card import ROUTER
+from allrounder.errors import CalibrationError, InvalidBudget
+from allrounder.prompts import Prompt
+from allrounder.versions import FULL, VERSIONS
+
+
+def prompts_of(*counts):
+    """Prompts about pictures 0, 1, ...: so many about each."""
+    return [
+        Prompt(Path(f"{picture}.png"), f"{number}?", None, f"kind {number % 3}")
+        for picture, count in enumerate(counts)
+        for number in range(count)
+    ]
+
+
+def test_engines_of_the_demo_host():
+    engines = wanted_engines(576, 24, 2)
+    names = {policy: [e.version for e in engines if e.layer_policy == policy] for policy in ("dynamic", "static")}
+    versions = [name for name in VERSIONS if name != FULL]
+    assert names["dynamic"] == [*versions, "t576-l21", "t576-l18"]
+    alone = ["t256-l24", "t176-l24", "t144-l24", "t128-l24", "t63-l24"]
+    assert names["static"] == [FULL, *versions, *alone, "t576-l21", "t576-l18"]
+    for engine in engines:
+        assert engine.version in VERSIONS or engine.version == engine.budget.name
+
+
+@given(st.integers(1, 900), st.integers(4, 90))
+def test_engines_are_distinct_and_all_but_full_prune(tokens, layers):
+    engines = wanted_engines(tokens, layers, 2)
+    assert len({engine.key for engine in engines}) == len(engines)
+    assert engines[0].budget == (tokens, layers)
+    assert all(engine.budget != (tokens, layers) for engine in engines[1:])
+
+
+def test_a_prune_layer_beyond_a_budget_is_refused():
+    with pytest.raises(InvalidBudget):
+        wanted_engines(576, 24, 19)
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(576, 63), (16, 2), (1, 1), (50, 6), (2880, 317)])
+def test_eleven_percent_is_rounded_half_up(tokens, kept):
+    assert aggressive(tokens) == kept
+
+
+def test_rows_of_the_demo_host():
+    engines = wanted_engines(576, 24, 2)
+    work = work_list(engines, 576, 24, 2000, 500)
+    rows = {(each.pruner, each.version, each.layer_policy): each.questions for each in work.subjects}
+    assert len(rows) == len(work.subjects)
+    assert work.subjects[0].version == FULL
+    assert [count for (pruner, *_), count in rows.items() if pruner == ROUTER] == [2000] * len(engines)
+    assert rows["random+random", "par-nano", "dynamic"] == 500
+    assert rows["divprune+none", "t63-l24", "static"] == 500
+    assert rows[f"random+{ROUTER}", "par-max", "dynamic"] == 500
+    assert len(work.of(499)) == len(work.subjects)
+    assert [work.subjects[place].pruner for place in work.of(500)] == [ROUTER] * len(engines)
+
+
+def test_without_a_grid_the_router_stands_alone():
+    work = work_list(wanted_engines(576, 24, 2), 576, 24, 10, 0)
+    assert {subject.pruner for subject in work.subjects} == {ROUTER}
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 60), st.integers(1, 30))
+def test_chunks_are_whole_pictures_and_cut_at_the_grid(counts, wanted, size):
+    prompts = prompts_of(*counts)
+    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+    if 0 < wanted < counts[0]:
+        with pytest.raises(CalibrationError, match="grid"):
+            grid_size(prompts, wanted)
+        return
+    grid = grid_size(prompts, wanted)
+    assert grid <= wanted
+    assert grid in (0, *ends)
+    assert not any(grid < end <= wanted for end in ends)
+    found = chunks(prompts, grid, size)
+    assert [chunk.first for chunk in found] == [0, *(chunk.end for chunk in found[:-1])]
+    assert found[-1].end == len(prompts)
+    assert {chunk.end for chunk in found} <= set(ends)
+    assert grid in (0, *(chunk.end for chunk in found))
+    assert all(chunk.end - chunk.first < size + max(counts) for chunk in found)
+
+
+def test_other_work_has_another_name():
+    engines = wanted_engines(576, 24, 2)
+    prompts = prompts_of(3, 3)
+    one = digest_of_work(work_list(engines, 576, 24, 6, 3), prompts, "facts")
+    assert one == digest_of_work(work_list(engines, 576, 24, 6, 3), prompts, "facts")
+    others = [
+        digest_of_work(work_list(engines, 576, 24, 6, 6), prompts, "facts"),
+        digest_of_work(work_list(engines[:-1], 576, 24, 6, 3), prompts, "facts"),
+        digest_of_work(work_list(engines, 576, 24, 6, 3), prompts[:-1], "facts"),
+        digest_of_work(work_list(engines, 576, 24, 6, 3), prompts, "others"),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_typical_questions_are_of_different_kinds_and_pictures():
+    found = typical(prompts_of(5, 5, 5, 5, 5, 5, 5), 6)
+    assert len({prompt.image for prompt in found}) == 6
+    assert [sum(prompt.kind == kind for prompt in found) for kind in ("kind 0", "kind 1", "kind 2")] == [2, 2, 2]
+    assert len(typical(prompts_of(3, 3), 6)) == 2
+    assert typical(prompts_of(3), 0) == ()

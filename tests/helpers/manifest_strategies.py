@@ -1,0 +1,118 @@
+"""Strategies of hypothesis for the manifest's records; whatever they give, `encode` writes and `decode` reads.
+
+What it is: `texts`, `machines`, `entries`, `manifests` and `frozens`, each valid record by record.
+What it does not know: what makes sense as a whole (`allrounder.consistency`).
+"""
+
+import hashlib
+
+import msgspec
+from hypothesis import strategies as st
+
+from allrounder.fingerprint import Machine
+from allrounder.manifest import (
+    Entry,
+    EntryGraphs,
+    Estimate,
+    Fidelity,
+    Figures,
+    FileRecord,
+    Frozen,
+    FrozenVersion,
+    Latency,
+    Limits,
+    Manifest,
+    Model,
+    Percentiles,
+    PromptTemplate,
+    Recommendation,
+    SharedGraphs,
+    Workload,
+)
+from allrounder.pruning import LAYER_POLICIES, PruningConfig
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
+_number = st.floats(allow_nan=False, allow_infinity=False)
+_sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
+for _kind, _strategy in (
+    (Model, {"host": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
+    (PromptTemplate, {}),
+    (Limits, {}),
+    (FileRecord, {"sha256": _sha, "bytes": _count}),
+    (Machine, {}),
+):
+    _fields = {
+        field.name: _strategy.get(field.name, {str: texts, bool: st.booleans()}.get(field.type, _positive))
+        for field in msgspec.structs.fields(_kind)
+    }
+    st.register_type_strategy(_kind, st.builds(_kind, **_fields))
+machines = st.from_type(Machine)
+_percentiles = st.builds(Percentiles, p50=_number, p95=_number, p99=_number)
+_estimate = st.builds(Estimate, mean=_number, low=_number, high=_number)
+_workload = st.builds(
+    Workload, **dict.fromkeys(("text_tokens", "new_tokens", "batch", "threads", "image_size"), _positive)
+)
+_latency = st.builds(Latency, ttft_ms=_percentiles, tpot_ms=_percentiles, machine=machines, workload=_workload)
+_figures = st.builds(
+    Figures,
+    questions=_positive,
+    accuracy=st.none() | _estimate,
+    retention=st.none() | _estimate,
+    agreement=_estimate,
+    kl=_estimate,
+)
+_fidelity = st.builds(
+    Fidelity,
+    retention=st.none() | _estimate,
+    agreement=_estimate,
+    kl=_estimate,
+    questions=_positive,
+    dataset=texts,
+    quick=st.booleans(),
+    accuracy=st.none() | _estimate,
+    kinds=st.dictionaries(texts, _figures, max_size=2),
+)
+_recommendation = st.builds(Recommendation, version=texts, layer_policy=st.sampled_from(LAYER_POLICIES), why=texts)
+_pruning = st.builds(
+    PruningConfig,
+    version=texts,
+    keep=_positive,
+    layers=_positive,
+    prune_layer=_count,
+    layer_policy=st.sampled_from(LAYER_POLICIES),
+    kept_layers=st.none() | st.lists(_count, max_size=4).map(tuple),
+)
+_graphs = st.builds(EntryGraphs, preprocess=texts, vision=texts, router=st.none() | texts, prefill=texts, decode=texts)
+_precision = st.sampled_from(["fp32", "fp16", "bf16"])
+entries = st.builds(
+    Entry,
+    pruning=_pruning,
+    backend=texts,
+    precision=_precision,
+    graphs=_graphs,
+    fidelity=st.none() | _fidelity,
+    latency=st.none() | _latency,
+    native_op=st.booleans(),
+)
+_common = {
+    "schema": st.just(1),
+    "producer": texts,
+    "model": st.from_type(Model),
+    "prompt": st.from_type(PromptTemplate),
+    "limits": st.from_type(Limits),
+    "files": st.dictionaries(texts, st.from_type(FileRecord), max_size=4),
+}
+manifests = st.builds(
+    Manifest,
+    **_common,
+    entries=st.lists(entries, max_size=2).map(tuple),
+    recommendations=st.lists(_recommendation, max_size=2).map(tuple),
+)
+frozens = st.builds(
+    Frozen,
+    **_common,
+    precision=_precision,
+    graphs=st.builds(SharedGraphs, preprocess=texts, vision=texts, router=st.none() | texts),
+    versions=st.lists(st.builds(FrozenVersion, pruning=_pruning, prefill=texts, decode=texts), max_size=2).map(tuple),
+)

@@ -1,0 +1,80 @@
+"""The stopwatch: interleaved, warmed up, of the workload's size."""
+
+import fake_bundle
+import msgspec
+import numpy as np
+import pytest
+
+from allrounder.engines.bundle.reader import open_bundle
+from allrounder.errors import InputInvalid
+from allrounder.runtime.engine import Engine, EngineOptions, open_engines
+from allrounder.runtime.measure import Samples, default_workload, measure_latency, sample_latency, summarise
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    bundle = open_bundle(fake_bundle.write_bundle(tmp_path_factory.mktemp("measure") / "bundle"))
+    return open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
+
+
+def test_the_workload_is_within_the_limits(engines):
+    workload = default_workload(engines[0])
+    assert (workload.text_tokens, workload.new_tokens, workload.batch, workload.threads) == (64, 16, 1, 1)
+    small = default_workload(engines[0], text_tokens=9, new_tokens=3)
+    assert (small.text_tokens, small.new_tokens) == (9, 3)
+
+
+def test_samples_have_a_row_per_round_and_a_column_per_further_token(engines):
+    workload = default_workload(engines[0], new_tokens=5)
+    told = []
+    samples = sample_latency(engines, workload, repeats=4, progress=lambda *step: told.append(step))
+    assert len(samples) == len(engines)
+    for engine, sample in zip(engines, samples, strict=True):
+        assert sample.steps.shape == (4, 4)
+        assert sample.ttft.shape == (4,)
+        phases = sample.preprocess + sample.vision + sample.router + sample.prefill
+        assert (phases <= sample.ttft).all()
+        assert (sample.router > 0.02).all() == engine.routes
+        np.testing.assert_allclose(sample.tpot, sample.steps.mean(axis=1))
+    assert told[-1][1:] == (6, 6)
+
+
+def test_engines_take_turns_and_the_warm_up_is_not_counted(engines, monkeypatch):
+    turns = []
+    see = Engine.preprocess
+    monkeypatch.setattr(Engine, "preprocess", lambda engine, rgb: turns.append(engine) or see(engine, rgb))
+    sample_latency(engines, default_workload(engines[0], new_tokens=2), repeats=3)
+    assert turns == list(engines) * 5
+
+
+def test_it_ends_early_when_time_is_up_with_at_least_one_round(engines):
+    workload = default_workload(engines[0], new_tokens=2)
+    samples = sample_latency(engines, workload, repeats=10_000, seconds=0.0)
+    assert all(len(sample.ttft) == 1 for sample in samples)
+
+
+def test_figures_are_percentiles_on_this_machine(engines):
+    milliseconds = np.arange(1.0, 101.0)
+    samples = Samples(*(milliseconds for _ in range(5)), steps=np.stack([milliseconds, milliseconds], axis=1))
+    workload = default_workload(engines[0])
+    latency = summarise(engines[0], samples, workload)
+    assert (latency.ttft_ms.p50, latency.ttft_ms.p95) == (50.5, 95.05)
+    assert latency.tpot_ms == latency.ttft_ms
+    assert latency.machine == engines[0].machine
+    assert latency.machine.threads == 1
+    assert latency.workload == workload
+
+
+def test_latencies_come_in_the_engines_order(engines):
+    latencies = measure_latency(engines, default_workload(engines[0], new_tokens=3), repeats=2)
+    assert len(latencies) == 2
+    assert all(0 < latency.tpot_ms.p50 <= latency.tpot_ms.p99 for latency in latencies)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("text_tokens", 65), ("new_tokens", 33), ("new_tokens", 1), ("batch", 2), ("threads", 4)]
+)
+def test_impossible_workloads_are_refused(engines, field, value):
+    workload = msgspec.structs.replace(default_workload(engines[0]), **{field: value})
+    with pytest.raises(InputInvalid, match=field):
+        sample_latency(engines, workload)

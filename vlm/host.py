@@ -1,0 +1,141 @@
+"""A host as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
+
+What it is: `Host` and `load_host`.
+What it knows: where the parts of a Hugging Face Llava directory lie, and how one is fetched from the hub.
+What it does not know: pruning. The model is the library's own class, unchanged and frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.manifest import PromptTemplate
+from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
+from allrounder.vlm.generation import stop_ids
+from allrounder.vlm.llava.stock import load_stock
+from allrounder.vlm.llava.template import freeze_template
+from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.vocabulary import check_vocabulary
+
+__all__ = ["Host", "HostText", "host_directory", "load_host", "load_processor", "load_text"]
+
+# What a host consists of; a hub repository often holds other formats of the same weights as well.
+_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Host:
+    """A frozen vision-language model. All fields are to be read only."""
+
+    spec: HostSpec
+    model: LlavaForConditionalGeneration  # eval, no gradients, scaled-dot-product attention
+    tokenizer: PreTrainedTokenizerFast
+    processor: LlavaProcessor  # its image side works on Pillow pictures; torchvision is not needed
+    template: PromptTemplate
+    tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
+    stop_ids: tuple[int, ...]  # any of them ends an answer
+    digest: str  # `Checkpoint.digest`
+    source: str  # as the caller named it
+
+
+class HostText(NamedTuple):
+    """What turns a question into ids and ends an answer; see `Host`."""
+
+    processor: LlavaProcessor
+    template: PromptTemplate
+    tokenizer_json: str
+    stop_ids: tuple[int, ...]
+
+
+def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Host:
+    """Loads a host from a directory or a hub id.
+
+    Args:
+        source: A Hugging Face directory, or ``owner/name`` on the hub.
+        dtype: Of the weights in memory, whatever the checkpoint holds. Parity with a reference needs float32.
+        device: Where the model is put.
+
+    Raises:
+        HostUnreadable: Files are missing, damaged or cannot be fetched.
+        HostUnsupported: The model is not one that pruning understands.
+    """
+    directory = host_directory(source)
+    checkpoint = Checkpoint(directory)
+    text = load_text(directory, checkpoint.spec)
+    return Host(
+        spec=checkpoint.spec,
+        model=load_stock(checkpoint, dtype).to(device),  # pyright: ignore[reportArgumentType] - torch's own stub
+        tokenizer=text.processor.tokenizer,
+        processor=text.processor,
+        template=text.template,
+        tokenizer_json=text.tokenizer_json,
+        stop_ids=text.stop_ids,
+        digest=checkpoint.digest,
+        source=str(source),
+    )
+
+
+def host_directory(source: Path | str) -> Path:
+    """Returns the directory of a host, fetched from the hub where ``source`` is a hub id.
+
+    Raises:
+        HostUnreadable: Neither a directory nor a repository that can be fetched.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    remedy = "check the name and the connection, or give a local directory of the downloaded model"
+    if path.is_absolute() or str(source).count("/") != 1 or path.exists():
+        raise HostUnreadable("no such directory", where=source, wanted="a directory or owner/name", remedy=remedy)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client's errors have no common root: HTTP, offline, cache, validation
+        raise HostUnreadable("cannot be fetched from the hub", where=source, got=error, remedy=remedy) from error
+
+
+def load_processor(directory: Path) -> LlavaProcessor:
+    """Returns the stock processor of a directory, its image side on Pillow.
+
+    Raises:
+        HostUnsupported: There is no usable tokenizer or processor.
+    """
+    try:
+        processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise HostUnsupported(
+            "no usable processor",
+            where=directory,
+            got=error,
+            wanted="tokenizer.json, tokenizer_config.json and processor_config.json or preprocessor_config.json",
+            remedy="save the model's LlavaProcessor into the directory",
+        ) from error
+    if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
+        raise HostUnsupported(
+            "the tokenizer has no tokenizer.json form",
+            where=directory,
+            got=type(processor.tokenizer).__name__,
+            remedy="convert it to a fast tokenizer and save it",
+        )
+    return processor
+
+
+def load_text(directory: Path, spec: HostSpec) -> HostText:
+    """Returns the text side of a host, checked against its embedding table.
+
+    Raises:
+        HostUnreadable, HostUnsupported: Tokenizer, processor, template or generation config are missing or unusable, or
+            speak of ids that the model does not have.
+    """
+    processor, named = load_processor(directory), named_ids(directory)
+    template = freeze_template(processor, spec.image_token_id, named)
+    tokenizer_json, stops = sealed_tokenizer(processor, template, named), stop_ids(directory)
+    check_vocabulary(tokenizer_json, template, stops, spec.decoder.vocabulary)
+    return HostText(processor, template, tokenizer_json, stops)

@@ -1,0 +1,89 @@
+"""The reference: the stock Hugging Face model, masked instead of pruned.
+
+What it is: `masked_logits`, against which every removing implementation is compared.
+What it knows: that dropped tokens are masked as keys from layer K on, and that a skipped layer's output is replaced
+by its input. Nothing is removed, nothing is cached, every row runs alone and without padding: slow and plain.
+What it does not know: any of our own layers or caches; the model's ``forward`` is the library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from allrounder.vlm.host import Host
+from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.pruned import Flow, plan_mask
+
+__all__ = ["masked_logits"]
+
+
+@torch.no_grad()
+def masked_logits(
+    host: Host, visual: Tensor, prompt: PromptBatch, flow: Flow, answer_ids: Tensor | None = None
+) -> Tensor:
+    """Returns the masked logits after each prompt and along a given answer.
+
+    Args:
+        host: Loaded in float32, if differences are to mean something.
+        visual: [B, N, H].
+        prompt: B prompts.
+        flow: For B rows.
+        answer_ids: int64 [B, A], or None for A = 0.
+
+    Returns:
+        [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.
+    """
+    batch = len(prompt.suffix_ids)
+    plans = plan_mask(flow.plan, batch, host.spec.decoder.layers)
+    answers = prompt.suffix_ids[:, :0] if answer_ids is None else answer_ids
+    embed = host.model.get_input_embeddings()
+    logits = []
+    for index in range(batch):
+        row = prompt.row(index)
+        after = torch.cat([row.suffix_ids, answers[index : index + 1]], dim=1)
+        inputs = torch.cat([embed(row.prefix_ids), visual[index : index + 1], embed(after)], dim=1)
+        seen = _seen(inputs.shape[1], row.prefix_ids.shape[1], host.spec.visual_tokens, flow.keep[index])
+        with _masked(host, seen, plans[index], flow.gather_layer):
+            output: Any = host.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1 + answers.shape[1])
+        logits.append(output.logits)
+    return torch.cat(logits)
+
+
+def _seen(rows: int, before: int, tokens: int, keep: Tensor) -> Tensor:
+    """Returns bool [rows, rows]: which keys each query sees from layer K on."""
+    kept = torch.ones(rows, dtype=torch.bool, device=keep.device)
+    kept[before : before + tokens] = False
+    kept[before + keep] = True
+    return torch.ones(rows, rows, dtype=torch.bool, device=keep.device).tril() & kept
+
+
+@contextmanager
+def _masked(host: Host, seen: Tensor, plan: Tensor, gather_layer: int) -> Iterator[None]:
+    """Hooks the stock layers: another mask from layer K on, and identity for skipped ones."""
+    dtype = host.model.dtype
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    decoder: Any = host.model.model.language_model
+    with ExitStack() as hooks:
+        for index, layer in enumerate(decoder.layers):
+            if index >= gather_layer:
+                handle = layer.register_forward_pre_hook(_with_mask(mask[None, None]), with_kwargs=True)
+                hooks.callback(handle.remove)
+            if not plan[index]:
+                hooks.callback(layer.register_forward_hook(_identity).remove)
+        yield
+
+
+def _with_mask(mask: Tensor) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    def hook(_: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return inputs, {**kwargs, "attention_mask": mask}
+
+    return hook
+
+
+def _identity(_: Any, inputs: tuple[Any, ...], __: Any) -> Any:
+    return inputs[0]

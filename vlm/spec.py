@@ -1,0 +1,93 @@
+"""What pruning has to know of a vision-language model, as one small frozen record. A family's folder reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DecoderSpec", "HostSpec", "ProjectorSpec", "RopeSpec", "VisionSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary embedding: ``cos(position x inverse_frequencies) x scale``, halves rotated (the Llama convention)."""
+
+    kind: str  # one of STATIC_ROPES, for people to read: the numbers below already contain its effect
+    inverse_frequencies: tuple[float, ...]  # [D / 2], exactly the float32 values that transformers uses
+    scale: float  # of cosine and sine; 1.0 but for yarn
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """The language model: M pre-norm layers with grouped-query attention and a gated MLP."""
+
+    family: str  # one of DECODER_FAMILIES
+    hidden: int  # H
+    layers: int  # M
+    heads: int
+    kv_heads: int  # G
+    head_dim: int  # D; heads x head_dim need not be hidden
+    feed_forward: int
+    vocabulary: int  # V
+    activation: str  # of the MLP's gate
+    norm_eps: float
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool  # RMS norm over head_dim of queries and keys, before the rotary embedding (Qwen3)
+    tied: bool  # the head is the embedding table; there is no `decoder.lm_head.weight`
+    max_positions: int  # the longest sequence, unpruned visual tokens included
+    rope: RopeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSpec:
+    """The vision tower: a pre-norm transformer over square patches."""
+
+    family: str  # "clip" (class token, pre-norm before the layers, no patch bias) or "siglip" (patch bias)
+    hidden: int
+    layers: int  # of the checkpoint; only the first max(feature_layers) are ever computed
+    heads: int
+    feed_forward: int
+    image_size: int  # pixels, square
+    patch_size: int  # pixels, square
+    activation: str
+    norm_eps: float
+    feature_layers: tuple[int, ...]  # 0 = embeddings, i = output of layer i; concatenated along hidden
+    drop_first: bool  # vision_feature_select_strategy "default": the first row is cut (CLIP's class token)
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def class_token(self) -> bool:
+        """Whether a class token stands before the patches."""
+        return self.family == "clip"
+
+    @property
+    def rows(self) -> int:
+        """Rows inside the tower: patches and class token."""
+        return self.grid * self.grid + self.class_token
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorSpec:
+    """Two linear layers from the tower's rows to the decoder's hidden size."""
+
+    inputs: int  # vision hidden x number of feature layers
+    hidden: int  # H of the decoder
+    activation: str
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """A host: decoder, vision tower, projector, and what binds them."""
+
+    model_type: str  # "llava"
+    decoder: DecoderSpec
+    vision: VisionSpec
+    projector: ProjectorSpec
+    visual_tokens: int  # N
+    image_token_id: int  # stands N times in Hugging Face's prompts; never in ours

@@ -1,0 +1,54 @@
+"""Whether tokenizer and embedding table belong together.
+
+What it is: `check_vocabulary`.
+What it knows: where ids come from: the tokenizer's vocabulary, what it puts before a text, the template, stop tokens.
+What it does not know: how an id becomes text. A table with more rows than the tokenizer has ids is fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer
+
+from allrounder.errors import HostUnsupported
+from allrounder.manifest import PromptTemplate
+from allrounder.vlm.prompt import PromptEncoder
+
+__all__ = ["check_vocabulary"]
+
+_NAMED = 4  # tokens that an error names
+
+
+def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: Iterable[int], rows: int) -> None:
+    """Checks that every id that a prompt or an answer may hold has a row in the embedding table.
+
+    Args:
+        tokenizer_json: The text of tokenizer.json, control tokens sealed.
+        template: The frozen chat template.
+        stop_ids: What ends an answer.
+        rows: Of the embedding table.
+
+    Raises:
+        HostUnsupported: An id beyond the table, which would end a request in an error of the engine.
+    """
+    known = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
+    _refuse("tokenizer.json", {text: token for text, token in known.items() if token >= rows}, rows)
+    encoder = PromptEncoder(tokenizer_json, template)
+    leading = (*encoder.prefix_ids, *encoder.suffix_ids("a"))
+    _refuse("tokenizer.json: post_processor", {str(token): token for token in leading if token >= rows}, rows)
+    _refuse("eos_token_id", {str(token): token for token in stop_ids if token >= rows}, rows)
+
+
+def _refuse(where: str, beyond: dict[str, int], rows: int) -> None:
+    if beyond:
+        first = sorted(beyond.items(), key=lambda item: item[1])[:_NAMED]
+        raise HostUnsupported(
+            "ids without a row in the embedding table",
+            where=where,
+            got=", ".join(f"{text!r} = {token}" for text, token in first)
+            + (f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""),
+            wanted=f"0 to {rows - 1}",
+            remedy="use the tokenizer of this checkpoint, or give the model the rows it was trained with "
+            "(resize_token_embeddings) and save it again",
+        )

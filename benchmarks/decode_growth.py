@@ -54,8 +54,8 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
     shape = Shape(text={**text, "max_position_embeddings": 8192}, vision={"image_size": 336})
     pair = write_random_model(folder, shape)
     limits = Limits(text_tokens=64, new_tokens=max(ROOMS), batch=1)
-    freezer = Freezer(pair.host, None, folder / "frozen", FreezeOptions(limits=limits), TerminalProgress())
-    tokens = freezer.spec.visual_tokens
+    freezer = Freezer(pair.vlm, None, folder / "frozen", FreezeOptions(limits=limits), TerminalProgress())
+    tokens = freezer.spec.image_tokens
     freezer.shared()
     freezer.add(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
     freezer.finish()
@@ -65,11 +65,11 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
     return Engine.open(open_bundle(bundle.path), bundle.manifest.entries[0], EngineOptions(threads=threads))
 
 
-def decode_step(engine: Engine, room: int) -> tuple[Callable[[], object], int]:
-    """Returns a function that decodes one token into a cache with ``room``, and the cache's capacity."""
+def decode_step(engine: Engine, free_slots: int) -> tuple[Callable[[], object], int]:
+    """Returns a function that decodes one token into a cache with ``free_slots``, and the cache's capacity."""
     prompt = engine.prompt("what is it?")
-    state = engine.start(engine.preprocess(np.zeros((336, 336, 3), np.uint8)), prompt, room=room)
-    capacity = len(prompt.prefix_ids) + len(prompt.suffix_ids) + engine.model.visual_tokens + room
+    state = engine.start(engine.preprocess(np.zeros((336, 336, 3), np.uint8)), prompt, free_slots=free_slots)
+    capacity = len(prompt.prefix_ids) + len(prompt.suffix_ids) + engine.model.image_tokens + free_slots
     return lambda: engine.decode(state, [7]), capacity
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="allrounder-growth-") as folder:
         engine = write_engine(Path(folder), arguments.layers, arguments.threads)
-        steps, capacities = zip(*(decode_step(engine, room) for room in ROOMS), strict=True)
+        steps, capacities = zip(*(decode_step(engine, free_slots) for free_slots in ROOMS), strict=True)
         rows = min(capacities) - min(ROOMS)  # what the prompt has filled
         alone = [attention_step(capacity, rows, arguments.layers, arguments.threads) for capacity in capacities]
         rounds = [

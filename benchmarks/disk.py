@@ -35,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="allrounder-disk-") as name:
         folder = Path(name)
         pair = write_random_model(folder, arguments.shape)
-        checkpoint = Checkpoint(pair.host)
+        checkpoint = Checkpoint(pair.vlm)
         parameters = 4 * sum(math.prod(checkpoint.shape(weight)) for weight in checkpoint.names())
         full = total(build_bundle_of(pair, folder / "full", (FULL,), progress))
         five = total(build_bundle_of(pair, folder / "five", tuple(VERSIONS), progress))

@@ -1,6 +1,6 @@
 """Memory of the export: peak anonymous resident memory of freezing and verifying, against the checkpoint's bytes.
 
-What it is: a command. A random host and router of a named shape are written, then frozen (full and par-lite, dynamic
+What it is: a command. A random model and router of a named shape are written, then frozen (full and par-lite, dynamic
 and static) and verified in a process of its own, which this one watches: RssAnon of /proc/<pid>/status, every few
 milliseconds. Mapped files are not counted, the kernel takes their pages back at will.
 What it knows: Linux's /proc. What it does not know: the time that export takes when nobody watches.
@@ -8,7 +8,7 @@ What it knows: Linux's /proc. What it does not know: the time that export takes 
     python benchmarks/export_memory.py --shape 0.5b --precision fp16
 
 The last line of stdout is one JSON object; ``ratio`` is what is promised to stay below 1.5
-(a tiny host misses it: the libraries alone take 300 MiB).
+(a tiny model misses it: the libraries alone take 300 MiB).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEP = 0.004  # seconds between two looks
 
 def main() -> int:
     """Measures; returns 1 where the promise is missed."""
-    parser = argparse.ArgumentParser(description="Peak anonymous memory of freezing and verifying a random host.")
+    parser = argparse.ArgumentParser(description="Peak anonymous memory of freezing and verifying a random model.")
     parser.add_argument("--shape", default="0.5b", help="a named random shape (default: 0.5b)")
     parser.add_argument(
         "--precision", default="fp16", choices=("fp32", "fp16", "bf16"), help="of checkpoint and graphs"
@@ -42,8 +42,8 @@ def main() -> int:
         sources.start()
         sources.join()
         if sources.exitcode:
-            raise SystemExit("the random host could not be written")
-        checkpoint = sum(file.stat().st_size for file in Path(folder, "host").glob("*.safetensors"))
+            raise SystemExit("the random model could not be written")
+        checkpoint = sum(file.stat().st_size for file in Path(folder, "model").glob("*.safetensors"))
         receiver, sender = spawn.Pipe(duplex=False)
         child = spawn.Process(target=_export, args=(folder, arguments.precision, sender))
         child.start()
@@ -106,33 +106,33 @@ def _write_sources(folder: str, shape: str, precision: str) -> None:
     from allrounder.vlm.random_model import write_random_checkpoint
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    host = write_random_checkpoint(Path(folder, "host"), shape, dtype=dtype)
-    checkpoint = Checkpoint(host)
-    router = MetaRouter(checkpoint.spec, read_config(host).text_config)
-    save_router(router, Path(folder, "router"), host_digest=checkpoint.digest)
+    vlm = write_random_checkpoint(Path(folder, "model"), shape, dtype=dtype)
+    checkpoint = Checkpoint(vlm)
+    router = MetaRouter(checkpoint.spec, read_config(vlm).text_config)
+    save_router(router, Path(folder, "router"), model_digest=checkpoint.digest)
 
 
 def _export(folder: str, precision: str, phases: Connection) -> None:
     import msgspec
 
-    from allrounder.calib.votes import ranked
+    from allrounder.calib.layer_ranking import ranked
     from allrounder.export.freezer import FreezeOptions, Freezer
     from allrounder.export.verify.verify import verify
     from allrounder.manifest import Precision
     from allrounder.pruning import LAYER_POLICIES, pruning_configs
 
-    host, router, out = (Path(folder, name) for name in ("host", "router", "frozen"))
+    vlm, router, out = (Path(folder, name) for name in ("model", "router", "frozen"))
     phases.send("freeze")
     options = FreezeOptions(msgspec.convert(precision, Precision))
-    freezer = Freezer(host, router, out, options)
+    freezer = Freezer(vlm, router, out, options)
     freezer.shared()
-    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     versions, model = ("full", "par-lite"), {"tokens": tokens, "layers": layers, "prune_layer": PRUNE_LAYER}
     for pruning in pruning_configs(versions, **model, policies=LAYER_POLICIES):
         freezer.add(ranked(pruning, range(PRUNE_LAYER, layers)))
     freezer.finish()
     phases.send("verify")
-    verify(out, host, router)
+    verify(out, vlm, router)
 
 
 if __name__ == "__main__":

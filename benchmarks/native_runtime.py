@@ -77,7 +77,7 @@ def race(bundle: Path, version: str, arguments: argparse.Namespace) -> np.ndarra
             for side in (0, 1) if number % 2 else (1, 0):
                 found[side] = ask(sides[side], rgb, example.question, arguments.new_tokens)
             (answer, mine), (other, its) = found[0], found[1]
-            if (answer.token_ids, answer.keep_list) != (other.token_ids, other.keep_list):
+            if (answer.token_ids, answer.keep_indices) != (other.token_ids, other.keep_indices):
                 raise InputInvalid("the answers differ", where=example.question, got=other.text, wanted=answer.text)
             rows.append(np.array([mine, its]).T)
     return np.stack(rows[WARM_UP:])

@@ -48,7 +48,7 @@ def positions(read: KeptRows, kind: str) -> Tensor:
         return torch.from_numpy(read.positions)
     if kind == "counted":
         return torch.arange(len(read.positions))
-    tokens, count = read.visual_tokens, len(read.keep)
+    tokens, count = read.image_tokens, len(read.keep)
     even = (2 * np.arange(count) + 1) * tokens // (2 * count)  # the middle of each of T equal stretches
     return torch.from_numpy(read._replace(keep=tuple(even.tolist())).positions)
 
@@ -97,9 +97,9 @@ def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(ids[: ends[0] + 1] if ends else ids)
 
 
-def share(flags: list[bool], pictures: tuple[str, ...]) -> dict[str, float]:
-    """Returns a share with its bootstrap 95 % interval over pictures."""
-    estimate = mean_estimate(np.array(flags, np.float64), pictures)
+def share(flags: list[bool], images: tuple[str, ...]) -> dict[str, float]:
+    """Returns a share with its bootstrap 95 % interval over images."""
+    estimate = mean_estimate(np.array(flags, np.float64), images)
     return {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
 
 
@@ -110,19 +110,19 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=300)
     arguments = parser.parse_args()
     asked = list(examples(Split.TEST, arguments.questions))
-    pictures = tuple(str(number // len(CLASSES)) for number in range(len(asked)))
+    images = tuple(str(number // len(CLASSES)) for number in range(len(asked)))
     found = {RowReader(path).sidecar.entry.version: ask(path, asked) for path in arguments.checkpoints}
     if FULL not in found:
         parser.error(f"give a checkpoint of the version {FULL} as well: the others are compared with it")
     reference = found[FULL]["kept"]
     report: dict[str, Any] = {"questions": len(asked)}
-    print(f"{len(asked)} held-out questions; shares with bootstrap 95 % intervals over pictures")
+    print(f"{len(asked)} held-out questions; shares with bootstrap 95 % intervals over images")
     for version, kinds in found.items():
         report[version] = {
             kind: {
-                "right": share([given.right for given in rows], pictures),
-                "as_full": share([a.ids == b.ids for a, b in zip(rows, reference, strict=True)], pictures),
-                "as_kept": share([a.ids == b.ids for a, b in zip(rows, kinds["kept"], strict=True)], pictures),
+                "right": share([given.right for given in rows], images),
+                "as_full": share([a.ids == b.ids for a, b in zip(rows, reference, strict=True)], images),
+                "as_kept": share([a.ids == b.ids for a, b in zip(rows, kinds["kept"], strict=True)], images),
             }
             for kind, rows in kinds.items()
         }

@@ -1,11 +1,11 @@
-"""Other objectives than the router's own: flows are sampled, run without a gradient, and judged by their divergence.
+"""Other objectives than the router's own: sampled decisions, run without a gradient, judged by their divergence.
 
-What it is: `preference`, our reading of PAR's (its formula is not released): the flow closest to the unpruned host is
-preferred to the farthest one (DPO) against the frozen first router, or free of it; `policy`: every flow is weighed by
-how much better it is than its siblings; `listwise`: the policy's distribution over all flows is fitted to one made of
-their divergences (ListNet, Cao et al. 2007). All of them under a Bernoulli policy over tokens and layers, with two
-terms that draw it to the budget. Each is an `allrounder.router.training.losses.Objective`.
-What it does not know: how it compares (``router_ablations.py``).
+What it is: `preference`, our reading of PAR's (its formula is not released): the decision closest to the unpruned model
+is preferred to the farthest one (DPO) against the frozen first router, or free of it; `policy`: every decision is
+weighed by how much better it is than its siblings; `listwise`: the policy's distribution over all decisions is fitted
+to one made of their divergences (ListNet, Cao et al. 2007). All of them under a Bernoulli policy over tokens and
+layers, with two terms that draw it to the budget. Each is an `allrounder.router.training.losses.Objective`. What it
+does not know: how it compares (``router_ablations.py``).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from allrounder.router.flows import cut
+from allrounder.router.decisions import cut
 from allrounder.router.model import MetaRouter, Scores, gumbel
 from allrounder.router.training.forced import divergence
-from allrounder.router.training.losses import Found, Learner, Moment, Objective, Work, flow_log_probs
+from allrounder.router.training.losses import Found, Learner, Moment, Objective, Work, decision_log_probs
 from allrounder.router.training.references import Batch
 from allrounder.router.training.start import first_router
 from allrounder.versions import Budget
 from allrounder.vlm.prompt import PromptBatch
 
-FLOWS = 8  # per prompt
+DECISIONS = 8  # per prompt
 ATTENTION_NOISE = 1.0  # standard deviation on attention logits (PAR: 1)
 SCORE_NOISE = 0.5  # scale of Gumbel noise on scores: top-k of such scores is sampling without replacement
 BETA = 0.1  # preference: how sharply
-SCALE, TEMPERATURE = 10.0, 0.5  # listwise: of log-probabilities of flows, which lie close; of what is to be fitted
+SCALE, TEMPERATURE = 10.0, 0.5  # listwise: of log-probabilities of decisions, which lie close; of what is to be fitted
 SPARSITY = 0.1
 
 Judge = Callable[[Tensor, Tensor], Tensor]  # (log-probabilities [B, F], divergences [B, F]) -> loss [B]
 
 
 class Picked(NamedTuple):
-    """A flow as masks: ``tokens`` bool [B, N], ``layers`` bool [B, M - K], the layers below K being no choice."""
+    """A decision as masks: ``tokens`` bool [B, N], ``layers`` bool [B, M - K], the layers below K being no choice."""
 
     tokens: Tensor
     layers: Tensor
@@ -55,26 +55,28 @@ def objectives() -> dict[str, Objective]:
 
 
 def _sampled(judge: Judge, referenced: bool, learner: Learner, work: Work, moment: Moment) -> Found:
-    """Returns what ``judge`` makes of `FLOWS` noisy flows, and the terms that draw the policy to the budget."""
-    gather, (batch, forced, scores, budget) = learner.options.gather_layer, work
+    """Returns what ``judge`` makes of `DECISIONS` noisy decisions, and the terms that draw the policy to the budget."""
+    gather, (batch, forced, scores, budget) = learner.options.prune_layer, work
     with torch.no_grad():
         drawn = noisy_scores(learner.router, batch, moment.generator)
-        flow = cut(drawn, budget, gather)
-        pruned = flow_log_probs(learner.host, forced, flow, gather).unflatten(0, (-1, FLOWS))
-        found = torch.stack([divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(FLOWS)], 1)
-        kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, flow.keep, value=True)
-        picked = Picked(kept, flow.plan[:, gather:])
-    log_probs = flow_log_prob(_repeated(scores), picked, gather)
+        decision = cut(drawn, budget, gather)
+        pruned = decision_log_probs(learner.vlm, forced, decision, gather).unflatten(0, (-1, DECISIONS))
+        found = torch.stack(
+            [divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(DECISIONS)], 1
+        )
+        kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, decision.keep, value=True)
+        picked = Picked(kept, decision.plan[:, gather:])
+    log_probs = decision_log_prob(_repeated(scores), picked, gather)
     if referenced:  # against the frozen first router, which the seed gives again
         with torch.no_grad():
-            first = first_router(learner.host, learner.options, None)(batch.embeddings.float(), batch.prompt)
-            log_probs = log_probs - flow_log_prob(_repeated(first), picked, gather)
-    loss = judge(log_probs.view(-1, FLOWS), found) + SPARSITY * sum(sparsity(scores, budget, gather))
+            first = first_router(learner.vlm, learner.options, None)(batch.embeddings.float(), batch.prompt)
+            log_probs = log_probs - decision_log_prob(_repeated(first), picked, gather)
+    loss = judge(log_probs.view(-1, DECISIONS), found) + SPARSITY * sum(sparsity(scores, budget, gather))
     return Found(loss.mean(), found.mean(dim=1))
 
 
 def noisy_scores(router: MetaRouter, batch: Batch, generator: torch.Generator) -> Scores:
-    """Returns noisy scores, `FLOWS` per prompt next to each other: [B x FLOWS, N] and [B x FLOWS, M]."""
+    """Returns noisy scores, `DECISIONS` per prompt next to each other: [B x Decisions, N] and [B x Decisions, M]."""
 
     def disturb(layer: nn.Module, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         del layer
@@ -83,26 +85,26 @@ def noisy_scores(router: MetaRouter, batch: Batch, generator: torch.Generator) -
         drawn = torch.randn(shape, generator=generator, device=mask.device, dtype=mask.dtype)
         return inputs, named | {"attention_mask": mask + ATTENTION_NOISE * drawn}
 
-    prompts = PromptBatch(*(part.repeat_interleave(FLOWS, dim=0) for part in batch.prompt))
+    prompts = PromptBatch(*(part.repeat_interleave(DECISIONS, dim=0) for part in batch.prompt))
     hooks = [layer.register_forward_pre_hook(disturb, with_kwargs=True) for layer in router.layers]
     try:
-        scores = router(batch.embeddings.float().repeat_interleave(FLOWS, dim=0), prompts)
+        scores = router(batch.embeddings.float().repeat_interleave(DECISIONS, dim=0), prompts)
     finally:
         for hook in hooks:
             hook.remove()
     return Scores(*(part + SCORE_NOISE * gumbel(part, generator) for part in scores))
 
 
-def flow_log_prob(scores: Scores, picked: Picked, gather_layer: int) -> Tensor:
-    """Returns log-probabilities [B] of flows under the Bernoulli policy sigmoid(scores), each group as its mean.
+def decision_log_prob(scores: Scores, picked: Picked, prune_layer: int) -> Tensor:
+    """Returns log-probabilities [B] of decisions under the Bernoulli policy sigmoid(scores), each group as its mean.
 
     Args:
         scores: Of B prompts.
-        picked: One flow for each.
-        gather_layer: K; scores below it take no part.
+        picked: One decision for each.
+        prune_layer: K; scores below it take no part.
     """
     tokens = _bernoulli(scores.token_scores, picked.tokens)
-    return tokens + _bernoulli(scores.layer_scores[:, gather_layer:], picked.layers)
+    return tokens + _bernoulli(scores.layer_scores[:, prune_layer:], picked.layers)
 
 
 def preference_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def preference_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
 
 
 def policy_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
-    """Returns the group-relative policy loss [B]: flows better than their siblings gain, the others lose."""
+    """Returns the group-relative policy loss [B]: decisions better than their siblings gain, the others lose."""
     spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
     advantage = (divergences.mean(dim=1, keepdim=True) - divergences) / spread
     return -(advantage.detach() * log_probs).mean(dim=1)
@@ -123,24 +125,24 @@ def listwise_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
     """Returns KL(softmax(-divergences / temperature) || softmax(scale x log_probs)), [B].
 
     Divergences are measured in their own standard deviation, prompt by prompt. Unlike the policy's gradient this one
-    has an end: it is zero where the policy's odds between any two flows are those that their divergences ask for.
+    has an end: it is zero where the policy's odds between any two decisions are those that their divergences ask for.
     """
     spread = divergences.std(dim=1, keepdim=True).clamp_min(1e-8)
     wanted = (-divergences.detach() / (TEMPERATURE * spread)).log_softmax(dim=1)
     return (wanted.exp() * (wanted - (SCALE * log_probs).log_softmax(dim=1))).sum(dim=1)
 
 
-def sparsity(scores: Scores, budget: Budget, gather_layer: int) -> tuple[Tensor, Tensor]:
+def sparsity(scores: Scores, budget: Budget, prune_layer: int) -> tuple[Tensor, Tensor]:
     """Returns how far the policy's mean probabilities are from the budget's shares, tokens [B] and layers [B]."""
     tokens = torch.sigmoid(scores.token_scores)
-    layers = torch.sigmoid(scores.layer_scores[:, gather_layer:])
+    layers = torch.sigmoid(scores.layer_scores[:, prune_layer:])
     token_gap = (tokens.mean(dim=1) - budget.tokens / tokens.shape[1]).abs()
-    layer_gap = (layers.mean(dim=1) - (budget.layers - gather_layer) / layers.shape[1]).abs()
+    layer_gap = (layers.mean(dim=1) - (budget.layers - prune_layer) / layers.shape[1]).abs()
     return token_gap, layer_gap
 
 
 def _repeated(scores: Scores) -> Scores:
-    return Scores(*(part.repeat_interleave(FLOWS, dim=0) for part in scores))
+    return Scores(*(part.repeat_interleave(DECISIONS, dim=0) for part in scores))
 
 
 def _bernoulli(scores: Tensor, picked: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Bootstrap: how sure a mean is.
 
 What it is: means, ratios of means and paired differences with their percentile-bootstrap 95 % interval.
-What it knows: figures per question, and which questions are about one picture. What it does not know: what the figures
+What it knows: figures per question, and which questions are about one image. What it does not know: what the figures
 are.
 
-Pictures are resampled with replacement, each with all its questions (cluster bootstrap: Davison and Hinkley, Bootstrap
-Methods and their Application, 1997, 3.8): questions about one picture share its features and, where token scores depend
-on the picture alone, its keep-list, so that they say less than as many questions about different pictures. Where every
-picture is asked about once, this is resampling of questions. Where all questions are about one picture there is nothing
-to be resampled but the questions, and the interval speaks of that picture alone.
+Images are resampled with replacement, each with all its questions (cluster bootstrap: Davison and Hinkley, Bootstrap
+Methods and their Application, 1997, 3.8): questions about one image share its features and, where token scores depend
+on the image alone, its keep indices, so that they say less than as many questions about different images. Where every
+image is asked about once, this is resampling of questions. Where all questions are about one image there is nothing
+to be resampled but the questions, and the interval speaks of that image alone.
 
 One resample is a row of multinomial counts, so that all resamples are one matrix product. The seed is fixed: the same
 figures give the same interval, and what is resampled alike is paired.
@@ -45,21 +45,21 @@ class Paired(NamedTuple):
     not_below: float
 
 
-def mean_estimate(values: Values, pictures: Sequence[str] = ()) -> Estimate:
+def mean_estimate(values: Values, images: Sequence[str] = ()) -> Estimate:
     """Returns the mean of ``values`` [n] with its interval.
 
     Args:
         values: One figure per question.
-        pictures: [n] what each question is about; empty: each about a picture of its own.
+        images: [n] what each question is about; empty: each about an image of its own.
 
     Raises:
         CalibrationError: There is no value, or one is not finite.
     """
     figures = _checked(values)
-    return _estimate(float(figures.mean()), _means(figures, pictures))
+    return _estimate(float(figures.mean()), _means(figures, images))
 
 
-def ratio_estimate(values: Values, base: Values, pictures: Sequence[str] = ()) -> Estimate | None:
+def ratio_estimate(values: Values, base: Values, images: Sequence[str] = ()) -> Estimate | None:
     """Returns sum(values) / sum(base) with its interval, both [n] over the same questions.
 
     Resamples whose base sums to zero have no ratio and are left out; where the base itself sums to zero
@@ -71,41 +71,41 @@ def ratio_estimate(values: Values, base: Values, pictures: Sequence[str] = ()) -
     figures, bases = _checked(values), _checked(base)
     if bases.sum() == 0:
         return None
-    above, below = _sums(figures, pictures), _sums(bases, pictures)
+    above, below = _sums(figures, images), _sums(bases, images)
     defined = below != 0
     return _estimate(float(figures.sum() / bases.sum()), above[defined] / below[defined])
 
 
-def paired_estimate(differences: Values, pictures: Sequence[str] = ()) -> Paired:
+def paired_estimate(differences: Values, images: Sequence[str] = ()) -> Paired:
     """Returns what ``differences`` [n], of two figures on the same questions, say about the sign of their mean.
 
     Raises:
         CalibrationError: There is no value, or one is not finite.
     """
     figures = _checked(differences)
-    means = _means(figures, pictures)
+    means = _means(figures, images)
     not_above, not_below = (max(float(share.mean()), 1 / RESAMPLES) for share in (means <= 0, means >= 0))
     return Paired(_estimate(float(figures.mean()), means), not_above, not_below)
 
 
-def _means(figures: Values, pictures: Sequence[str]) -> Values:
-    """Returns the mean of every resample, [RESAMPLES]; a picture weighs as its questions do, as in the mean itself."""
-    return _sums(figures, pictures) / _sums(np.ones_like(figures), pictures)
+def _means(figures: Values, images: Sequence[str]) -> Values:
+    """Returns the mean of every resample, [RESAMPLES]; an image weighs as its questions do, as in the mean itself."""
+    return _sums(figures, images) / _sums(np.ones_like(figures), images)
 
 
-def _sums(figures: Values, pictures: Sequence[str]) -> Values:
+def _sums(figures: Values, images: Sequence[str]) -> Values:
     """Returns the sum of every resample, [RESAMPLES]."""
-    units = _units(len(figures), pictures)
+    units = _units(len(figures), images)
     return _counts(int(units.max()) + 1) @ np.bincount(units, weights=figures)
 
 
-def _units(questions: int, pictures: Sequence[str]) -> NDArray[np.intp]:
+def _units(questions: int, images: Sequence[str]) -> NDArray[np.intp]:
     """Returns [n], which resampled unit each question belongs to."""
-    if pictures and len(pictures) != questions:
-        raise CalibrationError("not as many pictures as figures", got=len(pictures), wanted=questions)
-    if len(set(pictures)) < 2:
+    if images and len(images) != questions:
+        raise CalibrationError("not as many images as figures", got=len(images), wanted=questions)
+    if len(set(images)) < 2:
         return np.arange(questions)
-    return np.unique(np.asarray(pictures), return_inverse=True)[1]
+    return np.unique(np.asarray(images), return_inverse=True)[1]
 
 
 def _checked(values: Values) -> Values:
@@ -117,7 +117,7 @@ def _checked(values: Values) -> Values:
     return figures
 
 
-@lru_cache(maxsize=3)  # 16 kB per unit each; figures, whole and by class, are over few different numbers of pictures
+@lru_cache(maxsize=3)  # 16 kB per unit each; figures, whole and by class, are over few different numbers of images
 def _counts(units: int) -> Values:
     """Returns [RESAMPLES, units]: how often each unit is in each resample."""
     generator = np.random.default_rng(_SEED)

@@ -2,7 +2,7 @@
 
 What it is: the measurement of versions against ``full``, question by question.
 What it knows: engines, prompts, and the three figures below. What it does not know: how bundles are made, which
-version someone wants, and how outcomes are summed up (`allrounder.calib.card`).
+version someone wants, and how outcomes are summed up (`allrounder.calib.figures`).
 
 ``full`` answers a question greedily; its answer is the reference. A version reads the same answer, teacher
 forced, in one decode call. Three figures per question:
@@ -15,7 +15,7 @@ forced, in one decode call. Three figures per question:
   it does not agree must it be decoded again.
 
 What is measured is a contender: an engine, and where its scores come from: the bundle's own router, or a scorer, which
-is how other pruners are measured on the same graphs. The picture's features and the scores are computed once per
+is how other pruners are measured on the same graphs. The image's features and the scores are computed once per
 question and graph (or scorer), and shared. An entry of the reference's own graphs is not run: it is the reference.
 """
 
@@ -41,7 +41,7 @@ from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import PromptIds
 
 __all__ = [
-    "FULL_CARD",
+    "FULL_REPORT",
     "MAX_ANSWER",
     "Contender",
     "Outcomes",
@@ -50,7 +50,7 @@ __all__ = [
     "same_answer",
 ]
 
-FULL_CARD = 2000  # questions from which on fidelity is no longer quick
+FULL_REPORT = 2000  # questions from which on fidelity is no longer quick
 MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
 
 
@@ -69,7 +69,7 @@ class Outcomes:
     """What one contender did, question by question; all arrays are [n] over the same questions.
 
     ``correct`` and ``reference_correct`` are meaningful where ``labelled``. ``layer_use`` [n, M] says which layers were
-    run. ``pictures`` says which picture a question is about, so that questions about one picture are resampled
+    run. ``images`` says which image a question is about, so that questions about one image are resampled
     together; empty: each is about its own.
     """
 
@@ -80,7 +80,7 @@ class Outcomes:
     reference_correct: NDArray[np.bool_]
     kinds: tuple[str, ...]
     layer_use: NDArray[np.bool_]
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def only(self, chosen: NDArray[np.bool_]) -> Outcomes:
         """Returns the outcomes of the ``chosen`` [n] questions."""
@@ -92,7 +92,7 @@ class Outcomes:
             reference_correct=self.reference_correct[chosen],
             kinds=tuple(compress(self.kinds, chosen)),
             layer_use=self.layer_use[chosen],
-            pictures=tuple(compress(self.pictures, chosen)),
+            images=tuple(compress(self.images, chosen)),
         )
 
 
@@ -100,7 +100,7 @@ class _Question(NamedTuple):
     """A prompt, as far as all contenders share it."""
 
     prompt: Prompt
-    visual: dict[str, Tensor]  # by vision graph
+    image_embeds: dict[str, Tensor]  # by vision graph
     scores: dict[str | int | None, Scores | None]  # by router graph, or by a scorer's identity
 
 
@@ -108,7 +108,7 @@ class _Inputs(NamedTuple):
     """What a prefill reads."""
 
     prompt: PromptIds
-    visual: Tensor
+    image_embeds: Tensor
     scores: Scores | None
 
 
@@ -135,13 +135,13 @@ def measure(
     Args:
         reference: An engine of ``full``, of the same precision as the others.
         contenders: What is measured; all are asked the same question before the next one is read, so that
-            a picture's features are held once and not for all pictures.
-        prompts: Picture questions; order them by picture to share features between questions.
+            an image's features are held once and not for all images.
+        prompts: Image questions; order them by image to share features between questions.
         progress: Told once per question.
 
     Raises:
         CalibrationError: No prompts, or an engine gives logits that are not finite.
-        ImageInvalid: A picture cannot be read.
+        ImageInvalid: An image cannot be read.
         PromptsInvalid: A question exceeds the engines' limits.
     """
     if not prompts:
@@ -177,7 +177,7 @@ def _outcomes(row: Sequence[_Outcome], truths: Sequence[bool], prompts: Sequence
         reference_correct=np.array(truths),
         kinds=tuple(prompt.kind for prompt in prompts),
         layer_use=layer_use,
-        pictures=tuple(str(prompt.image) for prompt in prompts),
+        images=tuple(str(prompt.image) for prompt in prompts),
     )
 
 
@@ -195,30 +195,30 @@ def _inputs(contender: Contender, question: _Question) -> _Inputs:
     engine, scorer = contender
     prompt = engine.prompt(question.prompt.question)
     graphs = engine.entry.graphs
-    if graphs.vision not in question.visual:
-        question.visual[graphs.vision] = engine.see(to_rgb(question.prompt.image))
-    visual = question.visual[graphs.vision]
+    if graphs.vision not in question.image_embeds:
+        question.image_embeds[graphs.vision] = engine.embed_image(to_rgb(question.prompt.image))
+    image_embeds = question.image_embeds[graphs.vision]
     source = graphs.router if scorer is None else id(scorer)  # a scorer lives as long as the contenders do
     if source not in question.scores:
-        question.scores[source] = engine.route(prompt, visual) if scorer is None else scorer(question.prompt)
-    return _Inputs(prompt, visual, question.scores[source])
+        question.scores[source] = engine.route(prompt, image_embeds) if scorer is None else scorer(question.prompt)
+    return _Inputs(prompt, image_embeds, question.scores[source])
 
 
 def _greedy(engine: Engine, inputs: _Inputs) -> _Answer:
     """Returns the engine's greedy answer, its stop token included."""
     stop_ids, limit = set(engine.model.stop_ids), min(MAX_ANSWER, engine.limits.new_tokens)
-    state = engine.prefill(*inputs, room=limit)
+    state = engine.prefill(*inputs, free_slots=limit)
     rows = [_finite(engine, state.logits).reshape(-1)]
     ids = [int(rows[-1].argmax())]
     while ids[-1] not in stop_ids and len(ids) < limit:
         rows.append(_finite(engine, engine.decode(state, [ids[-1]])).reshape(-1))
         ids.append(int(rows[-1].argmax()))
-    return _Answer(tuple(ids), np.stack(rows), state.layer_plan)
+    return _Answer(tuple(ids), np.stack(rows), state.kept_layers)
 
 
 def _compare(contender: Contender, question: _Question, answer: _Answer, reference_correct: bool) -> _Outcome:
     engine, inputs = contender.engine, _inputs(contender, question)
-    state = engine.prefill(*inputs, room=len(answer.ids))
+    state = engine.prefill(*inputs, free_slots=len(answer.ids))
     logits = _finite(engine, state.logits)
     if len(answer.ids) > 1:
         rest = _finite(engine, engine.decode(state, list(answer.ids[:-1])))
@@ -227,7 +227,7 @@ def _compare(contender: Contender, question: _Question, answer: _Answer, referen
     correct = reference_correct
     if not agrees and question.prompt.answer is not None:
         correct = _is_correct(engine, question.prompt, _greedy(engine, inputs).ids)
-    return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct, state.layer_plan)
+    return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct, state.kept_layers)
 
 
 def _is_correct(engine: Engine, prompt: Prompt, ids: tuple[int, ...]) -> bool:

@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from allrounder.errors import InputInvalid
-from allrounder.versions import Budget, check_flow
+from allrounder.versions import Budget, check_decision
 
 __all__ = ["LLAVA_7B", "DecoderSize", "decode_flops", "paper_flops", "true_flops"]
 
-# Paper mode, fitted to table 1 of PAR: tokens leave before layer 3, 463 rows are not visual, the MLP has two matrices.
+# Paper mode, fitted to table 1 of PAR: tokens leave before layer 3, 463 rows are text, the MLP has two matrices.
 _PAPER_GATHER, _PAPER_TEXT, _PAPER_MATRICES = 3, 463, 2
 _TRUE_MATRICES = 3  # gate, up, down
 
@@ -40,7 +40,7 @@ class DecoderSize(NamedTuple):
 LLAVA_7B = DecoderSize(hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, layers=32)
 
 
-def paper_flops(size: DecoderSize, budget: Budget, *, visual_tokens: int) -> int:
+def paper_flops(size: DecoderSize, budget: Budget, *, image_tokens: int) -> int:
     """Returns the FLOPs of a prefill as the paper's table counts them; never to be compared with `true_flops`.
 
     Multi-head formula ``2 (4 n d^2 + 2 n d m + 2 n^2 d)`` per layer, first three layers on all tokens, 463 other rows,
@@ -48,22 +48,22 @@ def paper_flops(size: DecoderSize, budget: Budget, *, visual_tokens: int) -> int
 
     Args:
         size: Of the decoder.
-        budget: T and L; N and M are the unpruned host.
-        visual_tokens: N.
+        budget: T and L; N and M are the unpruned model.
+        image_tokens: N.
 
     Raises:
-        InvalidBudget: The budget does not fit the host.
+        InvalidBudget: The budget does not fit the model.
     """
-    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=0)
+    check_decision(budget, tokens=image_tokens, layers=size.layers, prune_layer=0)
     multi_head = size._replace(heads=1, kv_heads=1, head_dim=size.hidden)
     below = min(_PAPER_GATHER, budget.layers)
-    whole = _layer(multi_head, visual_tokens + _PAPER_TEXT, _PAPER_MATRICES)
+    whole = _layer(multi_head, image_tokens + _PAPER_TEXT, _PAPER_MATRICES)
     pruned = _layer(multi_head, budget.tokens + _PAPER_TEXT, _PAPER_MATRICES)
     return below * whole + (budget.layers - below) * pruned
 
 
 def true_flops(
-    size: DecoderSize, budget: Budget, *, visual_tokens: int, text_tokens: int, gather_layer: int, router_layers: int
+    size: DecoderSize, budget: Budget, *, image_tokens: int, text_tokens: int, prune_layer: int, router_layers: int
 ) -> int:
     """Returns the FLOPs of a prefill as our graphs do it; never to be compared with `paper_flops`.
 
@@ -73,46 +73,46 @@ def true_flops(
     Args:
         size: Of the decoder; the router's layers have the same shape.
         budget: T and L; N and M with ``router_layers=0`` is `full`.
-        visual_tokens: N.
-        text_tokens: Rows of the prompt that are not visual, the template's included.
-        gather_layer: K; layers below it run on all rows.
+        image_tokens: N.
+        text_tokens: Rows of the prompt that are no image tokens, the template's included.
+        prune_layer: K; layers below it run on all rows.
         router_layers: Layers of the router; 0: no router is run (`full`, or scores that come from elsewhere).
 
     Raises:
-        InvalidBudget: Budget or K do not fit the host.
+        InvalidBudget: Budget or K do not fit the model.
         InputInvalid: A negative count.
     """
-    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=gather_layer)
+    check_decision(budget, tokens=image_tokens, layers=size.layers, prune_layer=prune_layer)
     _check_count("text_tokens", text_tokens)
     _check_count("router_layers", router_layers)
-    whole = _layer(size, visual_tokens + text_tokens, _TRUE_MATRICES)
+    whole = _layer(size, image_tokens + text_tokens, _TRUE_MATRICES)
     pruned = _layer(size, budget.tokens + text_tokens, _TRUE_MATRICES)
-    flops = gather_layer * whole + (budget.layers - gather_layer) * pruned
+    flops = prune_layer * whole + (budget.layers - prune_layer) * pruned
     if router_layers:
-        flops += router_layers * _layer(size, visual_tokens + text_tokens + size.layers, _TRUE_MATRICES)
-        flops += 2 * size.hidden * (visual_tokens + size.layers)
+        flops += router_layers * _layer(size, image_tokens + text_tokens + size.layers, _TRUE_MATRICES)
+        flops += 2 * size.hidden * (image_tokens + size.layers)
     return flops
 
 
-def decode_flops(size: DecoderSize, budget: Budget, *, visual_tokens: int, text_tokens: int, gather_layer: int) -> int:
+def decode_flops(size: DecoderSize, budget: Budget, *, image_tokens: int, text_tokens: int, prune_layer: int) -> int:
     """Returns the FLOPs of one decoded token, true mode; the router is not run again.
 
     Args:
         size: Of the decoder.
         budget: T and L.
-        visual_tokens: N; what the layers below K hold keys of.
+        image_tokens: N; what the layers below K hold keys of.
         text_tokens: Text rows that the token sees, itself included.
-        gather_layer: K.
+        prune_layer: K.
 
     Raises:
-        InvalidBudget: Budget or K do not fit the host.
+        InvalidBudget: Budget or K do not fit the model.
         InputInvalid: A negative count.
     """
-    check_flow(budget, tokens=visual_tokens, layers=size.layers, gather_layer=gather_layer)
+    check_decision(budget, tokens=image_tokens, layers=size.layers, prune_layer=prune_layer)
     _check_count("text_tokens", text_tokens)
     products = budget.layers * _products(size, _TRUE_MATRICES)
-    seen = gather_layer * (visual_tokens + text_tokens)
-    seen += (budget.layers - gather_layer) * (budget.tokens + text_tokens)
+    seen = prune_layer * (image_tokens + text_tokens)
+    seen += (budget.layers - prune_layer) * (budget.tokens + text_tokens)
     return products + _attention(size, seen)
 
 

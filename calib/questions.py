@@ -10,9 +10,9 @@ from allrounder.errors import PromptsInvalid, PromptTooLong
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine
 
-__all__ = ["QUESTIONS", "check_questions", "quick_sample", "voters"]
+__all__ = ["QUESTIONS", "check_questions", "quick_sample", "ranking_prompts"]
 
-QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the vote
+QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the ranking
 _SAMPLE_SEED = 7
 
 
@@ -45,8 +45,8 @@ def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
     return tuple(prompts[index] for index in sorted(drawn))
 
 
-def voters(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Returns the prompts that vote: others than those of the quick fidelity, where there are enough of them."""
+def ranking_prompts(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Returns the prompts that rank the layers: others than the quick fidelity's, where there are enough."""
     measured = set(quick_sample(prompts, QUESTIONS))
     others = [prompt for prompt in prompts if prompt not in measured]
     return quick_sample(others if len(others) >= QUESTIONS // 2 else prompts, QUESTIONS)

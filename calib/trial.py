@@ -1,6 +1,6 @@
 """One try: engines that were just built are opened and asked once, before anybody else opens them.
 
-What it is: a made-up picture and a question through every graph of an entry, one decode step included.
+What it is: a made-up image and a question through every graph of an entry, one decode step included.
 What it knows: that an engine which answers gives finite logits. What it does not know: which answer would be right.
 """
 
@@ -20,7 +20,7 @@ from allrounder.runtime.memory import fits
 
 __all__ = ["try_engines"]
 
-_QUESTION = "What is in the picture?"
+_QUESTION = "What is in the image?"
 
 
 def try_engines(
@@ -54,7 +54,7 @@ def try_engines(
 def _ask(engine: Engine) -> bool:
     """Returns whether the logits of a prompt and of one token after it are finite."""
     side = engine.model.image_size
-    picture = engine.preprocess(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-    state = engine.start(picture, engine.prompt(_QUESTION), room=1)
+    image = engine.preprocess(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+    state = engine.start(image, engine.prompt(_QUESTION), free_slots=1)
     first = state.logits
     return bool(np.isfinite(first).all() and np.isfinite(engine.decode(state, [int(first.argmax())])).all())

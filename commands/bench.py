@@ -246,7 +246,7 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
 def _kv_bytes(engine: Engine, workload: Workload) -> int:
     """Returns the bytes that one request's keys and values hold, room for its answer included."""
     request = make_request(engine, workload)
-    cache = engine.start(engine.preprocess(request.rgb), request.prompt, room=request.new_tokens).cache
+    cache = engine.start(engine.preprocess(request.rgb), request.prompt, free_slots=request.new_tokens).cache
     return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)
 
 

@@ -1,4 +1,4 @@
-"""``allrounder build`` (and ``build_engine.py``): a host, a router and a list of versions become a bundle.
+"""``allrounder build`` (and ``build_engine.py``): a model, a router and a list of versions become a bundle.
 
 What it is: the arguments, the defaults that depend on one another, and what is printed.
 What it knows: where the shipped demo model lies. What it does not know: how anything is built
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         metavar="SHARE|COUNT",
-        help="a version of your own: the share (0.25) or number (144) of visual tokens that it keeps; 1: all of them",
+        help="a version of your own: the share (0.25) or number (144) of image tokens that it keeps; 1: all of them",
     )
     parser.add_argument("--layers", type=int, metavar="L", help="a version of your own: the decoder layers it keeps")
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
@@ -61,12 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "both, else static)",
     )
     parser.add_argument(
-        "--prune-layer", type=int, default=2, metavar="K", help="the layer before which visual tokens are dropped"
+        "--prune-layer", type=int, default=2, metavar="K", help="the layer before which image tokens are dropped"
     )
     parser.add_argument(
         "--native-op", action="store_true", help="ask for the native gather op where the runtime has it (onnxruntime)"
     )
-    parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of pictures and questions to calibrate on")
+    parser.add_argument("--calib", type=Path, metavar="FILE", help="JSONL of images and questions to calibrate on")
     parser.add_argument(
         "--out",
         type=Path,
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     report = build_bundle(request, TerminalProgress(), _say)
     for entry in report.entries:
-        print(f"built {entry.label}: {entry.pruning.keep} visual tokens, {entry.pruning.layers} decoder layers")
+        print(f"built {entry.label}: {entry.pruning.keep} image tokens, {entry.pruning.layers} decoder layers")
     print(msgspec.json.encode(report).decode())
     return 0
 
@@ -108,23 +108,23 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         )
     custom = arguments.keep is not None or arguments.layers is not None
     versions = _versions(arguments.version, custom=custom)
-    host, router, calib = arguments.model, arguments.router, arguments.calib
-    if host == _DEMO:
+    vlm, router, calib = arguments.model, arguments.router, arguments.calib
+    if vlm == _DEMO:
         models = demo_models()
-        host = str(models / "demo")
+        vlm = str(models / "demo")
         router = router or models / "demo-router"
         calib = calib or models / "demo" / "calibration" / "prompts.jsonl"
     if router is None and (versions != (FULL,) or custom):
         raise InputInvalid(
             f"every version but {FULL} needs a router",
             where="--router",
-            remedy=f"train one: allrounder train-router --model {host} --out my-router, then give --router my-router",
+            remedy=f"train one: allrounder train-router --model {vlm} --out my-router, then give --router my-router",
         )
     return BuildRequest(
         versions=versions,
         keep=None if arguments.keep is None else parse_keep(arguments.keep),
         layers=arguments.layers,
-        host=host,
+        vlm=vlm,
         router=router,
         backend=arguments.backend,
         precision=arguments.precision,

@@ -2,7 +2,7 @@
 
 What it is: the arguments, the measuring of all entries and their publishing.
 What it knows: the stages' entry points. What it does not know: how anything is measured, and how layer policies are
-weighed (`allrounder.calib.card`).
+weighed (`allrounder.calib.figures`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from allrounder.calib import fidelity, latency
-from allrounder.calib.card import advise, summarize
+from allrounder.calib.figures import advise, summarize
 from allrounder.calib.tables import table
 from allrounder.commands.runnable import runnable
 from allrounder.engines.bundle.publish import Staging, publish
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "policy each version should be built with."
     )
     parser.add_argument("bundle", type=Path, help="a bundle directory, with the version full in it")
-    parser.add_argument("--calib", type=Path, required=True, metavar="FILE", help="JSONL of pictures and questions")
+    parser.add_argument("--calib", type=Path, required=True, metavar="FILE", help="JSONL of images and questions")
 
 
 def run(arguments: argparse.Namespace) -> int:

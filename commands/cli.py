@@ -35,10 +35,10 @@ COMMANDS = {
     "build": Command("allrounder.commands.build", "freeze versions of a model into a bundle of engines"),
     "train-router": Command("allrounder.commands.train_router", "train the meta-router of a model"),
     "calibrate": Command("allrounder.commands.calibrate", "measure fidelity and latency on your own prompts"),
-    "card": Command("allrounder.commands.card", "measure the fidelity card of a model and its router"),
-    "run": Command("allrounder.commands.run", "ask a bundle a question about a picture"),
+    "report": Command("allrounder.commands.report.command", "measure the fidelity report of a model and its router"),
+    "run": Command("allrounder.commands.run", "ask a bundle a question about an image"),
     "bench": Command("allrounder.commands.bench", "time versions side by side"),
-    "inspect": Command("allrounder.commands.inspect", "show what is in a bundle, and what a picture keeps"),
+    "inspect": Command("allrounder.commands.inspect", "show what is in a bundle, and what an image keeps"),
     "verify": Command("allrounder.commands.verify", "hash every byte of a bundle, and compare with its manifest"),
 }
 _BUILD_PACKAGES = {"ml_dtypes", "onnx", "safetensors", "torch", "transformers"}

@@ -1,7 +1,7 @@
-"""``allrounder inspect``: what is in a bundle, and what a picture keeps.
+"""``allrounder inspect``: what is in a bundle, and what an image keeps.
 
 What it is: the arguments, and a bundle as tables.
-What it knows: the manifest. What it does not know: engines; the picture is drawn by `allrounder.commands.picture`.
+What it knows: the manifest. What it does not know: engines; the image is drawn by `allrounder.commands.drawing`.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ _FIGURES = ("accuracy", "retention", "agreement", "KL (nats)", "questions")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``inspect`` to ``parser``."""
-    parser.description = "Show a bundle as tables, and draw what a version keeps of a picture."
+    parser.description = "Show a bundle as tables, and draw what a version keeps of an image."
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/demo"), help="default: bundles/demo")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to be drawn with its kept tokens")
-    parser.add_argument("--question", default="What is in the picture?", metavar="TEXT", help="what is asked about it")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="an image to be drawn with its kept tokens")
+    parser.add_argument("--question", default="What is in the image?", metavar="TEXT", help="what is asked about it")
     parser.add_argument("--version", metavar="NAMES", help="versions to draw, separated by commas (default: all)")
-    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="where to write it")
+    parser.add_argument("--out", type=Path, metavar="OUT.png", help="where to write it")
     parser.add_argument("--threads", type=int, help="CPU threads: latencies count where the threads are the same")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the tables and, where a picture is given, writes it."""
-    if (arguments.image is None) != (arguments.picture is None):
-        raise InputInvalid("--image and --picture belong together", remedy="give both, or neither")
+    """Prints the tables and, where an image is given, writes it."""
+    if (arguments.image is None) != (arguments.out is None):
+        raise InputInvalid("--image and --out belong together", remedy="give both, or neither")
     bundle = open_bundle(arguments.bundle, progress=TerminalProgress())
     print(render(bundle, arguments.threads))
-    if arguments.picture is not None:
-        from allrounder.commands.picture import write_picture
+    if arguments.out is not None:
+        from allrounder.commands.drawing import write_image
 
         names = arguments.version.split(",") if arguments.version else None
-        lines = write_picture(bundle, arguments.image, arguments.question, arguments.picture, names)
+        lines = write_image(bundle, arguments.image, arguments.question, arguments.out, names)
         print("\n" + "\n".join(lines))
-        print(f"wrote {arguments.picture}")
+        print(f"wrote {arguments.out}")
     return 0
 
 
@@ -57,8 +57,8 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
     facts = [
         ("bundle", str(bundle.path)),
         ("manifest", f"{bundle.digest[:16]}, written by {manifest.producer}"),
-        ("model", f"{model.name}, host {model.host[:16]}, router {(model.router or 'none')[:16]}"),
-        ("", f"{model.visual_tokens} visual tokens, {model.layers} layers of {model.hidden}; {model.image_size} px"),
+        ("model", f"{model.name}, model {model.digest[:16]}, router {(model.router or 'none')[:16]}"),
+        ("", f"{model.image_tokens} image tokens, {model.layers} layers of {model.hidden}; {model.image_size} px"),
         ("limits", f"{manifest.limits.text_tokens} text tokens in, {manifest.limits.new_tokens} out"),
     ]
     sections = [
@@ -106,7 +106,7 @@ def _fidelities(entries: Sequence[Entry]) -> str:
         if known is None:
             rows.append((name, *("-" for _ in header[1:])))
         else:
-            rows.append((name, *_figures(known), "quick" if known.quick else "full card", known.dataset))
+            rows.append((name, *_figures(known), "quick" if known.quick else "full report", known.dataset))
     return table(header, rows)
 
 

@@ -1,4 +1,4 @@
-"""``allrounder run``: one question about one picture.
+"""``allrounder run``: one question about one image.
 
 What it is: the arguments, and the printing of the answer.
 What it knows: the runtime's public face. What it does not know: how it answers.
@@ -23,11 +23,11 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``run`` to ``parser``."""
-    parser.description = "Ask a bundle a question about a picture."
+    parser.description = "Ask a bundle a question about an image."
     parser.add_argument(
         "--bundle", type=Path, default=Path("bundles/demo"), metavar="DIR", help="default: bundles/demo"
     )
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the picture")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image")
     parser.add_argument("--question", required=True, metavar="TEXT")
     choice = parser.add_argument_group("which engine (default: the most faithful)")
     choice.add_argument("--version", metavar="NAME", help="this version, for example par-lite")
@@ -97,7 +97,7 @@ def _facts(entry: Entry, answer: Answer) -> str:
     phases = ", ".join(f"{name} {getattr(timing, f'{name}_ms'):.1f}" for name in names)
     return "\n".join(
         (
-            f"engine  {entry.label}: {entry.pruning.keep} visual tokens, {entry.pruning.layers} decoder layers",
+            f"engine  {entry.label}: {entry.pruning.keep} image tokens, {entry.pruning.layers} decoder layers",
             f"time    first token after {timing.ttft_ms:.1f} ms{tpot}",
             f"phases  {phases} ms",
             f"tokens  {len(answer.prompt_ids)} of text in, {len(answer.token_ids)} out, ended by {answer.finish}",

@@ -23,12 +23,12 @@ from allrounder.versions import FULL, VERSIONS
 __all__ = ["MemoryReport", "TrainReport", "add_arguments", "run"]
 
 _DEMO = "demo"
-_DEMO_HOST = Path(__file__).resolve().parent.parent / "models" / "demo"
+_DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 _MINUTES = 10.0
-_PICTURES = 400  # each is read once before it can teach, and then remembered
-_QUESTIONS = 8  # per picture that teaches; all of them share one reading of it
-_VALIDATION = (40, 5)  # pictures, questions each: fewer cannot tell two good routers apart
-_HELD_OUT = 10  # one prompt in so many validates, whole pictures, where no file does
+_IMAGES = 400  # each is read once before it can teach, and then remembered
+_QUESTIONS = 8  # per image that teaches; all of them share one reading of it
+_VALIDATION = (40, 5)  # images, questions each: fewer cannot tell two good routers apart
+_HELD_OUT = 10  # one prompt in so many validates, whole images, where no file does
 _BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
 
 
@@ -58,13 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="PATH",
-        help="JSONL of pictures and questions, or a folder with prompts.jsonl, or one of pictures with a .txt of the"
+        help="JSONL of images and questions, or a folder with prompts.jsonl, or one of images with a .txt of the"
         " same name each, one question per line (demo: drawn)",
     )
     parser.add_argument("--validation", type=Path, metavar="PATH", help="likewise (default: the tail of --prompts)")
-    parser.add_argument(
-        "--pictures", type=int, default=_PICTURES, help=f"demo scenes that are drawn (default: {_PICTURES})"
-    )
+    parser.add_argument("--images", type=int, default=_IMAGES, help=f"demo scenes that are drawn (default: {_IMAGES})")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the router; an unfinished run goes on")
     parser.add_argument(
         "--init", type=Path, metavar="DIR", help="a router to start from; another model's may be, if of the same shape"
@@ -85,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         metavar="NAME=VALUE",
-        help="any option of training or run, for example attention=bidirectional, gather_layer=0, validate_every=40",
+        help="any option of training or run, for example attention=bidirectional, prune_layer=0, validate_every=40",
     )
 
 
@@ -93,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, prints a table and, as the last line of stdout, one JSON object."""
     options, limits = _options(arguments)
     drawn = arguments.model == _DEMO
-    model = _DEMO_HOST if drawn else arguments.model
+    model = _DEMO_MODEL if drawn else arguments.model
     if arguments.estimate:
         _print_estimate(model, options, limits, arguments.precision)
         return 0
@@ -103,15 +101,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from allrounder.router.training.start import read_start
     from allrounder.router.training.train import train
-    from allrounder.vlm.host import load_host
+    from allrounder.vlm.model import load_model
 
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    host = load_host(model, dtype, arguments.device)
-    start = None if arguments.init is None else read_start(arguments.init, host)
-    print(_summary(host.spec, options, limits, arguments.precision), file=sys.stderr)
-    data = _examples(arguments, host, limits.answer_tokens)
-    result = train(host, data, arguments.out, options, limits, start)
-    versions = _compared(host, data[1], arguments.out, (options.gather_layer, limits.answer_tokens))
+    vlm = load_model(model, dtype, arguments.device)
+    start = None if arguments.init is None else read_start(arguments.init, vlm)
+    print(_summary(vlm.spec, options, limits, arguments.precision), file=sys.stderr)
+    data = _examples(arguments, vlm, limits.answer_tokens)
+    result = train(vlm, data, arguments.out, options, limits, start)
+    versions = _compared(vlm, data[1], arguments.out, (options.prune_layer, limits.answer_tokens))
     for name, figures in versions.items():
         print("  ".join([f"{name:<9}", *(f"{key} {value:.4f}" for key, value in figures.items())]))
     report = TrainReport(str(arguments.out), result.step, result.steps, result.seconds, versions)
@@ -130,9 +128,9 @@ def _check(arguments: argparse.Namespace, *, drawn: bool) -> None:
     _check_device(arguments.device)
     if arguments.prompts is None and not drawn:
         wanted = "a JSONL file or a folder; answers are not read"
-        raise InputInvalid("training needs pictures with questions", where="--prompts", wanted=wanted)
-    if arguments.pictures < 1:
-        raise InputInvalid("no pictures to learn from", where="--pictures", got=arguments.pictures)
+        raise InputInvalid("training needs images with questions", where="--prompts", wanted=wanted)
+    if arguments.images < 1:
+        raise InputInvalid("no images to learn from", where="--images", got=arguments.images)
     for path in (arguments.prompts, arguments.validation):
         if path is not None and not path.exists():
             raise PromptsInvalid("there is no such file or folder", where=path)
@@ -181,7 +179,7 @@ def _check_device(device: str) -> None:
         )
 
 
-def _examples(arguments: argparse.Namespace, host: Any, answer_tokens: int) -> tuple[Any, Any]:
+def _examples(arguments: argparse.Namespace, vlm: Any, answer_tokens: int) -> tuple[Any, Any]:
     """Returns the examples to learn from and those to validate on."""
     from allrounder.demo.scenes import Split
     from allrounder.router.training.examples import FileExamples, SceneExamples
@@ -190,19 +188,19 @@ def _examples(arguments: argparse.Namespace, host: Any, answer_tokens: int) -> t
     if arguments.prompts is None:
         # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
         validation = SceneExamples(Split.VALIDATION, 10_000, *_VALIDATION)
-        return SceneExamples(Split.TRAIN, 0, arguments.pictures, _QUESTIONS), validation
-    prompts = _usable(arguments.prompts, host, answer_tokens)
+        return SceneExamples(Split.TRAIN, 0, arguments.images, _QUESTIONS), validation
+    prompts = _usable(arguments.prompts, vlm, answer_tokens)
     if arguments.validation is not None:
-        return FileExamples(prompts), FileExamples(_usable(arguments.validation, host, answer_tokens))
+        return FileExamples(prompts), FileExamples(_usable(arguments.validation, vlm, answer_tokens))
     teaching, validating = held_out(prompts, _HELD_OUT)
     return FileExamples(teaching), FileExamples(validating)
 
 
-def _usable(path: Path, host: Any, answer_tokens: int) -> PromptSet:
+def _usable(path: Path, vlm: Any, answer_tokens: int) -> PromptSet:
     """Returns what of a file or folder can be used; the rest is named on stderr, each with what helps."""
     from allrounder.router.training.usable import checks
 
-    prompts, complaints = read_usable(path, checks(host, answer_tokens))
+    prompts, complaints = read_usable(path, checks(vlm, answer_tokens))
     for complaint in complaints:
         print(f"{path}: {complaint}", file=sys.stderr)
     if complaints:
@@ -210,22 +208,22 @@ def _usable(path: Path, host: Any, answer_tokens: int) -> PromptSet:
     return prompts
 
 
-def _compared(host: Any, validation: Any, out: Path, reading: tuple[int, int]) -> dict[str, dict[str, float]]:
+def _compared(vlm: Any, validation: Any, out: Path, reading: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Returns divergence and agreement of the saved router and of random scores, by version."""
     from allrounder.router.checkpoint import load_router
     from allrounder.router.training.measure import measure, random_scorer, router_scorer
     from allrounder.router.training.references import References
     from allrounder.versions import resolve
 
-    router = load_router(out, host_spec=host.spec, host_digest=host.digest).to(host.model.device)
-    tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+    router = load_router(out, model_spec=vlm.spec, model_digest=vlm.digest).to(vlm.model.device)
+    tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
     names = [name for name in VERSIONS if name != FULL]
     budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
-    gather_layer, answer_tokens = reading
-    references = References(host, validation, answer_tokens)
-    found = measure(host, references, router_scorer(router), budgets, gather_layer)
+    prune_layer, answer_tokens = reading
+    references = References(vlm, validation, answer_tokens)
+    found = measure(vlm, references, router_scorer(router), budgets, prune_layer)
     chance = [
-        measure(host, references, random_scorer(host, seed), budgets, gather_layer) for seed in range(_BASELINE_DRAWS)
+        measure(vlm, references, random_scorer(vlm, seed), budgets, prune_layer) for seed in range(_BASELINE_DRAWS)
     ]
     report = {}
     for place, name in enumerate(names):

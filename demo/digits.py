@@ -1,7 +1,7 @@
-"""Handwritten digits: scikit-learn's set of 1,797 real 8x8 pictures, divided among the splits.
+"""Handwritten digits: scikit-learn's set of 1,797 real 8x8 images, divided among the splits.
 
 Knows: which handwriting belongs to which split.
-Does not know: scenes or pictures.
+Does not know: scenes or images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHARES = {Split.TRAIN: range(7), Split.VALIDATION: range(7, 8), Split.TEST: rang
 
 @cache
 def digit_images(split: Split) -> tuple[np.ndarray, ...]:
-    """For each value 0..9 the handwriting of ``split``, float32 [count, 8, 8] in 0..1. No picture is in two splits."""
+    """For each value 0..9 the handwriting of ``split``, float32 [count, 8, 8] in 0..1. No image is in two splits."""
     images, values = _all_digits()
     turn = np.arange(len(values)) * 7919 % 10
     mine = np.isin(turn, list(SHARES[split]))
@@ -27,7 +27,7 @@ def digit_images(split: Split) -> tuple[np.ndarray, ...]:
 
 
 def digit_indices(split: Split) -> frozenset[int]:
-    """Which of the 1,797 pictures belong to ``split``."""
+    """Which of the 1,797 images belong to ``split``."""
     turn = np.arange(len(_all_digits()[1])) * 7919 % 10
     return frozenset(np.flatnonzero(np.isin(turn, list(SHARES[split]))).tolist())
 

@@ -1,4 +1,4 @@
-"""Drawing: a scene becomes a picture, the same one every time.
+"""Drawing: a scene becomes an image, the same one every time.
 
 Knows: textures, how shapes and digits look, pixel normalisation.
 Does not know: questions, tokens or the model.
@@ -35,7 +35,7 @@ GRAIN_PX = 2
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The picture of ``scene``, uint8 RGB [IMAGE_PX, IMAGE_PX, 3]."""
+    """The image of ``scene``, uint8 RGB [IMAGE_PX, IMAGE_PX, 3]."""
     rng = scene_generator(scene.split, scene.seed, 1)
     canvas = _texture(rng)
     for shape in scene.shapes:
@@ -47,9 +47,9 @@ def draw(scene: Scene) -> np.ndarray:
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def to_pixels(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures uint8 [B, h, w, 3] as the stock processor normalises them, float32 [B, 3, h, w] in -1..1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """Images uint8 [B, h, w, 3] as the stock processor normalises them, float32 [B, 3, h, w] in -1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:

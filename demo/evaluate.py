@@ -1,6 +1,6 @@
 """Evaluation of a demo model the way it is used: stock processor, stock ``generate``, one question per prompt.
 
-Knows: exact-answer accuracy per class, with the picture and with a blank one.
+Knows: exact-answer accuracy per class, with the image and with a blank one.
 Does not know: training or pruning.
 
 ``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]``; last line JSON.
@@ -58,7 +58,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def answer(self, images: list[Image.Image], questions: list[str]) -> list[str]:
-        """Greedy answers to a batch of (picture, question) pairs."""
+        """Greedy answers to a batch of (image, question) pairs."""
         prompts = [render_prompt(question) for question in questions]
         inputs = self.processor(images=images, text=prompts, return_tensors="pt", padding=True)
         inputs = inputs.to(self.model.device)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=1000, help="questions")
     parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="test")
     parser.add_argument("--prompts", type=Path, help="a prompts.jsonl to ask instead")
-    parser.add_argument("--blank", action="store_true", help="show a grey picture instead")
+    parser.add_argument("--blank", action="store_true", help="show a grey image instead")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")

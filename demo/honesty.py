@@ -1,6 +1,6 @@
 """Honesty checks: is the demo model hurt by careless pruning, as a real model is?
 
-Knows: how to grade a stock model on packed questions while layers are skipped or visual tokens hidden at random.
+Knows: how to grade a stock model on packed questions while layers are skipped or image tokens hidden at random.
 Does not know: routers. Nothing is removed here; skipped layers hand through what they got, hidden tokens are masked as
 keys from one layer on, which gives the same answers as removal.
 
@@ -29,23 +29,23 @@ from allrounder.demo.questions import CLASSES
 from allrounder.demo.scenes import GRID, Split, sample_scene
 from allrounder.progress import TerminalProgress
 
-GATHER_LAYER = 2
+PRUNE_LAYER = 2
 KEPT_TOKENS = 128
 KEPT_LAYERS_OF_4 = 3
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Questions of a few pictures, packed: visual tokens [B, 576, hidden], text, and each question's class."""
+    """Questions of a few images, packed: image tokens [B, 576, hidden], text, and each question's class."""
 
-    visual: torch.Tensor
+    image_embeds: torch.Tensor
     text: PackedText
     kinds: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is taken away: layers, and all but ``kept_tokens`` visual tokens from ``GATHER_LAYER`` on (None: none)."""
+    """What is taken away: layers, and all but ``kept_tokens`` image tokens from ``PRUNE_LAYER`` on (None: none)."""
 
     skipped: frozenset[int] = frozenset()
     kept_tokens: int | None = None
@@ -54,13 +54,13 @@ class Pruning:
 
 @torch.inference_mode()
 def make_sheets(
-    model: LlavaForConditionalGeneration, packer: Packer, pictures: int, per_picture: int, split: Split
+    model: LlavaForConditionalGeneration, packer: Packer, images: int, per_image: int, split: Split
 ) -> list[Sheet]:
-    """Look at ``pictures`` scenes once, four to a sheet."""
+    """Look at ``images`` scenes once, four to a sheet."""
     sheets = []
-    for start in range(0, pictures, 4):
-        scenes = [sample_scene(split, seed) for seed in range(start, min(start + 4, pictures))]
-        asked = [scene_questions(scene, per_picture) for scene in scenes]
+    for start in range(0, images, 4):
+        scenes = [sample_scene(split, seed) for seed in range(start, min(start + 4, images))]
+        asked = [scene_questions(scene, per_image) for scene in scenes]
         pixels = to_pixels(np.stack([draw(scene) for scene in scenes])).to(model.device)
         features = cast("Any", model).get_image_features(pixel_values=pixels).pooler_output
         kinds = tuple(tuple(question.kind for question in questions) for questions in asked)
@@ -94,9 +94,9 @@ def _exact(
 ) -> torch.Tensor:
     """Which text tokens are followed by what they should be, bool [B, text]; true where nothing is asked."""
     text, decoder = sheet.text, model.model.language_model
-    batch, head, patches = sheet.visual.shape[0], text.head.shape[0], GRID * GRID
+    batch, head, patches = sheet.image_embeds.shape[0], text.head.shape[0], GRID * GRID
     embed = decoder.embed_tokens
-    inputs = torch.cat([embed(text.head).expand(batch, -1, -1), sheet.visual, embed(text.ids)], 1)
+    inputs = torch.cat([embed(text.head).expand(batch, -1, -1), sheet.image_embeds, embed(text.ids)], 1)
     prefix = head + patches
     size = inputs.shape[1]
     mask = torch.ones(size, size, dtype=torch.bool, device=inputs.device).tril().expand(batch, 1, -1, -1).clone()
@@ -121,7 +121,7 @@ def _exact(
 
 @contextmanager
 def pruned(model: LlavaForConditionalGeneration, skipped: frozenset[int], later: torch.Tensor) -> Iterator[None]:
-    """The stock decoder with ``skipped`` layers handing through and mask ``later`` from ``GATHER_LAYER`` on."""
+    """The stock decoder with ``skipped`` layers handing through and mask ``later`` from ``PRUNE_LAYER`` on."""
 
     def hand_through(_module: object, given: tuple[torch.Tensor, ...], _result: object) -> torch.Tensor:
         return given[0]
@@ -135,7 +135,7 @@ def pruned(model: LlavaForConditionalGeneration, skipped: frozenset[int], later:
         for number, layer in enumerate(model.model.language_model.layers):
             if number in skipped:
                 hooks.enter_context(layer.register_forward_hook(hand_through))
-            if number >= GATHER_LAYER:
+            if number >= PRUNE_LAYER:
                 hooks.enter_context(layer.register_forward_pre_hook(hide, with_kwargs=True))
         yield
 
@@ -153,7 +153,7 @@ def prunings(layers: int, draws: int) -> dict[str, Pruning]:
     found |= {f"without layer {layer}": Pruning(frozenset({layer})) for layer in range(layers)}
     for seed in range(draws):
         found[f"random layers {seed}"] = Pruning(random_layers(layers, seed))
-        found[f"random layers, 0 and 1 kept {seed}"] = Pruning(random_layers(layers, seed, GATHER_LAYER))
+        found[f"random layers, 0 and 1 kept {seed}"] = Pruning(random_layers(layers, seed, PRUNE_LAYER))
         found[f"random tokens {seed}"] = Pruning(kept_tokens=KEPT_TOKENS, seed=seed)
     return found
 
@@ -162,8 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="How careless pruning hurts the demo model.")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=60)
-    parser.add_argument("--per-picture", type=int, default=5)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--per-image", type=int, default=5)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     model: Any = LlavaForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
     model = model.to(options.device).eval()
     packer = Packer(PreTrainedTokenizerFast.from_pretrained(options.model))
-    sheets = make_sheets(model, packer, options.pictures, options.per_picture, Split.TEST)
+    sheets = make_sheets(model, packer, options.images, options.per_image, Split.TEST)
     results: dict[str, dict[str, float]] = {}
     progress, asked = TerminalProgress(), prunings(model.config.text_config.num_hidden_layers, options.draws)
     for done, (name, pruning) in enumerate(asked.items(), start=1):

@@ -1,6 +1,6 @@
 """Dense labels: what every patch of a scene shows. They teach the tower to see and the decoder to read.
 
-Knows: the five label channels and how a scene fills them, patch by patch or on a coarse 6x6 label picture.
+Knows: the five label channels and how a scene fills them, patch by patch or on a coarse 6x6 label image.
 Does not know: pixels, questions or the model.
 
 Channels: colour (0 none, then ``COLOURS``, last the white of digits), kind (0 none, then ``KINDS``, then ten digits),
@@ -58,7 +58,7 @@ def dense_labels(scene: Scene) -> np.ndarray:
 
 
 def coarse_labels(scene: Scene) -> np.ndarray:
-    """A label picture of 6x6, int64 [6, 6, 5]: every object two squares high and one wide, the upper one its anchor."""
+    """A label image of 6x6, int64 [6, 6, 5]: every object two squares high and one wide, the upper one its anchor."""
     labels = _blank(COARSE)
     for shape in scene.shapes:
         row, column = 2 * (shape.cell // CELLS), 2 * (shape.cell % CELLS) + shape.column % 2
@@ -75,7 +75,7 @@ def coarse_labels(scene: Scene) -> np.ndarray:
 
 
 def coarse_positions() -> np.ndarray:
-    """The patch (0..575) in the middle of every square of the coarse label picture, int64 [36]."""
+    """The patch (0..575) in the middle of every square of the coarse label image, int64 [36]."""
     middle = np.arange(COARSE) * COARSE_STEP + COARSE_STEP // 2
     return (middle[:, None] * GRID + middle[None, :]).reshape(-1)
 

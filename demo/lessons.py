@@ -1,14 +1,14 @@
 """Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
 
-Knows: ``read`` (the decoder answers about coarse label pictures), ``see`` (the tower names what every patch shows, and
-the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 visual tokens; the tower
-stays as ``see`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning too, and with
-holes in the ground of every second batch).
-Does not know: optimisers, clocks, files. No lesson drops layers, or visual tokens that show something.
+Knows: ``read`` (the decoder answers about coarse label images), ``embed_image`` (the tower names what every patch
+shows, and the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 image tokens; the
+tower stays as ``embed_image`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning
+too, and with holes in the ground of every second batch). Does not know: optimisers, clocks, files. No lesson drops
+layers, or image tokens that show something.
 
-Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a host that has only ever seen 576
-tokens keeps what it works with in patches of bare ground, which no model trained on pictures of many sizes does. They
-make the demo host easier to prune by those who know ground from objects, and its card says so.
+Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a model that has only ever seen 576
+tokens keeps what it works with in patches of bare ground, which no model trained on images of many sizes does. They
+make the demo model easier to prune by those who know ground from objects, and its report says so.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from allrounder.demo.packing import IGNORED, PackedText, Packer, visible
 from allrounder.demo.questions import sample_questions
 from allrounder.demo.scenes import GRID, PATCH_PX, Split, easier, sample_scene
 
-LessonName = Literal["read", "see", "whole", "polish"]
-LESSONS: tuple[LessonName, ...] = ("read", "see", "whole", "polish")
+LessonName = Literal["read", "embed_image", "whole", "polish"]
+LESSONS: tuple[LessonName, ...] = ("read", "embed_image", "whole", "polish")
 BAND = 6
 READ_NOISE = 0.3
 HOLES = 0.5  # share of the batches of ``polish`` whose ground has holes
@@ -58,7 +58,7 @@ class Learner(nn.Module):
             self.register_buffer(f"words_{channel}", table, persistent=False)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What visual tokens of these labels should be, [..., 5] -> [..., hidden].
+        """What image tokens of these labels should be, [..., 5] -> [..., hidden].
 
         Each label adds its own vector and the embeddings of the words that name it, so that a red patch already says
         "red" in the decoder's language, and looking up is matching words.
@@ -70,7 +70,7 @@ class Learner(nn.Module):
         ]
         return torch.stack([embedding(labels[..., i], table) for i, table in enumerate(tables)]).sum(0)
 
-    def look(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    def embed_pixels(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Tower features [B, patches, tower_hidden] of ``pixels`` [B, 3, h, IMAGE_PX], a band of patch rows."""
         tower = self.model.model.vision_tower
         embeddings = tower.embeddings
@@ -82,18 +82,20 @@ class Learner(nn.Module):
         hidden = tower.pre_layrnorm(torch.cat([first, patches], 1))
         return tower.encoder(inputs_embeds=hidden).last_hidden_state[:, 1:]
 
-    def answer_loss(self, visual: torch.Tensor, places: torch.Tensor, text: PackedText) -> tuple[torch.Tensor, float]:
-        """Cross-entropy on answers about ``visual`` [B, n, hidden] at ``places`` [B or 1, n]; token accuracy."""
+    def answer_loss(
+        self, image_embeds: torch.Tensor, places: torch.Tensor, text: PackedText
+    ) -> tuple[torch.Tensor, float]:
+        """Cross-entropy on answers about ``image_embeds`` [B, n, hidden] at ``places`` [B or 1, n]; token accuracy."""
         embed = self.model.model.language_model.embed_tokens
-        batch, head = visual.shape[0], text.head.shape[0]
-        rows = [embed(text.head).expand(batch, -1, -1), visual, embed(text.ids)]
-        before = torch.arange(head, device=visual.device).expand(batch, -1)
+        batch, head = image_embeds.shape[0], text.head.shape[0]
+        rows = [embed(text.head).expand(batch, -1, -1), image_embeds, embed(text.ids)]
+        before = torch.arange(head, device=image_embeds.device).expand(batch, -1)
         prefix = torch.cat([before, head + places.expand(batch, -1)], 1)
         positions = torch.cat([prefix, text.positions], 1)
         own = visible(text.segments)
         everywhere = own.new_ones(batch, 1, own.shape[2], prefix.shape[1])
         output = self.model.model.language_model(
-            inputs_embeds=torch.cat([row.to(visual.dtype) for row in rows], 1),
+            inputs_embeds=torch.cat([row.to(image_embeds.dtype) for row in rows], 1),
             attention_mask=torch.cat([everywhere, own], 3),
             position_ids=positions,
             use_cache=False,
@@ -132,46 +134,51 @@ def make_batch(lesson: LessonName, packer: Packer, seeds: range, questions: int)
     scenes = [sample_scene(Split.TRAIN, seed) for seed in seeds]
     if lesson == "read":
         scenes = [easier(scene) for scene in scenes]
-    text = None if lesson == "see" else packer.pack([sample_questions(scene, questions) for scene in scenes])
+    text = None if lesson == "embed_image" else packer.pack([sample_questions(scene, questions) for scene in scenes])
     if lesson == "read":
         labels = np.stack([coarse_labels(scene).reshape(-1, len(CHANNELS)) for scene in scenes])
         return Batch(text, torch.from_numpy(labels), None, 0)
     first, rows = 0, GRID
-    if lesson == "see":
+    if lesson == "embed_image":
         first, rows = int(np.random.default_rng(seeds.start).integers(GRID - BAND + 1)), BAND
     labels = np.stack([dense_labels(scene)[first : first + rows].reshape(-1, len(CHANNELS)) for scene in scenes])
-    pictures = np.stack([draw(scene)[PATCH_PX * first : PATCH_PX * (first + rows)] for scene in scenes])
-    return Batch(text, torch.from_numpy(labels), to_pixels(pictures), first)
+    images = np.stack([draw(scene)[PATCH_PX * first : PATCH_PX * (first + rows)] for scene in scenes])
+    return Batch(text, torch.from_numpy(labels), to_pixels(images), first)
 
 
 def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of one batch and what to log of it."""
     if lesson == "read":
         assert batch.text is not None
-        visual = learner.embed_labels(batch.labels)
+        image_embeds = learner.embed_labels(batch.labels)
         noise = torch.Generator().manual_seed(seed)
-        visual = visual + READ_NOISE * torch.randn(visual.shape, generator=noise).to(visual.device)
-        places = torch.from_numpy(coarse_positions())[None].to(visual.device)
-        loss, right = learner.answer_loss(visual, places, batch.text)
+        image_embeds = image_embeds + READ_NOISE * torch.randn(image_embeds.shape, generator=noise).to(
+            image_embeds.device
+        )
+        places = torch.from_numpy(coarse_positions())[None].to(image_embeds.device)
+        loss, right = learner.answer_loss(image_embeds, places, batch.text)
         return loss, {"answer_tokens_right": right}
     assert batch.pixels is not None
     with torch.set_grad_enabled(lesson != "whole"):
-        features = learner.look(batch.pixels, batch.first_row)
-    visual = learner.model.model.multi_modal_projector(features)
-    if lesson == "see":
+        features = learner.embed_pixels(batch.pixels, batch.first_row)
+    image_embeds = learner.model.model.multi_modal_projector(features)
+    if lesson == "embed_image":
         dense, kind = learner.dense_loss(features, batch.labels)
         wanted = learner.embed_labels(batch.labels).detach()
         shown = batch.labels[..., 1] > 0
-        terms = mse_loss(visual[shown].float(), wanted[shown]), mse_loss(visual[~shown].float(), wanted[~shown])
+        terms = (
+            mse_loss(image_embeds[shown].float(), wanted[shown]),
+            mse_loss(image_embeds[~shown].float(), wanted[~shown]),
+        )
         spread = float(wanted.var())
         record = {"kind_right": kind, "projected": float(terms[0].detach()) / spread}
         return dense + (terms[0] + terms[1]) / spread, record
     assert batch.text is not None
-    places = torch.arange(visual.shape[1], device=visual.device)[None]
+    places = torch.arange(image_embeds.shape[1], device=image_embeds.device)[None]
     if lesson == "polish":
-        places = with_holes(batch.labels, seed).to(visual.device)
-        visual = visual.gather(1, places[..., None].expand(-1, -1, visual.shape[2]))
-    loss, right = learner.answer_loss(visual, places, batch.text)
+        places = with_holes(batch.labels, seed).to(image_embeds.device)
+        image_embeds = image_embeds.gather(1, places[..., None].expand(-1, -1, image_embeds.shape[2]))
+    loss, right = learner.answer_loss(image_embeds, places, batch.text)
     return loss, {"answer_tokens_right": right}
 
 
@@ -199,7 +206,7 @@ def lesson_parts(learner: Learner, lesson: LessonName) -> list[nn.Module]:
     if lesson == "read":
         return [model.model.language_model, model.lm_head, learner.label_embeddings]
     projector = model.model.multi_modal_projector
-    if lesson == "see":
+    if lesson == "embed_image":
         return [model.model.vision_tower, projector, learner.dense_heads]
     tower = [model.model.vision_tower] if lesson == "polish" else []
     return [*tower, projector, model.model.language_model, model.lm_head]

@@ -29,7 +29,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from allrounder.demo.scenes import GRID, IMAGE_PX, PATCH_PX
 from allrounder.demo.tokenizer import CHAT_TEMPLATE, IMAGE, MAX_LENGTH, build_tokenizer
 
-VISUAL_TOKENS = GRID * GRID
+IMAGE_TOKENS = GRID * GRID
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
 
 
@@ -84,7 +84,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, shape: Shape = SHIPPED) -> 
         vision_config=vision,
         text_config=text,
         image_token_index=ids.convert_tokens_to_ids(IMAGE),
-        image_seq_length=VISUAL_TOKENS,
+        image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",

@@ -1,9 +1,9 @@
-"""Packing: many questions about one picture in one sequence, each seeing what it will see when asked alone.
+"""Packing: many questions about one image in one sequence, each seeing what it will see when asked alone.
 
 Knows: token order, positions, which key each query may see, which tokens are learned.
-Does not know: where visual embeddings come from, or the model.
+Does not know: where image embeddings come from, or the model.
 
-Layout of one row: ``USER:`` | visual tokens | question 1 with its answer | question 2 ... Every question continues the
+Layout of one row: ``USER:`` | image tokens | question 1 with its answer | question 2 ... Every question continues the
 prefix at the same position, sees the prefix and itself, and is blind to its neighbours: exactly the single prompt.
 """
 
@@ -25,9 +25,9 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class PackedText:
-    """Token rows of one batch, the visual positions left open.
+    """Token rows of one batch, the image positions left open.
 
-    ``head`` int64 [head]: tokens before the picture. ``ids``, ``labels``, ``positions``, ``segments`` int64 [B, text]:
+    ``head`` int64 [head]: tokens before the image. ``ids``, ``labels``, ``positions``, ``segments`` int64 [B, text]:
     tokens after it. ``labels`` is ``IGNORED`` where nothing is learned; ``segments`` counts questions from 1, 0 pads.
     """
 
@@ -53,11 +53,11 @@ class Packer:
         """Token ids of ``text``, no tokens added."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def pack(self, pictures: Sequence[Sequence[Question]]) -> PackedText:
-        """Pack the questions of each picture into one row; rows are padded on the right to the longest."""
+    def pack(self, images: Sequence[Sequence[Question]]) -> PackedText:
+        """Pack the questions of each image into one row; rows are padded on the right to the longest."""
         head = self.tokens(BEFORE_IMAGE)
         start = len(head) + GRID * GRID
-        rows = [self._row(questions, start) for questions in pictures]
+        rows = [self._row(questions, start) for questions in images]
         longest = max(row.shape[1] for row in rows)
         filler = np.array([self.tokenizer.pad_token_id, IGNORED, start, 0], np.int64)[:, None]
         full = np.stack([np.concatenate([row, filler.repeat(longest - row.shape[1], 1)], 1) for row in rows])

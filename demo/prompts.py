@@ -3,7 +3,7 @@
 Knows: which questions are picked, file names, the one-object-per-line format.
 Does not know: the model. ``Example`` is the record that evaluation reads, drawn in memory or from such files.
 
-``python -m allrounder.demo.prompts --out models/demo/calibration --pictures 64`` writes the shipped ones.
+``python -m allrounder.demo.prompts --out models/demo/calibration --images 64`` writes the shipped ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from allrounder.demo.scenes import Scene, Split, sample_scene
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one picture, with its only right answer and its class."""
+    """One question about one image, with its only right answer and its class."""
 
     image: Image.Image
     question: str
@@ -37,7 +37,7 @@ def scene_questions(scene: Scene, count: int) -> list[Question]:
 
 
 def examples(split: Split, count: int, first_seed: int = 0) -> Iterator[Example]:
-    """``count`` questions of ``split``, one of each class per picture."""
+    """``count`` questions of ``split``, one of each class per image."""
     for number in range(count):
         scene = sample_scene(split, first_seed + number // len(CLASSES))
         asked = sorted(scene_questions(scene, len(CLASSES)), key=lambda question: CLASSES.index(question.kind))
@@ -45,15 +45,15 @@ def examples(split: Split, count: int, first_seed: int = 0) -> Iterator[Example]
         yield Example(Image.fromarray(draw(scene)), question.text, question.answer, question.kind)
 
 
-def write_prompts(out: Path, split: Split, pictures: int, per_picture: int = 5, first: int = 0) -> int:
-    """Write ``pictures`` scenes of ``split``, seeds from ``first`` on, and ``prompts.jsonl``; returns the questions."""
+def write_prompts(out: Path, split: Split, images: int, per_image: int = 5, first: int = 0) -> int:
+    """Write ``images`` scenes of ``split``, seeds from ``first`` on, and ``prompts.jsonl``; returns the questions."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for seed in range(first, first + pictures):
+    for seed in range(first, first + images):
         scene = sample_scene(split, seed)
         name = f"images/{seed:03d}.png"
         Image.fromarray(draw(scene)).save(out / name, optimize=True)
-        for question in scene_questions(scene, per_picture):
+        for question in scene_questions(scene, per_image):
             record = {
                 "image": name,
                 "question": question.text,
@@ -66,7 +66,7 @@ def write_prompts(out: Path, split: Split, pictures: int, per_picture: int = 5, 
 
 
 def read_prompts(path: Path) -> list[Example]:
-    """The examples of a ``prompts.jsonl``; pictures lie beside it."""
+    """The examples of a ``prompts.jsonl``; images lie beside it."""
     found = []
     for line in path.read_text().splitlines():
         record = json.loads(line)
@@ -77,14 +77,14 @@ def read_prompts(path: Path) -> list[Example]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write demo pictures and questions.")
+    parser = argparse.ArgumentParser(description="Write demo images and questions.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--per-picture", type=int, default=5)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--per-image", type=int, default=5)
     parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="validation")
     options = parser.parse_args(arguments)
     split = Split[options.split.upper()]
-    count = write_prompts(options.out, split, options.pictures, options.per_picture)
+    count = write_prompts(options.out, split, options.images, options.per_image)
     print(json.dumps({"prompts": str(options.out / "prompts.jsonl"), "questions": count}))
 
 

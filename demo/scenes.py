@@ -1,9 +1,9 @@
-"""Scenes: what is in a demo picture, drawn by chance from a seed.
+"""Scenes: what is in a demo image, drawn by chance from a seed.
 
 Knows: the 3x3 grid of places, shapes, colours, the row of digits, and how a scene is sampled.
 Does not know: pixels (``drawing``), questions (``questions``) or tensors (``labels``).
 
-Units: a *patch* is 8 px, a picture is 24x24 patches (192 px), a *cell* is one of 3x3 places of 8x8 patches.
+Units: a *patch* is 8 px, an image is 24x24 patches (192 px), a *cell* is one of 3x3 places of 8x8 patches.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Digit:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows; ``seed`` also fixes texture, jitter and noise of its drawing."""
+    """What one image shows; ``seed`` also fixes texture, jitter and noise of its drawing."""
 
     split: Split
     seed: int

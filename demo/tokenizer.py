@@ -1,7 +1,7 @@
 """The demo tokenizer: a byte-level BPE in the manner of Qwen2, trained on the demo's own questions and answers.
 
 Knows: the corpus, the special tokens, the prompt as text, how the tokenizer is saved for Hugging Face.
-Does not know: pictures or the model.
+Does not know: images or the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def render_prompt(question: str) -> str:
-    """The whole prompt of one question, with one ``<image>`` where the visual tokens go."""
+    """The whole prompt of one question, with one ``<image>`` where the image tokens go."""
     return BEFORE_IMAGE + IMAGE + AFTER_IMAGE + question + BEFORE_ANSWER
 
 

@@ -25,8 +25,8 @@ from allrounder.demo.packing import Packer
 from allrounder.demo.tokenizer import build_tokenizer
 from allrounder.progress import TerminalProgress
 
-SHARES: dict[LessonName, float] = {"read": 0.35, "see": 0.2, "whole": 0.2, "polish": 0.25}
-FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
+SHARES: dict[LessonName, float] = {"read": 0.35, "embed_image": 0.2, "whole": 0.2, "polish": 0.25}
+FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "embed_image": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Plan:
     lesson: LessonName
     minutes: float
     steps: int | None
-    pictures: int
+    images: int
     questions: int
     muon_rate: float
     adam_rate: float
@@ -156,8 +156,8 @@ def _train_step(
     learner: Learner, packer: Packer, plan: Plan, progress: Progress, optimizers: Optimizers
 ) -> dict[str, float]:
     device = next(learner.parameters()).device
-    first = FIRST_SEED[plan.lesson] + (plan.seed << 32) + progress.step * plan.pictures
-    batch = make_batch(plan.lesson, packer, range(first, first + plan.pictures), plan.questions)
+    first = FIRST_SEED[plan.lesson] + (plan.seed << 32) + progress.step * plan.images
+    batch = make_batch(plan.lesson, packer, range(first, first + plan.images), plan.questions)
     batch = _to_device(batch, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
         loss, record = lesson_loss(learner, plan.lesson, batch, first)
@@ -176,12 +176,12 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -> Plan:
     """The shipped model's way through ``lesson``."""
     if lesson == "read":
-        return Plan(lesson, minutes, steps, pictures=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
-    if lesson == "see":
-        return Plan(lesson, minutes, steps, pictures=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
+        return Plan(lesson, minutes, steps, images=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
+    if lesson == "embed_image":
+        return Plan(lesson, minutes, steps, images=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
     if lesson == "polish":
-        return Plan(lesson, minutes, steps, pictures=4, questions=16, muon_rate=6e-4, adam_rate=3e-4, decay_from=0.3)
-    return Plan(lesson, minutes, steps, pictures=4, questions=16, muon_rate=8e-4, adam_rate=5e-4, decay_from=0.3)
+        return Plan(lesson, minutes, steps, images=4, questions=16, muon_rate=6e-4, adam_rate=3e-4, decay_from=0.3)
+    return Plan(lesson, minutes, steps, images=4, questions=16, muon_rate=8e-4, adam_rate=5e-4, decay_from=0.3)
 
 
 def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device, start: Path | None = None) -> Learner:

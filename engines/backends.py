@@ -7,7 +7,8 @@
 - ``PLACE`` is where builds end that name no place, with ``{model}`` and ``{version}``;
 - ``build(frozen_dir, staging, options) -> tuple[Entry, ...]`` reads what the exporter froze, puts what its engines need
   into the staged bundle, and returns their entries. Fidelity is measured by running them. A backend whose engines
-  cannot be run here stages ONNX Runtime's of the same flow, and its `Output` writes that flow in its own format.
+  cannot be run here stages ONNX Runtime's of the same decision, and its `Output` writes that decision in its own
+  format.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def place_frozen(source: Path, staging: Staging, backend: str, options: BuildOpt
 
     Raises:
         InputInvalid: ``options.only`` names a version that was not frozen.
-        BundleMismatch: The bundle was made from another host, router or prompt.
+        BundleMismatch: The bundle was made from another model, router or prompt.
         BundleCorrupt: The frozen directory is damaged.
     """
     frozen = read_frozen(source)
@@ -48,7 +48,7 @@ def graph_paths(entries: Sequence[Entry]) -> list[str]:
 
 
 def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry, ...]:
-    shared, only, tokens = frozen.graphs, options.only, frozen.model.visual_tokens
+    shared, only, tokens = frozen.graphs, options.only, frozen.model.image_tokens
     there = {version.pruning.key for version in frozen.versions}
     if only is not None and not (only and only <= there):
         raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))

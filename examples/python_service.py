@@ -1,9 +1,9 @@
-"""A service in Python: one bundle, one latency target, questions by HTTP. Its twin is cpp-service/service.cpp.
+"""A service in Python: one bundle, one latency target, questions by HTTP. Its flat copy is cpp-service/service.cpp.
 
 python examples/python_service.py bundles/demo 8080 [TTFT_MS]
-curl --data-binary @picture.rgb 'http://127.0.0.1:8080/ask?width=640&height=480&question=what+is+the+red+object%3F'
+curl --data-binary @image.rgb 'http://127.0.0.1:8080/ask?width=640&height=480&question=what+is+the+red+object%3F'
 
-The body holds the picture's bytes, row by row: red, green, blue. Port 0 takes a free one; the first line says which.
+The body holds the image's bytes, row by row: red, green, blue. Port 0 takes a free one; the first line says which.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Export: a flow and a checkpoint become frozen ONNX graphs, verified.
+"""Export: a decision and a checkpoint become frozen ONNX graphs, verified.
 
-May import: the contract, hosts, router (its model), torch, onnx. Never engines, runtime, calib.
+May import: the contract, models, router (its model), torch, onnx. Never engines, runtime, calib.
 """

@@ -1,4 +1,4 @@
-"""Freezing: a host and a router directory become a directory of graphs and weights.
+"""Freezing: a model and a router directory become a directory of graphs and weights.
 
 What it is: `Freezer`, which writes what all versions share, then version after version, then `frozen.json`.
 What it knows: the layout of the directory, and in which order things can be written.
@@ -19,8 +19,8 @@ import onnx
 from allrounder import __version__
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.errors import InputInvalid
+from allrounder.export.graph.decision import make_plan
 from allrounder.export.graph.decode import decode_graph
-from allrounder.export.graph.flow import make_plan
 from allrounder.export.graph.prefill import prefill_graph
 from allrounder.export.graph.writer import Placed, content_name, serialized
 from allrounder.export.preprocess import image_steps, preprocess_graph
@@ -28,7 +28,7 @@ from allrounder.export.router import PREFIX, RouterShape, router_graph, router_t
 from allrounder.export.tokenizer import write_tokenizer
 from allrounder.export.vision import vision_graph
 from allrounder.export.weights import layout as weights
-from allrounder.export.weights.model_files import write_host
+from allrounder.export.weights.model_files import write_model
 from allrounder.hashing import file_record
 from allrounder.manifest import (
     SCHEMA,
@@ -46,8 +46,8 @@ from allrounder.progress import Progress, silent
 from allrounder.pruning import PruningConfig, PruningKey
 from allrounder.router.checkpoint import RECORD, load_router
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.host import host_directory, load_text
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.model import load_text, model_directory
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["FROZEN", "GRAPHS", "FreezeOptions", "Freezer", "default_limits"]
 
@@ -60,8 +60,8 @@ class FreezeOptions:
     """How to freeze."""
 
     precision: Precision = "fp32"
-    limits: Limits | None = None  # None: `default_limits` of the host
-    name: str | None = None  # of the model; None: that of the host's directory
+    limits: Limits | None = None  # None: `default_limits` of the model
+    name: str | None = None  # of the model; None: that of the model's directory
     reuse: OpenBundle | None = None  # its weights files are hard-linked where they are the same
 
 
@@ -77,9 +77,9 @@ class _State:
     records: dict[str, FileRecord] = field(default_factory=dict)
 
 
-def default_limits(spec: HostSpec) -> Limits:
-    """Returns limits that fit the host's longest sequence: up to 512 new tokens, 2048 of text, batches of 8."""
-    rest = spec.decoder.max_positions - spec.visual_tokens
+def default_limits(spec: ModelSpec) -> Limits:
+    """Returns limits that fit the model's longest sequence: up to 512 new tokens, 2048 of text, batches of 8."""
+    rest = spec.decoder.max_positions - spec.image_tokens
     new = max(1, min(512, rest // 3))
     return Limits(text_tokens=max(1, min(2048, rest - new)), new_tokens=new, batch=8)
 
@@ -88,20 +88,20 @@ class Freezer:
     """Writes a frozen directory.
 
     Args:
-        host_dir: A host directory or hub id.
-        router_dir: Of that host, or None where nothing but unpruned versions are frozen.
+        model_dir: A model directory or hub id.
+        router_dir: Of that model, or None where nothing but unpruned versions are frozen.
         out: Absent or empty.
         options: See `FreezeOptions`.
         progress: Told about weights and versions.
 
     Raises:
-        HostUnreadable, HostUnsupported, RouterMismatch: The sources are unusable or do not belong together.
-        InputInvalid: ``out`` is not empty, or the limits exceed what the host was made for.
+        ModelUnreadable, ModelUnsupported, RouterMismatch: The sources are unusable or do not belong together.
+        InputInvalid: ``out`` is not empty, or the limits exceed what the model was made for.
     """
 
     def __init__(
         self,
-        host_dir: Path | str,
+        model_dir: Path | str,
         router_dir: Path | str | None,
         out: Path | str,
         options: FreezeOptions | None = None,
@@ -110,24 +110,24 @@ class Freezer:
         self._out, self._options, self._progress = Path(out), options or FreezeOptions(), progress
         if self._out.exists() and any(self._out.iterdir()):
             raise InputInvalid("the directory to freeze into is not empty", got=self._out, remedy="give another place")
-        self._directory = host_directory(host_dir)
+        self._directory = model_directory(model_dir)
         self._checkpoint = Checkpoint(self._directory)
         self.spec = self._checkpoint.spec
         self._text = load_text(self._directory, self.spec)
         self._limits = _checked_limits(self._options.limits or default_limits(self.spec), self.spec)
         self._router_dir = Path(router_dir) if router_dir is not None else None
         self._element = weights.ELEMENT_TYPES[self._options.precision]
-        self._host = weights.lay_out(
-            "host",
+        self._vlm = weights.lay_out(
+            "model",
             self._options.precision,
             self._checkpoint.digest,
-            weights.host_tensors(self.spec),
+            weights.model_tensors(self.spec),
             self._checkpoint.shape,
         )
         self._state = _State()
 
     def shared(self) -> None:
-        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer, the host's files.
+        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer, the model's files.
 
         Raises:
             GraphInvalid: A weight does not fit the precision.
@@ -135,14 +135,14 @@ class Freezer:
         """
         (self._out / GRAPHS / weights.FOLDER).mkdir(parents=True, exist_ok=True)
         processor: Any = self._text.processor
-        write_host(self._checkpoint, self._out)  # beside what `frozen.json` lists: bundles do not take it
-        self._weights(self._host, self._checkpoint.read)
+        write_model(self._checkpoint, self._out)  # beside what `frozen.json` lists: bundles do not take it
+        self._weights(self._vlm, self._checkpoint.read)
         steps = image_steps(processor.image_processor, self.spec.vision.image_size)
         preprocess = self._graph("preprocess", preprocess_graph(steps))
-        vision = self._graph("vision", vision_graph(self.spec, self._host.tensors, self._element))
+        vision = self._graph("vision", vision_graph(self.spec, self._vlm.tensors, self._element))
         tokenizer = write_tokenizer(processor, self._text.tokenizer_json, self._text.template, self._out)
         router, digest = self._router() if self._router_dir is not None else (None, None)
-        self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._host.name}", preprocess, vision, *tokenizer]
+        self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._vlm.name}", preprocess, vision, *tokenizer]
         self._state.fixed += [router] if router else []
         self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
         self._state.template = self._text.template
@@ -152,19 +152,19 @@ class Freezer:
         """Writes prefill and decode of one version; the same version, K and policy once more replaces the first.
 
         Raises:
-            InvalidBudget: The host cannot be pruned so, or static layers are not listed.
+            InvalidBudget: The model cannot be pruned so, or static layers are not listed.
             InputInvalid: The version prunes, and there is no router.
         """
         plan = make_plan(self.spec, pruning)
-        if self._router_dir is None and pruning.routes(self.spec.visual_tokens):
+        if self._router_dir is None and pruning.routes(self.spec.image_tokens):
             raise InputInvalid(
                 "this version needs a router",
                 got=pruning.version,
                 remedy="give a router directory, or build the version full",
             )
         names = [
-            self._graph("prefill", prefill_graph(plan, self._host.tensors, self._element)),
-            self._graph("decode", decode_graph(plan, self._host.tensors, self._element)),
+            self._graph("prefill", prefill_graph(plan, self._vlm.tensors, self._element)),
+            self._graph("decode", decode_graph(plan, self._vlm.tensors, self._element)),
         ]
         version = FrozenVersion(pruning=pruning, prefill=names[0], decode=names[1])
         self._state.versions.pop(pruning.key, None)  # `frozen.json` lists versions in the order of their last call
@@ -202,7 +202,7 @@ class Freezer:
     def _router(self) -> tuple[str, str]:
         """Writes the router's weights and graph; returns the graph's path and the digest of the router's record."""
         assert self._router_dir is not None
-        router = load_router(self._router_dir, host_spec=self.spec, host_digest=self._checkpoint.digest)
+        router = load_router(self._router_dir, model_spec=self.spec, model_digest=self._checkpoint.digest)
         state = router.state_dict()
         digest = hashlib.sha256((self._router_dir / RECORD).read_bytes()).hexdigest()
         shape = RouterShape(router.attention, len(router.layers))
@@ -215,7 +215,7 @@ class Freezer:
         )
         self._weights(layout, lambda name: state[name.removeprefix(PREFIX)])
         self._state.fixed.append(f"{GRAPHS}/{weights.FOLDER}/{layout.name}")
-        places: dict[str, Placed] = self._host.tensors | layout.tensors
+        places: dict[str, Placed] = self._vlm.tensors | layout.tensors
         return self._graph("router", router_graph(self.spec, shape, places, self._element)), digest
 
     def _weights(self, layout: weights.WeightsFile, read: weights.Read) -> None:
@@ -245,9 +245,9 @@ class Freezer:
     def _model(self, router: str | None) -> Model:
         return Model(
             name=self._options.name or self._directory.resolve().name,
-            host=self._checkpoint.digest,
+            digest=self._checkpoint.digest,
             router=router,
-            visual_tokens=self.spec.visual_tokens,
+            image_tokens=self.spec.image_tokens,
             layers=self.spec.decoder.layers,
             hidden=self.spec.decoder.hidden,
             vocabulary=self.spec.decoder.vocabulary,
@@ -256,12 +256,12 @@ class Freezer:
         )
 
 
-def _checked_limits(limits: Limits, spec: HostSpec) -> Limits:
-    longest = limits.text_tokens + spec.visual_tokens + limits.new_tokens
+def _checked_limits(limits: Limits, spec: ModelSpec) -> Limits:
+    longest = limits.text_tokens + spec.image_tokens + limits.new_tokens
     if longest > spec.decoder.max_positions:
         raise InputInvalid(
-            "the limits exceed the host's longest sequence",
-            got=f"{limits.text_tokens} text + {spec.visual_tokens} visual + {limits.new_tokens} new tokens",
+            "the limits exceed the model's longest sequence",
+            got=f"{limits.text_tokens} text + {spec.image_tokens} image + {limits.new_tokens} new tokens",
             wanted=f"at most {spec.decoder.max_positions}",
             remedy="lower the limits",
         )

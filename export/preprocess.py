@@ -1,6 +1,6 @@
-"""The preprocess graph: an RGB picture becomes pixel values.
+"""The preprocess graph: an RGB image becomes pixel values.
 
-What it is: a host's image processor (pad, resize, crop, rescale, normalise) as standard ops on uint8, then float32.
+What it is: a model's image processor (pad, resize, crop, rescale, normalise) as standard ops on uint8, then float32.
 What it knows: the settings of the stock CLIP, SigLIP and Llava processors.
 What it does not know: files and colour modes; it gets uint8 [height, width, 3] of any size. How Pillow resizes
 (`resizing`).
@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.errors import HostUnsupported
+from allrounder.errors import ModelUnsupported
 from allrounder.export.graph.writer import GraphWriter
 from allrounder.export.resizing import Order, installed_order, resized
 
@@ -42,18 +42,18 @@ def image_steps(processor: Any, size: int) -> ImageSteps:
     """Returns the steps of a stock image processor.
 
     Args:
-        processor: The image processor of a host.
+        processor: The image processor of a model.
         size: Pixels of the vision tower's input, square.
 
     Raises:
-        HostUnsupported: A step that the graph cannot do; ``where`` is its setting.
+        ModelUnsupported: A step that the graph cannot do; ``where`` is its setting.
     """
     settings: dict[str, Any] = processor.to_dict()
     mode = _FILTERS.get(int(settings.get("resample") or 0))
     if not settings.get("do_resize") or mode is None:
         _refuse("resample", settings.get("resample"), "do_resize with Pillow's BILINEAR (2) or BICUBIC (3)")
     if settings.get("do_convert_rgb") is False:
-        _refuse("do_convert_rgb", "false", "true: pictures are handed over as RGB")
+        _refuse("do_convert_rgb", "false", "true: images are handed over as RGB")
     edges = dict(settings["size"])
     edges = {key: value for key, value in edges.items() if value}
     shortest = edges.get("shortest_edge") if set(edges) == {"shortest_edge"} else None
@@ -85,15 +85,15 @@ def image_steps(processor: Any, size: int) -> ImageSteps:
 def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
     """Returns the graph from uint8 [height, width, 3] to float32 [1, 3, size, size]."""
     graph = GraphWriter("preprocess", {}, _F32)
-    picture = graph.input(tensors.IMAGE, TensorProto.UINT8, ["height", "width", 3])
+    image = graph.input(tensors.IMAGE, TensorProto.UINT8, ["height", "width", 3])
     if steps.background is not None:
-        picture = _squared(graph, picture, steps.background)
-    first = graph.node("Transpose", [picture], "channels_first", perm=[2, 0, 1])
+        image = _squared(graph, image, steps.background)
+    first = graph.node("Transpose", [image], "channels_first", perm=[2, 0, 1])
     pixels = graph.node("Unsqueeze", [first, graph.ints(0)], "batched")
     if steps.shortest is None:
         edges = graph.ints(steps.size, steps.size)
     else:
-        extent = graph.node("Shape", [picture], "extent", start=0, end=2)
+        extent = graph.node("Shape", [image], "extent", start=0, end=2)
         least = graph.node("ReduceMin", [extent], "least", keepdims=1)
         # Whole numbers truncate as Pillow's callers do: int(shortest * longer / shorter).
         edges = graph.node("Div", [graph.node("Mul", [extent, graph.ints(steps.shortest)], "scaled"), least], "edges")
@@ -114,23 +114,23 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
     return model
 
 
-def _squared(graph: GraphWriter, picture: str, background: tuple[int, ...]) -> str:
-    """Puts the picture in the middle of a square; an odd remainder goes to the right or bottom."""
+def _squared(graph: GraphWriter, image: str, background: tuple[int, ...]) -> str:
+    """Puts the image in the middle of a square; an odd remainder goes to the right or bottom."""
     with graph.scope("square"):
-        extent = graph.node("Shape", [picture], "extent", start=0, end=2)
+        extent = graph.node("Shape", [image], "extent", start=0, end=2)
         missing = graph.node("Sub", [graph.node("ReduceMax", [extent], "side", keepdims=1), extent], "missing")
         low = graph.node("Div", [missing, graph.ints(2)], "low")
         high = graph.node("Sub", [missing, low], "high")
         pads = graph.node("Concat", [low, high], "pads", axis=0)
         # Pad has one colour for all channels, hence one channel at a time.
-        channels = graph.nodes("Split", [picture], ("red", "green", "blue"), axis=2, num_outputs=3)
+        channels = graph.nodes("Split", [image], ("red", "green", "blue"), axis=2, num_outputs=3)
         padded = [
             graph.node(
                 "Pad", [channel, pads, graph.constant(np.array(part, np.uint8), "colour"), graph.ints(0, 1)], "padded"
             )
             for channel, part in zip(channels, background, strict=True)
         ]
-        return graph.node("Concat", padded, "picture", axis=2)
+        return graph.node("Concat", padded, "image", axis=2)
 
 
 def _cropped(graph: GraphWriter, pixels: str, edges: str, size: int) -> str:
@@ -141,4 +141,4 @@ def _cropped(graph: GraphWriter, pixels: str, edges: str, size: int) -> str:
 
 
 def _refuse(key: str, got: object, wanted: str) -> None:
-    raise HostUnsupported("the image processor does something that graphs cannot", where=key, got=got, wanted=wanted)
+    raise ModelUnsupported("the image processor does something that graphs cannot", where=key, got=got, wanted=wanted)

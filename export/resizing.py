@@ -6,7 +6,7 @@ What it knows: the order of each release of Pillow, and how to ask the installed
 Pillow resizes in uint8 with an antialiasing filter, one axis after the other, and rounds to whole steps in between.
 `Resize` does the same with these attributes, up to one step of 255 on few pixels, rarely two; in float it would differ
 by up to 21. `Resize` of two axes filters rows first, as Pillow up to 12.1 does. Since then Pillow filters the columns
-of some pictures first, which moves up to 29 steps: see `Order`. A graph has the order of the Pillow that is installed
+of some images first, which moves up to 29 steps: see `Order`. A graph has the order of the Pillow that is installed
 where it is written, since that is what the stock processor resizes with there.
 """
 
@@ -47,8 +47,8 @@ def installed_order() -> Order | None:
 
 
 def _columns_first(height: int, width: int) -> bool:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width), np.uint8))
-    return picture.resize((8, 8)) == picture.resize((width, 8)).resize((8, 8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width), np.uint8))
+    return image.resize((8, 8)) == image.resize((width, 8)).resize((8, 8))
 
 
 def resized(graph: GraphWriter, pixels: str, edges: str, *, mode: str, order: Order | None) -> str:

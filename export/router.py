@@ -1,6 +1,6 @@
 """The router graph: a prompt becomes token scores and layer scores.
 
-What it is: the meta-router's layers over ``[prefix | visual | suffix | M layer tokens]``, its norm and its head.
+What it is: the meta-router's layers over ``[prefix | image_embeds | suffix | M layer tokens]``, its norm and its head.
 What it knows: who may see whom, the layer tokens' positions, and that scores are float32 in every precision.
 What it does not know: budgets; what is done with the scores.
 """
@@ -19,7 +19,7 @@ from allrounder.export.graph.prefill import prompt_embedding, prompt_inputs, row
 from allrounder.export.graph.writer import GraphWriter, Placed
 from allrounder.export.weights.layout import Needed, decoder_layer
 from allrounder.router.model import AttentionKind
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["PREFIX", "RouterShape", "router_graph", "router_tensors"]
 
@@ -28,7 +28,7 @@ _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 
 
 class RouterShape(NamedTuple):
-    """What a router graph depends on besides the host."""
+    """What a router graph depends on besides the model."""
 
     attention: AttentionKind
     layers: int
@@ -41,7 +41,7 @@ class _Sequence(NamedTuple):
     ends: str
 
 
-def router_tensors(spec: HostSpec, shape: RouterShape) -> tuple[Needed, ...]:
+def router_tensors(spec: ModelSpec, shape: RouterShape) -> tuple[Needed, ...]:
     """Returns the tensors of a router; norm and head stay float32, because scores of half precision tie."""
     needed = [Needed(f"{PREFIX}layer_tokens")]
     for layer in range(shape.layers):
@@ -50,7 +50,7 @@ def router_tensors(spec: HostSpec, shape: RouterShape) -> tuple[Needed, ...]:
     return (*needed, Needed(f"{PREFIX}head.weight", linear=True, float32=True))
 
 
-def router_graph(spec: HostSpec, shape: RouterShape, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+def router_graph(spec: ModelSpec, shape: RouterShape, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
     """Returns the graph from a prompt to token_scores [B, N] and layer_scores [B, M], both float32."""
     graph = GraphWriter("router", weights, dtype)
     prompt_inputs(graph, spec, "B")
@@ -64,10 +64,10 @@ def router_graph(spec: HostSpec, shape: RouterShape, weights: Mapping[str, Place
             hidden, _ = prompt_layer(graph, Layer(spec.decoder, f"{PREFIX}layers.{layer}"), hidden, rotated, mask)
         graph.annotate(hidden, dtype, ["B", "Q", spec.decoder.hidden])
     first = graph.size(tensors.PREFIX_IDS, 1, "first")
-    after = graph.node("Add", [first, graph.ints(spec.visual_tokens)], "after")
+    after = graph.node("Add", [first, graph.ints(spec.image_tokens)], "after")
     limit = graph.ints(2**62)
     for name, count, start, end in (
-        (tensors.TOKEN_SCORES, spec.visual_tokens, first, after),
+        (tensors.TOKEN_SCORES, spec.image_tokens, first, after),
         (tensors.LAYER_SCORES, spec.decoder.layers, sequence.rows, limit),
     ):
         with graph.scope(name):
@@ -83,7 +83,7 @@ def _sequence(graph: GraphWriter, embeddings: str) -> _Sequence:
     return _Sequence(rows, graph.node("Add", [before, tensors.SUFFIX_LENGTHS], "ends"))
 
 
-def _layer_tokens(graph: GraphWriter, spec: HostSpec) -> str:
+def _layer_tokens(graph: GraphWriter, spec: ModelSpec) -> str:
     shape = graph.node(
         "Concat",
         [graph.size(tensors.SUFFIX_IDS, 0, "batch"), graph.ints(spec.decoder.layers, spec.decoder.hidden)],
@@ -93,7 +93,7 @@ def _layer_tokens(graph: GraphWriter, spec: HostSpec) -> str:
     return graph.node("Expand", [graph.weight(f"{PREFIX}layer_tokens"), shape], "layer_tokens")
 
 
-def _positions(graph: GraphWriter, spec: HostSpec, embeddings: str, sequence: _Sequence) -> str:
+def _positions(graph: GraphWriter, spec: ModelSpec, embeddings: str, sequence: _Sequence) -> str:
     """Returns positions [B, Q]: layer token j follows the last real row, wherever it stands."""
     numbers = graph.node("Range", [graph.int(0), graph.int(spec.decoder.layers), graph.int(1)], "layer_numbers")
     last = graph.node("Add", [graph.node("Unsqueeze", [sequence.ends, graph.ints(1)], "ends_column"), numbers], "last")
@@ -117,7 +117,7 @@ def _mask(graph: GraphWriter, attention: AttentionKind, hidden: str, sequence: _
         return graph.node("Expand", [wide, square], "seen")
 
 
-def _scores(graph: GraphWriter, spec: HostSpec, rows: str) -> str:
+def _scores(graph: GraphWriter, spec: ModelSpec, rows: str) -> str:
     """Returns float32 scores [B, R] of rows [B, R, H]."""
     exact = graph.cast(rows, _F32, "rows_f32")
     normed = rms_norm(graph, exact, f"{PREFIX}norm.weight", spec.decoder.norm_eps, "norm")

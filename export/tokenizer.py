@@ -1,7 +1,7 @@
 """The tokenizer folder: tokenizer.json and golden prompts.
 
-What it is: what a runtime needs to turn a question into ids, and to check that it does so as the host does.
-What it knows: the host's tokenizer and frozen template. What it does not know: graphs.
+What it is: what a runtime needs to turn a question into ids, and to check that it does so as the model does.
+What it knows: the model's tokenizer and frozen template. What it does not know: graphs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from allrounder.errors import HostUnsupported
+from allrounder.errors import ModelUnsupported
 from allrounder.golden import GOLDEN, TOKENIZER, GoldenPrompt, encode_golden
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.prompt import PromptEncoder
@@ -38,7 +38,7 @@ def golden_prompts(processor: Any, tokenizer_json: str, template: PromptTemplate
     """Returns the golden prompts: Hugging Face's own ids of whole rendered prompts, cut at the image.
 
     Raises:
-        HostUnsupported: The rule by which runtimes tokenise gives other ids.
+        ModelUnsupported: The rule by which runtimes tokenise gives other ids.
     """
     encoder = PromptEncoder(tokenizer_json, template)
     tokenizer, image_token = processor.tokenizer, processor.image_token
@@ -53,7 +53,7 @@ def golden_prompts(processor: Any, tokenizer_json: str, template: PromptTemplate
         )
         ours = (encoder.prefix_ids, tuple(encoder.suffix_ids(question)))
         if ours != (prompt.prefix_ids, prompt.suffix_ids):
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 "the tokenizer cannot tokenise a prompt in parts",
                 where=repr(question),
                 got=ours,
@@ -73,7 +73,7 @@ def write_tokenizer(processor: Any, tokenizer_json: str, template: PromptTemplat
         out: A directory.
 
     Raises:
-        HostUnsupported: The tokenizer cannot be used by runtimes.
+        ModelUnsupported: The tokenizer cannot be used by runtimes.
     """
     contents = {
         TOKENIZER: tokenizer_json.encode(),

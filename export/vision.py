@@ -1,7 +1,7 @@
-"""The vision graph: pixels become visual tokens in the decoder's width.
+"""The vision graph: pixels become image tokens in the decoder's width.
 
 What it is: a CLIP or SigLIP tower as far as its features are used, the selection of rows, and the projector.
-What it knows: both families' differences, as the host's spec lists them.
+What it knows: both families' differences, as the model's spec lists them.
 What it does not know: how pixels were made, or that tokens will be dropped.
 """
 
@@ -15,13 +15,13 @@ from onnx import TensorProto
 from allrounder import tensors
 from allrounder.export.graph.decoder import activation, linear
 from allrounder.export.graph.writer import GraphWriter, Placed
-from allrounder.vlm.spec import HostSpec, VisionSpec
+from allrounder.vlm.spec import ModelSpec, VisionSpec
 
 __all__ = ["vision_graph"]
 
 
-def vision_graph(spec: HostSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the graph from float32 pixels [B, 3, size, size] to visual tokens [B, N, H]."""
+def vision_graph(spec: ModelSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+    """Returns the graph from float32 pixels [B, 3, size, size] to image tokens [B, N, H]."""
     graph = GraphWriter("vision", weights, dtype)
     vision, size = spec.vision, spec.vision.image_size
     pixels = graph.input(tensors.PIXEL_VALUES, TensorProto.FLOAT, ["B", 3, size, size])
@@ -38,8 +38,8 @@ def vision_graph(spec: HostSpec, weights: Mapping[str, Placed], dtype: int) -> o
     bias = spec.projector.bias
     first = linear(graph, joined, "projector.linear_1", "projector.1", bias=bias)
     active = activation(graph, spec.projector.activation, first, "projector.activated")
-    visual = linear(graph, active, "projector.linear_2", "projector.2", bias=bias)
-    graph.output(tensors.VISUAL, dtype, ["B", spec.visual_tokens, spec.decoder.hidden], visual)
+    image_embeds = linear(graph, active, "projector.linear_2", "projector.2", bias=bias)
+    graph.output(tensors.IMAGE_EMBEDS, dtype, ["B", spec.image_tokens, spec.decoder.hidden], image_embeds)
     return graph.model()
 
 

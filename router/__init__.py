@@ -1,4 +1,4 @@
-"""The meta-router: model, flows, objective, training, checkpoints.
+"""The meta-router: model, decisions, objective, training, checkpoints.
 
-May import: the contract, hosts, torch. Never export, engines, runtime.
+May import: the contract, models, torch. Never export, engines, runtime.
 """

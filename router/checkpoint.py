@@ -1,7 +1,7 @@
 """Router directories: ``router.safetensors`` and ``router.json``.
 
-What it is: how a router is written, and read back for the one host it was trained for.
-What it knows: the record's schema, the digests that bind router, weights file and host, and what is refused.
+What it is: how a router is written, and read back for the one model it was trained for.
+What it knows: the record's schema, the digests that bind router, weights file and model, and what is refused.
 What it does not know: how the router was trained; training facts are passed through.
 
 ``router.json`` is read first and its schema before anything else. The weights file is replaced before the record
@@ -27,7 +27,7 @@ from transformers import AutoConfig
 from allrounder.errors import RouterMismatch
 from allrounder.manifest import FileRecord
 from allrounder.router.model import AttentionKind, MetaRouter
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = [
     "RECORD",
@@ -54,24 +54,24 @@ class RouterRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     schema: Literal[1]
     attention: AttentionKind
     router_layers: Positive
-    visual_tokens: Positive  # N of the host
-    host_layers: Positive  # M of the host
-    hidden: Positive  # H of the host
-    host: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # digest of the host's weights and config
+    image_tokens: Positive  # N of the model
+    model_layers: Positive  # M of the model
+    hidden: Positive  # H of the model
+    model_digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # digest of the model's weights and config
     weights: FileRecord  # of router.safetensors
     decoder: dict[str, Any]  # the Hugging Face config of the router's own layers
     training: dict[str, Fact]  # how it was trained, for people to read
 
 
 def save_router(
-    router: MetaRouter, directory: Path | str, *, host_digest: str, training: dict[str, Fact] | None = None
+    router: MetaRouter, directory: Path | str, *, model_digest: str, training: dict[str, Fact] | None = None
 ) -> RouterRecord:
     """Writes a router directory, replacing the router in it; other files there stay.
 
     Args:
         router: Written in float32.
         directory: Made where it is missing.
-        host_digest: 64 hex digits, see `allrounder.vlm.checkpoint.Checkpoint.digest`.
+        model_digest: 64 hex digits, see `allrounder.vlm.checkpoint.Checkpoint.digest`.
         training: Facts for the record; numbers must be finite.
 
     Raises:
@@ -85,10 +85,10 @@ def save_router(
         schema=SCHEMA,
         attention=router.attention,
         router_layers=len(router.layers),
-        visual_tokens=router.visual_tokens,
-        host_layers=router.host_layers,
+        image_tokens=router.image_tokens,
+        model_layers=router.model_layers,
         hidden=router.layer_tokens.shape[1],
-        host=host_digest,
+        model_digest=model_digest,
         weights=FileRecord(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)),
         decoder=router.config.to_dict(),
         training=training or {},
@@ -116,25 +116,25 @@ def read_record(directory: Path | str) -> RouterRecord:
     return _decoded(data, path)
 
 
-def load_router(directory: Path | str, *, host_spec: HostSpec, host_digest: str) -> MetaRouter:
+def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: str) -> MetaRouter:
     """Returns the router of a directory, in float32, in evaluation mode.
 
     Args:
         directory: What `save_router` wrote.
-        host_spec: The host that it is to serve.
-        host_digest: That host's digest.
+        model_spec: The model that it is to serve.
+        model_digest: That model's digest.
 
     Raises:
-        RouterMismatch: Trained for another host, damaged, or not a router.
+        RouterMismatch: Trained for another model, damaged, or not a router.
     """
     folder = Path(directory)
     record = read_record(folder)
-    _check_host(record, folder / RECORD, host_spec, host_digest)
+    _check_model(record, folder / RECORD, model_spec, model_digest)
     state = _read_weights(folder / WEIGHTS, record)
     try:
         config: Any = AutoConfig.for_model(**record.decoder)
-        config.num_hidden_layers = record.host_layers
-        router = MetaRouter(host_spec, config, record.attention, record.router_layers)
+        config.num_hidden_layers = record.model_layers
+        router = MetaRouter(model_spec, config, record.attention, record.router_layers)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RouterMismatch("the router's config is unusable", where=folder / RECORD, got=error) from error
     _load_state(router, state, folder / WEIGHTS)
@@ -177,21 +177,25 @@ def _decoded(data: bytes, where: Path) -> RouterRecord:
     return record
 
 
-def _check_host(record: RouterRecord, where: Path, spec: HostSpec, digest: str) -> None:
-    trained = (record.visual_tokens, record.host_layers, record.hidden)
-    wanted = (spec.visual_tokens, spec.decoder.layers, spec.decoder.hidden)
-    remedy = "train a router for this host with `allrounder train-router`, or give the host that it was trained for"
+def _check_model(record: RouterRecord, where: Path, spec: ModelSpec, digest: str) -> None:
+    trained = (record.image_tokens, record.model_layers, record.hidden)
+    wanted = (spec.image_tokens, spec.decoder.layers, spec.decoder.hidden)
+    remedy = "train a router for this model with `allrounder train-router`, or give the model that it was trained for"
     if trained != wanted:
         raise RouterMismatch(
-            "the router was trained for a host of another shape",
+            "the router was trained for a model of another shape",
             where=where,
-            got="{} visual tokens, {} layers, hidden {}".format(*trained),
-            wanted="{} visual tokens, {} layers, hidden {}".format(*wanted),
+            got="{} image tokens, {} layers, hidden {}".format(*trained),
+            wanted="{} image tokens, {} layers, hidden {}".format(*wanted),
             remedy=remedy,
         )
-    if record.host != digest:
+    if record.model_digest != digest:
         raise RouterMismatch(
-            "the router was trained for another host", where=where, got=record.host, wanted=digest, remedy=remedy
+            "the router was trained for another model",
+            where=where,
+            got=record.model_digest,
+            wanted=digest,
+            remedy=remedy,
         )
 
 

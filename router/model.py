@@ -1,6 +1,6 @@
-"""The meta-router: one small decoder that scores visual tokens and decoder layers.
+"""The meta-router: one small decoder that scores image tokens and decoder layers.
 
-What it is: stock decoder layers of the host's own family and shape, learnable layer tokens, final norm, a linear head.
+What it is: stock decoder layers of the model's own family and shape, learnable layer tokens, final norm, a linear head.
 What it knows: the order of its input rows, their positions, who may see whom, and that scores are float32 rank logits.
 What it does not know: budgets (see `selection`), training, files.
 
@@ -21,9 +21,9 @@ from transformers import AutoModel, PretrainedConfig
 
 from allrounder.errors import InputInvalid
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
-__all__ = ["AttentionKind", "MetaRouter", "Scores", "copy_host_layers", "gumbel"]
+__all__ = ["AttentionKind", "MetaRouter", "Scores", "copy_model_layers", "gumbel"]
 
 AttentionKind = Literal["causal", "bidirectional"]
 
@@ -36,11 +36,11 @@ class Scores(NamedTuple):
 
 
 class MetaRouter(nn.Module):
-    """Scores the visual tokens and decoder layers of one host.
+    """Scores the image tokens and decoder layers of one model.
 
     Args:
-        spec: The host; gives N.
-        text_config: The host's text config; gives family, width and M. It is copied.
+        spec: The model; gives N.
+        text_config: The model's text config; gives family, width and M. It is copied.
         attention: Who sees whom, see the module.
         layers: Number of decoder layers of the router itself.
 
@@ -49,7 +49,7 @@ class MetaRouter(nn.Module):
     """
 
     def __init__(
-        self, spec: HostSpec, text_config: PretrainedConfig, attention: AttentionKind = "causal", layers: int = 1
+        self, spec: ModelSpec, text_config: PretrainedConfig, attention: AttentionKind = "causal", layers: int = 1
     ) -> None:
         super().__init__()
         if attention not in get_args(AttentionKind):
@@ -59,7 +59,7 @@ class MetaRouter(nn.Module):
         if layers < 1:
             raise InputInvalid("a router has at least one layer", got=layers, wanted="1 or more")
         self.attention: AttentionKind = attention
-        self.visual_tokens = spec.visual_tokens
+        self.image_tokens = spec.image_tokens
         self.config = _router_config(text_config, layers)
         stock = AutoModel.from_config(self.config, dtype=torch.float32)
         self.layers: nn.ModuleList = stock.layers
@@ -73,7 +73,7 @@ class MetaRouter(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
 
     @property
-    def host_layers(self) -> int:
+    def model_layers(self) -> int:
         """M, the number of layers it scores."""
         return self.layer_tokens.shape[0]
 
@@ -81,7 +81,7 @@ class MetaRouter(nn.Module):
         """Scores one batch.
 
         Args:
-            embeddings: [B, P + N + S, H], the host's input rows ``[prefix | V | suffix]``.
+            embeddings: [B, P + N + S, H], the model's input rows ``[prefix | V | suffix]``.
             prompt: The ids behind them; only P and the suffix lengths are read.
 
         Raises:
@@ -89,21 +89,21 @@ class MetaRouter(nn.Module):
         """
         rows, lengths = embeddings.shape[1], prompt.suffix_lengths.to(embeddings.device)
         prefix = prompt.prefix_ids.shape[1]
-        expected = prefix + self.visual_tokens + prompt.suffix_ids.shape[1]
+        expected = prefix + self.image_tokens + prompt.suffix_ids.shape[1]
         if rows != expected:
             raise InputInvalid(
                 "embeddings are not [prefix | V | suffix]", got=f"{rows} rows", wanted=f"{expected} rows"
             )
         tokens = self.layer_tokens.to(embeddings.dtype).expand(embeddings.shape[0], -1, -1)
         hidden = torch.cat([embeddings, tokens], dim=1)
-        ends = prefix + self.visual_tokens + lengths  # rows before the padding, [B]
-        positions = _positions(rows, self.host_layers, ends)
+        ends = prefix + self.image_tokens + lengths  # rows before the padding, [B]
+        positions = _positions(rows, self.model_layers, ends)
         mask = self._mask(rows, ends, hidden)
         rotation = self.rotary(hidden, positions)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotation)
         scores = self._scores(hidden)
-        return Scores(scores[:, prefix : prefix + self.visual_tokens], scores[:, rows:])
+        return Scores(scores[:, prefix : prefix + self.image_tokens], scores[:, rows:])
 
     def _scores(self, hidden: Tensor) -> Tensor:
         # Half-precision logits tie: they leave the low-precision world before the head, also under autocast.
@@ -112,7 +112,7 @@ class MetaRouter(nn.Module):
 
     def _mask(self, rows: int, ends: Tensor, hidden: Tensor) -> Tensor:
         """Returns the additive mask [B, 1, Q, Q]."""
-        every = torch.arange(rows + self.host_layers, device=hidden.device)
+        every = torch.arange(rows + self.model_layers, device=hidden.device)
         real = (every < ends[:, None]) | (every >= rows)  # [B, Q]: all but the padding
         seen = real[:, None, :]
         if self.attention == "causal":
@@ -122,19 +122,19 @@ class MetaRouter(nn.Module):
         return mask.expand(hidden.shape[0], 1, len(every), len(every))
 
 
-def copy_host_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:
-    """Starts the router's layers from the host's first ones, which already read the same rows.
+def copy_model_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:
+    """Starts the router's layers from the model's first ones, which already read the same rows.
 
     Args:
         router: Changed in place.
-        layers: The host's decoder layers, at least as many as the router has.
+        layers: The model's decoder layers, at least as many as the router has.
     """
     for own, other in zip(router.layers, layers, strict=False):
         own.load_state_dict({name: value.detach().float() for name, value in other.state_dict().items()})
 
 
 def _router_config(text_config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """Returns the host's text config, cut to the router's own layers and without a vocabulary."""
+    """Returns the model's text config, cut to the router's own layers and without a vocabulary."""
     config = copy.deepcopy(text_config)
     config.num_hidden_layers = layers
     config.vocab_size = 1  # the stock model makes an embedding table that is thrown away at once

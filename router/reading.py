@@ -1,9 +1,9 @@
-"""Reading: what the unpruned host answers to all questions about one picture.
+"""Reading: what the unpruned model answers to all questions about one image.
 
 What it is: greedy answers with their next-token distributions, several questions at a time.
 What it knows: that the rows ``[prefix | V]`` are causal and the same for every question, so they are read once per
-picture and their keys and values shared; that a suffix's padding must stay unseen by what is decoded behind it.
-What it does not know: examples, caches, flows.
+image and their keys and values shared; that a suffix's padding must stay unseen by what is decoded behind it.
+What it does not know: examples, caches, decisions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import Flow, PrunedHost, State
+from allrounder.vlm.pruned import PrunedModel, PruningDecision, State
 
-__all__ = ["Spoken", "answer", "read_picture"]
+__all__ = ["Spoken", "answer", "read_image"]
 
 
 class Spoken(NamedTuple):
@@ -29,36 +29,36 @@ class Spoken(NamedTuple):
 
 
 @torch.no_grad()
-def read_picture(pruned: PrunedHost, visual: Tensor, prefix_ids: Tensor) -> State:
-    """Reads ``[prefix | V]``, which every question about the picture begins with.
+def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) -> State:
+    """Reads ``[prefix | V]``, which every question about the image begins with.
 
     Args:
-        pruned: The host.
-        visual: [1, N, H].
+        pruned: The model.
+        image_embeds: [1, N, H].
         prefix_ids: int64 [1, P].
     """
     nothing = PromptBatch(prefix_ids, prefix_ids.new_zeros(1, 0), prefix_ids.new_zeros(1))
-    keep = torch.arange(pruned.spec.visual_tokens, device=visual.device)[None]
-    return pruned.prefill(visual, nothing, Flow(keep, tuple(range(pruned.spec.decoder.layers)), 0))
+    keep = torch.arange(pruned.spec.image_tokens, device=image_embeds.device)[None]
+    return pruned.prefill(image_embeds, nothing, PruningDecision(keep, tuple(range(pruned.spec.decoder.layers)), 0))
 
 
 @torch.no_grad()
 def answer(
-    pruned: PrunedHost, picture: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
+    pruned: PrunedModel, image: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
 ) -> list[Spoken]:
-    """Returns the greedy answers to B questions about one picture.
+    """Returns the greedy answers to B questions about one image.
 
     Args:
-        pruned: The host that read the picture.
-        picture: From `read_picture`; stays as it is.
-        prompt: B prompts; their prefixes are the picture's.
+        pruned: The model that read the image.
+        image: From `read_image`; stays as it is.
+        prompt: B prompts; their prefixes are the image's.
         new_tokens: Answers are cut here.
         stop_ids: Any of them ends an answer.
 
     Raises:
-        PromptTooLong: A question with its answer is longer than the host's positions reach.
+        PromptTooLong: A question with its answer is longer than the model's positions reach.
     """
-    state = _spread(picture, len(prompt.suffix_ids))
+    state = _spread(image, len(prompt.suffix_ids))
     before = state.valid_all.shape[1]
     logits = pruned.decode(state, prompt.suffix_ids)
     last = (prompt.suffix_lengths - 1)[:, None, None].expand(-1, 1, logits.shape[2])

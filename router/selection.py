@@ -1,9 +1,9 @@
-"""Selection: from scores to keep-lists and layer plans.
+"""Selection: from scores to keep indices and kept layers.
 
-What it is: the one rule by which scores become a flow, in torch.
+What it is: the one rule by which scores become a decision, in torch.
 What it knows: best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in
 ascending order. Because everything is cut from one ranking, smaller budgets are nested in larger ones.
-What it does not know: where scores come from, or what is done with the flow.
+What it does not know: where scores come from, or what is done with the decision.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from allrounder.errors import InputInvalid
-from allrounder.versions import Budget, check_flow
+from allrounder.versions import Budget, check_decision
 
-__all__ = ["keep_list", "layer_plan", "ranking"]
+__all__ = ["keep_indices", "kept_layers", "ranking"]
 
 
 def ranking(scores: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ def ranking(scores: Tensor) -> Tensor:
     return clean.argsort(dim=-1, descending=True, stable=True)
 
 
-def keep_list(token_scores: Tensor, tokens: int) -> Tensor:
-    """Returns the kept visual tokens, ascending.
+def keep_indices(token_scores: Tensor, tokens: int) -> Tensor:
+    """Returns the kept image tokens, ascending.
 
     Args:
         token_scores: [B, N].
@@ -45,17 +45,17 @@ def keep_list(token_scores: Tensor, tokens: int) -> Tensor:
         InputInvalid: The scores are not [B, N] floats.
     """
     _check(token_scores, "token_scores")
-    check_flow(Budget(tokens, 1), tokens=token_scores.shape[1], layers=1, gather_layer=0)
+    check_decision(Budget(tokens, 1), tokens=token_scores.shape[1], layers=1, prune_layer=0)
     return ranking(token_scores)[:, :tokens].sort(dim=-1).values
 
 
-def layer_plan(layer_scores: Tensor, layers: int, gather_layer: int) -> Tensor:
-    """Returns the layer plan as a mask: layers 0 to K-1, and the L-K best of the others.
+def kept_layers(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
+    """Returns the kept layers as a mask: layers 0 to K-1, and the L-K best of the others.
 
     Args:
         layer_scores: [B, M].
         layers: L, max(K, 1) to M.
-        gather_layer: K, 0 to M-1.
+        prune_layer: K, 0 to M-1.
 
     Returns:
         bool [B, M], True where the layer is kept.
@@ -65,10 +65,10 @@ def layer_plan(layer_scores: Tensor, layers: int, gather_layer: int) -> Tensor:
         InputInvalid: The scores are not [B, M] floats.
     """
     _check(layer_scores, "layer_scores")
-    check_flow(Budget(1, layers), tokens=1, layers=layer_scores.shape[1], gather_layer=gather_layer)
-    chosen = ranking(layer_scores[:, gather_layer:])[:, : layers - gather_layer] + gather_layer
+    check_decision(Budget(1, layers), tokens=1, layers=layer_scores.shape[1], prune_layer=prune_layer)
+    chosen = ranking(layer_scores[:, prune_layer:])[:, : layers - prune_layer] + prune_layer
     plan = torch.zeros_like(layer_scores, dtype=torch.bool)
-    plan[:, :gather_layer] = True
+    plan[:, :prune_layer] = True
     return plan.scatter_(1, chosen, value=True)
 
 

@@ -1,4 +1,4 @@
-"""The thin runtime: picks an engine by latency target and answers picture questions with it.
+"""The thin runtime: picks an engine by latency target and answers image questions with it.
 
 What it is: the public face; every name below is imported on first use, so that ``import allrounder.runtime``
 costs next to nothing.

@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 class Timing:
     """Milliseconds of one request, by phase; what lies between the phases (tokenising, sampling) is in none.
 
-    ``ttft_ms`` runs from the call to the first token, reading the picture included; ``tpot_ms`` is the mean over the
+    ``ttft_ms`` runs from the call to the first token, reading the image included; ``tpot_ms`` is the mean over the
     further tokens, None where there is none. Time during which a stream's owner does not pull is not counted.
     """
 
@@ -38,9 +38,9 @@ class Answer:
     Attributes:
         text: The answer without stop token and stop text; the concatenation of what `stream` yields.
         token_ids: Every token drawn, the stop token included where one ended the answer.
-        prompt_ids: The prompt's text tokens, before the picture and after it, in one row.
-        keep_list: The visual tokens that reached the layers from K on, ascending; all N of `full`.
-        layer_plan: The decoder layers that were executed, ascending.
+        prompt_ids: The prompt's text tokens, before the image and after it, in one row.
+        keep_indices: The image tokens that reached the layers from K on, ascending; all N of `full`.
+        kept_layers: The decoder layers that were executed, ascending.
         timing: Milliseconds per phase.
         finish: ``stop`` (stop token or stop text) or ``length`` (``max_new_tokens`` reached).
     """
@@ -48,7 +48,7 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     prompt_ids: tuple[int, ...]
-    keep_list: tuple[int, ...]
-    layer_plan: tuple[int, ...]
+    keep_indices: tuple[int, ...]
+    kept_layers: tuple[int, ...]
     timing: Timing
     finish: Finish

@@ -25,7 +25,7 @@ class Clocks(NamedTuple):
 
     position: int
     slot: int
-    room: int  # free slots
+    free_slots: int  # free slots
 
 
 class _Step(NamedTuple):
@@ -74,15 +74,18 @@ class Cache:
             InputInvalid: No token, or more of them than there is room for.
             BackendError: The backend's library failed.
         """
-        if not 1 <= len(ids) <= self._clocks.room:
+        if not 1 <= len(ids) <= self._clocks.free_slots:
             raise InputInvalid(
-                "the cache has no such room", where="ids", got=len(ids), wanted=f"1 to {self._clocks.room} tokens"
+                "the cache has no such free slots",
+                where="ids",
+                got=len(ids),
+                wanted=f"1 to {self._clocks.free_slots} tokens",
             )
         step = self._steps.get(len(ids)) or self._tie(len(ids))
         step.ids.set(np.asarray([ids], np.int64))
         step.bound.run()
-        position, slot, room = self._clocks
-        self._clocks = Clocks(position + len(ids), slot + len(ids), room - len(ids))
+        position, slot, free_slots = self._clocks
+        self._clocks = Clocks(position + len(ids), slot + len(ids), free_slots - len(ids))
         self._positions.set(np.asarray([self._clocks.position], np.int64))
         self._slots.set(np.asarray([self._clocks.slot], np.int64))
         return step.logits.get()

@@ -27,18 +27,18 @@ from allrounder.runtime.cache import Cache, Clocks
 from allrounder.runtime.prompt import Prompter, PromptIds
 from allrounder.runtime.stopwatch import Phase
 from allrounder.tensors import (
+    FREE_SLOTS,
     IMAGE,
+    IMAGE_EMBEDS,
     KEEP,
     LAYER_MASK,
     LAYER_SCORES,
     LOGITS,
     PIXEL_VALUES,
     PREFIX_IDS,
-    ROOM,
     SUFFIX_IDS,
     SUFFIX_LENGTHS,
     TOKEN_SCORES,
-    VISUAL,
 )
 
 __all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "open_engines"]
@@ -52,11 +52,11 @@ class Scores(NamedTuple):
 
 
 class Prefilled(NamedTuple):
-    """A request after its prompt: ``logits`` [1, V] float32 of its last token, the flow, and the KV pool."""
+    """A request after its prompt: ``logits`` [1, V] float32 of its last token, the decision, and the KV pool."""
 
     logits: np.ndarray
-    keep_list: tuple[int, ...]
-    layer_plan: tuple[int, ...]
+    keep_indices: tuple[int, ...]
+    kept_layers: tuple[int, ...]
     cache: Cache
 
 
@@ -106,14 +106,14 @@ class Engine:
         """Returns ``pixel_values`` [1, 3, size, size] float32 of ``rgb`` uint8 [height, width, 3]."""
         return _output(self._sessions.preprocess.run({IMAGE: rgb}), PIXEL_VALUES)
 
-    def look(self, pixel_values: Tensor | np.ndarray) -> Tensor:
-        """Returns ``visual`` [1, N, H] in engine precision."""
-        shape = [1, self.model.visual_tokens, None]
-        return _output(self._sessions.vision.run({PIXEL_VALUES: pixel_values}), VISUAL, shape)
+    def embed_pixels(self, pixel_values: Tensor | np.ndarray) -> Tensor:
+        """Returns ``image_embeds`` [1, N, H] in engine precision."""
+        shape = [1, self.model.image_tokens, None]
+        return _output(self._sessions.vision.run({PIXEL_VALUES: pixel_values}), IMAGE_EMBEDS, shape)
 
-    def see(self, rgb: np.ndarray) -> Tensor:
-        """Returns ``visual`` [1, N, H] of ``rgb`` uint8 [height, width, 3]; see `allrounder.runtime.image.to_rgb`."""
-        return self.look(self.preprocess(rgb))
+    def embed_image(self, rgb: np.ndarray) -> Tensor:
+        """Returns ``image_embeds`` [1, N, H] of ``rgb`` uint8 [height, width, 3]; see `to_rgb`."""
+        return self.embed_pixels(self.preprocess(rgb))
 
     def prompt(self, question: str) -> PromptIds:
         """Returns the token ids around the image.
@@ -140,70 +140,75 @@ class Engine:
         with calling(self._process, self.entry.label):
             return self._prompter.decode(ids)
 
-    def route(self, prompt: PromptIds, visual: Tensor) -> Scores | None:
+    def route(self, prompt: PromptIds, image_embeds: Tensor) -> Scores | None:
         """Returns the router's scores, or None where this entry needs none (`full`)."""
         router = self._sessions.router
         if router is None or not self.routes:
             return None
-        feeds = {**_feeds(prompt), VISUAL: visual}
+        feeds = {**_feeds(prompt), IMAGE_EMBEDS: image_embeds}
         outputs = router.run(_wanted(router, feeds))
         return Scores(
-            _output(outputs, TOKEN_SCORES, [1, self.model.visual_tokens]).numpy().copy(),
+            _output(outputs, TOKEN_SCORES, [1, self.model.image_tokens]).numpy().copy(),
             _output(outputs, LAYER_SCORES, [1, self.model.layers]).numpy().copy(),
         )
 
-    def prefill(self, prompt: PromptIds, visual: Tensor, scores: Scores | None, *, room: int) -> Prefilled:
+    def prefill(self, prompt: PromptIds, image_embeds: Tensor, scores: Scores | None, *, free_slots: int) -> Prefilled:
         """Runs the prompt.
 
         Args:
             prompt: From `prompt`.
-            visual: From `see`.
+            image_embeds: From `embed_image`.
             scores: From `route`.
-            room: How many further tokens `decode` may be given, 0 to the bundle's limit.
+            free_slots: How many further tokens `decode` may be given, 0 to the bundle's limit.
 
         Raises:
-            InputInvalid: Scores are missing where the entry needs them, or an impossible ``room``.
+            InputInvalid: Scores are missing where the entry needs them, or an impossible ``free_slots``.
             BackendError: The backend's library failed.
         """
-        if not 0 <= room <= self.limits.new_tokens:
-            raise InputInvalid("impossible room", where="room", got=room, wanted=f"0 to {self.limits.new_tokens}")
+        if not 0 <= free_slots <= self.limits.new_tokens:
+            raise InputInvalid(
+                "impossible number of free slots",
+                where="free_slots",
+                got=free_slots,
+                wanted=f"0 to {self.limits.new_tokens}",
+            )
         if scores is None and self.routes:
             raise InputInvalid("this entry needs the router's scores", where=self.entry.label, remedy="call route")
-        feeds = {**_feeds(prompt), VISUAL: visual, ROOM: np.array([room], np.int64)}
+        feeds = {**_feeds(prompt), IMAGE_EMBEDS: image_embeds, FREE_SLOTS: np.array([free_slots], np.int64)}
         if scores is not None:
             feeds |= {TOKEN_SCORES: scores.token_scores, LAYER_SCORES: scores.layer_scores}
         graph = self._sessions.prefill
         outputs = graph.run(_wanted(graph, feeds))
         text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        clocks = Clocks(text + self.model.visual_tokens, text + self.entry.pruning.keep, room)
+        clocks = Clocks(text + self.model.image_tokens, text + self.entry.pruning.keep, free_slots)
         held = {name: tensor for name, tensor in outputs.items() if name.startswith("cache_") or name == LAYER_MASK}
         return Prefilled(
             _output(outputs, LOGITS, [1, self.model.vocabulary]).numpy().copy(),
-            self._keep_list(outputs),
-            self._layer_plan(outputs),
+            self._keep_indices(outputs),
+            self._kept_layers(outputs),
             Cache(self._sessions.decode, held, clocks, self.model.vocabulary),
         )
 
     def start(
-        self, pixel_values: Tensor | np.ndarray, prompt: PromptIds, *, room: int, phase: Phase = nullcontext
+        self, pixel_values: Tensor | np.ndarray, prompt: PromptIds, *, free_slots: int, phase: Phase = nullcontext
     ) -> Prefilled:
         """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
 
         Args:
             pixel_values: From `preprocess`.
             prompt: From `prompt`.
-            room: As of `prefill`.
+            free_slots: As of `prefill`.
             phase: Opened around each phase with its name: a stopwatch, or what may end the request.
 
         Raises:
             InputInvalid, BackendError: See `prefill`; or whatever ``phase`` raises.
         """
         with phase("vision"):
-            visual = self.look(pixel_values)
+            image_embeds = self.embed_pixels(pixel_values)
         with phase("router"):
-            scores = self.route(prompt, visual)
+            scores = self.route(prompt, image_embeds)
         with phase("prefill"):
-            return self.prefill(prompt, visual, scores, room=room)
+            return self.prefill(prompt, image_embeds, scores, free_slots=free_slots)
 
     def decode(self, state: Prefilled, ids: Sequence[int]) -> np.ndarray:
         """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
@@ -214,12 +219,12 @@ class Engine:
         """
         return state.cache.advance(ids)
 
-    def _keep_list(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if KEEP not in outputs and self.entry.pruning.keep == self.model.visual_tokens:
-            return tuple(range(self.model.visual_tokens))
+    def _keep_indices(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        if KEEP not in outputs and self.entry.pruning.keep == self.model.image_tokens:
+            return tuple(range(self.model.image_tokens))
         return tuple(_output(outputs, KEEP, [1, self.entry.pruning.keep]).numpy()[0].tolist())
 
-    def _layer_plan(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+    def _kept_layers(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
         if LAYER_MASK not in outputs and self.entry.pruning.kept_layers is not None:
             return self.entry.pruning.kept_layers
         mask = _output(outputs, LAYER_MASK, [self.model.layers])
@@ -237,8 +242,8 @@ def open_engines(
         BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
     """
     options = options or EngineOptions()
-    # Pictures are prepared on the CPU on every device: its pixels are those that the graph was verified with.
-    for_pictures = EngineOptions(threads=options.threads, weights=options.weights)
+    # Images are prepared on the CPU on every device: its pixels are those that the graph was verified with.
+    for_images = EngineOptions(threads=options.threads, weights=options.weights)
     loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
@@ -246,7 +251,7 @@ def open_engines(
         native_op = entry.native_op and graph == entry.graphs.prefill
         key = (entry.backend, graph, native_op)
         if key not in loaded:
-            chosen = for_pictures if graph == entry.graphs.preprocess else options
+            chosen = for_images if graph == entry.graphs.preprocess else options
             path, open_session = bundle.path / graph, backend(entry.backend).open_session
             loaded[key] = own(lambda: open_session(path, chosen, native_op=native_op), path)
         return loaded[key]

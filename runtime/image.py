@@ -1,13 +1,13 @@
-"""From what users call a picture to uint8 RGB.
+"""From what users call an image to uint8 RGB.
 
-What it is: the reading, checking and converting of pictures.
+What it is: the reading, checking and converting of images.
 What it knows: pillow and numpy. What it does not know: the size a model wants (the preprocess graph's business).
 
 Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
 CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken, or the
 one at which the caller's own PIL image stands.
 
-A PIL image decodes late, from a file that it may share with others, and changes itself as it does. So pictures that
+A PIL image decodes late, from a file that it may share with others, and changes itself as it does. So images that
 callers own are taken one at a time: decoded and copied under a lock, whatever the number of requests that hold them.
 """
 
@@ -41,7 +41,7 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     What the caller does to ``image`` afterwards does not touch the copy. A PIL image is left loaded, at its frame.
 
     Raises:
-        ImageInvalid: Not a picture, unreadable, of the wrong dtype or shape, empty, or too large.
+        ImageInvalid: Not an image, unreadable, of the wrong dtype or shape, empty, or too large.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -51,9 +51,9 @@ def to_rgb(image: ImageLike) -> np.ndarray:
 
     if isinstance(image, Image.Image):
         with _TAKING:
-            own = _upright(image, "the picture")
-        return _pixels(own, "the picture")
-    raise ImageInvalid("not a picture", got=type(image).__name__, wanted=_WANTED)
+            own = _upright(image, "the image")
+        return _pixels(own, "the image")
+    raise ImageInvalid("not an image", got=type(image).__name__, wanted=_WANTED)
 
 
 def load_decoders() -> None:
@@ -66,7 +66,7 @@ def load_decoders() -> None:
 
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ImageInvalid("not a picture", got=f"{array.dtype} array {list(array.shape)}", wanted=_WANTED)
+        raise ImageInvalid("not an image", got=f"{array.dtype} array {list(array.shape)}", wanted=_WANTED)
     _check_size(array.shape[1], array.shape[0], "the array")
     return np.array(array, order="C", subok=False)
 
@@ -75,14 +75,14 @@ def _from_file(path: Path) -> np.ndarray:
     from PIL import Image
 
     if not path.is_file():
-        raise ImageInvalid("there is no such picture file" if not path.exists() else "not a file", where=path)
+        raise ImageInvalid("there is no such image file" if not path.exists() else "not a file", where=path)
     try:
         with Image.open(path) as image:
             return _pixels(_upright(image, path), path)
     except ImageInvalid:
         raise
     except Exception as error:  # pillow's decoders raise whatever hostile bytes make them raise
-        raise ImageInvalid("the file is not a picture that can be read", where=path, got=error) from error
+        raise ImageInvalid("the file is not an image that can be read", where=path, got=error) from error
 
 
 def _upright(image: Image.Image, where: object) -> Image.Image:
@@ -93,7 +93,7 @@ def _upright(image: Image.Image, where: object) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception as error:  # as above: decoding happens here
-        raise ImageInvalid("the picture cannot be decoded", where=where, got=error) from error
+        raise ImageInvalid("the image cannot be decoded", where=where, got=error) from error
 
 
 def _pixels(image: Image.Image, where: object) -> np.ndarray:
@@ -102,7 +102,7 @@ def _pixels(image: Image.Image, where: object) -> np.ndarray:
     except ImageInvalid:
         raise
     except Exception as error:
-        raise ImageInvalid("the picture cannot be decoded", where=where, got=error) from error
+        raise ImageInvalid("the image cannot be decoded", where=where, got=error) from error
 
 
 def _flatten(image: Image.Image, where: object) -> Image.Image:
@@ -110,7 +110,7 @@ def _flatten(image: Image.Image, where: object) -> Image.Image:
     from PIL import Image
 
     if image.mode == "F":
-        raise ImageInvalid("a picture of floats has no known range", where=where, wanted="8 or 16 bits per channel")
+        raise ImageInvalid("an image of floats has no known range", where=where, wanted="8 or 16 bits per channel")
     if image.mode.startswith("I"):  # 16-bit grey, which pillow would clip to white
         grey = np.asarray(image)
         if grey.size and (grey.min() < 0 or grey.max() > 0xFFFF):
@@ -126,8 +126,8 @@ def _flatten(image: Image.Image, where: object) -> Image.Image:
 def _check_size(width: int, height: int, where: object) -> None:
     got = f"{width} x {height}"
     if width < 1 or height < 1:
-        raise ImageInvalid("the picture is empty", where=where, got=got, wanted="at least one pixel")
+        raise ImageInvalid("the image is empty", where=where, got=got, wanted="at least one pixel")
     if width * height > MAX_PIXELS:
-        raise ImageInvalid("the picture is too large", where=where, got=got, wanted=f"up to {MAX_PIXELS} pixels")
+        raise ImageInvalid("the image is too large", where=where, got=got, wanted=f"up to {MAX_PIXELS} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageInvalid("the picture is too narrow", where=where, got=got, wanted=f"up to {MAX_ASPECT} : 1")
+        raise ImageInvalid("the image is too narrow", where=where, got=got, wanted=f"up to {MAX_ASPECT} : 1")

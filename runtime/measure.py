@@ -4,7 +4,7 @@ What it is: latencies of several engines on one workload, interleaved: every rou
 What it knows: the engine's phases and a clock. What it does not know: who asks (`load`, calibration, `bench`), and
 which engine is best.
 
-A request is one random picture and one prompt of the workload's length; tokens are drawn greedily and stop tokens
+A request is one random image and one prompt of the workload's length; tokens are drawn greedily and stop tokens
 are passed over, so that every request has the same length.
 """
 
@@ -26,7 +26,7 @@ from allrounder.runtime.stopwatch import Stopwatch
 __all__ = ["Request", "Samples", "default_workload", "make_request", "measure_latency", "sample_latency", "summarise"]
 
 _WARM_UP = 2  # rounds: the first allocates, the second settles
-_QUESTION = "What is in the picture?"
+_QUESTION = "What is in the image?"
 
 
 class Samples(NamedTuple):
@@ -49,7 +49,7 @@ class Samples(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A picture, a prompt and how many tokens are drawn."""
+    """An image, a prompt and how many tokens are drawn."""
 
     rgb: np.ndarray
     prompt: PromptIds
@@ -169,7 +169,7 @@ def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
     watch = Stopwatch()
     with watch.phase("preprocess"):
         pixel_values = engine.preprocess(request.rgb)
-    state = engine.start(pixel_values, request.prompt, room=request.new_tokens - 1, phase=watch.phase)
+    state = engine.start(pixel_values, request.prompt, free_slots=request.new_tokens - 1, phase=watch.phase)
     with watch.phase("first"):
         token = int(np.argmax(state.logits[0]))
     for _ in range(request.new_tokens - 1):

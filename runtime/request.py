@@ -49,8 +49,8 @@ class RequestOptions(TypedDict, total=False):
 class Request(NamedTuple):
     """A request whose words have been checked; nothing of it is the caller's any more but ``cancel``."""
 
-    picture: Tensor | ImageInvalid  # its pixel values, or why there are none: that is told when the request runs
-    watch: Stopwatch  # has timed the picture
+    pixels: Tensor | ImageInvalid  # its pixel values, or why there are none: that is told when the request runs
+    watch: Stopwatch  # has timed the pixels
     prompt: PromptIds
     max_new_tokens: int
     sampling: Sampling
@@ -64,7 +64,7 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
     Raises:
         InputInvalid: An unknown option or an impossible value, a question that is no text or empty.
         PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
-        BackendError: The backend's library failed on the picture.
+        BackendError: The backend's library failed on the pixels.
     """
     unknown = options.keys() - RequestOptions.__annotations__.keys()
     if unknown:
@@ -84,8 +84,8 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
     )
     watch = Stopwatch()
     with watch.phase("preprocess"):
-        picture = _picture(engine, image)
-    return Request(picture, watch, prompt, max_new_tokens, sampling, stop, cancel)
+        pixels = _preprocessed(engine, image)
+    return Request(pixels, watch, prompt, max_new_tokens, sampling, stop, cancel)
 
 
 def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
@@ -97,7 +97,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         check: Called before each step; raises to end the request.
 
     Raises:
-        ImageInvalid: The picture is none.
+        ImageInvalid: The image is none.
         BackendError: The backend's library failed.
     """
     watch = request.watch
@@ -108,10 +108,10 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
         with watch.phase(name):
             yield
 
-    if isinstance(request.picture, ImageInvalid):
+    if isinstance(request.pixels, ImageInvalid):
         check()
-        raise request.picture
-    state = engine.start(request.picture, request.prompt, room=request.max_new_tokens - 1, phase=phase)
+        raise request.pixels
+    state = engine.start(request.pixels, request.prompt, free_slots=request.max_new_tokens - 1, phase=phase)
     pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
     ids: list[int] = []
     pieces: list[str] = []
@@ -138,7 +138,7 @@ def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Gener
     prompt_ids = (*request.prompt.prefix_ids, *request.prompt.suffix_ids)
     finish: Finish = "stop" if stopped or stops.reached else "length"
     timing = _timing(watch, ttft_ms, further=len(ids) - 1)
-    return Answer("".join(pieces), tuple(ids), prompt_ids, state.keep_list, state.layer_plan, timing, finish)
+    return Answer("".join(pieces), tuple(ids), prompt_ids, state.keep_indices, state.kept_layers, timing, finish)
 
 
 def _timing(watch: Stopwatch, ttft_ms: float, *, further: int) -> Timing:
@@ -154,7 +154,7 @@ def _timing(watch: Stopwatch, ttft_ms: float, *, further: int) -> Timing:
     )
 
 
-def _picture(engine: Engine, image: ImageLike) -> Tensor | ImageInvalid:
+def _preprocessed(engine: Engine, image: ImageLike) -> Tensor | ImageInvalid:
     try:
         return engine.preprocess(to_rgb(image))
     except ImageInvalid as error:

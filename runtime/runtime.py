@@ -39,7 +39,7 @@ _log = logging.getLogger("allrounder.runtime")
 
 
 class Runtime:
-    """Answers questions about pictures with one engine of a bundle; made by `Runtime.load`.
+    """Answers questions about images with one engine of a bundle; made by `Runtime.load`.
 
     May be used by any number of threads at once, and as a context manager, which closes it. It belongs to the process
     that loaded it: in one forked from that every call raises `RuntimeClosed`, and leaving ``with`` closes nothing.
@@ -100,7 +100,7 @@ class Runtime:
         return cls(Engine.open(bundle, entry, settings))
 
     def generate(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Answer:
-        """Answers a question about a picture.
+        """Answers a question about an image.
 
         Args:
             image: A path, a PIL image, or uint8 RGB [height, width, 3].
@@ -108,7 +108,7 @@ class Runtime:
             **options: See `RequestOptions`: ``max_new_tokens``, sampling, ``stop``, ``cancel``.
 
         Raises:
-            ImageInvalid: The picture is none.
+            ImageInvalid: The image is none.
             InputInvalid: The question is no text or empty, or an impossible option.
             PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
             RequestCancelled: By ``cancel``, or by `close`.
@@ -126,9 +126,9 @@ class Runtime:
     def stream(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Stream:
         """Answers like `generate`, piece by piece; arguments and errors as there.
 
-        The picture and all options are taken at once: what becomes of them afterwards changes nothing. The request
+        The image and all options are taken at once: what becomes of them afterwards changes nothing. The request
         runs while the stream is being pulled; dropping or closing the stream ends it. Errors of the words come at
-        once, those of the picture with the first piece.
+        once, those of the image with the first piece.
         """
         with self._computing():
             return Stream(self._pieces(image, question, options), self._computing)

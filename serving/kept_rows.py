@@ -1,11 +1,11 @@
-"""The kept visual rows of a pruned checkpoint: what a serving stack feeds its decoder in place of N visual tokens.
+"""The kept image tokens of a pruned checkpoint: what a serving stack feeds its decoder in place of N image tokens.
 
-What it is: the visual half of a version with K = 0, opened from a checkpoint's directory: picture and question in,
-T rows, their keep-list and the prompt's ids out.
-What it knows: the graphs below `visual/`, the rule of the gather. What it does not know: the decoder and its server.
+What it is: the image half of a version with K = 0, opened from a checkpoint's directory: image and question in,
+T rows, their keep indices and the prompt's ids out.
+What it knows: the graphs below `image/`, the rule of the gather. What it does not know: the decoder and its server.
 
-The prompt is ``[prefix ids | T rows | suffix ids]``. In the host a kept row has the position that it had among all N; a
-stack that takes no positions counts the rows it is given, which is another, nearby computation (docs/backends.md).
+The prompt is ``[prefix ids | T rows | suffix ids]``. In the model a kept row has the position that it had among all N;
+a stack that takes no positions counts the rows it is given, which is another, nearby computation (docs/backends.md).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from allrounder.engines.checkpoint.sidecar import VISUAL_FOLDER, Sidecar, open_sidecar
+from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, Sidecar, open_sidecar
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.process import own
 from allrounder.engines.sessions import Session, backend
@@ -25,72 +25,72 @@ from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import Prompter, PromptIds
 from allrounder.tensors import (
     IMAGE,
+    IMAGE_EMBEDS,
     PIXEL_VALUES,
     PREFIX_IDS,
     SUFFIX_IDS,
     SUFFIX_LENGTHS,
     TOKEN_SCORES,
-    VISUAL,
 )
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
 
-__all__ = ["KeptRows", "RowReader", "keep_list"]
+__all__ = ["KeptRows", "RowReader", "keep_indices"]
 
 _BACKEND = "onnxruntime"
 
 
 class KeptRows(NamedTuple):
-    """What a decoder is given for one picture and one question."""
+    """What a decoder is given for one image and one question."""
 
     rows: np.ndarray  # [T, H], in the precision of the graphs
     keep: tuple[int, ...]  # ascending, of 0 to N-1
     prompt: PromptIds
-    visual_tokens: int  # N
+    image_tokens: int  # N
 
     @property
     def positions(self) -> np.ndarray:
         """Positions int64 [P + T + S] in the unpruned prompt; that of the first new token is the last one plus 1."""
         before, after = len(self.prompt.prefix_ids), len(self.prompt.suffix_ids)
         kept = before + np.asarray(self.keep, np.int64)
-        return np.concatenate([np.arange(before), kept, before + self.visual_tokens + np.arange(after)])
+        return np.concatenate([np.arange(before), kept, before + self.image_tokens + np.arange(after)])
 
 
 class RowReader:
-    """The visual half of a pruned checkpoint; any number of threads may read at once.
+    """The image half of a pruned checkpoint; any number of threads may read at once.
 
     Args:
         path: The checkpoint's directory.
         options: Of the ONNX Runtime sessions.
 
     Raises:
-        BundleError: It is no pruned checkpoint, or what lies below `visual/` is damaged.
+        BundleError: It is no pruned checkpoint, or what lies below `image/` is damaged.
         EngineUnavailable: ONNX Runtime, or the device, is not there.
     """
 
     def __init__(self, path: Path | str, options: EngineOptions | None = None) -> None:
-        root, self.sidecar = open_sidecar(path, VISUAL_FOLDER)
-        self._prompter = _prompter(root / VISUAL_FOLDER, self.sidecar)
+        root, self.sidecar = open_sidecar(path, IMAGE_FOLDER)
+        self._prompter = _prompter(root / IMAGE_FOLDER, self.sidecar)
         options, graphs = options or EngineOptions(), self.sidecar.graphs
-        for_pictures = EngineOptions(threads=options.threads, weights=options.weights)  # on the CPU, as in `Engine`
+        for_images = EngineOptions(threads=options.threads, weights=options.weights)  # on the CPU, as in `Engine`
 
         def session(graph: str) -> Session:
-            chosen = for_pictures if graph == graphs.preprocess else options
+            chosen = for_images if graph == graphs.preprocess else options
             return own(lambda: backend(_BACKEND).open_session(root / graph, chosen), root / graph)
 
         self._preprocess, self._vision = session(graphs.preprocess), session(graphs.vision)
         self._router = None if graphs.router is None else session(graphs.router)
 
     def read(self, image: ImageLike, question: str) -> KeptRows:
-        """Returns the kept rows of a picture for a question.
+        """Returns the kept rows of an image for a question.
 
         Args:
             image: A path, a PIL image, or uint8 RGB [height, width, 3].
             question: Plain text.
 
         Raises:
-            ImageInvalid: The picture cannot be used.
+            ImageInvalid: The image cannot be used.
             InputInvalid: The question is no text, or empty.
             PromptTooLong: It has more tokens than the checkpoint's limit.
             BackendError: ONNX Runtime failed.
@@ -98,21 +98,21 @@ class RowReader:
         return self.between(image, self.prompt(question))
 
     def between(self, image: ImageLike, prompt: PromptIds) -> KeptRows:
-        """Returns the kept rows of a picture between the ids of a prompt that somebody else tokenised; see `read`."""
+        """Returns the kept rows of an image between the ids of a prompt that somebody else tokenised; see `read`."""
         pixel_values = self._preprocess.run({IMAGE: to_rgb(image)})[PIXEL_VALUES]
-        visual = self._vision.run({PIXEL_VALUES: pixel_values})[VISUAL]
-        tokens = self.sidecar.model.visual_tokens
+        image_embeds = self._vision.run({PIXEL_VALUES: pixel_values})[IMAGE_EMBEDS]
+        tokens = self.sidecar.model.image_tokens
         if self._router is None:
-            return KeptRows(visual.numpy()[0].copy(), tuple(range(tokens)), prompt, tokens)
+            return KeptRows(image_embeds.numpy()[0].copy(), tuple(range(tokens)), prompt, tokens)
         feeds = {
-            VISUAL: visual,
+            IMAGE_EMBEDS: image_embeds,
             PREFIX_IDS: np.asarray([prompt.prefix_ids], np.int64),
             SUFFIX_IDS: np.asarray([prompt.suffix_ids], np.int64),
             SUFFIX_LENGTHS: np.asarray([len(prompt.suffix_ids)], np.int64),
         }
         scores = self._router.run({name: feeds[name] for name in self._router.inputs})[TOKEN_SCORES].numpy()[0]
-        keep = keep_list(scores, self.sidecar.entry.pruning.keep)
-        return KeptRows(visual.numpy()[0][keep], tuple(keep.tolist()), prompt, tokens)
+        keep = keep_indices(scores, self.sidecar.entry.pruning.keep)
+        return KeptRows(image_embeds.numpy()[0][keep], tuple(keep.tolist()), prompt, tokens)
 
     def prompt(self, question: str) -> PromptIds:
         """Returns the token ids around the image; see `read` for what is refused."""
@@ -133,7 +133,7 @@ class RowReader:
         return self._prompter.decode(ids)
 
 
-def keep_list(scores: np.ndarray, tokens: int) -> np.ndarray:
+def keep_indices(scores: np.ndarray, tokens: int) -> np.ndarray:
     """Returns the ``tokens`` best of ``scores`` [N], ascending, as the gather op does: ties to the lower index."""
     ordered = np.where(np.isnan(scores), -np.inf, scores)
     return np.sort(np.argsort(-ordered, kind="stable")[:tokens])

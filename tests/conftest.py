@@ -1,4 +1,4 @@
-"""What many tests share: a tiny random host with router and prompts, and a bundle that the real command built of it.
+"""What many tests share: a tiny random model with router and prompts, and a bundle that the real command built of it.
 
 They are made once per session and must not be changed; a test that writes works on a copy.
 """
@@ -18,32 +18,32 @@ import pytest
 from PIL import Image
 
 pytest_plugins = ["frozen_directory"]  # tests/helpers
-PICTURES, QUESTIONS = 4, 3
+IMAGES, QUESTIONS = 4, 3
 
 
 class Tiny(NamedTuple):
     """Directories of a random model, and a prompts file whose answers are nonsense in half of the lines."""
 
-    host: Path
+    vlm: Path
     router: Path
     prompts: Path
 
     def arguments(self, out: Path, *more: str) -> list[str]:
         """The arguments of `build` for this model; one entry per version, where nothing else is asked: dynamic ones."""
-        paths = ("--model", self.host, "--router", self.router, "--calib", self.prompts, "--out", out)
+        paths = ("--model", self.vlm, "--router", self.router, "--calib", self.prompts, "--out", out)
         policy = () if {"--backend", "--layer-policy"} & set(more) else ("--layer-policy", "dynamic")
         return [*map(str, paths), *policy, *more]
 
 
 def write_prompts(folder: Path) -> Path:
-    """Writes pictures and a prompts file, 12 questions of two kinds."""
+    """Writes images and a prompts file, 12 questions of two kinds."""
     folder.mkdir()
     lines = []
-    for picture in range(PICTURES):
-        pixels = np.random.default_rng(picture).integers(0, 256, (40, 52, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{picture}.png")
+    for image in range(IMAGES):
+        pixels = np.random.default_rng(image).integers(0, 256, (40, 52, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{image}.png")
         for number in range(QUESTIONS):
-            line = {"image": f"{picture}.png", "question": f"what is number {number}?", "kind": f"kind {number % 2}"}
+            line = {"image": f"{image}.png", "question": f"what is number {number}?", "kind": f"kind {number % 2}"}
             lines.append(json.dumps(line | ({"answer": "a red one"} if number % 2 else {})))
     path = folder / "prompts.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -89,7 +89,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
 
 @pytest.fixture(scope="session")
 def tiny(once) -> Tiny:
-    """A random host of 8 layers and 16 visual tokens: par-lite keeps 6 and 4 of them."""
+    """A random model of 8 layers and 16 image tokens: par-lite keeps 6 and 4 of them."""
 
     def make(folder: Path) -> None:
         from allrounder.commands.pipeline.random_model import write_random_model
@@ -99,7 +99,7 @@ def tiny(once) -> Tiny:
         write_prompts(folder / "prompts")
 
     folder = once("tiny", make)
-    return Tiny(folder / "host", folder / "router", folder / "prompts" / "prompts.jsonl")
+    return Tiny(folder / "model", folder / "router", folder / "prompts" / "prompts.jsonl")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The import table of the house (docs/architecture.md), held by reading every import statement.
 
-What it is: for each room, the other rooms and third-party packages it may import, anywhere in a file.
+What it is: for each part, the other parts and third-party packages it may import, anywhere in a file.
 What it does not know: what is imported at run time by name; the backends' dict is checked by its own tests.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# room: (folder, rooms it may import besides itself, third-party packages it may import)
+# part: (folder, parts it may import besides itself, third-party packages it may import)
 TABLE = {
     "contract": ("src/allrounder", set(), {"msgspec"}),
     "vlm": (
@@ -81,9 +81,9 @@ TABLE = {
         },  # what the frameworks that they live in bring
     ),
 }
-ROOMS = set(TABLE) - {"contract"}
+PARTS = set(TABLE) - {"contract"}
 MOST = 16  # files in a folder, its `__init__.py` included
-WITH_A_REASON = {"src/allrounder": "the contract: a file for each record that all rooms share"}
+WITH_A_REASON = {"src/allrounder": "the contract: a file for each record that all parts share"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -99,43 +99,43 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-def room_of(name: str) -> str:
-    """Returns the room that a dotted name under ``allrounder`` lies in."""
+def part_of(name: str) -> str:
+    """Returns the part that a dotted name under ``allrounder`` lies in."""
     _, second, third = [*name.split("."), "", ""][:3]
-    return next((room for room in (f"{second}.{third}", second) if room in ROOMS), "contract")
+    return next((part for part in (f"{second}.{third}", second) if part in PARTS), "contract")
 
 
-def files_of(room: str) -> list[Path]:
-    """Returns the files of a room, but for those of a room inside it."""
-    folder = ROOT / TABLE[room][0]
+def files_of(part: str) -> list[Path]:
+    """Returns the files of a part, but for those of a part inside it."""
+    folder = ROOT / TABLE[part][0]
     inner = [ROOT / other for other, _, _ in TABLE.values() if folder in (ROOT / other).parents]
     return sorted(path for path in folder.rglob("*.py") if not any(other in path.parents for other in inner))
 
 
-def violations(room: str, paths: list[Path]) -> list[str]:
-    _, rooms, packages = TABLE[room]
+def violations(part: str, paths: list[Path]) -> list[str]:
+    _, parts, packages = TABLE[part]
     found = []
     for path in paths:
         for name in sorted(imports_of(path)):
             top = name.partition(".")[0]
             if top == "allrounder":
-                if room_of(name) not in rooms | {room, "contract"}:
-                    found.append(f"{path}: {room} must not import {name}")
+                if part_of(name) not in parts | {part, "contract"}:
+                    found.append(f"{path}: {part} must not import {name}")
             elif top not in packages and top not in sys.stdlib_module_names:
-                found.append(f"{path}: {room} must not import {top}")
+                found.append(f"{path}: {part} must not import {top}")
     return found
 
 
-@pytest.mark.parametrize("room", TABLE)
-def test_a_room_imports_only_what_its_row_allows(room):
-    paths = files_of(room)
-    assert paths, "an empty room proves nothing"
-    assert violations(room, paths) == []
+@pytest.mark.parametrize("part", TABLE)
+def test_a_part_imports_only_what_its_row_allows(part):
+    paths = files_of(part)
+    assert paths, "an empty part proves nothing"
+    assert violations(part, paths) == []
 
 
 def test_a_planted_violation_is_found(tmp_path):
     planted = tmp_path / "planted.py"
-    planted.write_text("def f():\n    import torch\n    from allrounder.vlm.spec import HostSpec\n", encoding="utf-8")
+    planted.write_text("def f():\n    import torch\n    from allrounder.vlm.spec import ModelSpec\n", encoding="utf-8")
     assert len(violations("runtime", [planted])) == 2
 
 
@@ -158,7 +158,7 @@ def test_what_runs_engines_imports_nothing_that_builds_them():
 
 
 def test_a_folder_is_seen_at_a_glance():
-    folders = {path.parent for room in TABLE for path in files_of(room)}
+    folders = {path.parent for part in TABLE for path in files_of(part)}
     assert {str(path.relative_to(ROOT)) for path in folders if len(list(path.glob("*.py"))) > MOST} == set(
         WITH_A_REASON
     )

@@ -1,11 +1,11 @@
 """Writes the tables of the demo model's README from what was measured, so that no figure there is typed by hand.
 
-What it is: the last lines of ``evaluate`` (with and without pictures) and ``honesty``, put between the markers of
+What it is: the last lines of ``evaluate`` (with and without images) and ``honesty``, put between the markers of
 ``models/demo/README.md``. What it does not know: how anything is measured.
 
     python -m allrounder.demo.evaluate --model models/demo --count 1000 | tail -n 1 > asked.json
     python -m allrounder.demo.evaluate --model models/demo --count 200 --blank | tail -n 1 > blank.json
-    python -m allrounder.demo.honesty --model models/demo --pictures 50 | tail -n 1 > honesty.json
+    python -m allrounder.demo.honesty --model models/demo --images 50 | tail -n 1 > honesty.json
     python tools/demo_readme.py asked.json blank.json honesty.json
 """
 
@@ -20,7 +20,7 @@ CLASSES = ("what", "colour", "where", "count", "read")
 GROUPS = {
     "random layers ": "18 of 24 layers, all by chance",
     "random layers, 0 and 1 kept ": "18 of 24 layers, 0 and 1 kept, 16 by chance",
-    "random tokens ": "128 of 576 visual tokens by chance from layer 2 on",
+    "random tokens ": "128 of 576 image tokens by chance from layer 2 on",
 }
 HEADER = f"| {{}} | {' | '.join(CLASSES)} | all | kept |\n{'|---' * 8}|"
 
@@ -37,7 +37,7 @@ def main(asked: Path, blank: Path, honesty: Path) -> None:
 
 def _accuracy(asked: dict, blank: dict) -> str:
     lines = [f"| | {' | '.join(CLASSES)} | all |", "|---" * 7 + "|"]
-    for name, report in (("with its picture", asked), ("shown a grey picture", blank)):
+    for name, report in (("with its image", asked), ("shown a grey image", blank)):
         shares = [f"{100 * report['accuracy'][kind]:.1f}" for kind in CLASSES]
         whole = f"**{100 * report['accuracy']['all']:.1f}**"
         lines.append(f"| {name} ({report['questions']} questions) | {' | '.join(shares)} | {whole} |")

@@ -1,8 +1,8 @@
-"""Writes the tables of docs/fidelity.md from the demo router's fidelity card, so that no figure there is typed by hand.
+"""Writes the tables of docs/fidelity.md from the demo router's fidelity report: no figure there is typed by hand.
 
-What it is: `card.json` as Markdown, put between the page's markers. What it does not know: how anything is measured.
+What it is: `report.json` as Markdown, put between the page's markers. What it does not know: how anything is measured.
 
-    allrounder card --model demo --out models/demo-router/card.json --page docs/demo-card.html
+    allrounder report --model demo --out models/demo-router/report.json --page docs/demo-report.html
     python tools/fidelity_page.py
 """
 
@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from allrounder.card import ROUTER, Card, Row, read_card
 from allrounder.commands.report.rows import verdict
+from allrounder.fidelity_report import ROUTER, FidelityReport, Row, read_report
 from allrounder.manifest import Estimate, Figures
 from allrounder.versions import VERSIONS
 
@@ -21,9 +21,9 @@ PAGE = ROOT / "docs" / "fidelity.md"
 
 def main() -> None:
     """Replaces what stands between the page's markers."""
-    card = read_card(ROOT / "models" / "demo-router" / "card.json")
+    report = read_report(ROOT / "models" / "demo-router" / "report.json")
     text = PAGE.read_text(encoding="utf-8")
-    parts: dict[str, Callable[[Card], str]] = {
+    parts: dict[str, Callable[[FidelityReport], str]] = {
         "about": _about,
         "versions": _versions,
         "kinds": _kinds,
@@ -35,24 +35,25 @@ def main() -> None:
     for marker, part in parts.items():
         pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
         assert len(pattern.findall(text)) == 1, f"{PAGE}: one pair of markers {marker}"
-        content = part(card).replace("\\", r"\\")
+        content = part(report).replace("\\", r"\\")
         text = pattern.sub(rf"\g<1>{content}\n\g<2>", text)
     PAGE.write_text(text, encoding="utf-8")
 
 
-def _about(card: Card) -> str:
-    full = card.full.accuracy
-    kinds = ", ".join(f"{kind} {_share(figures.accuracy)}" for kind, figures in card.full_kinds.items())
+def _about(report: FidelityReport) -> str:
+    full = report.full.accuracy
+    kinds = ", ".join(f"{kind} {_share(figures.accuracy)}" for kind, figures in report.full_kinds.items())
     return (
-        f"Demo-model figures on {card.dataset.questions:,} questions: {card.dataset.about} (`{card.dataset.name}`).\n"
-        f"Host `{card.host[:16]}`, router `{card.router[:16]}`, {card.backend}, {card.precision}, "
-        f"K = {card.prune_layer}.\n"
-        f"The unpruned host answers {_share(full)} exactly ({kinds})."
+        f"Demo-model figures on {report.dataset.questions:,} questions: {report.dataset.about} "
+        f"(`{report.dataset.name}`).\n"
+        f"Model `{report.model_digest[:16]}`, router `{report.router[:16]}`, {report.backend}, {report.precision}, "
+        f"K = {report.prune_layer}.\n"
+        f"The unpruned model answers {_share(full)} exactly ({kinds})."
     )
 
 
-def _versions(card: Card) -> str:
-    rows = [row for row in card.rows if row.pruner == ROUTER and row.version in VERSIONS]
+def _versions(report: FidelityReport) -> str:
+    rows = [row for row in report.rows if row.pruner == ROUTER and row.version in VERSIONS]
     return _table(
         ("version", "T / L", "policy", "accuracy", "retention", "agreement", "KL, nats"),
         [
@@ -70,10 +71,10 @@ def _versions(card: Card) -> str:
     )
 
 
-def _kinds(card: Card) -> str:
-    advised = {each.version: each.layer_policy for each in card.recommendations}
-    rows = [row for row in card.rows if row.pruner == ROUTER and advised.get(row.version) == row.pruning.layer_policy]
-    kinds = list(card.full_kinds)
+def _kinds(report: FidelityReport) -> str:
+    advised = {each.version: each.layer_policy for each in report.recommendations}
+    rows = [row for row in report.rows if row.pruner == ROUTER and advised.get(row.version) == row.pruning.layer_policy]
+    kinds = list(report.full_kinds)
     return _table(
         ("version, as recommended", *kinds),
         [
@@ -84,26 +85,26 @@ def _kinds(card: Card) -> str:
     )
 
 
-def _halves(card: Card) -> str:
+def _halves(report: FidelityReport) -> str:
     rows = []
     for version in VERSIONS:
-        whole = card.row(version, "dynamic")
+        whole = report.row(version, "dynamic")
         if whole is None:
             continue
-        mine = [row for row in card.rows if row.pruner == ROUTER and row.version not in VERSIONS]
+        mine = [row for row in report.rows if row.pruner == ROUTER and row.version not in VERSIONS]
         budget = whole.pruning.budget
-        tokens = next((row for row in mine if row.pruning.budget == (budget.tokens, card.layers)), None)
-        layers = [row for row in mine if row.pruning.budget == (card.visual_tokens, budget.layers)]
+        tokens = next((row for row in mine if row.pruning.budget == (budget.tokens, report.layers)), None)
+        layers = [row for row in mine if row.pruning.budget == (report.image_tokens, budget.layers)]
         dynamic = next((row for row in layers if row.pruning.layer_policy == "dynamic"), None)
         cells = (_both(whole), _both(tokens), _both(dynamic))
         rows.append((f"`{version}`, {budget.tokens} / {budget.layers}", *cells))
     return _table(("version", "both (dynamic)", "tokens alone (L = M)", "layers alone (T = N)"), rows)
 
 
-def _pruners(card: Card) -> str:
+def _pruners(report: FidelityReport) -> str:
     rows = []
-    others = {(row.version, row.pruner): row.figures for row in card.rows if row.pruner != ROUTER}
-    for each in card.comparisons:
+    others = {(row.version, row.pruner): row.figures for row in report.rows if row.pruner != ROUTER}
+    for each in report.comparisons:
         theirs = others[each.version, each.pruner]
         ours = theirs.agreement.mean + each.difference.mean
         rows.append(
@@ -122,11 +123,11 @@ def _pruners(card: Card) -> str:
     return _table(header, rows)
 
 
-def _policies(card: Card) -> str:
-    return "\n".join(f"- `{each.version}`: **{each.layer_policy}**. {each.why}" for each in card.recommendations)
+def _policies(report: FidelityReport) -> str:
+    return "\n".join(f"- `{each.version}`: **{each.layer_policy}**. {each.why}" for each in report.recommendations)
 
 
-def _costs(card: Card) -> str:
+def _costs(report: FidelityReport) -> str:
     rows = [
         (
             f"`{cost.version}`",
@@ -137,7 +138,7 @@ def _costs(card: Card) -> str:
             _percent(cost.ttft),
             _percent(cost.ttft_alone),
         )
-        for cost in card.costs
+        for cost in report.costs
     ]
     header = (
         "budget", "policy", "FLOPs, true mode", "without router", "FLOPs, paper mode", "first token", "without router",

@@ -1,7 +1,7 @@
-"""Writes the README's figures from what was measured, so that no figure there is typed by hand.
+"""Writes the figures of README.md and docs/pruners.md from what was measured, so that none is typed by hand.
 
 What it is: fidelity from a bundle's manifest, speed-ups from the last line of ``allrounder bench``, the router against
-other pruners from its fidelity card, and the output of the README's own ``run`` line, put between the README's markers.
+other pruners from its fidelity report, and the output of the README's own ``run`` line, put between markers.
 What it does not know: how anything is measured.
 
     allrounder bench bundles/demo | tail -n 1 > bench.json
@@ -15,22 +15,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CARD = ROOT / "models" / "demo-router" / "card.json"
+REPORT = ROOT / "models" / "demo-router" / "report.json"
 RUN = ["run", "--bundle", "{bundle}", "--version", "par-lite", "--image", "examples/scene.png"]
 QUESTION = "what is the red object?"
 
 
 def main(bundle: Path, bench: Path) -> None:
-    """Replaces what stands between the markers ``figures``, ``pruners`` and ``run``."""
+    """Replaces what stands between the markers ``figures``, ``run`` and ``pruners``."""
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["manifest"]
     entries = json.loads((bundle / manifest).read_text(encoding="utf-8"))["entries"]
     rows = {row["entry"]: row for row in json.loads(bench.read_text(encoding="utf-8"))["rows"]}
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = _between(text, "figures", _table(entries, rows))
-    text = _between(text, "pruners", _pruners(json.loads(CARD.read_text(encoding="utf-8"))))
     text = _between(text, "run", f"```\n{_answer(bundle)}\n```")
     readme.write_text(text, encoding="utf-8")
+    page = ROOT / "docs" / "pruners.md"
+    table = _pruners(json.loads(REPORT.read_text(encoding="utf-8")))
+    page.write_text(_between(page.read_text(encoding="utf-8"), "pruners", table), encoding="utf-8")
 
 
 def _table(entries: list[dict], rows: dict[str, dict]) -> str:
@@ -54,10 +56,10 @@ def _table(entries: list[dict], rows: dict[str, dict]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     asked = [entry["fidelity"] for entry in entries]
-    cards = "quick cards" if all(each["quick"] for each in asked) else "the router's fidelity card"
+    reports = "quick reports" if all(each["quick"] for each in asked) else "the router's fidelity report"
     questions = " or ".join(f"{count:,}" for count in sorted({each["questions"] for each in asked}))
     note = (
-        f"Demo-model figures: {questions} questions per version ({cards}; 95 % intervals in brackets).",
+        f"Demo-model figures: {questions} questions per version ({reports}; 95 % intervals in brackets).",
         "Speed-ups over `full` are medians of one interleaved run of `allrounder bench` on two CPU cores;",
         "vision tower and router are part of the first token.",
     )
@@ -65,12 +67,12 @@ def _table(entries: list[dict], rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def _pruners(card: dict) -> str:
+def _pruners(report: dict) -> str:
     """Returns one line per pruner: agreement with `full` at each budget, the router's on the same questions first."""
-    budgets = list(dict.fromkeys(each["version"] for each in card["comparisons"]))
-    others = {(row["pruner"], row["version"]): row["figures"] for row in card["rows"] if row["pruner"] != "router"}
+    budgets = list(dict.fromkeys(each["version"] for each in report["comparisons"]))
+    others = {(row["pruner"], row["version"]): row["figures"] for row in report["rows"] if row["pruner"] != "router"}
     router, names, worse = {}, [], set()
-    for each in card["comparisons"]:
+    for each in report["comparisons"]:
         key = (each["pruner"], each["version"])
         router[each["version"]] = others[key]["agreement"]["mean"] + each["difference"]["mean"]
         names += [] if each["pruner"] in names else [each["pruner"]]
@@ -87,11 +89,11 @@ def _pruners(card: dict) -> str:
             mark = "*" if (pruner, budget) in worse else ""
             cells.append(f"{100 * figures['agreement']['mean']:.1f} %{mark}" if figures else "")
         lines.append(f"| {pruner} | {' | '.join(cells)} |")
-    questions = card["comparisons"][0]["questions"]
+    questions = report["comparisons"][0]["questions"]
     lines += [
         "",
         f"Demo-model figures: the same {questions} unseen questions and the same engines for every pruner. Where no *",
-        "stands, the router is better by a paired bootstrap over pictures (p < 0.05); * marks where that is not shown.",
+        "stands, the router is better by a paired bootstrap over images (p < 0.05); * marks where that is not shown.",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Hosts: frozen vision-language models, as pruning sees them.
+"""Models: frozen vision-language models, as pruning sees them.
 
 May import: the contract, torch, transformers. Never another stage.
 """

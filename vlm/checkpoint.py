@@ -1,10 +1,10 @@
-"""Weights of a host directory, one tensor at a time.
+"""Weights of a model directory, one tensor at a time.
 
 What it is: `Checkpoint`, which opens the safetensors files of a directory and reads single tensors by
 canonical names, whatever the layout on disk.
 What it knows: the three layouts of Llava checkpoints (see `canonical_name`), sharded or not, which tensors the stock
 model has, and whether the head is tied: the files say it, as `from_pretrained` reads them, the config only that it may
-be. Whoever needs a host's spec takes it from here, and what the files contradict is refused here, for all stages.
+be. Whoever needs a model's spec takes it from here, and what the files contradict is refused here, for all stages.
 What it does not know: what the tensors mean, and how the stock model is loaded (`allrounder.vlm.llava.stock`).
 
 Canonical names: ``decoder.embed_tokens.weight``, ``decoder.layers.3.self_attn.q_proj.weight``, ``decoder.norm.weight``,
@@ -30,10 +30,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.llava.config import read_config, read_spec
 from allrounder.vlm.llava.names import canonical_name, never_computed
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["EMBEDDING", "HEAD", "Checkpoint", "StoredTensor"]
 
@@ -58,15 +58,16 @@ class StoredTensor(NamedTuple):
 
 
 class Checkpoint:
-    """The weights of one host directory, opened and mapped, and the spec that config and weights agree on.
+    """The weights of one model directory, opened and mapped, and the spec that config and weights agree on.
 
     Args:
         directory: A Hugging Face directory with ``config.json`` and ``model.safetensors``, or shards and their index.
 
     Raises:
-        HostUnreadable: A file is missing, truncated, or lacks what the index promises; a weight is absent, is there
+        ModelUnreadable: A file is missing, truncated, or lacks what the index promises; a weight is absent, is there
             twice, or has another shape than the config implies.
-        HostUnsupported: The config is not that of a Llava that pruning understands, or there are weights that the stock
+        ModelUnsupported: The config is not that of a Llava that pruning understands, or there are weights that the
+            stock
             model of this config does not have.
     """
 
@@ -74,7 +75,7 @@ class Checkpoint:
         self.directory = Path(directory)
         _check_place(self.directory)
         self._config = read_config(self.directory)
-        self.spec: HostSpec = read_spec(self._config)
+        self.spec: ModelSpec = read_spec(self._config)
         self.files = _weight_files(self.directory, getattr(self._config, "transformers_weights", None))
         self._open = {file: _opened(file) for file in self.files}
         self._found = self._named()
@@ -93,7 +94,7 @@ class Checkpoint:
         """Returns one tensor in the dtype on disk; its memory is the mapped file and must not be written to.
 
         Raises:
-            HostUnreadable: The checkpoint has no such tensor.
+            ModelUnreadable: The checkpoint has no such tensor.
         """
         file, stored = self._located(name)
         return self._open[file].get_tensor(stored)
@@ -133,11 +134,11 @@ class Checkpoint:
             for stored in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 name = canonical_name(stored)
                 if name in found:
-                    other, twin = found[name]
-                    raise HostUnreadable(
+                    other, flat_copy = found[name]
+                    raise ModelUnreadable(
                         "a weight is there twice",
                         where=self.directory,
-                        got=f"{stored} in {file.name}, and {twin} in {other.name}",
+                        got=f"{stored} in {file.name}, and {flat_copy} in {other.name}",
                         remedy="load the model with transformers and save it anew with save_pretrained",
                     )
                 if name is not None:
@@ -166,7 +167,7 @@ class Checkpoint:
         wanted = _stock_shapes(self._config, self.directory)
         extra = sorted(self._found[name][1] for name in self._found.keys() - wanted if not never_computed(name))
         if extra:
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 f"{len(extra)} weights that the stock model of this config does not have and would not read",
                 where=self.directory,
                 got=", ".join(extra[:_NAMED]) + (", ..." if len(extra) > _NAMED else ""),
@@ -175,7 +176,7 @@ class Checkpoint:
             )
         for name, shape in wanted.items():
             if (name in self._found or not self._unneeded(name)) and self.shape(name) != shape:
-                raise HostUnreadable(
+                raise ModelUnreadable(
                     "a weight has another shape than config.json says",
                     where=f"{self.directory}: {name}",
                     got=list(self.shape(name)),
@@ -200,13 +201,13 @@ class Checkpoint:
             try:
                 digest, size = _file_digest(file)
             except OSError as error:
-                raise HostUnreadable("a file cannot be read", where=file, got=error) from error
+                raise ModelUnreadable("a file cannot be read", where=file, got=error) from error
             total.update(f"{file.name}\0{size}\0{digest}\n".encode())
         return total.hexdigest()
 
     def _located(self, name: str) -> tuple[Path, str]:
         if name not in self._found:
-            raise HostUnreadable(
+            raise ModelUnreadable(
                 "the checkpoint lacks a weight",
                 where=self.directory,
                 wanted=name,
@@ -219,14 +220,14 @@ def _check_place(directory: Path) -> None:
     """Refuses what transformers loads beside the weights, or in place of them."""
     adapters = [*directory.glob("adapter_config.json"), *directory.glob("adapter_model*")]
     if adapters:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "an adapter lies beside the weights, which transformers would load with peft and we do not",
             where=adapters[0],
             remedy="merge it (peft: merge_and_unload) and save the model with save_pretrained, or move its files away",
         )
     parts = sorted(directory.glob("shard-*-model-*-of-*.safetensors"))
     if parts:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "a distributed checkpoint, which transformers reads in place of other weights",
             where=parts[0],
             remedy="load the model with transformers and save it anew with save_pretrained",
@@ -239,7 +240,7 @@ def _stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, 
         with torch.device("meta"):  # shapes only
             empty = LlavaForConditionalGeneration(config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "transformers cannot make a model of this config", where=directory / "config.json", got=error
         ) from error
     named = ((canonical_name(stored), tuple(tensor.shape)) for stored, tensor in empty.state_dict().items())
@@ -252,7 +253,7 @@ def _weight_files(directory: Path, named: str | None) -> tuple[Path, ...]:
     As transformers chooses them: one file before shards, shards by the index alone, before both what the config names.
     """
     if named is not None:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "weights under a name of their own",
             where=f"{directory / 'config.json'}: transformers_weights",
             got=named,
@@ -263,7 +264,7 @@ def _weight_files(directory: Path, named: str | None) -> tuple[Path, ...]:
         return (directory / SINGLE,)
     index = directory / INDEX
     if not index.is_file():
-        raise HostUnreadable(
+        raise ModelUnreadable(
             "no weights in safetensors format",
             where=directory,
             wanted=f"{SINGLE} or {INDEX}",
@@ -272,11 +273,11 @@ def _weight_files(directory: Path, named: str | None) -> tuple[Path, ...]:
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HostUnreadable("the index of the weights cannot be read", where=index, got=repr(error)) from error
+        raise ModelUnreadable("the index of the weights cannot be read", where=index, got=repr(error)) from error
     for shard in shards:
         # A shard is a file beside its index; anything else is not a checkpoint that transformers wrote.
         if not isinstance(shard, str) or Path(shard).name != shard or not (directory / shard).is_file():
-            raise HostUnreadable(
+            raise ModelUnreadable(
                 "a shard of the weights is missing",
                 where=index,
                 wanted=shard,
@@ -289,7 +290,7 @@ def _opened(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise HostUnreadable(
+        raise ModelUnreadable(
             "a weights file is truncated or damaged",
             where=file,
             got=error,

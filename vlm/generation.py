@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.errors import ModelUnreadable, ModelUnsupported
 
 __all__ = ["read_generation", "stop_ids", "unheeded_note"]
 
@@ -71,8 +71,8 @@ def read_generation(directory: Path | str) -> GenerationConfig:
     """Returns the generation config that stock `from_pretrained` gives the model of a directory.
 
     Raises:
-        HostUnreadable: ``generation_config.json``, or ``config.json`` in its stead, is no JSON object.
-        HostUnsupported: transformers does not accept what is in it.
+        ModelUnreadable: ``generation_config.json``, or ``config.json`` in its stead, is no JSON object.
+        ModelUnsupported: transformers does not accept what is in it.
     """
     own = Path(directory) / GENERATION
     path = own if own.is_file() else Path(directory) / "config.json"
@@ -85,7 +85,7 @@ def read_generation(directory: Path | str) -> GenerationConfig:
     try:
         return GenerationConfig.from_dict(content) if path == own else GenerationConfig.from_model_config(content)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "transformers does not accept this generation config", where=path, got=error, remedy="mend or remove it"
         ) from error
 
@@ -94,12 +94,12 @@ def stop_ids(directory: Path | str) -> tuple[int, ...]:
     """Returns the ids that end an answer, as stock `generate` has them.
 
     Raises:
-        HostUnreadable, HostUnsupported: See `read_generation`; or there is none, or one that is no id.
+        ModelUnreadable, ModelUnsupported: See `read_generation`; or there is none, or one that is no id.
     """
     found: Any = read_generation(directory).eos_token_id
     ids = found if isinstance(found, list) else [] if found is None else [found]
     if not ids or not all(type(each) is int and each >= 0 for each in ids):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "no stop token, with which transformers would never end an answer",
             where="eos_token_id",
             got=found,
@@ -113,7 +113,7 @@ def unheeded_note(directory: Path | str, max_positions: int) -> str | None:
     """Returns a sentence on what the author asks of stock `generate` and our runtimes do not do unasked.
 
     Args:
-        directory: Of the host.
+        directory: Of the model.
         max_positions: The longest sequence: a longer ``max_length`` says nothing.
     """
     asked = dict(_asked(read_generation(directory)))
@@ -146,5 +146,5 @@ def _asked(config: GenerationConfig) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _unreadable(path: Path, got: object) -> HostUnreadable:
-    return HostUnreadable("a config that cannot be read", where=path, got=got, remedy="mend it, or download it again")
+def _unreadable(path: Path, got: object) -> ModelUnreadable:
+    return ModelUnreadable("a config that cannot be read", where=path, got=got, remedy="mend it, or download it again")

@@ -15,41 +15,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import Flow, plan_mask
+from allrounder.vlm.pruned import PruningDecision, plan_mask
 
 __all__ = ["masked_logits"]
 
 
 @torch.no_grad()
 def masked_logits(
-    host: Host, visual: Tensor, prompt: PromptBatch, flow: Flow, answer_ids: Tensor | None = None
+    vlm: LoadedModel,
+    image_embeds: Tensor,
+    prompt: PromptBatch,
+    decision: PruningDecision,
+    answer_ids: Tensor | None = None,
 ) -> Tensor:
     """Returns the masked logits after each prompt and along a given answer.
 
     Args:
-        host: Loaded in float32, if differences are to mean something.
-        visual: [B, N, H].
+        vlm: Loaded in float32, if differences are to mean something.
+        image_embeds: [B, N, H].
         prompt: B prompts.
-        flow: For B rows.
+        decision: For B rows.
         answer_ids: int64 [B, A], or None for A = 0.
 
     Returns:
         [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.
     """
     batch = len(prompt.suffix_ids)
-    plans = plan_mask(flow.plan, batch, host.spec.decoder.layers)
+    plans = plan_mask(decision.plan, batch, vlm.spec.decoder.layers)
     answers = prompt.suffix_ids[:, :0] if answer_ids is None else answer_ids
-    embed = host.model.get_input_embeddings()
+    embed = vlm.model.get_input_embeddings()
     logits = []
     for index in range(batch):
         row = prompt.row(index)
         after = torch.cat([row.suffix_ids, answers[index : index + 1]], dim=1)
-        inputs = torch.cat([embed(row.prefix_ids), visual[index : index + 1], embed(after)], dim=1)
-        seen = _seen(inputs.shape[1], row.prefix_ids.shape[1], host.spec.visual_tokens, flow.keep[index])
-        with _masked(host, seen, plans[index], flow.gather_layer):
-            output: Any = host.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1 + answers.shape[1])
+        inputs = torch.cat([embed(row.prefix_ids), image_embeds[index : index + 1], embed(after)], dim=1)
+        seen = _seen(inputs.shape[1], row.prefix_ids.shape[1], vlm.spec.image_tokens, decision.keep[index])
+        with _masked(vlm, seen, plans[index], decision.prune_layer):
+            output: Any = vlm.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1 + answers.shape[1])
         logits.append(output.logits)
     return torch.cat(logits)
 
@@ -63,14 +67,14 @@ def _seen(rows: int, before: int, tokens: int, keep: Tensor) -> Tensor:
 
 
 @contextmanager
-def _masked(host: Host, seen: Tensor, plan: Tensor, gather_layer: int) -> Iterator[None]:
+def _masked(vlm: LoadedModel, seen: Tensor, plan: Tensor, prune_layer: int) -> Iterator[None]:
     """Hooks the stock layers: another mask from layer K on, and identity for skipped ones."""
-    dtype = host.model.dtype
+    dtype = vlm.model.dtype
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-    decoder: Any = host.model.model.language_model
+    decoder: Any = vlm.model.model.language_model
     with ExitStack() as hooks:
         for index, layer in enumerate(decoder.layers):
-            if index >= gather_layer:
+            if index >= prune_layer:
                 handle = layer.register_forward_pre_hook(_with_mask(mask[None, None]), with_kwargs=True)
                 hooks.callback(handle.remove)
             if not plan[index]:

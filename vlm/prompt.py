@@ -1,8 +1,8 @@
 """Questions to token ids.
 
-What it is: `PromptEncoder`, the rule by which a question becomes prefix and suffix ids, and `host_prompt`.
+What it is: `PromptEncoder`, the rule by which a question becomes prefix and suffix ids, and `model_prompt`.
 What it knows: the frozen template (`allrounder.manifest.PromptTemplate`) and a tokenizer.json.
-What it does not know: chat templates (see `allrounder.vlm.llava.template`), models, pictures.
+What it does not know: chat templates (see `allrounder.vlm.llava.template`), models, images.
 
 The rule, which the runtimes implement as well (all of it needs the ``tokenizers`` library alone):
 
@@ -43,13 +43,13 @@ from allrounder.errors import InputInvalid
 from allrounder.manifest import PromptTemplate
 
 if TYPE_CHECKING:
-    from allrounder.vlm.host import Host
+    from allrounder.vlm.model import LoadedModel
 
-__all__ = ["PromptBatch", "PromptEncoder", "host_prompt"]
+__all__ = ["PromptBatch", "PromptEncoder", "model_prompt"]
 
 
 class PromptBatch(NamedTuple):
-    """B prompts: ``[prefix | N visual tokens | suffix]``."""
+    """B prompts: ``[prefix | N image_embeds tokens | suffix]``."""
 
     prefix_ids: Tensor  # int64 [B, P], equal rows
     suffix_ids: Tensor  # int64 [B, S], padded on the right with 0
@@ -149,14 +149,14 @@ class PromptEncoder:
         return ids
 
 
-def host_prompt(host: Host, questions: Sequence[str]) -> PromptBatch:
-    """Returns the prompts of questions for a host, on the host's device.
+def model_prompt(vlm: LoadedModel, questions: Sequence[str]) -> PromptBatch:
+    """Returns the prompts of questions for a model, on the model's device.
 
     Raises:
         InputInvalid: There is no question.
     """
-    encoder = PromptEncoder(host.tokenizer_json, host.template)
-    return encoder.batch(questions).to(host.model.device)
+    encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
+    return encoder.batch(questions).to(vlm.model.device)
 
 
 def _plain_tokenizer(tokenizer_json: str) -> Tokenizer:

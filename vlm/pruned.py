@@ -1,12 +1,12 @@
-"""A host that removes for real, eagerly: dropped tokens leave the sequence, skipped layers are not run.
+"""A model that removes for real, eagerly: dropped tokens leave the sequence, skipped layers are not run.
 
-What it is: `PrunedHost`, the reference semantics of pruning in PyTorch. Router training scores flows with it, and
+What it is: `PrunedModel`, the reference semantics of pruning in PyTorch. Router training scores decisions with it, and
 the exported graphs are verified against it.
-What it knows: flows; that the layers are those of the loaded stock model, called with explicit masks, rotary angles
-and caches. What it does not know: where a flow comes from, and the inside of a layer.
+What it knows: decisions; that the layers are those of the loaded stock model, called with explicit masks, rotary angles
+and caches. What it does not know: where a decision comes from, and the inside of a layer.
 
-Layers below K see ``[prefix | N visual | suffix]``; at K the visual tokens outside the keep-list leave the sequence
-for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*
+Layers below K see ``[prefix | N image_embeds | suffix]``; at K the image tokens outside the keep indices leave the
+sequence for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*
 counts the rows that are really held. A row of a batch runs only the layers of its own plan and holds no KV for the
 others. Suffixes are padded on the right: being causal, no real token sees padding, and decoding masks it.
 """
@@ -21,33 +21,33 @@ import torch
 from torch import Tensor, nn
 
 from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
-from allrounder.versions import Budget, check_flow
-from allrounder.vlm.host import Host
+from allrounder.versions import Budget, check_decision
 from allrounder.vlm.keywords import CACHE
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
 
-__all__ = ["Flow", "PrunedHost", "State", "full_flow", "plan_mask"]
+__all__ = ["PrunedModel", "PruningDecision", "State", "full_decision", "plan_mask"]
 
 
-class Flow(NamedTuple):
-    """Which visual tokens and which layers are kept, for B rows.
+class PruningDecision(NamedTuple):
+    """Which image tokens and which layers are kept, for B rows.
 
     All rows keep equally many tokens; plans may differ from row to row, in number as well.
     """
 
     keep: Tensor  # int64 [B, T], each row ascending without repeats
     plan: tuple[int, ...] | Tensor  # the kept layers, ascending, for all rows; or bool [B, M]
-    gather_layer: int  # K; layers 0..K-1 are in every plan
+    prune_layer: int  # K; layers 0..K-1 are in every plan
 
 
 @dataclass(slots=True)
 class State:
-    """A prompt that was read, ready for new tokens. `PrunedHost.decode` advances it."""
+    """A prompt that was read, ready for new tokens. `PrunedModel.decode` advances it."""
 
     logits: Tensor  # [B, V], of each row's last prompt token
-    suffix_hidden: Tensor  # [B, S, H], final norm applied; `PrunedHost.head` makes logits of it
+    suffix_hidden: Tensor  # [B, S, H], final norm applied; `PrunedModel.head` makes logits of it
     mask: Tensor  # bool [B, M], the plans
-    gather_layer: int
+    prune_layer: int
     positions: Tensor  # int64 [B], of the next token: rows of the unpruned prompt and of what followed
     valid_all: Tensor  # bool [B, C], which cache rows of the layers below K are not padding
     valid_kept: Tensor  # bool [B, C'], the same for the layers from K on
@@ -80,42 +80,44 @@ class _Rows(NamedTuple):
         return _Rows(self.cosine[rows], self.sine[rows], self.mask if len(self.mask) == 1 else self.mask[rows])
 
 
-class PrunedHost:
-    """The removing host. Runs without gradients; the host's weights are shared, not copied.
+class PrunedModel:
+    """The removing model. Runs without gradients; the model's weights are shared, not copied.
 
     Args:
-        host: A loaded host, any dtype and device; all tensors given later are on its device.
+        vlm: A loaded model, any dtype and device; all tensors given later are on its device.
     """
 
-    def __init__(self, host: Host) -> None:
-        self.spec = host.spec
-        self._model = host.model
-        decoder: Any = host.model.model.language_model
+    def __init__(self, vlm: LoadedModel) -> None:
+        self.spec = vlm.spec
+        self._model = vlm.model
+        decoder: Any = vlm.model.model.language_model
         self._embed: nn.Module = decoder.embed_tokens
         self._layers: nn.ModuleList = decoder.layers
         self._norm: nn.Module = decoder.norm
         self._rotary: nn.Module = decoder.rotary_emb
 
     @torch.no_grad()
-    def visual(self, pixel_values: Tensor) -> Tensor:
-        """Returns the visual tokens [B, N, H] of preprocessed pictures [B, 3, size, size], by the stock code."""
+    def image_embeds(self, pixel_values: Tensor) -> Tensor:
+        """Returns the image tokens [B, N, H] of preprocessed images [B, 3, size, size], by the stock code."""
         features: Any = self._model.get_image_features(pixel_values.to(self._model.dtype))
         return torch.stack(list(features.pooler_output))
 
     @torch.no_grad()
-    def embeddings(self, visual: Tensor, prompt: PromptBatch) -> Tensor:
-        """Returns the prompt's embeddings [B, P + N + S, H]; one picture or one prompt serves for B of the other.
+    def embeddings(self, image_embeds: Tensor, prompt: PromptBatch) -> Tensor:
+        """Returns the prompt's embeddings [B, P + N + S, H]; one image or one prompt serves for B of the other.
 
         Raises:
-            InputInvalid: The visual tokens are not those of this host, or not as many rows as prompts.
+            InputInvalid: The image tokens are not those of this model, or not as many rows as prompts.
         """
-        batch = max(len(visual), len(prompt.suffix_ids))
-        wanted = (self.spec.visual_tokens, self.spec.decoder.hidden)
-        if visual.shape[1:] != wanted or {len(visual), len(prompt.suffix_ids)} - {1, batch}:
-            raise InputInvalid("visual tokens and prompts do not fit", got=list(visual.shape), wanted=[batch, *wanted])
+        batch = max(len(image_embeds), len(prompt.suffix_ids))
+        wanted = (self.spec.image_tokens, self.spec.decoder.hidden)
+        if image_embeds.shape[1:] != wanted or {len(image_embeds), len(prompt.suffix_ids)} - {1, batch}:
+            raise InputInvalid(
+                "image tokens and prompts do not fit", got=list(image_embeds.shape), wanted=[batch, *wanted]
+            )
         prompt = _repeated(prompt, batch)
         before, after = self._embed(prompt.prefix_ids), self._embed(prompt.suffix_ids)
-        return torch.cat([before, visual.to(before.dtype).expand(batch, -1, -1), after], dim=1)
+        return torch.cat([before, image_embeds.to(before.dtype).expand(batch, -1, -1), after], dim=1)
 
     @torch.no_grad()
     def head(self, hidden: Tensor) -> Tensor:
@@ -123,37 +125,37 @@ class PrunedHost:
         return self._model.lm_head(hidden)
 
     @torch.no_grad()
-    def prefill(self, visual: Tensor, prompt: PromptBatch, flow: Flow) -> State:
-        """Reads prompts under flows.
+    def prefill(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision) -> State:
+        """Reads prompts under decisions.
 
-        One prompt may be given with flows for many rows: what stands before the gather is then computed once.
+        One prompt may be given with decisions for many rows: what stands before the gather is then computed once.
 
         Args:
-            visual: [B or 1, N, H].
+            image_embeds: [B or 1, N, H].
             prompt: B prompts, or 1.
-            flow: For B rows.
+            decision: For B rows.
 
         Returns:
             The state, its logits those of each row's last prompt token.
 
         Raises:
-            InvalidBudget: The flow does not fit the host.
-            PromptTooLong: The unpruned prompt is longer than the host's positions reach.
+            InvalidBudget: The decision does not fit the model.
+            PromptTooLong: The unpruned prompt is longer than the model's positions reach.
         """
-        mask = self._checked(flow)
+        mask = self._checked(decision)
         cache = _Cache()
-        embeddings = self.embeddings(visual, prompt)
+        embeddings = self.embeddings(image_embeds, prompt)
         self._check_length(embeddings.shape[1])
-        hidden, positions = self._below(embeddings, flow.gather_layer, cache)
+        hidden, positions = self._below(embeddings, decision.prune_layer, cache)
         if len(hidden) not in (1, len(mask)):
-            raise InputInvalid("as many flows as prompts", got=f"{len(mask)} flows", wanted=f"{len(hidden)}")
+            raise InputInvalid("as many decisions as prompts", got=f"{len(mask)} decisions", wanted=f"{len(hidden)}")
         prompt = _repeated(prompt, len(mask))
         hidden, positions = hidden.expand(len(mask), -1, -1), positions.expand(len(mask), -1)
         for layer, (keys, values) in cache.layers.items():
             cache.layers[layer] = (keys.expand(len(mask), -1, -1, -1), values.expand(len(mask), -1, -1, -1))
-        hidden, positions = self._gathered(hidden, positions, flow.keep, prompt.prefix_ids.shape[1])
+        hidden, positions = self._gathered(hidden, positions, decision.keep, prompt.prefix_ids.shape[1])
         rows = self._rows(hidden, positions, _causal(hidden))
-        hidden = self._run(hidden, rows, mask, range(flow.gather_layer, self.spec.decoder.layers), cache)
+        hidden = self._run(hidden, rows, mask, range(decision.prune_layer, self.spec.decoder.layers), cache)
         suffix = self._norm(hidden[:, -prompt.suffix_ids.shape[1] :])
         last = suffix[torch.arange(len(suffix), device=suffix.device), prompt.suffix_lengths - 1]
         before = prompt.prefix_ids.shape[1]
@@ -161,10 +163,10 @@ class PrunedHost:
             logits=self.head(last),
             suffix_hidden=suffix,
             mask=mask,
-            gather_layer=flow.gather_layer,
-            positions=before + self.spec.visual_tokens + prompt.suffix_lengths,
-            valid_all=_valid(prompt, before + self.spec.visual_tokens),
-            valid_kept=_valid(prompt, before + flow.keep.shape[1]),
+            prune_layer=decision.prune_layer,
+            positions=before + self.spec.image_tokens + prompt.suffix_lengths,
+            valid_all=_valid(prompt, before + self.spec.image_tokens),
+            valid_kept=_valid(prompt, before + decision.keep.shape[1]),
             cache=cache,
         )
 
@@ -180,7 +182,7 @@ class PrunedHost:
             Logits [B, S, V] of every new token.
 
         Raises:
-            PromptTooLong: The answer grew longer than the host's positions reach.
+            PromptTooLong: The answer grew longer than the model's positions reach.
         """
         steps = ids.shape[1]
         self._check_length(int(state.positions.max()) + steps)
@@ -189,7 +191,7 @@ class PrunedHost:
         new = torch.ones_like(ids, dtype=torch.bool)
         state.valid_all = torch.cat([state.valid_all, new], dim=1)
         state.valid_kept = torch.cat([state.valid_kept, new], dim=1)
-        depth, gather = self.spec.decoder.layers, state.gather_layer
+        depth, gather = self.spec.decoder.layers, state.prune_layer
         for valid, layers in ((state.valid_all, range(gather)), (state.valid_kept, range(gather, depth))):
             rows = self._rows(hidden, positions, _causal(hidden, valid))
             hidden = self._run(hidden, rows, state.mask, layers, state.cache)
@@ -197,22 +199,22 @@ class PrunedHost:
         return self.head(self._norm(hidden))
 
     @torch.no_grad()
-    def score(self, visual: Tensor, prompt: PromptBatch, flow: Flow, answer_ids: Tensor) -> Tensor:
+    def score(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision, answer_ids: Tensor) -> Tensor:
         """Returns the logits along given answers, in one pass (teacher forcing).
 
-        Meant for one prompt and the flows of many rows: layers below K then run once for all.
+        Meant for one prompt and the decisions of many rows: layers below K then run once for all.
 
         Args:
-            visual: [B or 1, N, H].
+            image_embeds: [B or 1, N, H].
             prompt: B prompts, or 1.
-            flow: For B rows.
+            decision: For B rows.
             answer_ids: int64 [A], one answer for all rows, or [B or 1, A].
 
         Returns:
             [B, A, V]; element j holds the logits from which ``answer_ids[:, j]`` would have been drawn.
         """
         answers = answer_ids.reshape(-1, answer_ids.shape[-1]).expand(len(prompt.suffix_ids), -1)
-        state = self.prefill(visual, _appended(prompt, answers[:, :-1]), flow)
+        state = self.prefill(image_embeds, _appended(prompt, answers[:, :-1]), decision)
         length, count = prompt.suffix_lengths.expand(len(state.mask)), answers.shape[1]
         places = (length - 1)[:, None] + torch.arange(count, device=answers.device)
         picked = state.suffix_hidden.gather(1, places[..., None].expand(-1, -1, self.spec.decoder.hidden))
@@ -234,37 +236,37 @@ class PrunedHost:
             stopped = stopped | torch.isin(token, stops)
         return torch.cat(tokens, dim=1)
 
-    def _checked(self, flow: Flow) -> Tensor:
+    def _checked(self, decision: PruningDecision) -> Tensor:
         """Returns the plans as bool [B, M]."""
-        decoder, tokens, batch = self.spec.decoder, self.spec.visual_tokens, len(flow.keep)
-        mask = plan_mask(flow.plan, batch, decoder.layers).to(flow.keep.device)
+        decoder, tokens, batch = self.spec.decoder, self.spec.image_tokens, len(decision.keep)
+        mask = plan_mask(decision.plan, batch, decoder.layers).to(decision.keep.device)
         for kept in mask.sum(dim=1).unique().tolist():
-            budget = Budget(flow.keep.shape[1], kept)
-            check_flow(budget, tokens=tokens, layers=decoder.layers, gather_layer=flow.gather_layer)
-        if not bool(mask[:, : flow.gather_layer].all()):
-            raise InvalidBudget("a layer before the gather is skipped", got=flow.plan, where="plan")
-        ascending = bool((flow.keep.diff(dim=1) > 0).all())
-        if not ascending or int(flow.keep.min()) < 0 or int(flow.keep.max()) >= tokens:
-            raise InvalidBudget("not a keep-list", where="keep", wanted=f"ascending indices below {tokens}")
+            budget = Budget(decision.keep.shape[1], kept)
+            check_decision(budget, tokens=tokens, layers=decoder.layers, prune_layer=decision.prune_layer)
+        if not bool(mask[:, : decision.prune_layer].all()):
+            raise InvalidBudget("a layer before the gather is skipped", got=decision.plan, where="plan")
+        ascending = bool((decision.keep.diff(dim=1) > 0).all())
+        if not ascending or int(decision.keep.min()) < 0 or int(decision.keep.max()) >= tokens:
+            raise InvalidBudget("not the keep indices", where="keep", wanted=f"ascending indices below {tokens}")
         return mask
 
     def _check_length(self, rows: int) -> None:
         # Up to here no sliding window binds (see `allrounder.vlm.spec`); beyond it the stock model means nothing.
         if rows > self.spec.decoder.max_positions:
             raise PromptTooLong(
-                "longer than the host's positions reach", got=rows, wanted=f"at most {self.spec.decoder.max_positions}"
+                "longer than the model's positions reach", got=rows, wanted=f"at most {self.spec.decoder.max_positions}"
             )
 
-    def _below(self, hidden: Tensor, gather_layer: int, cache: _Cache) -> tuple[Tensor, Tensor]:
+    def _below(self, hidden: Tensor, prune_layer: int, cache: _Cache) -> tuple[Tensor, Tensor]:
         """Runs the layers before the gather on all rows; returns hidden states and positions [1, rows]."""
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rows = self._rows(hidden, positions, _causal(hidden))
         everything = torch.ones(len(hidden), self.spec.decoder.layers, dtype=torch.bool, device=hidden.device)
-        return self._run(hidden, rows, everything, range(gather_layer), cache), positions
+        return self._run(hidden, rows, everything, range(prune_layer), cache), positions
 
     def _gathered(self, hidden: Tensor, positions: Tensor, keep: Tensor, before: int) -> tuple[Tensor, Tensor]:
-        """Returns hidden states and positions without the dropped visual tokens; text rows stay as they are."""
-        total, tokens = hidden.shape[1], self.spec.visual_tokens
+        """Returns hidden states and positions without the dropped image tokens; text rows stay as they are."""
+        total, tokens = hidden.shape[1], self.spec.image_tokens
         text = torch.arange(total, device=keep.device)[None].expand(len(keep), -1)
         kept = torch.cat([text[:, :before], before + keep, text[:, before + tokens :]], dim=1)
         return hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[2])), positions.gather(1, kept)
@@ -294,14 +296,14 @@ class PrunedHost:
         )
 
 
-def full_flow(host: Host, batch: int = 1, gather_layer: int = 0) -> Flow:
-    """Returns the flow that keeps everything: the unpruned host."""
-    keep = torch.arange(host.spec.visual_tokens, device=host.model.device).expand(batch, -1)
-    return Flow(keep, tuple(range(host.spec.decoder.layers)), gather_layer)
+def full_decision(vlm: LoadedModel, batch: int = 1, prune_layer: int = 0) -> PruningDecision:
+    """Returns the decision that keeps everything: the unpruned model."""
+    keep = torch.arange(vlm.spec.image_tokens, device=vlm.model.device).expand(batch, -1)
+    return PruningDecision(keep, tuple(range(vlm.spec.decoder.layers)), prune_layer)
 
 
 def plan_mask(plan: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tensor:
-    """Returns a layer plan as bool [batch, layers].
+    """Returns the kept layers as bool [batch, layers].
 
     Raises:
         InvalidBudget: Layers that do not exist, in no ascending order, or a mask of another shape.
@@ -314,7 +316,7 @@ def plan_mask(plan: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tensor
             )
         return plan
     if list(plan) != sorted(set(plan)) or not set(plan) <= set(range(layers)):
-        raise InvalidBudget("not a layer plan", where="plan", got=plan, wanted=f"ascending indices below {layers}")
+        raise InvalidBudget("not the kept layers", where="plan", got=plan, wanted=f"ascending indices below {layers}")
     mask = torch.zeros(layers, dtype=torch.bool)
     mask[list(plan)] = True
     return mask.expand(batch, -1)
@@ -351,7 +353,7 @@ def _repeated(prompt: PromptBatch, batch: int) -> PromptBatch:
 def _appended(prompt: PromptBatch, answers: Tensor) -> PromptBatch:
     """Returns prompts with answers [B, A] right behind each row's suffix, padding at the end again."""
     batch, count = answers.shape
-    room = answers.new_zeros(batch, count)
+    free_slots = answers.new_zeros(batch, count)
     places = prompt.suffix_lengths[:, None] + torch.arange(count, device=answers.device)
-    joined = torch.cat([prompt.suffix_ids, room], dim=1).scatter(1, places, answers)
+    joined = torch.cat([prompt.suffix_ids, free_slots], dim=1).scatter(1, places, answers)
     return PromptBatch(prompt.prefix_ids, joined, prompt.suffix_lengths + count)

@@ -8,7 +8,7 @@ and tokens matter, and the safetensors format, written tensor by tensor so that 
 What it does not know: training. Such a model can show speed and parity, never fidelity.
 
 The tiny shapes answer in milliseconds. ``0.5b`` is the speed reference: a decoder of 0.5 billion parameters'
-shape behind a CLIP-L/14-336-shaped tower, 576 visual tokens.
+shape behind a CLIP-L/14-336-shaped tower, 576 image tokens.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SIGLIP_16 = {"image_size": 56, "hidden_act": "gelu_pytorch_tanh"}
 SHAPES: dict[str, Shape] = {
     # Llama: as many kv heads as heads, a head of its own. The plainest one.
     "llama-mha": Shape(text={"num_key_value_heads": 4}),
-    # Grouped queries, tied head, 16 visual tokens.
+    # Grouped queries, tied head, 16 image tokens.
     "llama-gqa-tied": Shape(text={"tie_word_embeddings": True}, vision={"image_size": 56}),
     # head_dim that is not hidden / heads; every bias there is; a select strategy that keeps the class token.
     "llama-wide-bias": Shape(
@@ -126,7 +126,7 @@ def random_config(shape: str | Shape) -> LlavaConfig:
 
     Raises:
         InputInvalid: There is no shape of that name.
-        HostUnsupported: The shape made for the occasion is not a host.
+        ModelUnsupported: The shape made for the occasion is not a model.
     """
     if isinstance(shape, str):
         if shape not in SHAPES:
@@ -158,7 +158,7 @@ def random_config(shape: str | Shape) -> LlavaConfig:
         image_token_index=token_id(IMAGE),
         **{"vision_feature_layer": -2, "vision_feature_select_strategy": "default", **shape.top},
     )
-    config.image_seq_length = read_spec(config).visual_tokens
+    config.image_seq_length = read_spec(config).image_tokens
     config.architectures = ["LlavaForConditionalGeneration"]
     return config
 

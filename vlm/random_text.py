@@ -1,4 +1,4 @@
-"""Tokenizer, processor and chat template for random hosts.
+"""Tokenizer, processor and chat template for random models.
 
 What it is: a byte-level BPE over the 256 bytes and a few merges, in the manner of Qwen2, saved as Hugging Face
 saves one, with a Llava processor around it.
@@ -81,7 +81,7 @@ def build_tokenizer(chat: Chat = "vicuna") -> PreTrainedTokenizerFast:
 
 
 def write_processor(out: Path, config: LlavaConfig, *, chat: Chat) -> None:
-    """Writes tokenizer, image processor and chat template of a random host into its directory."""
+    """Writes tokenizer, image processor and chat template of a random model into its directory."""
     tower: Any = config.vision_config
     size = tower.image_size
     if tower.model_type == "clip_vision_model":

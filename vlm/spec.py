@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DecoderSpec", "HostSpec", "ProjectorSpec", "RopeSpec", "VisionSpec"]
+__all__ = ["DecoderSpec", "ModelSpec", "ProjectorSpec", "RopeSpec", "VisionSpec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class DecoderSpec:
     mlp_bias: bool
     qk_norm: bool  # RMS norm over head_dim of queries and keys, before the rotary embedding (Qwen3)
     tied: bool  # the head is the embedding table; there is no `decoder.lm_head.weight`
-    max_positions: int  # the longest sequence, unpruned visual tokens included
+    max_positions: int  # the longest sequence, unpruned image tokens included
     rope: RopeSpec
 
 
@@ -82,12 +82,12 @@ class ProjectorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class HostSpec:
-    """A host: decoder, vision tower, projector, and what binds them."""
+class ModelSpec:
+    """A model: decoder, vision tower, projector, and what binds them."""
 
     model_type: str  # "llava"
     decoder: DecoderSpec
     vision: VisionSpec
     projector: ProjectorSpec
-    visual_tokens: int  # N
+    image_tokens: int  # N
     image_token_id: int  # stands N times in Hugging Face's prompts; never in ours

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
-from allrounder.errors import HostUnsupported
+from allrounder.errors import ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.prompt import PromptEncoder
 
@@ -30,7 +30,7 @@ def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: It
         rows: Of the embedding table.
 
     Raises:
-        HostUnsupported: An id beyond the table, which would end a request in an error of the engine.
+        ModelUnsupported: An id beyond the table, which would end a request in an error of the engine.
     """
     known = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
     _refuse("tokenizer.json", {text: token for text, token in known.items() if token >= rows}, rows)
@@ -43,7 +43,7 @@ def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: It
 def _refuse(where: str, beyond: dict[str, int], rows: int) -> None:
     if beyond:
         first = sorted(beyond.items(), key=lambda item: item[1])[:_NAMED]
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "ids without a row in the embedding table",
             where=where,
             got=", ".join(f"{text!r} = {token}" for text, token in first)

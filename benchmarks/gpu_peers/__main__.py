@@ -44,7 +44,7 @@ from allrounder.pruning import LayerPolicy
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import Request, default_workload, make_request
 from allrounder.versions import FULL
-from allrounder.vlm.host import load_host
+from allrounder.vlm.model import load_model
 
 _PEERS = {"eager": Eager, "compiled": Compiled}
 
@@ -84,8 +84,8 @@ class Job:
         claim(self.work, self.settings)
         pair = model(self.work, self.settings, self.progress)
         bundle = built(self.work, self.settings, self.backends, self.progress)
-        host = pair.host
-        parity = self._kept("parity", bundle, self.backends, partial(self._parity, bundle, host))
+        vlm = pair.vlm
+        parity = self._kept("parity", bundle, self.backends, partial(self._parity, bundle, vlm))
         entries = [each for each in bundle.manifest.entries if each.backend in self.backends]
         full = next(each for each in entries if each.version == FULL)
         others = [each for each in entries if each != full]
@@ -94,7 +94,7 @@ class Job:
         for start in range(0, max(1, len(others)), max(1, size)):
             chosen = [full, *others[start : start + size]]
             asked = ([each.label for each in chosen], self.peers, self.asked.rounds)
-            races.append(self._kept("race", bundle, asked, partial(self._race, bundle, chosen, host)))
+            races.append(self._kept("race", bundle, asked, partial(self._race, bundle, chosen, vlm)))
         bases = [_PEERS[name].name for name in reversed(self.peers)] + [full.label]
         facts = {"settings": self.settings, "device": self.device, "provider": self.options.provider}
         facts |= {"rounds": self.asked.rounds, "versions": _versions(self.device)}
@@ -103,7 +103,7 @@ class Job:
     def _kept(self, what: str, bundle: OpenBundle, asked: object, make: Callable[[], Any]) -> Any:
         """Returns what stands in the work folder under these circumstances, or makes it."""
         facts = [bundle.digest, self.device, asked, *_versions(self.device).values()]
-        facts += [self.options.thread_count, self.options.provider, self.asked.pictures if what == "parity" else 0]
+        facts += [self.options.thread_count, self.options.provider, self.asked.images if what == "parity" else 0]
         digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:12]
         file = self.work / f"{what}-{digest}.json"
         if file.exists():
@@ -122,15 +122,15 @@ class Job:
     def _parity(self, bundle: OpenBundle, directory: Path) -> list[Parity]:
         entries = [e for e in bundle.manifest.entries if e.version == FULL and e.backend in self.backends]
         engines, request = self._engines(bundle, entries[:1])
-        prepared = prepare(engines[0], request, self.asked.pictures, self.progress)
+        prepared = prepare(engines[0], request, self.asked.images, self.progress)
         del engines
         _forget(self.device)
         self.progress("stock in fp32", 0, 1)
         exact = reference(directory, request, prepared, self.device)
         self.progress("stock in fp32" if exact else "stock in fp32: does not fit, parity is not judged", 1, 1)
-        host = load_host(directory, DTYPES[self.settings.precision], self.device)
-        peer = stock(host, request, prepared)
-        del host
+        vlm = load_model(directory, DTYPES[self.settings.precision], self.device)
+        peer = stock(vlm, request, prepared)
+        del vlm
         _forget(self.device)
         found = []
         for entry in entries:
@@ -142,8 +142,8 @@ class Job:
 
     def _peers_of(self, directory: Path, request: Request) -> list[Subject]:
         if self._raced is None:
-            host = load_host(directory, DTYPES[self.settings.precision], self.device) if self.peers else None
-            self._raced = [_PEERS[name](host, request) for name in self.peers if host]
+            vlm = load_model(directory, DTYPES[self.settings.precision], self.device) if self.peers else None
+            self._raced = [_PEERS[name](vlm, request) for name in self.peers if vlm]
         return self._raced
 
     def _race(self, bundle: OpenBundle, entries: Sequence[Entry], directory: Path) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Job:
 def _settings(arguments: argparse.Namespace) -> Settings:
     policies: tuple[LayerPolicy, ...] = _known(arguments.policies, ("dynamic", "static"), "--policies")
     precision = arguments.precision or ("fp32" if arguments.device == "cpu" else "fp16")
-    for name, least in (("rounds", 2), ("new_tokens", 2), ("text_tokens", 2), ("pictures", 1), ("at_once", 0)):
+    for name, least in (("rounds", 2), ("new_tokens", 2), ("text_tokens", 2), ("images", 1), ("at_once", 0)):
         if getattr(arguments, name) < least:
             got = getattr(arguments, name)
             raise InputInvalid("too few", where=f"--{name.replace('_', '-')}", got=got, wanted=f"{least} or more")
@@ -227,7 +227,7 @@ def main() -> int:
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--pictures", type=int, default=8, help="on which parity is looked at")
+    parser.add_argument("--images", type=int, default=8, help="on which parity is looked at")
     parser.add_argument("--at-once", type=int, default=0, metavar="ENTRIES", help="in one race, beside `full`")
     parser.add_argument("--threads", type=int)
     try:

@@ -1,7 +1,7 @@
 """What is raced: a model of a named shape, and a bundle of its versions, both kept in the work folder.
 
 What it is: two steps that do nothing where their outcome stands already, so that a run that was cut off goes on.
-What it knows: the shapes; that a host is written tensor by tensor, so that a 7B never stands in memory.
+What it knows: the shapes; that a model is written tensor by tensor, so that a 7B never stands in memory.
 What it does not know: time.
 """
 
@@ -25,7 +25,7 @@ from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey, pruning_c
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.random_model import SHAPES, Shape
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["DTYPES", "NAMES", "Settings", "built", "claim", "model"]
 
@@ -82,7 +82,7 @@ def claim(work: Path, settings: Settings) -> None:
 
 
 def model(work: Path, settings: Settings, progress: Progress) -> RandomModel:
-    """Returns host and router, which are written where they are missing."""
+    """Returns model and router, which are written where they are missing."""
     if settings.shape == "demo":
         return _DEMO
     place = work / "model"
@@ -91,7 +91,7 @@ def model(work: Path, settings: Settings, progress: Progress) -> RandomModel:
         shutil.rmtree(part, ignore_errors=True)
         write_random_model(part, _SHAPES[settings.shape], dtype=DTYPES[settings.precision], progress=progress)
         part.rename(place)
-    return RandomModel(place / "host", place / "router")
+    return RandomModel(place / "model", place / "router")
 
 
 def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: Progress) -> OpenBundle:
@@ -109,7 +109,7 @@ def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: P
         shutil.rmtree(part, ignore_errors=True)
         _freeze(pair, part, settings, progress)
         part.rename(frozen)
-    keys = [pruning.key for pruning in _prunings(settings, Checkpoint(pair.host).spec)]
+    keys = [pruning.key for pruning in _prunings(settings, Checkpoint(pair.vlm).spec)]
     for name in backends:
         # Plans take minutes each: published one by one. Graphs of ONNX Runtime are links: all at once.
         plannable = [key for key in keys if name == "onnxruntime" or key[2] == "static"]
@@ -119,15 +119,15 @@ def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: P
     return open_bundle(place, progress=progress)
 
 
-def _prunings(settings: Settings, spec: HostSpec) -> tuple[PruningConfig, ...]:
-    model = {"tokens": spec.visual_tokens, "layers": spec.decoder.layers, "prune_layer": _PRUNE_LAYER}
+def _prunings(settings: Settings, spec: ModelSpec) -> tuple[PruningConfig, ...]:
+    model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers, "prune_layer": _PRUNE_LAYER}
     versions = dict.fromkeys((FULL, *settings.versions))
     found = pruning_configs(versions, **model, policies=settings.policies)
     return tuple(spread(pruning, spec.decoder.layers) for pruning in found)
 
 
 def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress) -> None:
-    spec = Checkpoint(pair.host).spec
+    spec = Checkpoint(pair.vlm).spec
     most = default_limits(spec)
     # Backends with caches of a fixed size pay for the limits: no more than what is asked.
     limits = Limits(
@@ -136,7 +136,7 @@ def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress
         batch=1,
     )
     options = FreezeOptions(settings.precision, limits, name=_name(settings.shape))
-    freezer = Freezer(pair.host, pair.router, out, options, progress)
+    freezer = Freezer(pair.vlm, pair.router, out, options, progress)
     freezer.shared()
     for pruning in _prunings(settings, spec):
         freezer.add(pruning)

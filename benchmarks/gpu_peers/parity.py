@@ -1,6 +1,6 @@
 """Do they answer alike: our `full` against stock transformers, in the precision that is raced.
 
-What it is: first-token logits and greedy tokens on a few random pictures, and a bound for them.
+What it is: first-token logits and greedy tokens on a few random images, and a bound for them.
 What it knows: how far stock transformers in this precision is from itself in fp32; ours may be `FACTOR` times as far
 from there, because sums are added in another order. Where fp32 does not fit into memory, nothing is judged, and said.
 What it does not know: pruned versions; those are held to a masked run of the stock model by the test suite, in fp32.
@@ -24,8 +24,8 @@ from allrounder.progress import Progress
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.measure import Request
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.host import Host, load_host
 from allrounder.vlm.keywords import CACHE
+from allrounder.vlm.model import LoadedModel, load_model
 
 __all__ = ["FACTOR", "FLOOR", "Answers", "Parity", "judge", "ours", "reference", "stock"]
 
@@ -36,17 +36,17 @@ _SPARE = 1.3  # what a model in fp32 takes in all, times its weights
 
 
 class Answers(NamedTuple):
-    """Of pictures: ``logits`` [pictures, V] float32 of the first token, and the greedy ``tokens`` [pictures, n]."""
+    """Of images: ``logits`` [images, V] float32 of the first token, and the greedy ``tokens`` [images, n]."""
 
     logits: np.ndarray
     tokens: np.ndarray
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """How far apart; distances are the largest of any logit and picture, in standard deviations of the reference's."""
+    """How far apart; distances are the largest of any logit and image, in standard deviations of the reference's."""
 
     entry: str
-    pictures: int
+    images: int
     logit_std: float
     from_stock: float  # ours from stock, same precision
     stock_from_fp32: float | None
@@ -57,8 +57,8 @@ class Parity(msgspec.Struct, frozen=True):
     met: bool | None  # None: not judged
 
 
-def pictures(request: Request, count: int) -> list[np.ndarray]:
-    """Returns random pictures of the request's size."""
+def images(request: Request, count: int) -> list[np.ndarray]:
+    """Returns random images of the request's size."""
     draws = np.random.default_rng(1)
     return [draws.integers(0, 256, request.rgb.shape, np.uint8) for _ in range(count)]
 
@@ -70,23 +70,23 @@ def reference(directory: Path, request: Request, prepared: Sequence[np.ndarray],
         needed = 4 * _SPARE * sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
         if torch.cuda.mem_get_info(device)[0] < needed:
             return None
-    host = load_host(directory, torch.float32, device)
-    found = stock(host, request, prepared)
-    del host
+    vlm = load_model(directory, torch.float32, device)
+    found = stock(vlm, request, prepared)
+    del vlm
     gc.collect()
     if device != "cpu":
         torch.cuda.empty_cache()
     return found
 
 
-def stock(host: Host, request: Request, prepared: Sequence[np.ndarray]) -> Answers:
-    """Returns stock's answers in the host's precision.
+def stock(vlm: LoadedModel, request: Request, prepared: Sequence[np.ndarray]) -> Answers:
+    """Returns stock's answers in the model's precision.
 
     Raises:
         InputInvalid: The model's logits say nothing: parity on them would prove nothing.
     """
-    model: Any = host.model
-    ids, rows = prompt_ids(host, request.prompt), []
+    model: Any = vlm.model
+    ids, rows = prompt_ids(vlm, request.prompt), []
     for pixels in prepared:
         with torch.no_grad():
             cache = DynamicCache(config=model.config)
@@ -108,7 +108,7 @@ def ours(engine: Engine, request: Request, prepared: Sequence[np.ndarray]) -> An
     """Returns the answers of an engine."""
     rows = []
     for pixels in prepared:
-        state = engine.start(pixels, request.prompt, room=request.new_tokens - 1)
+        state = engine.start(pixels, request.prompt, free_slots=request.new_tokens - 1)
         tokens = [int(np.argmax(state.logits[0]))]
         for _ in range(request.new_tokens - 1):
             tokens.append(int(np.argmax(engine.decode(state, [tokens[-1]])[0, -1])))
@@ -132,7 +132,7 @@ def judge(entry: str, mine: Answers, peer: Answers, exact: Answers | None) -> Pa
     bound = max(FLOOR, FACTOR * noise) if noise is not None else None
     return Parity(
         entry=entry,
-        pictures=len(mine.logits),
+        images=len(mine.logits),
         logit_std=deviation,
         from_stock=apart(mine, peer),
         stock_from_fp32=noise,
@@ -145,10 +145,10 @@ def judge(entry: str, mine: Answers, peer: Answers, exact: Answers | None) -> Pa
 
 
 def prepare(engine: Engine, request: Request, count: int, progress: Progress) -> list[np.ndarray]:
-    """Returns ``pixel_values`` of random pictures, prepared once: both sides are given the same."""
+    """Returns ``pixel_values`` of random images, prepared once: both sides are given the same."""
     found = []
-    for done, rgb in enumerate(pictures(request, count)):
-        progress("preparing pictures", done, count)
+    for done, rgb in enumerate(images(request, count)):
+        progress("preparing images", done, count)
         found.append(engine.preprocess(rgb).numpy().astype(np.float32).copy())
-    progress("preparing pictures", count, count)
+    progress("preparing images", count, count)
     return found

@@ -26,8 +26,8 @@ _RESAMPLES = 2000
 class Times(NamedTuple):
     """Milliseconds of one request."""
 
-    ttft_ms: float  # picture in to first token out
-    bare_ttft_ms: float  # the same, from the prepared picture on
+    ttft_ms: float  # image in to first token out
+    bare_ttft_ms: float  # the same, from the prepared image on
     tpot_ms: float  # mean of the further tokens
 
 
@@ -73,7 +73,7 @@ class Ours:
         marks = [time.perf_counter()]
         pixels = engine.preprocess(request.rgb)
         marks.append(time.perf_counter())
-        state = engine.start(pixels, request.prompt, room=request.new_tokens - 1)
+        state = engine.start(pixels, request.prompt, free_slots=request.new_tokens - 1)
         answer = [int(np.argmax(state.logits[0]))]
         marks.append(time.perf_counter())
         for _ in range(request.new_tokens - 1):
@@ -84,7 +84,7 @@ class Ours:
 
 
 def spans(marks: Sequence[float], new_tokens: int) -> Times:
-    """Returns the times between four marks in seconds: start, picture prepared, first token, last token."""
+    """Returns the times between four marks in seconds: start, image prepared, first token, last token."""
     start, prepared, first, last = marks
     return Times((first - start) * 1e3, (first - prepared) * 1e3, (last - first) * 1e3 / (new_tokens - 1))
 

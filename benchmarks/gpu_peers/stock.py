@@ -3,7 +3,7 @@
 What it is: two subjects of the race that share one model.
 What it knows: transformers' caches and torch.compile. What it does not know: this project's engines.
 
-Compiled means: a static cache, and picture to token ids in two compiled functions, one for the prompt and one for a
+Compiled means: a static cache, and image to token ids in two compiled functions, one for the prompt and one for a
 further token; on a GPU in the mode "reduce-overhead", which captures CUDA graphs. Both take the very ids that our
 engines take, so tokenising counts for nobody.
 """
@@ -22,18 +22,18 @@ from transformers import DynamicCache, StaticCache
 
 from allrounder.runtime.measure import Request
 from allrounder.runtime.prompt import PromptIds
-from allrounder.vlm.host import Host
 from allrounder.vlm.keywords import CACHE
+from allrounder.vlm.model import LoadedModel
 
 __all__ = ["Compiled", "Eager", "prompt_ids"]
 
 Step = Callable[..., torch.Tensor]
 
 
-def prompt_ids(host: Host, prompt: PromptIds) -> torch.Tensor:
-    """Returns the ids [1, S] of a prompt, the image token standing N times, on the host's device."""
-    image = [host.spec.image_token_id] * host.spec.visual_tokens
-    return torch.tensor([[*prompt.prefix_ids, *image, *prompt.suffix_ids]], device=host.model.device)
+def prompt_ids(vlm: LoadedModel, prompt: PromptIds) -> torch.Tensor:
+    """Returns the ids [1, S] of a prompt, the image token standing N times, on the model's device."""
+    image = [vlm.spec.image_token_id] * vlm.spec.image_tokens
+    return torch.tensor([[*prompt.prefix_ids, *image, *prompt.suffix_ids]], device=vlm.model.device)
 
 
 class Eager:
@@ -41,9 +41,9 @@ class Eager:
 
     name = "transformers, eager"
 
-    def __init__(self, host: Host, request: Request) -> None:
-        self._host, self._request = host, request
-        self._ids = prompt_ids(host, request.prompt)
+    def __init__(self, vlm: LoadedModel, request: Request) -> None:
+        self._vlm, self._request = vlm, request
+        self._ids = prompt_ids(vlm, request.prompt)
         self._first: Step = self._step
         self._next: Step = self._step
         self.answer: list[int] = []
@@ -66,18 +66,18 @@ class Eager:
         return spans(marks, self._request.new_tokens)
 
     def _pixels(self, rgb: np.ndarray) -> torch.Tensor:
-        processor: Any = self._host.processor
+        processor: Any = self._vlm.processor
         pixels = processor.image_processor(Image.fromarray(rgb), return_tensors="pt")["pixel_values"]
-        return pixels.to(self._host.model.device, self._host.model.dtype)
+        return pixels.to(self._vlm.model.device, self._vlm.model.dtype)
 
     def _cache(self) -> Any:
-        return DynamicCache(config=self._host.model.config)
+        return DynamicCache(config=self._vlm.model.config)
 
     def _answered(self, step: Step, ids: torch.Tensor, pixels: torch.Tensor | None, cache: Any) -> torch.Tensor:
         return step(ids, pixels, cache)
 
     def _step(self, ids: torch.Tensor, pixels: torch.Tensor | None, cache: Any) -> torch.Tensor:
-        model: Any = self._host.model
+        model: Any = self._vlm.model
         found = model(input_ids=ids, pixel_values=pixels, use_cache=True, logits_to_keep=1, **{CACHE: cache})
         return found.logits[:, -1].argmax(-1, keepdim=True)
 
@@ -87,19 +87,19 @@ class Compiled(Eager):
 
     name = "transformers, torch.compile"
 
-    def __init__(self, host: Host, request: Request) -> None:
-        super().__init__(host, request)
-        decoder = host.spec.decoder
+    def __init__(self, vlm: LoadedModel, request: Request) -> None:
+        super().__init__(vlm, request)
+        decoder = vlm.spec.decoder
         length = self._ids.shape[1] + request.new_tokens
-        self._static = StaticCache(config=host.model.config, max_cache_len=length)
+        self._static = StaticCache(config=vlm.model.config, max_cache_len=length)
         # Before the first call: a cache that is made inside a compiled function cannot keep its address.
-        self._static.early_initialization(1, decoder.kv_heads, decoder.head_dim, host.model.dtype, host.model.device)
-        mode = "reduce-overhead" if host.model.device.type == "cuda" else None
+        self._static.early_initialization(1, decoder.kv_heads, decoder.head_dim, vlm.model.dtype, vlm.model.device)
+        mode = "reduce-overhead" if vlm.model.device.type == "cuda" else None
         # Whole graphs or an error: a graph that breaks, or is compiled too often, would be a weaker peer, silently.
         torch._dynamo.config.fail_on_recompile_limit_hit = True  # noqa: SLF001 - torch documents it under this name
         self._first = torch.compile(self._step, mode=mode, dynamic=False, fullgraph=True)
         self._next = torch.compile(self._step, mode=mode, dynamic=False, fullgraph=True)
-        self._token = torch.zeros((1, 1), dtype=torch.long, device=host.model.device)
+        self._token = torch.zeros((1, 1), dtype=torch.long, device=vlm.model.device)
 
     def _cache(self) -> Any:
         self._static.reset()

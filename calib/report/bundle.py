@@ -1,10 +1,11 @@
-"""The work bundle of a fidelity card: every engine that is measured, frozen, verified and staged like any other.
+"""The work bundle of a fidelity report: every engine that is measured, frozen, verified and staged like any other.
 
 What it is: the stages in their order, as in `build_job`, without quick fidelity and latency.
 What it knows: the stages' entry points. What it does not know: what is measured on the engines.
 
-Layers are voted on other prompts than the card's questions, and as `build` votes: a bundle that is built with the same
-prompts then has the same layers, and the card speaks of its entries. A graph that the bundle holds is not proved again.
+Layers are ranked other prompts than the report's questions, and as `build` rankings: a bundle that is built with the
+same prompts then has the same layers, and the report speaks of its entries. A graph that the bundle holds is not proved
+again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from allrounder.calib.questions import voters
-from allrounder.calib.votes import layer_order, ranked
+from allrounder.calib.layer_ranking import layer_order, ranked
+from allrounder.calib.questions import ranking_prompts
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
@@ -31,26 +32,26 @@ from allrounder.runtime.engine import Engine
 __all__ = ["BACKEND", "PRECISION", "Sources", "build_work_bundle", "entries_of"]
 
 BACKEND = "onnxruntime"
-PRECISION = "fp32"  # fp16 runs on no CPU as such, and the card is measured on one
+PRECISION = "fp32"  # fp16 runs on no CPU as such, and the report is measured on one
 
 
 class Sources(NamedTuple):
-    """What the engines are made of: a host's directory, its router's, and K of all engines but `full`."""
+    """What the engines are made of: a model's directory, its router's, and K of all engines but `full`."""
 
-    host: Path
+    vlm: Path
     router: Path
     prune_layer: int
 
 
 def build_work_bundle(
-    sources: Sources, engines: Sequence[PruningConfig], vote: Sequence[Prompt], place: Path, progress: Progress
+    sources: Sources, engines: Sequence[PruningConfig], ranking: Sequence[Prompt], place: Path, progress: Progress
 ) -> OpenBundle:
     """Builds ``engines`` into the bundle at ``place`` and returns it; what it holds already stays.
 
     Args:
-        sources: Host and router.
+        sources: Model and router.
         engines: `full` among them.
-        vote: Prompts that vote for static layers, as `build` draws them from a calibration file.
+        ranking: Prompts that rank the layers, as `build` draws them from a calibration file.
         place: A bundle of this function's, or nothing yet.
         progress: Told the steps.
 
@@ -60,8 +61,8 @@ def build_work_bundle(
     place.parent.mkdir(parents=True, exist_ok=True)
     with Staging(place, progress=progress) as staging, tempfile.TemporaryDirectory(dir=place.parent) as work:
         frozen = Path(work) / "frozen"
-        options = FreezeOptions(PRECISION, name=sources.host.name, reuse=staging.base)
-        freezer = Freezer(sources.host, sources.router, frozen, options, progress)
+        options = FreezeOptions(PRECISION, name=sources.vlm.name, reuse=staging.base)
+        freezer = Freezer(sources.vlm, sources.router, frozen, options, progress)
         freezer.shared()
 
         def build(wanted: Sequence[PruningConfig], order: Sequence[int] = ()) -> tuple[Entry, ...]:
@@ -73,11 +74,13 @@ def build_work_bundle(
         voted = [each for each in engines if each.unranked]
         entries = build([each for each in engines if each not in voted])
         if voted:
-            voter = next(entry for entry in entries if entry.pruning.layer_policy == "dynamic")
-            engine = Engine.open(open_bundle(staging.path, progress=progress), voter, EngineOptions(weights="shared"))
-            build(voted, layer_order(engine, voters(vote), sources.prune_layer, progress))
+            ranked_by = next(entry for entry in entries if entry.pruning.layer_policy == "dynamic")
+            engine = Engine.open(
+                open_bundle(staging.path, progress=progress), ranked_by, EngineOptions(weights="shared")
+            )
+            build(voted, layer_order(engine, ranking_prompts(ranking), sources.prune_layer, progress))
         proved = frozenset(staging.base.manifest.files) if staging.base else frozenset()
-        verify(frozen, sources.host, sources.router, progress, proved=proved)
+        verify(frozen, sources.vlm, sources.router, progress, proved=proved)
         return publish(staging)
 
 

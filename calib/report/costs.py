@@ -1,7 +1,8 @@
-"""What the budgets of a fidelity card cost: FLOPs that are counted, and time to first token that is measured.
+"""What the budgets of a fidelity report cost: FLOPs that are counted, and time to first token that is measured.
 
 What it is: one `Cost` per engine, all as shares of `full`.
-What it knows: the counting of `allrounder.calib.flops` and the runtime's one stopwatch. What it does not know: fidelity.
+What it knows: the counting of `allrounder.calib.flops` and the runtime's one stopwatch. What it does not know:
+fidelity.
 
 Times are ratios to `full` within a round of one interleaved run, and the median of the rounds: a slow minute of the
 machine hits both sides alike. What the router took is subtracted where its cost is not to count.
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from allrounder.calib.flops import DecoderSize, paper_flops, true_flops
-from allrounder.card import Cost
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
+from allrounder.fidelity_report import Cost
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
@@ -53,7 +54,7 @@ def costs(
     """Returns what each of ``entries`` costs, in their order.
 
     Args:
-        decoder: Of the host.
+        decoder: Of the model.
         entries: `full` first, which is what all are compared with; it is not returned.
         text: Text tokens of a prompt.
         router_layers: Of the router; an entry that asks no router is counted without.
@@ -73,14 +74,14 @@ def costs(
         return true_flops(
             size,
             entry.pruning.budget,
-            visual_tokens=full.pruning.keep,
+            image_tokens=full.pruning.keep,
             text_tokens=text,
-            gather_layer=entry.pruning.prune_layer,
+            prune_layer=entry.pruning.prune_layer,
             router_layers=layers,
         )
 
     def paper(entry: Entry) -> int:
-        return paper_flops(size, entry.pruning.budget, visual_tokens=full.pruning.keep)
+        return paper_flops(size, entry.pruning.budget, image_tokens=full.pruning.keep)
 
     return tuple(
         Cost(
@@ -106,7 +107,7 @@ def time_engines(
     """
     options = EngineOptions()
     if not fits(bundle, entries, options):
-        say("note: the engines do not fit into memory side by side, so the card has no times")
+        say("note: the engines do not fit into memory side by side, so the report has no times")
         return (None,) * len(entries)
     engines = open_engines(bundle, entries, options)
     workload = default_workload(engines[0], text_tokens=min(max(text, 2), engines[0].limits.text_tokens), new_tokens=2)

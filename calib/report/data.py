@@ -1,7 +1,7 @@
-"""The questions of a fidelity card: the demo's test scenes, drawn once, or a prompts file.
+"""The questions of a fidelity report: the demo's test scenes, drawn once, or a prompts file.
 
 What it is: where questions come from, and which of them stand for all on a page.
-What it knows: that the demo's test split shares no scene and no handwritten digit with what trained the demo host or
+What it knows: that the demo's test split shares no scene and no handwritten digit with what trained the demo model or
 its router. What it does not know: what is measured.
 """
 
@@ -21,13 +21,13 @@ from allrounder.runtime.image import to_rgb
 
 __all__ = ["Questions", "check_all", "check_apart", "draw_test_split", "read_questions", "typical"]
 
-_PER_PICTURE = 5  # as many as the demo has classes of questions
+_PER_IMAGE = 5  # as many as the demo has classes of questions
 _FILE = "prompts.jsonl"
-_FIRST_SCENE = 1000  # behind those that `hosts.demo.evaluate` and `honesty` show: they described the host while it grew
+_FIRST_SCENE = 1000  # behind those that `vlms.demo.evaluate` and `honesty` show: they described the model while it grew
 
 
 class Questions(NamedTuple):
-    """What is asked: the name and words of `allrounder.card.Dataset`, the prompts, and the folder of their file."""
+    """What is asked: name and words of the `Dataset`, the prompts, and the folder of their file."""
 
     name: str
     about: str
@@ -43,16 +43,16 @@ def draw_test_split(work: Path, questions: int) -> Questions:
     from allrounder.demo.prompts import write_prompts
     from allrounder.demo.scenes import Split
 
-    pictures = -(-questions // _PER_PICTURE)
-    place = work / f"test-{pictures}"
+    images = -(-questions // _PER_IMAGE)
+    place = work / f"test-{images}"
     if not place.is_dir():
         partial = place.with_name(f"{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_prompts(partial, Split.TEST, pictures, _PER_PICTURE, _FIRST_SCENE)
+        write_prompts(partial, Split.TEST, images, _PER_IMAGE, _FIRST_SCENE)
         partial.rename(place)
-    last = _FIRST_SCENE + pictures - 1
-    about = f"demo scenes of the test split, seeds {_FIRST_SCENE} to {last}, {_PER_PICTURE} questions each"
+    last = _FIRST_SCENE + images - 1
+    about = f"demo scenes of the test split, seeds {_FIRST_SCENE} to {last}, {_PER_IMAGE} questions each"
     return read_questions(place / _FILE, questions, about)
 
 
@@ -64,7 +64,7 @@ def read_questions(file: Path, count: int, about: str | None = None) -> Question
         InputInvalid: No question is wanted.
     """
     if count < 1:
-        raise InputInvalid("a card needs questions", where="--questions", got=count, wanted="1 or more")
+        raise InputInvalid("a report needs questions", where="--questions", got=count, wanted="1 or more")
     found = read_prompts(file)
     prompts = found.prompts[:count]
     part = "" if len(prompts) == len(found.prompts) else f" (the first {len(prompts)} of {len(found.prompts)})"
@@ -72,44 +72,44 @@ def read_questions(file: Path, count: int, about: str | None = None) -> Question
 
 
 def check_all(engine: Engine, prompts: Sequence[Prompt]) -> None:
-    """Checks every question and picture before hours are spent on the first ones.
+    """Checks every question and image before hours are spent on the first ones.
 
     Raises:
         PromptsInvalid: Some questions are too long for the engine; they are named.
-        ImageInvalid: A file is no picture.
+        ImageInvalid: A file is no image.
     """
     check_questions(engine, prompts)
     for image in dict.fromkeys(prompt.image for prompt in prompts):
         to_rgb(image)
 
 
-def check_apart(questions: Sequence[Prompt], vote: Sequence[Prompt]) -> None:
-    """Checks that no prompt that votes for layers is measured as well, under whatever file name.
+def check_apart(questions: Sequence[Prompt], ranking: Sequence[Prompt]) -> None:
+    """Checks that no prompt that rankings for layers is measured as well, under whatever file name.
 
     Raises:
         InputInvalid: Some are; the first ones are named.
     """
-    pictures: dict[Path, str] = {}
+    images: dict[Path, str] = {}
 
     def identity(prompt: Prompt) -> tuple[str, str]:
-        if prompt.image not in pictures:
-            pictures[prompt.image] = hashlib.sha256(prompt.image.read_bytes()).hexdigest()
-        return pictures[prompt.image], prompt.question
+        if prompt.image not in images:
+            images[prompt.image] = hashlib.sha256(prompt.image.read_bytes()).hexdigest()
+        return images[prompt.image], prompt.question
 
-    voting = {identity(prompt) for prompt in vote}
+    voting = {identity(prompt) for prompt in ranking}
     both = [prompt for prompt in questions if identity(prompt) in voting]
     if both:
         named = "; ".join(f"{prompt.question!r} about {prompt.image.name}" for prompt in both[:5])
         raise InputInvalid(
-            f"{len(both)} questions would both vote for layers and be measured",
-            where="--vote",
+            f"{len(both)} questions would both ranking for layers and be measured",
+            where="--rank",
             got=named + (" ..." if len(both) > 5 else ""),
-            remedy="give other prompts by --vote than those of --calib",
+            remedy="give other prompts by --rank than those of --calib",
         )
 
 
 def typical(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
-    """Returns ``count`` questions about different pictures, of as many kinds as there are, the first of each kind."""
+    """Returns ``count`` questions about different images, of as many kinds as there are, the first of each kind."""
     kinds = sorted({prompt.kind for prompt in prompts})
     chosen: list[Prompt] = []
     while len(chosen) < count:

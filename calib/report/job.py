@@ -1,9 +1,9 @@
-"""The measurement of a fidelity card, from what is asked for to the card.
+"""The measurement of a fidelity report, from what is asked for to the report.
 
 What it is: the steps in their order, and where each one's files lie in the work folder.
-What it knows: the modules `card_*`. What it does not know: arguments, printing, how anything is measured.
+What it knows: the modules `report_*`. What it does not know: arguments, printing, how anything is measured.
 
-The work folder: ``test-<pictures>/`` holds drawn questions; ``<host>-<router>-k<K>/bundle`` the engines, named by the
+The work folder: ``test-<images>/`` holds drawn questions; ``<model>-<router>-k<K>/bundle`` the engines, named by the
 digests of what they are made of; beside it, by a digest of everything that outcomes depend on, the chunks.
 """
 
@@ -16,13 +16,13 @@ from typing import NamedTuple
 import msgspec
 
 from allrounder import __version__
-from allrounder.calib.questions import voters
+from allrounder.calib.questions import ranking_prompts
 from allrounder.calib.report.bundle import Sources, build_work_bundle, entries_of
 from allrounder.calib.report.costs import Times, costs, text_tokens, time_engines
 from allrounder.calib.report.data import Questions, check_all, check_apart, draw_test_split, read_questions
 from allrounder.calib.report.plan import (
-    CardRequest,
     Chunk,
+    ReportRequest,
     chunks,
     digest_of_work,
     grid_size,
@@ -30,20 +30,20 @@ from allrounder.calib.report.plan import (
     work_list,
 )
 from allrounder.calib.report.work import Assignment, read_outcomes, run_chunks
-from allrounder.calib.report.write import Measured, make_card
-from allrounder.card import Card, read_card, write_card
+from allrounder.calib.report.write import Measured, make_report
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import FidelityReport, read_report, write_report
 from allrounder.manifest import Entry
 from allrounder.progress import Progress
 from allrounder.prompts import read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
 from allrounder.runtime.engine import Engine
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
-__all__ = ["Prepared", "measure_card", "prepare", "read_known_card"]
+__all__ = ["Prepared", "measure_report", "prepare", "read_known_report"]
 
 Say = Callable[[str], None]
 MEASURED_AS = "1"  # to be counted up when pruners or fidelity are computed in another way: old chunks are then left
@@ -52,7 +52,7 @@ MEASURED_AS = "1"  # to be counted up when pruners or fidelity are computed in a
 class Prepared(NamedTuple):
     """All that is there before anything is measured."""
 
-    spec: HostSpec
+    spec: ModelSpec
     questions: Questions
     bundle: OpenBundle
     entries: tuple[Entry, ...]  # `full` first
@@ -60,7 +60,7 @@ class Prepared(NamedTuple):
     chunks: tuple[Chunk, ...]
 
 
-def prepare(request: CardRequest, progress: Progress, say: Say) -> Prepared:
+def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
     """Reads or draws the questions and builds the engines; what was done before is not done again.
 
     Raises:
@@ -68,41 +68,41 @@ def prepare(request: CardRequest, progress: Progress, say: Say) -> Prepared:
     """
     checkpoint = Checkpoint(request.model)
     spec = checkpoint.spec
-    tokens, layers = spec.visual_tokens, spec.decoder.layers
+    tokens, layers = spec.image_tokens, spec.decoder.layers
     sources = Sources(request.model, request.router, request.prune_layer)
     read_record(request.router)
     engines = wanted_engines(tokens, layers, request.prune_layer)
-    voting = read_prompts(request.vote)
-    vote = voting.prompts
+    voting = read_prompts(request.ranking)
+    ranking = voting.prompts
     questions = _questions(request)
-    check_apart(questions.prompts, vote)
+    check_apart(questions.prompts, ranking)
     grid = grid_size(questions.prompts, request.grid_questions)
     say(f"{len(questions.prompts)} questions, {grid} of them for the other pruners: {questions.about}")
     router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
     folder = request.work / f"{checkpoint.digest[:12]}-{router[:12]}-k{request.prune_layer}"
-    bundle = build_work_bundle(sources, engines, vote, folder / "bundle", progress)
+    bundle = build_work_bundle(sources, engines, ranking, folder / "bundle", progress)
     entries = entries_of(bundle, engines)
     work = work_list(engines, tokens, layers, len(questions.prompts), grid)
     model = bundle.manifest.model
     # Sorted: a bundle just published lists its files in another order than one read again.
     files = {path: each.sha256 for path, each in sorted(bundle.manifest.files.items())}
     made_of = msgspec.json.encode((files, entries))
-    facts = (__version__, MEASURED_AS, model.host, model.router or "", questions.name, voting.name, made_of.decode())
+    facts = (__version__, MEASURED_AS, model.digest, model.router or "", questions.name, voting.name, made_of.decode())
     task = Assignment(
         sources=sources,
         bundle=bundle.path,
         engines=engines,
         work=work,
         prompts=questions.prompts,
-        calibration=voters(vote),
+        calibration=ranking_prompts(ranking),
         folder=questions.folder,
         results=folder / digest_of_work(work, questions.prompts, *facts),
     )
     return Prepared(spec, questions, bundle, entries, task, chunks(questions.prompts, grid))
 
 
-def measure_card(request: CardRequest, prepared: Prepared, progress: Progress, say: Say) -> Card:
-    """Measures what is not measured yet, and writes the card.
+def measure_report(request: ReportRequest, prepared: Prepared, progress: Progress, say: Say) -> FidelityReport:
+    """Measures what is not measured yet, and writes the report.
 
     Raises:
         AllRounderError: A worker's error, or a stage's; finished work is kept.
@@ -119,31 +119,31 @@ def measure_card(request: CardRequest, prepared: Prepared, progress: Progress, s
     router_layers = read_record(request.router).router_layers
     found = costs(prepared.spec.decoder, prepared.entries, text, router_layers, times)
     measured = Measured(prepared.bundle.manifest.model, prepared.entries, prepared.task.work, outcomes, found)
-    card = make_card(measured, prepared.questions, request.prune_layer)
+    report = make_report(measured, prepared.questions, request.prune_layer)
     request.out.parent.mkdir(parents=True, exist_ok=True)
-    write_card(card, request.out)
-    return card
+    write_report(report, request.out)
+    return report
 
 
-def read_known_card(request: CardRequest) -> Card:
-    """Returns the card that was written before.
+def read_known_report(request: ReportRequest) -> FidelityReport:
+    """Returns the report that was written before.
 
     Raises:
-        CalibrationError: There is none, or it is not of this host and router.
+        CalibrationError: There is none, or it is not of this model and router.
     """
-    card = read_card(request.out)
-    host = Checkpoint(request.model).digest
+    report = read_report(request.out)
+    vlm = Checkpoint(request.model).digest
     router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
-    if (card.host, card.router, card.prune_layer) != (host, router, request.prune_layer):
+    if (report.model_digest, report.router, report.prune_layer) != (vlm, router, request.prune_layer):
         raise CalibrationError(
-            "the card is of another host, router or prune layer",
+            "the report is of another model, router or prune layer",
             where=request.out,
             remedy="measure it again: leave out --page-only",
         )
-    return card
+    return report
 
 
-def _questions(request: CardRequest) -> Questions:
+def _questions(request: ReportRequest) -> Questions:
     if request.calib is not None:
         return read_questions(request.calib, request.questions)
     return draw_test_split(request.work, request.questions)

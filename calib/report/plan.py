@@ -1,7 +1,7 @@
-"""What a fidelity card is measured on: the engines, the pruners, the questions, and how the work is cut.
+"""What a fidelity report is measured on: the engines, the pruners, the questions, and how the work is cut.
 
-What it is: the request, and pure functions from a host's size and a list of questions to lists of work.
-What it knows: versions, the names of pruners, that questions about one picture belong together. What it does not know:
+What it is: the request, and pure functions from a model's size and a list of questions to lists of work.
+What it knows: versions, the names of pruners, that questions about one image belong together. What it does not know:
 engines, how anything is measured, files.
 
 Three families of budgets: the versions themselves (dynamic and static), their tokens alone and their layers alone (each
@@ -21,16 +21,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from allrounder.card import ROUTER
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
 from allrounder.pruning import LayerPolicy, PruningConfig, pruning_config
 from allrounder.versions import FULL, VERSIONS, Budget, resolve
 
 __all__ = [
     "NO_LAYERS",
-    "CardRequest",
     "Chunk",
+    "ReportRequest",
     "Subject",
     "WorkList",
     "aggressive",
@@ -44,7 +44,7 @@ __all__ = [
 NO_LAYERS = "none"  # the layer pruner of a budget that keeps every layer
 CHUNK = 10  # questions that are computed and written together
 _POLICIES: tuple[LayerPolicy, ...] = ("dynamic", "static")
-_AGGRESSIVE = 11  # percent of the visual tokens
+_AGGRESSIVE = 11  # percent of the image tokens
 _TOKENS = ("random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`
 # At the versions. The last two take one half from the router and the other from elsewhere.
 _PAIRS = (
@@ -57,13 +57,13 @@ _PAIRS = (
 
 
 @dataclass(frozen=True, slots=True)
-class CardRequest:
+class ReportRequest:
     """What is to be measured; every default is filled in."""
 
     model: Path
     router: Path
     calib: Path | None  # None: the demo's test split is drawn
-    vote: Path  # prompts that vote for static layers, never the questions
+    ranking: Path  # prompts that rank the layers, never the questions
     questions: int
     grid_questions: int
     prune_layer: int
@@ -102,7 +102,7 @@ class WorkList(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Questions ``first`` to ``end`` - 1, of whole pictures; all of them in the grid, or none."""
+    """Questions ``first`` to ``end`` - 1, of whole images; all of them in the grid, or none."""
 
     first: int
     end: int
@@ -114,10 +114,10 @@ def aggressive(tokens: int) -> int:
 
 
 def wanted_engines(tokens: int, layers: int, prune_layer: int) -> tuple[PruningConfig, ...]:
-    """Returns the engines of a host of N ``tokens`` and M ``layers``, `full` first; static layers are to be ranked.
+    """Returns the engines of a model of N ``tokens`` and M ``layers``, `full` first; static layers are to be ranked.
 
     Raises:
-        InvalidBudget: The host cannot be pruned so at this layer.
+        InvalidBudget: The model cannot be pruned so at this layer.
     """
     names = [name for name in VERSIONS if name != FULL]
     budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
@@ -142,7 +142,7 @@ def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questi
         tokens: N.
         layers: M.
         questions: How many there are.
-        grid: How many of them the grid takes, whole pictures.
+        grid: How many of them the grid takes, whole images.
     """
     subjects = [Subject(ROUTER, each.version, each.layer_policy, questions) for each in engines]
     few = Budget(aggressive(tokens), layers).name
@@ -156,28 +156,28 @@ def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questi
 
 
 def grid_size(prompts: Sequence[Prompt], wanted: int) -> int:
-    """Returns how many of the first ``prompts`` are at most ``wanted`` questions of whole pictures.
+    """Returns how many of the first ``prompts`` are at most ``wanted`` questions of whole images.
 
     Raises:
-        CalibrationError: Not even the first picture is within.
+        CalibrationError: Not even the first image is within.
     """
-    ends = [chunk.end for chunk in _pictures(prompts) if chunk.end <= wanted]
+    ends = [chunk.end for chunk in _images(prompts) if chunk.end <= wanted]
     if wanted and not ends:
-        first = _pictures(prompts)[0].end
+        first = _images(prompts)[0].end
         raise CalibrationError(
-            "the grid takes whole pictures", where="--grid-questions", got=wanted, wanted=f"0, or {first} or more"
+            "the grid takes whole images", where="--grid-questions", got=wanted, wanted=f"0, or {first} or more"
         )
     return ends[-1] if ends else 0
 
 
 def chunks(prompts: Sequence[Prompt], grid: int, size: int = CHUNK) -> tuple[Chunk, ...]:
-    """Returns the questions cut into pieces of whole pictures, of ``size`` or a little more; one cut is at ``grid``."""
+    """Returns the questions cut into pieces of whole images, of ``size`` or a little more; one cut is at ``grid``."""
     found: list[Chunk] = []
     first = 0
-    for picture in _pictures(prompts):
-        if picture.end - first >= size or picture.end in (grid, len(prompts)):
-            found.append(Chunk(first, picture.end))
-            first = picture.end
+    for image in _images(prompts):
+        if image.end - first >= size or image.end in (grid, len(prompts)):
+            found.append(Chunk(first, image.end))
+            first = image.end
     return tuple(found)
 
 
@@ -187,8 +187,8 @@ def digest_of_work(work: WorkList, prompts: Sequence[Prompt], *facts: str) -> st
     return digest.hexdigest()[:16]
 
 
-def _pictures(prompts: Sequence[Prompt]) -> list[Chunk]:
-    """Returns runs of questions about the same picture."""
+def _images(prompts: Sequence[Prompt]) -> list[Chunk]:
+    """Returns runs of questions about the same image."""
     found: list[Chunk] = []
     for _, group in groupby(prompts, key=lambda prompt: prompt.image):
         first = found[-1].end if found else 0

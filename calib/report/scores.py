@@ -1,7 +1,7 @@
 """Scores of other pruners, one question at a time, as engines are fed them.
 
 What it is: `PrunerScores`, which turns "<token pruner>+<layer pruner>" into a scorer for `allrounder.calib.fidelity`.
-What it knows: the pruners' tables, the router's own halves, and that a picture is looked at once and a half is scored
+What it knows: the pruners' tables, the router's own halves, and that an image is looked at once and a half is scored
 once per question, however many rows ask. What it does not know: engines, budgets, how a pruner scores.
 """
 
@@ -18,16 +18,16 @@ from PIL import Image
 
 from allrounder.calib.fidelity import Scorer
 from allrounder.calib.report.bundle import Sources
-from allrounder.card import ROUTER
 from allrounder.errors import InputInvalid
+from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
 from allrounder.router.checkpoint import load_router
 from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View
 from allrounder.runtime.engine import Scores
 from allrounder.runtime.image import to_rgb
-from allrounder.vlm.host import load_host
+from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import PromptEncoder
-from allrounder.vlm.pruned import PrunedHost
+from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["SEED", "PrunerScores"]
 
@@ -37,22 +37,22 @@ _Half = Callable[[View], torch.Tensor]
 
 
 class PrunerScores:
-    """Scores by pruners that read the host in torch; not for several threads.
+    """Scores by pruners that read the model in torch; not for several threads.
 
     Args:
-        sources: The host; its router, for pairs that take one half from it; K.
+        sources: The model; its router, for pairs that take one half from it; K.
         calibration: Prompts from which static layer orders are found.
-        folder: Questions are named by their picture's path from here, and their text.
+        folder: Questions are named by their image's path from here, and their text.
     """
 
     def __init__(self, sources: Sources, calibration: Sequence[Prompt], folder: Path) -> None:
-        self._host, self._folder = load_host(sources.host), folder
-        self._pruned = PrunedHost(self._host)
-        self._encoder = PromptEncoder(self._host.tokenizer_json, self._host.template)
-        self._router = load_router(sources.router, host_spec=self._host.spec, host_digest=self._host.digest).eval()
-        self._look = lru_cache(maxsize=1)(self._visual)
+        self._vlm, self._folder = load_model(sources.vlm), folder
+        self._pruned = PrunedModel(self._vlm)
+        self._encoder = PromptEncoder(self._vlm.tokenizer_json, self._vlm.template)
+        self._router = load_router(sources.router, model_spec=self._vlm.spec, model_digest=self._vlm.digest).eval()
+        self._embed_pixels = lru_cache(maxsize=1)(self._image_embeds)
         views = [self._view(prompt) for prompt in calibration]
-        self._setting = Setting(host=self._host, gather_layer=sources.prune_layer, seed=SEED, calibration=views)
+        self._setting = Setting(vlm=self._vlm, prune_layer=sources.prune_layer, seed=SEED, calibration=views)
         self._halves: dict[tuple[str, str], _Half] = {}
         self._scorers: dict[str, Scorer] = {}
         self._now: tuple[Prompt, View] | None = None
@@ -99,15 +99,20 @@ class PrunerScores:
 
     @torch.no_grad()
     def _view(self, prompt: Prompt) -> View:
-        visual, batch = self._look(prompt.image), self._encoder.batch([prompt.question])
+        image_embeds, batch = self._embed_pixels(prompt.image), self._encoder.batch([prompt.question])
         try:
-            picture = prompt.image.relative_to(self._folder).as_posix()
+            image = prompt.image.relative_to(self._folder).as_posix()
         except ValueError:
-            picture = prompt.image.name
-        name = f"{picture}\n{prompt.question}"
-        return View(visual=visual, prompt=batch, embeddings=self._pruned.embeddings(visual, batch), identity=(name,))
+            image = prompt.image.name
+        name = f"{image}\n{prompt.question}"
+        return View(
+            image_embeds=image_embeds,
+            prompt=batch,
+            embeddings=self._pruned.embeddings(image_embeds, batch),
+            identity=(name,),
+        )
 
-    def _visual(self, image: Path) -> torch.Tensor:
-        processor: Any = self._host.processor.image_processor
+    def _image_embeds(self, image: Path) -> torch.Tensor:
+        processor: Any = self._vlm.processor.image_processor
         pixels = processor(images=[Image.fromarray(to_rgb(image))], return_tensors="pt")["pixel_values"]
-        return self._pruned.visual(pixels)
+        return self._pruned.image_embeds(pixels)

@@ -1,8 +1,8 @@
-"""The work behind a fidelity card: chunks of questions, measured by several processes, each chunk a file.
+"""The work behind a fidelity report: chunks of questions, measured by several processes, each chunk a file.
 
 What it is: workers, what they are told, and the files that they leave.
 What it knows: that a chunk that is on the disk is done, whoever computed it; that a worker's error is the command's.
-What it does not know: which rows the card has, and what is made of the outcomes.
+What it does not know: which rows the report has, and what is made of the outcomes.
 
 Every worker holds all engines, weights mapped once for all, and computes on one thread: as many workers as cores are
 faster than one worker with all cores, and figures do not depend on the number of cores. A worker whose parent died
@@ -29,10 +29,10 @@ import numpy as np
 from allrounder.calib.fidelity import Contender, Outcomes, measure
 from allrounder.calib.report.bundle import Sources, entries_of
 from allrounder.calib.report.plan import Chunk, WorkList
-from allrounder.card import ROUTER
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
 from allrounder.pruning import PruningConfig
 from allrounder.runtime.engine import open_engines
@@ -235,7 +235,7 @@ class _Measurer:
         partial.replace(path)
 
     def _scorer(self, pruner: str) -> Any:
-        if self._scores is None:  # only the grid's chunks need the host in torch
+        if self._scores is None:  # only the grid's chunks need the model in torch
             from allrounder.calib.report.scores import PrunerScores
 
             task = self._task
@@ -264,7 +264,7 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
             reference_correct=arrays["reference_correct"],
             kinds=tuple(prompt.kind for prompt in prompts),
             layer_use=arrays["layer_use"][row],
-            pictures=tuple(str(prompt.image) for prompt in prompts),
+            images=tuple(str(prompt.image) for prompt in prompts),
         )
         for row, place in enumerate(places)
     }
@@ -284,7 +284,7 @@ def _joined(parts: Sequence[Outcomes]) -> Outcomes:
         reference_correct=np.concatenate([part.reference_correct for part in parts]),
         kinds=tuple(kind for part in parts for kind in part.kinds),
         layer_use=np.concatenate([part.layer_use for part in parts]),
-        pictures=tuple(picture for part in parts for picture in part.pictures),
+        images=tuple(image for part in parts for image in part.images),
     )
 
 

@@ -1,8 +1,8 @@
-"""From outcomes to the card, and the card as a table of text.
+"""From outcomes to the report, and the report as a table of text.
 
-What it is: `make_card` and `render`.
+What it is: `make_report` and `render`.
 What it knows: which subject becomes which row, and that comparisons are on the grid's questions, where the router's
-outcomes are cut to the same ones. What it does not know: how figures are estimated (`allrounder.calib.card`).
+outcomes are cut to the same ones. What it does not know: how figures are estimated (`allrounder.calib.figures`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,27 @@ from typing import NamedTuple
 import numpy as np
 
 from allrounder import __version__
-from allrounder.calib import card as summary
+from allrounder.calib import figures as summary
 from allrounder.calib.fidelity import Outcomes
 from allrounder.calib.report.data import Questions
 from allrounder.calib.report.plan import Subject, WorkList
 from allrounder.calib.tables import table
-from allrounder.card import CARD_SCHEMA, ROUTER, Card, Comparison, Cost, Dataset, Figures, Recommendation, Row
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import (
+    REPORT_SCHEMA,
+    ROUTER,
+    Comparison,
+    Cost,
+    Dataset,
+    FidelityReport,
+    Figures,
+    Recommendation,
+    Row,
+)
 from allrounder.manifest import Entry, Estimate, Model
 from allrounder.versions import FULL, VERSIONS
 
-__all__ = ["Measured", "make_card", "render"]
+__all__ = ["Measured", "make_report", "render"]
 
 COMPARED = "difference on the same questions; p: share of resamples in which the router is not better"
 
@@ -38,27 +48,27 @@ class Measured(NamedTuple):
     costs: tuple[Cost, ...]
 
 
-def make_card(measured: Measured, questions: Questions, prune_layer: int) -> Card:
-    """Returns the card of what was measured.
+def make_report(measured: Measured, questions: Questions, prune_layer: int) -> FidelityReport:
+    """Returns the report of what was measured.
 
     Raises:
         CalibrationError: The engines are not of a router.
     """
     model, full = measured.model, measured.outcomes[0]
     if model.router is None:
-        raise CalibrationError("a card is of a router, and these engines have none")
+        raise CalibrationError("a report is of a router, and these engines have none")
     rows = _rows(measured)
     entry = measured.entries[0]
-    return Card(
-        schema=CARD_SCHEMA,
+    return FidelityReport(
+        schema=REPORT_SCHEMA,
         producer=f"allrounder {__version__}",
         model=model.name,
-        host=model.host,
+        model_digest=model.digest,
         router=model.router,
         backend=entry.backend,
         precision=entry.precision,
         prune_layer=prune_layer,
-        visual_tokens=model.visual_tokens,
+        image_tokens=model.image_tokens,
         layers=model.layers,
         dataset=Dataset(name=questions.name, about=questions.about, questions=len(questions.prompts)),
         full=summary.figures(full),
@@ -107,13 +117,13 @@ def _recommendations(rows: Sequence[Row], costs: Sequence[Cost]) -> tuple[Recomm
     return tuple(found)
 
 
-def render(card: Card) -> str:
-    """Returns the card as people read it on a terminal: rows, then comparisons, then recommendations."""
-    costs = {(cost.version, cost.layer_policy): cost for cost in card.costs}
+def render(report: FidelityReport) -> str:
+    """Returns the report as people read it on a terminal: rows, then comparisons, then recommendations."""
+    costs = {(cost.version, cost.layer_policy): cost for cost in report.costs}
     header = ["pruner", "version", "T", "L", "layers", "n", "accuracy", "retention", "agreement", "kl", "FLOPs", "TTFT"]
-    full = card.full
-    lines = [["-", FULL, str(card.visual_tokens), str(card.layers), "static", *_figures(full), "100%", "100%"]]
-    for row in card.rows:
+    full = report.full
+    lines = [["-", FULL, str(report.image_tokens), str(report.layers), "static", *_figures(full), "100%", "100%"]]
+    for row in report.rows:
         cost = costs.get((row.version, row.pruning.layer_policy))
         alone = row.pruner != ROUTER
         flops = cost and (cost.flops_alone if alone else cost.flops)
@@ -122,15 +132,15 @@ def render(card: Card) -> str:
         head = [row.pruner, row.version, str(kept.keep), str(kept.layers), kept.layer_policy]
         lines.append([*head, *_figures(row.figures), _share(flops), _share(ttft)])
     parts = [
-        f"{card.model}: {card.dataset.questions} questions, {card.dataset.about}",
+        f"{report.model}: {report.dataset.questions} questions, {report.dataset.about}",
         "mean [95 % interval] against full on the same questions; kl in nats; FLOPs and TTFT as shares of full",
         table(header, lines),
     ]
-    if card.comparisons:
+    if report.comparisons:
         header = ["the router against", "version", "n", "agreement", "p", "kl", "p of kl"]
-        compared = [_compared(each) for each in card.comparisons]
+        compared = [_compared(each) for each in report.comparisons]
         parts += ["", COMPARED, table(header, compared)]
-    parts += ["", *(f"{each.version}: {each.layer_policy}. {each.why}" for each in card.recommendations)]
+    parts += ["", *(f"{each.version}: {each.layer_policy}. {each.why}" for each in report.recommendations)]
     return "\n".join(parts)
 
 

@@ -1,10 +1,10 @@
-"""The build itself: the stages in their order, from a host directory to what the backend publishes.
+"""The build itself: the stages in their order, from a model directory to what the backend publishes.
 
 What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
-what the layer vote reads, which figures are measured, which are copied from the router's card, and which are kept.
+what the layer ranking reads, which figures are measured, which are copied from the router's report, and which are kept.
 What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
 
-Order: read the host -> freeze what all versions share, and `full` as the reference -> vote (static layers) ->
+Order: read the model -> freeze what all versions share, and `full` as the reference -> ranking (static layers) ->
 freeze the versions -> verify -> stage -> try -> fidelity -> latency -> publish. Nothing at the place changes before the
 last step, and what a killed build leaves beside it is swept by the next one. What is staged is always a bundle; whether
 it is published as it is, or something else is made of what was measured, is the backend's business.
@@ -22,11 +22,10 @@ from pathlib import Path
 import msgspec
 
 from allrounder.calib import fidelity, latency
-from allrounder.calib.card import copy_figures, summarize
-from allrounder.calib.questions import QUESTIONS, quick_sample, voters
+from allrounder.calib.figures import copy_figures, summarize
+from allrounder.calib.layer_ranking import layer_order, ranked
+from allrounder.calib.questions import QUESTIONS, quick_sample, ranking_prompts
 from allrounder.calib.trial import try_engines
-from allrounder.calib.votes import layer_order, ranked
-from allrounder.card import CARD, ROUTER, Card, read_card
 from allrounder.commands.pipeline.request import BuildRequest
 from allrounder.engines.backends import Asked, Backend, BuildOptions, Built, backend
 from allrounder.engines.bundle.folders import beside
@@ -39,6 +38,7 @@ from allrounder.engines.table import BACKENDS
 from allrounder.errors import CalibrationError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.verify import verify
+from allrounder.fidelity_report import REPORT, ROUTER, FidelityReport, read_report
 from allrounder.manifest import Entry, Fidelity
 from allrounder.native import ort_ops
 from allrounder.progress import Progress
@@ -50,8 +50,8 @@ from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.generation import unheeded_note
-from allrounder.vlm.host import host_directory
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.model import model_directory
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["BuildReport", "build_bundle"]
 
@@ -88,19 +88,19 @@ class _Job:
     """A request with everything that is read before anything is written."""
 
     request: BuildRequest
-    host: Path
-    spec: HostSpec
-    prunings: tuple[PruningConfig, ...]  # static layers as far as they are known before a vote
+    vlm: Path
+    spec: ModelSpec
+    prunings: tuple[PruningConfig, ...]  # static layers as far as they are known before a ranking
     place: Path
     backend: Backend
     prompts: PromptSet | None
-    card: Card | None  # the router's, where its figures may be copied
+    report: FidelityReport | None  # the router's, where its figures may be copied
     progress: Progress
     clock: _Clock
     say: Callable[[str], None]
 
     @property
-    def needs_vote(self) -> bool:
+    def needs_ranking(self) -> bool:
         return any(pruning.unranked for pruning in self.prunings)
 
     def build(self, frozen: Path, staging: Staging, prunings: Sequence[PruningConfig]) -> tuple[Entry, ...]:
@@ -126,19 +126,19 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
     opened = job.backend.opened(job.place, force=request.force, progress=progress)
     with opened as output, beside(output.place) as work, ExitStack() as kept:
         staging = output.staging
-        options = FreezeOptions(request.precision, name=_name(request.host), reuse=staging.base)
-        freezer = Freezer(job.host, request.router, work / "frozen", options, progress)
+        options = FreezeOptions(request.precision, name=_name(request.vlm), reuse=staging.base)
+        freezer = Freezer(job.vlm, request.router, work / "frozen", options, progress)
         with job.clock("freeze"):
             freezer.shared()
         reference = _reference(job, freezer, work, kept)
-        order = _vote(job, reference, work, kept) if job.needs_vote and reference else ()
+        order = _ranking(job, reference, work, kept) if job.needs_ranking and reference else ()
         with job.clock("freeze"):
             prunings = [ranked(pruning, order) for pruning in job.prunings]
             for pruning in prunings:
                 freezer.add(pruning)
             freezer.finish()
         with job.clock("verify"):
-            verify(work / "frozen", job.host, request.router, progress, proved=_proved(job, staging))
+            verify(work / "frozen", job.vlm, request.router, progress, proved=_proved(job, staging))
         with job.clock("stage"):
             entries = job.build(work / "frozen", staging, prunings)
         with job.clock("try"):
@@ -160,27 +160,27 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
 def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> _Job:
     """Reads and checks all inputs, the cheap ones first."""
     prompts = read_prompts(request.calib) if request.calib else None
-    card = _card(request, say)
+    report = _report(request, say)
     built_by = backend(request.backend)
     if request.native_op and ort_ops() is None:
         say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
-    host = host_directory(request.host)
-    spec = Checkpoint(host).spec
+    vlm = model_directory(request.vlm)
+    spec = Checkpoint(vlm).spec
     # A pruned checkpoint carries the author's word with it.
-    if request.backend != "checkpoint" and (note := unheeded_note(host, spec.decoder.max_positions)):
+    if request.backend != "checkpoint" and (note := unheeded_note(vlm, spec.decoder.max_positions)):
         say(note)
-    model = {"tokens": spec.visual_tokens, "layers": spec.decoder.layers}
+    model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers}
     prunings = request.prunings(**model, policies=built_by.POLICIES)
     built_by.check(Asked(request.backend, prunings, request.precision, request.words))
-    prunings = _with_card_layers(request, card, prunings, say)
+    prunings = _with_report_layers(request, report, prunings, say)
     if prompts is None:
         prunings = _with_layers(request, prunings, say)
-        if card is None:
+        if report is None:
             say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks engines by budget")
-    elif card is None and len(prompts.prompts) < QUESTIONS:
+    elif report is None and len(prompts.prompts) < QUESTIONS:
         say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
-    place = request.out or Path(built_by.PLACE.format(model=_name(request.host), version=prunings[0].version))
-    return _Job(request, host, spec, prunings, place, built_by, prompts, card, progress, _Clock(say), say)
+    place = request.out or Path(built_by.PLACE.format(model=_name(request.vlm), version=prunings[0].version))
+    return _Job(request, vlm, spec, prunings, place, built_by, prompts, report, progress, _Clock(say), say)
 
 
 def _with_layers(
@@ -196,7 +196,7 @@ def _with_layers(
     if not unranked:
         return others
     what = "static layers are ranked by prompts, and there are none"
-    remedy = "give --calib FILE, or a router with a card"
+    remedy = "give --calib FILE, or a router with a report"
     if request.layer_policy is None and {pruning.version for pruning in unranked} <= {each.version for each in others}:
         say(f"note: {what}: only dynamic layers are built; for static ones {remedy}")
         return others
@@ -208,35 +208,35 @@ def _with_layers(
     )
 
 
-def _card(request: BuildRequest, say: Callable[[str], None]) -> Card | None:
-    """Returns the card beside the router, where there is one and nobody gave prompts of their own.
+def _report(request: BuildRequest, say: Callable[[str], None]) -> FidelityReport | None:
+    """Returns the report beside the router, where there is one and nobody gave prompts of their own.
 
     Raises:
         CalibrationError: It cannot be read.
     """
-    path = request.router / CARD if request.router else None
+    path = request.router / REPORT if request.router else None
     if path is None or not path.exists():
         return None
     if request.own_prompts:
-        say(f"note: fidelity is measured on {request.calib}; the router's card, {path}, is not read")
+        say(f"note: fidelity is measured on {request.calib}; the router's report, {path}, is not read")
         return None
-    return read_card(path)
+    return read_report(path)
 
 
-def _with_card_layers(
-    request: BuildRequest, card: Card | None, prunings: Sequence[PruningConfig], say: Callable[[str], None]
+def _with_report_layers(
+    request: BuildRequest, report: FidelityReport | None, prunings: Sequence[PruningConfig], say: Callable[[str], None]
 ) -> tuple[PruningConfig, ...]:
-    """Returns ``prunings``, static ones with the layers that the card was measured with, where it is of this router."""
-    if card is None or request.router is None:
+    """Returns ``prunings``, static ones with the layers of the report, where it is of this router."""
+    if report is None or request.router is None:
         return tuple(prunings)
     record = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
-    if (record, read_record(request.router).host) != (card.router, card.host):
+    if (record, read_record(request.router).model_digest) != (report.router, report.model_digest):
         return tuple(prunings)
-    known = {row.pruning for row in card.rows if row.pruner == ROUTER}
+    known = {row.pruning for row in report.rows if row.pruner == ROUTER}
     by_question = {msgspec.structs.replace(pruning, kept_layers=None): pruning for pruning in known}
     found = tuple(by_question.get(pruning, pruning) for pruning in prunings)
     if names := [ours.version for ours, theirs in zip(found, prunings, strict=True) if ours != theirs]:
-        say(f"note: the static layers of {', '.join(names)} are those of the router's card; no vote is needed")
+        say(f"note: the static layers of {', '.join(names)} are those of the router's report; no ranking is needed")
     return found
 
 
@@ -245,23 +245,23 @@ def _proved(job: _Job, staging: Staging) -> frozenset[str]:
     return frozenset() if staging.base is None or job.request.force else frozenset(staging.base.manifest.files)
 
 
-def _name(host: str) -> str:
+def _name(vlm: str) -> str:
     """Returns what the model is called: the last part of its directory or hub id."""
-    return Path(host).resolve().name if Path(host).is_dir() else host.rpartition("/")[2]
+    return Path(vlm).resolve().name if Path(vlm).is_dir() else vlm.rpartition("/")[2]
 
 
 def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> OpenBundle | None:
-    """Returns a bundle of `full` (and a version that asks the router, where there is a vote), or None without prompts.
+    """Returns a bundle of `full` (and of a version that ranks layers, where one is to), or None without prompts.
 
     It is a reference only: whether `full` is published is the request's business. Where the backend's engines cannot be
-    run it has no use, and what is voted on stands alone. It is there as long as ``kept`` is open.
+    run it has no use, and what is ranked stands alone. It is there as long as ``kept`` is open.
     """
     prunings: list[PruningConfig] = []
     if job.prompts and _runs_here(job.request.backend):
-        tokens, layers = job.spec.visual_tokens, job.spec.decoder.layers
+        tokens, layers = job.spec.image_tokens, job.spec.decoder.layers
         prunings.append(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
-    if job.prompts and job.needs_vote:
-        prunings.append(_voter(job))
+    if job.prompts and job.needs_ranking:
+        prunings.append(_ranked_by(job))
     if not prunings:
         return None
     with job.clock("reference"):
@@ -281,39 +281,39 @@ def _runs_here(name: str) -> bool:
         return False
 
 
-def _vote(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> tuple[int, ...]:
+def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> tuple[int, ...]:
     """Returns the layers in the order in which the prompts want them."""
-    assert job.prompts is not None, "a vote without prompts was refused"
-    with job.clock("vote"):
-        voter = next(entry for entry in reference.manifest.entries if entry.version != FULL)
-        if why_not(voter, _MAPPED):
-            job.say(f"note: {voter.precision} does not run here: layers are voted for in fp32")
+    assert job.prompts is not None, "a ranking without prompts was refused"
+    with job.clock("ranking"):
+        ranked_by = next(entry for entry in reference.manifest.entries if entry.version != FULL)
+        if why_not(ranked_by, _MAPPED):
+            job.say(f"note: {ranked_by.precision} does not run here: layers are ranked in fp32")
             reference = _voting_in_fp32(job, work, kept)
-            (voter,) = reference.manifest.entries
-        if not fits(reference, [voter], _MAPPED):
+            (ranked_by,) = reference.manifest.entries
+        if not fits(reference, [ranked_by], _MAPPED):
             raise CalibrationError(
-                f"the layer vote cannot be run: {_memory_note(reference, [voter])}",
+                f"the layer ranking cannot be run: {_memory_note(reference, [ranked_by])}",
                 remedy="build on a machine with more memory, or with --layer-policy dynamic",
             )
-        engine = Engine.open(reference, voter, _MAPPED)
-        return layer_order(engine, voters(job.prompts.prompts), job.request.prune_layer, job.progress)
+        engine = Engine.open(reference, ranked_by, _MAPPED)
+        return layer_order(engine, ranking_prompts(job.prompts.prompts), job.request.prune_layer, job.progress)
 
 
 def _voting_in_fp32(job: _Job, work: Path, kept: ExitStack) -> OpenBundle:
     """Returns a bundle of the version that asks the router, in a precision that runs everywhere."""
-    voter = _voter(job)
-    options = FreezeOptions("fp32", name=_name(job.request.host))
-    freezer = Freezer(job.host, job.request.router, work / "voting", options, job.progress)
+    ranked_by = _ranked_by(job)
+    options = FreezeOptions("fp32", name=_name(job.request.vlm))
+    freezer = Freezer(job.vlm, job.request.router, work / "voting", options, job.progress)
     freezer.shared()
-    freezer.add(voter)
+    freezer.add(ranked_by)
     freezer.finish()
-    verify(work / "voting", job.host, job.request.router, job.progress)
-    staging = kept.enter_context(Staging(work / "voters", progress=job.progress))
-    job.build(work / "voting", staging, [voter])
+    verify(work / "voting", job.vlm, job.request.router, job.progress)
+    staging = kept.enter_context(Staging(work / "ranking_prompts", progress=job.progress))
+    job.build(work / "voting", staging, [ranked_by])
     return open_bundle(staging.path, progress=job.progress)
 
 
-def _voter(job: _Job) -> PruningConfig:
+def _ranked_by(job: _Job) -> PruningConfig:
     """Returns an engine that asks the router; which layers it runs does not matter."""
     unranked = next(pruning for pruning in job.prunings if pruning.unranked)
     return msgspec.structs.replace(unranked, layer_policy="dynamic")
@@ -334,11 +334,11 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
         job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
     missing = [entry for entry in entries if entry.fidelity is None]
     unable = why_not(entries[0], _MAPPED)
-    if job.card and missing:
+    if job.report and missing:
         instead = "none is measured without prompts (--calib FILE)"
         if job.prompts:
             instead = "none is measured" if unable else "a quick figure is measured"
-        missing = _copied(job.card, staging, missing, instead, job.say)
+        missing = _copied(job.report, staging, missing, instead, job.say)
     if unable:
         job.say(f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
     elif reference and job.prompts and missing:
@@ -356,20 +356,20 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
 
 
 def _copied(
-    card: Card, staging: Staging, missing: Sequence[Entry], instead: str, say: Callable[[str], None]
+    report: FidelityReport, staging: Staging, missing: Sequence[Entry], instead: str, say: Callable[[str], None]
 ) -> list[Entry]:
-    """Gives those of ``missing`` that the card speaks of its figures; returns the others, and says why."""
-    found = copy_figures(card, missing, staging.manifest.model)
+    """Gives those of ``missing`` that the report speaks of its figures; returns the others, and says why."""
+    found = copy_figures(report, missing, staging.manifest.model)
     if found.figures:
         staging.set_figures({e.key: (found.figures[e.key], e.latency) for e in missing if e.key in found.figures})
         staging.set_recommendations(found.recommendations)
         labels = ", ".join(entry.label for entry in missing if entry.key in found.figures)
         say(
-            f"fidelity of {labels} is copied from the router's card: {card.full.questions} questions, "
-            f"{card.dataset.about} ({card.dataset.name})"
+            f"fidelity of {labels} is copied from the router's report: {report.full.questions} questions, "
+            f"{report.dataset.about} ({report.dataset.name})"
         )
     for label, reasons in found.refused.items():
-        say(f"note: the router's card does not hold for {label} ({', '.join(reasons)}): {instead}")
+        say(f"note: the router's report does not hold for {label} ({', '.join(reasons)}): {instead}")
     return [entry for entry in missing if entry.key not in found.figures]
 
 

@@ -1,8 +1,8 @@
-"""A random host with a random router, and a bundle of its versions, for measuring speed and for tests.
+"""A random model with a random router, and a bundle of its versions, for measuring speed and for tests.
 
 What it is: from a shape's name to both directories, and to a published bundle without figures.
-What it knows: the named shapes of `allrounder.vlm.random_model`, the build stages. What it does not know: training, time;
-such a pair shows speed and parity, never fidelity.
+What it knows: the named shapes of `allrounder.vlm.random_model`, the build stages. What it does not know: training,
+time; such a pair shows speed and parity, never fidelity.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allrounder.calib.votes import ranked
+from allrounder.calib.layer_ranking import ranked
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
@@ -34,14 +34,14 @@ _PRUNE_LAYER = 2
 class RandomModel(NamedTuple):
     """Two directories that belong together."""
 
-    host: Path
+    vlm: Path
     router: Path
 
 
 def write_random_model(
     directory: Path, shape: str | Shape, *, seed: int = 0, dtype: Any = None, progress: Progress = silent
 ) -> RandomModel:
-    """Writes ``host/`` and ``router/`` below ``directory``, in float32; the host in ``dtype`` where one is given.
+    """Writes ``model/`` and ``router/`` below ``directory``, in float32; the model in ``dtype`` where one is given.
 
     Raises:
         InputInvalid: There is no shape of that name.
@@ -49,20 +49,20 @@ def write_random_model(
     import torch
 
     dtype = dtype or torch.float32
-    host = write_random_checkpoint(directory / "host", shape, seed=seed, dtype=dtype, progress=progress)
-    checkpoint = Checkpoint(host)
+    vlm = write_random_checkpoint(directory / "model", shape, seed=seed, dtype=dtype, progress=progress)
+    checkpoint = Checkpoint(vlm)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        text_config: Any = read_config(host).text_config
+        text_config: Any = read_config(vlm).text_config
         router = MetaRouter(checkpoint.spec, text_config)
-    save_router(router, directory / "router", host_digest=checkpoint.digest)
-    return RandomModel(host, directory / "router")
+    save_router(router, directory / "router", model_digest=checkpoint.digest)
+    return RandomModel(vlm, directory / "router")
 
 
 def build_shape(
     shape: str, folder: Path, names: Sequence[str], progress: Progress, policies: Sequence[LayerPolicy] = ("dynamic",)
 ) -> OpenBundle:
-    """Writes a random host and router of ``shape`` below ``folder`` and builds the named versions of it.
+    """Writes a random model and router of ``shape`` below ``folder`` and builds the named versions of it.
 
     Raises:
         InputInvalid: There is no such shape.
@@ -89,8 +89,8 @@ def build_bundle_of(
         UnknownVersion: There is no such version.
     """
     frozen = place.with_name(f"{place.name}-frozen")
-    freezer = Freezer(pair.host, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
-    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    freezer = Freezer(pair.vlm, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
+    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     prunings = pruning_configs(names, tokens=tokens, layers=layers, prune_layer=_PRUNE_LAYER, policies=policies)
     freezer.shared()
     for pruning in prunings:

@@ -24,14 +24,14 @@ class BuildRequest:
     versions: tuple[str, ...]
     keep: Keep | None  # with `layers`, a version of its own beside `versions`; None of both: there is none
     layers: int | None
-    host: str  # a directory or a hub id
+    vlm: str  # a directory or a hub id
     router: Path | None
     backend: str
     precision: Precision
     layer_policy: LayerPolicy | Literal["both"] | None  # None: all that the backend runs and there are layers for
     prune_layer: int
     calib: Path | None
-    own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no card of the router is read
+    own_prompts: bool  # whoever asks gave `calib`: fidelity is measured on it, and no report of the router is read
     out: Path | None  # None: where the backend's builds end
     force: bool  # build and measure again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here

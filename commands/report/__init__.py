@@ -1,8 +1,8 @@
-"""The fidelity card as one HTML page: no script, nothing loaded from elsewhere, readable in light and dark.
+"""The fidelity report as one HTML page: no script, nothing loaded from elsewhere, readable in light and dark.
 
-``write_page`` is the whole face; a `Sample` is a picture with what each version kept of it. Equal cards and samples
-give equal bytes. ``templates/card.html`` is the page; ``page`` renders and writes it, ``rows`` chooses and orders what
-its tables show, ``images`` draws what it embeds, ``samples`` asks the engines.
+``write_page`` is the whole face; a `Sample` is an image with what each version kept of it. Equal reports and samples
+give equal bytes. ``templates/report.html`` is the page; ``page`` renders and writes it, ``rows`` chooses and orders
+what its tables show, ``images`` draws what it embeds, ``samples`` asks the engines.
 """
 
 from allrounder.commands.report.page import page, write_page

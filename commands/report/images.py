@@ -1,7 +1,7 @@
-"""What the page embeds: plots of fidelity against cost, sample pictures, and the veil over their dropped patches.
+"""What the page embeds: plots of fidelity against cost, sample images, and the veil over their dropped patches.
 
-What it is: images as ``data:`` addresses. What it knows: the card's rows and costs; Matplotlib, loaded on use; that
-visual tokens are the cells of a square grid, row by row. What it does not know: the page, how anything was measured.
+What it is: images as ``data:`` addresses. What it knows: the report's rows and costs; Matplotlib, loaded on use; that
+image tokens are the cells of a square grid, row by row. What it does not know: the page, how anything was measured.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from allrounder.card import ROUTER, Card, Row
 from allrounder.commands.report.rows import both_pruned, cost_of, label, ordered
+from allrounder.fidelity_report import ROUTER, FidelityReport, Row
 from allrounder.manifest import Estimate
 
-__all__ = ["Curve", "Plot", "Point", "curves", "picture", "plots", "veil"]
+__all__ = ["Curve", "Plot", "Point", "curves", "plots", "png", "veil"]
 
 _MEASURES = {"agreement": "Agreement with full", "retention": "Retention of full's accuracy"}
 _COSTS = {"flops": "FLOPs, share of full's prefill", "ttft": "Time to first token, share of full's"}
@@ -52,21 +52,21 @@ class Plot(NamedTuple):
     missing: list[str]
 
 
-def plots(card: Card) -> list[Plot]:
+def plots(report: FidelityReport) -> list[Plot]:
     """Returns agreement and retention, each against FLOPs and against time to first token."""
-    return [_plot(card, measure, axis) for measure in _MEASURES for axis in _COSTS]
+    return [_plot(report, measure, axis) for measure in _MEASURES for axis in _COSTS]
 
 
-def curves(card: Card, measure: str, axis: str) -> tuple[list[Curve], list[str]]:
+def curves(report: FidelityReport, measure: str, axis: str) -> tuple[list[Curve], list[str]]:
     """Returns the curves of one plot, and the names of those points that have no cost or no figure.
 
     The router stands at its cost with its own share; the others at the cost without, in their favour.
     """
     found: dict[str, Curve] = {}
     missing: list[str] = []
-    for row in ordered(card.rows):
-        if both_pruned(card, row):
-            name, figure, cost = label(card, row), getattr(row.figures, measure), _cost(card, row, axis)
+    for row in ordered(report.rows):
+        if both_pruned(report, row):
+            name, figure, cost = label(report, row), getattr(row.figures, measure), _cost(report, row, axis)
             if figure is None or cost is None:
                 missing.append(f"{name} at {row.version}")
             else:
@@ -76,13 +76,13 @@ def curves(card: Card, measure: str, axis: str) -> tuple[list[Curve], list[str]]
     return list(found.values()), missing
 
 
-def _cost(card: Card, row: Row, axis: str) -> float | None:
-    cost = cost_of(card, row.version, row.pruning.layer_policy)
+def _cost(report: FidelityReport, row: Row, axis: str) -> float | None:
+    cost = cost_of(report, row.version, row.pruning.layer_policy)
     return cost and getattr(cost, axis if row.pruner == ROUTER else f"{axis}_alone")
 
 
-def _plot(card: Card, measure: str, axis: str) -> Plot:
-    drawn, missing = curves(card, measure, axis)
+def _plot(report: FidelityReport, measure: str, axis: str) -> Plot:
+    drawn, missing = curves(report, measure, axis)
     title = f"{_MEASURES[measure]} against {'FLOPs' if axis == 'flops' else 'time to first token'}"
     spoken = "; ".join(f"{curve.name} {_spoken(curve.points)}" for curve in drawn)
     images = {scheme: _drawn(drawn, _COSTS[axis], ink) for scheme, ink in _INKS.items()} if drawn else {}
@@ -138,15 +138,15 @@ def _drawn(drawn: list[Curve], costs: str, ink: str) -> str:
     return _address("svg+xml", file.getvalue())
 
 
-def picture(image: Image.Image) -> str:
-    """Returns a picture as PNG, scaled down to at most 448 pixels a side."""
+def png(image: Image.Image) -> str:
+    """Returns an image as PNG, scaled down to at most 448 pixels a side."""
     small = image.copy()
     small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     return _png(small)
 
 
 def veil(kept: Iterable[int], grid: int) -> str:
-    """Returns an image of one pixel for each visual token: black where it is dropped, transparent where it is kept."""
+    """Returns an image of one pixel for each image token: black where it is dropped, transparent where it is kept."""
     pixels = np.full((grid * grid, 4), (0, 0, 0, 210), np.uint8)
     pixels[list(kept)] = 0
     return _png(Image.fromarray(pixels.reshape(grid, grid, 4)))

@@ -1,7 +1,7 @@
 """The page, rendered and written.
 
-What it is: the card, what is drawn of it, and the template put together. What it knows: one file, whole or absent.
-What it does not know: what stands in a section (``templates/card.html``).
+What it is: the report, what is drawn of it, and the template put together. What it knows: one file, whole or absent.
+What it does not know: what stands in a section (``templates/report.html``).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from allrounder.calib.fidelity import same_answer
 from allrounder.calib.tables import ranges
-from allrounder.card import Card
 from allrounder.commands.report import images, rows
 from allrounder.commands.report.samples import Sample
 from allrounder.errors import EngineUnavailable, InputInvalid
+from allrounder.fidelity_report import FidelityReport
 
 __all__ = ["check_installed", "page", "write_page"]
 
@@ -33,33 +33,33 @@ def check_installed() -> None:
     for name in ("jinja2", "matplotlib"):
         if find_spec(name) is None:
             raise EngineUnavailable(
-                f"the fidelity card's page needs {name}", where="--page", remedy="pip install 'allrounder[report]'"
+                f"the fidelity report's page needs {name}", where="--page", remedy="pip install 'allrounder[report]'"
             )
 
 
-def write_page(card: Card, out: Path, samples: Sequence[Sample], about: str) -> None:
-    """Writes the card as one self-contained HTML file; a kill leaves the old file or the new one.
+def write_page(report: FidelityReport, out: Path, samples: Sequence[Sample], about: str) -> None:
+    """Writes the report as one self-contained HTML file; a kill leaves the old file or the new one.
 
     Args:
-        card: What is shown.
+        report: What is shown.
         out: The file to write.
-        samples: Pictures with what versions kept of them; may be none.
+        samples: Images with what versions kept of them; may be none.
         about: Whose figures these are, in a sentence, such as "Figures of the demo model, not of LLaVA-1.5-7B".
 
     Raises:
         EngineUnavailable: Jinja2 or Matplotlib is not installed.
         InputInvalid: ``out`` cannot be written.
     """
-    text = page(card, samples, about)
+    text = page(report, samples, about)
     temporary = out.with_name(out.name + ".next")
     try:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         temporary.replace(out)
     except OSError as error:
-        raise InputInvalid("the page cannot be written", where=out, got=error, wanted="such as card.html") from error
+        raise InputInvalid("the page cannot be written", where=out, got=error, wanted="such as report.html") from error
 
 
-def page(card: Card, samples: Sequence[Sample], about: str) -> str:
+def page(report: FidelityReport, samples: Sequence[Sample], about: str) -> str:
     """Returns the page's HTML.
 
     Raises:
@@ -75,12 +75,12 @@ def page(card: Card, samples: Sequence[Sample], about: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    side = math.isqrt(card.visual_tokens)
-    text = environment.get_template("card.html").render(
-        card=card,
+    side = math.isqrt(report.image_tokens)
+    text = environment.get_template("report.html").render(
+        report=report,
         samples=samples,
         about=about,
-        grid=side if side * side == card.visual_tokens else None,
+        grid=side if side * side == report.image_tokens else None,
         rows=rows,
         images=images,
         number=_number,

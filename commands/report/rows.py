@@ -1,6 +1,6 @@
-"""What the page's tables show: rows of the card, chosen, ordered and judged.
+"""What the page's tables show: rows of the report, chosen, ordered and judged.
 
-What it is: pure functions from a card to rows and words. What it knows: what makes a row part of the main table, of a
+What it is: pure functions from a report to rows and words. What it knows: what makes a row part of the main table, of a
 curve, or one half of a budget alone; when a comparison is won. What it does not know: HTML, files.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
-from allrounder.card import ROUTER, Card, Comparison, Cost, Row
+from allrounder.fidelity_report import ROUTER, Comparison, Cost, FidelityReport, Row
 from allrounder.pruning import LayerPolicy
 
 __all__ = [
@@ -62,28 +62,32 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
     )
 
 
-def both_pruned(card: Card, row: Row) -> bool:
+def both_pruned(report: FidelityReport, row: Row) -> bool:
     """Whether ``row`` drops tokens and layers."""
-    return row.pruning.keep < card.visual_tokens and row.pruning.layers < card.layers
+    return row.pruning.keep < report.image_tokens and row.pruning.layers < report.layers
 
 
-def router_rows(card: Card) -> list[Row]:
+def router_rows(report: FidelityReport) -> list[Row]:
     """Returns the router's rows that drop tokens and layers, in order."""
-    return [row for row in ordered(card.rows) if row.pruner == ROUTER and both_pruned(card, row)]
+    return [row for row in ordered(report.rows) if row.pruner == ROUTER and both_pruned(report, row)]
 
 
-def halves(card: Card) -> list[Halves]:
+def halves(report: FidelityReport) -> list[Halves]:
     """Returns, per version, the rows that prune one side alone beside those that prune both; at the end the others.
 
     A row with all layers belongs to the versions with as many tokens, a row with all tokens to those with as many
     layers; so one row can belong to several versions.
     """
-    rows = ordered(card.rows)
-    tokens_alone = [row for row in rows if row.pruning.keep < card.visual_tokens and row.pruning.layers == card.layers]
-    layers_alone = [row for row in rows if row.pruning.keep == card.visual_tokens and row.pruning.layers < card.layers]
+    rows = ordered(report.rows)
+    tokens_alone = [
+        row for row in rows if row.pruning.keep < report.image_tokens and row.pruning.layers == report.layers
+    ]
+    layers_alone = [
+        row for row in rows if row.pruning.keep == report.image_tokens and row.pruning.layers < report.layers
+    ]
     alone = [("tokens alone", row) for row in tokens_alone] + [("layers alone", row) for row in layers_alone]
     found = []
-    for version, group in groupby((row for row in rows if both_pruned(card, row)), key=lambda row: row.version):
+    for version, group in groupby((row for row in rows if both_pruned(report, row)), key=lambda row: row.version):
         both = list(group)
         mine = [
             pair
@@ -99,20 +103,20 @@ def halves(card: Card) -> list[Halves]:
     return [*found, *([Halves("Budgets of no version above", others)] if others else [])]
 
 
-def cost_of(card: Card, version: str, layer_policy: LayerPolicy) -> Cost | None:
-    """Returns what a version under a policy costs, where the card knows."""
-    return next((cost for cost in card.costs if (cost.version, cost.layer_policy) == (version, layer_policy)), None)
+def cost_of(report: FidelityReport, version: str, layer_policy: LayerPolicy) -> Cost | None:
+    """Returns what a version under a policy costs, where the report knows."""
+    return next((cost for cost in report.costs if (cost.version, cost.layer_policy) == (version, layer_policy)), None)
 
 
-def kinds(card: Card) -> list[str]:
+def kinds(report: FidelityReport) -> list[str]:
     """Returns the classes of question, in alphabetical order."""
-    return sorted(set(card.full_kinds).union(*(row.kinds for row in card.rows)))
+    return sorted(set(report.full_kinds).union(*(row.kinds for row in report.rows)))
 
 
-def worst_classes(card: Card) -> str:
+def worst_classes(report: FidelityReport) -> str:
     """Says which class of question each version hurts most, by agreement; nothing where there is but one class."""
     found: dict[str, list[str]] = {}
-    for row in router_rows(card):
+    for row in router_rows(report):
         if len(row.kinds) > 1:
             worst = min(sorted(row.kinds), key=lambda kind: row.kinds[kind].agreement.mean)
             kept = f"{row.kinds[worst].agreement.mean:.1%} at {row.version} {row.pruning.layer_policy}"
@@ -139,33 +143,35 @@ def _verdicts(row: Comparison) -> tuple[str, str]:
     return verdict(gain.mean, gain.high, row.p), verdict(-less.mean, -less.low, row.kl_p)
 
 
-def compared(card: Card) -> list[Compared]:
+def compared(report: FidelityReport) -> list[Compared]:
     """Returns the comparisons in the order of the rows, each with what it shows by agreement and by KL."""
-    place = {row.version: index for index, row in enumerate(ordered(card.rows))}
-    rows = sorted(card.comparisons, key=lambda each: (place.get(each.version, len(place)), each.version, each.pruner))
+    place = {row.version: index for index, row in enumerate(ordered(report.rows))}
+    rows = sorted(report.comparisons, key=lambda each: (place.get(each.version, len(place)), each.version, each.pruner))
     return [Compared(row, _verdicts(row)) for row in rows]
 
 
-def layer_use(card: Card) -> list[Row]:
+def layer_use(report: FidelityReport) -> list[Row]:
     """Returns the router's rows that drop layers and say how often each is run: versions first, layers alone last."""
     rows = [
-        row for row in ordered(card.rows) if row.pruner == ROUTER and row.pruning.layers < card.layers and row.layer_use
+        row
+        for row in ordered(report.rows)
+        if row.pruner == ROUTER and row.pruning.layers < report.layers and row.layer_use
     ]
-    return sorted(rows, key=lambda row: row.pruning.keep == card.visual_tokens)
+    return sorted(rows, key=lambda row: row.pruning.keep == report.image_tokens)
 
 
-def questions_asked(card: Card) -> tuple[list[int], list[int]]:
+def questions_asked(report: FidelityReport) -> tuple[list[int], list[int]]:
     """Returns how many questions the router's curves rest on, and how many those of the others."""
     asked: dict[bool, set[int]] = {True: set(), False: set()}
-    for row in card.rows:
-        if both_pruned(card, row):
+    for row in report.rows:
+        if both_pruned(report, row):
             asked[row.pruner == ROUTER].add(row.figures.questions)
     return sorted(asked[True]), sorted(asked[False])
 
 
-def label(card: Card, row: Row) -> str:
-    """Returns what a row's pruner is called: with its policy where the card has it under several."""
+def label(report: FidelityReport, row: Row) -> str:
+    """Returns what a row's pruner is called: with its policy where the report has it under several."""
     policies = {
-        other.pruning.layer_policy for other in card.rows if other.pruner == row.pruner and both_pruned(card, other)
+        other.pruning.layer_policy for other in report.rows if other.pruner == row.pruner and both_pruned(report, other)
     }
     return f"{row.pruner}, {row.pruning.layer_policy}" if len(policies) > 1 else row.pruner

@@ -1,4 +1,4 @@
-"""Sample pictures: what each version keeps of a picture, and what it answers.
+"""Sample images: what each version keeps of an image, and what it answers.
 
 What it is: two records, and how they are made. What it knows: the runtime. What it does not know: how they are shown.
 """
@@ -26,19 +26,19 @@ _ANSWER_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one version kept of a picture, and its answer."""
+    """What one version kept of an image, and its answer."""
 
     version: str
-    keep_list: tuple[int, ...]  # ascending, of 0..N-1
-    layer_plan: tuple[int, ...]  # ascending, of 0..M-1
+    keep_indices: tuple[int, ...]  # ascending, of 0..N-1
+    kept_layers: tuple[int, ...]  # ascending, of 0..M-1
     answer: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture, a question, and what each version made of it."""
+    """An image, a question, and what each version made of it."""
 
-    picture: Image.Image  # cut and scaled as the model sees it
+    image: Image.Image  # cut and scaled as the model sees it
     question: str
     wanted: str | None  # the right answer, where it is known
     versions: tuple[Kept, ...]
@@ -53,7 +53,7 @@ def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence
         rgb = to_rgb(prompt.image)
         answers = [Runtime(engine).generate(rgb, prompt.question, max_new_tokens=limit) for engine in engines]
         kept = tuple(
-            Kept(entry.version, answer.keep_list, answer.layer_plan, answer.text)
+            Kept(entry.version, answer.keep_indices, answer.kept_layers, answer.text)
             for entry, answer in zip(entries, answers, strict=True)
         )
         samples.append(Sample(_as_seen(engines[0], rgb), prompt.question, prompt.answer, kept))
@@ -61,13 +61,13 @@ def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence
 
 
 def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
-    """Returns the picture cut and scaled as the model sees it.
+    """Returns the image cut and scaled as the model sees it.
 
-    The preprocess graph ends in a linear map per channel; a black and a white picture tell it, and it is undone.
+    The preprocess graph ends in a linear map per channel; a black and a white image tell it, and it is undone.
     """
 
-    def pixels(picture: np.ndarray) -> np.ndarray:
-        return engine.preprocess(picture).numpy()[0].transpose(1, 2, 0)
+    def pixels(image: np.ndarray) -> np.ndarray:
+        return engine.preprocess(image).numpy()[0].transpose(1, 2, 0)
 
     size = engine.model.image_size
     black, white = (pixels(np.full((size, size, 3), value, np.uint8)).mean(axis=(0, 1)) for value in (0, 255))

@@ -47,11 +47,11 @@ def check_same(old: Identity, new: Identity, *, where: object) -> Identity:
     """Returns the identity of both together; the name stays the old one's, a missing router is filled in.
 
     Raises:
-        BundleMismatch: Another host, router, prompt or limits.
+        BundleMismatch: Another model, router, prompt or limits.
     """
     routers = [router for router in (old.model.router, new.model.router) if router]
     pairs = (
-        ("host", old.model.host, new.model.host),
+        ("model", old.model.digest, new.model.digest),
         ("router", routers[:1], routers[-1:]),
         ("prompt template", old.prompt, new.prompt),
         ("limits", old.limits, new.limits),
@@ -64,7 +64,7 @@ def check_same(old: Identity, new: Identity, *, where: object) -> Identity:
     model = msgspec.structs.replace(old.model, router=routers[0] if routers else None)
     if model != msgspec.structs.replace(new.model, router=model.router, name=model.name):
         raise BundleMismatch(
-            "this bundle describes the same host differently",
+            "this bundle describes the same model differently",
             where=where,
             got=new.model,
             wanted=old.model,

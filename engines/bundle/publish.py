@@ -55,7 +55,7 @@ def publish(staging: Staging) -> OpenBundle:
 
     Raises:
         BundleBusy: Another process is publishing and does not come to an end.
-        BundleMismatch: Somebody meanwhile published a bundle of another host, router or prompt.
+        BundleMismatch: Somebody meanwhile published a bundle of another model, router or prompt.
         BundleError: The file system refuses; the place holds the old bundle.
         InputInvalid: Nothing was built.
     """

@@ -43,8 +43,8 @@ __all__ = ["Staging", "commit", "current_bundle", "point_to"]
 class Staging:
     """A candidate bundle at ``path``, beside its ``place``; use it in a ``with`` statement.
 
-    Nothing at the place changes before `allrounder.engines.bundle.publish.publish`; leaving the ``with`` statement removes
-    whatever was not published. What dead processes left behind is removed at the beginning.
+    Nothing at the place changes before `allrounder.engines.bundle.publish.publish`; leaving the ``with`` statement
+    removes whatever was not published. What dead processes left behind is removed at the beginning.
 
     Attributes:
         place: Where the bundle goes, links resolved.
@@ -100,7 +100,7 @@ class Staging:
         return self._manifest
 
     def accept(self, identity: Identity) -> None:
-        """Makes sure that entries of this host, router, prompt and these limits may join the bundle.
+        """Makes sure that entries of this model, router, prompt and these limits may join the bundle.
 
         Raises:
             BundleMismatch: They may not.
@@ -162,7 +162,7 @@ class Staging:
     def put(self, entries: Iterable[Entry], *, force: bool = False) -> tuple[Entry, ...]:
         """Adds entries, whose files are in the folder, and writes the manifest.
 
-        An entry of the same key is replaced; unless ``force``, one with the same flow and graphs is left as it is,
+        An entry of the same key is replaced; unless ``force``, one with the same decision and graphs is left as it is,
         its figures included, and named in `reused`.
 
         Returns:

@@ -1,14 +1,14 @@
 """The checkpoint backend: a pruned model as a stock Hugging Face directory, for serving stacks that load one.
 
-What it is: it writes the host with the kept layers, renumbered, beside the graphs that make its T visual
-rows and a sidecar that says what was kept. ONNX Runtime's engines of the same flow are staged, so that its fidelity
+What it is: it writes the model with the kept layers, renumbered, beside the graphs that make its T image
+rows and a sidecar that says what was kept. ONNX Runtime's engines of the same decision are staged, so that its fidelity
 is measured like any version's; they are thrown away.
-What it knows: the layout of the directory, and which flows such a stack can run.
+What it knows: the layout of the directory, and which decisions such a stack can run.
 What it does not know: the stacks (`allrounder.serving` does), the inside of graphs and weights.
 
     config.json, model*.safetensors, tokenizer, processor, chat template    as `from_pretrained` wants them
     allrounder.json                                                         the sidecar
-    visual/                                                                 preprocess, vision, router, tokenizer
+    image/                                                                 preprocess, vision, router, tokenizer
 
 The directory is whole or absent: it is made beside its place and renamed. Killed while it takes the place of an older
 checkpoint, between two renames, it is absent.
@@ -27,8 +27,8 @@ from allrounder.engines.backends import Asked
 from allrounder.engines.bundle.folders import beside, reported, sync
 from allrounder.engines.bundle.locking import exclusive
 from allrounder.engines.bundle.publish import Staging
-from allrounder.engines.checkpoint.sidecar import SIDECAR, VISUAL_FOLDER, PrunedEntry, Sidecar, read_sidecar
-from allrounder.engines.checkpoint.visual import write_visual
+from allrounder.engines.checkpoint.image import write_image
+from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, SIDECAR, PrunedEntry, Sidecar, read_sidecar
 from allrounder.engines.checkpoint.weights import pruned_config, write_weights
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.onnxruntime.build import build, load_graph
@@ -36,7 +36,7 @@ from allrounder.engines.written import written
 from allrounder.errors import BundleCorrupt, BundleError, InputInvalid
 from allrounder.hashing import check_files, file_record, list_files, verify_files
 from allrounder.manifest import SCHEMA, Entry, FileRecord, SharedGraphs, encode
-from allrounder.model_files import CONFIG, HOST_FOLDER, HostRecord, read_host
+from allrounder.model_files import CONFIG, MODEL_FOLDER, ModelRecord, read_model
 from allrounder.progress import Progress, silent
 
 __all__ = ["BACKEND", "PLACE", "POLICIES", "build", "check", "opened", "write_checkpoint"]
@@ -70,14 +70,14 @@ def check(asked: Asked) -> None:
     if asked.dynamic:
         reasons.append(
             "layers cannot be chosen per input, because every layer of the file is run for every input: fix them "
-            "by a vote (--layer-policy static)"
+            "by a ranking (--layer-policy static)"
         )
     if others:
         reasons.append("--out becomes one model directory: build one version at a time, each into a place of its own")
     if asked.precision == "bf16":
         reasons.append(
-            "the graphs of visual/ hand their rows to any stack as numpy arrays, and numpy has no bfloat16: give "
-            "--precision fp16 or fp32, which is that of these graphs alone (the weights keep the host's bytes)"
+            "the graphs of image/ hand their rows to any stack as numpy arrays, and numpy has no bfloat16: give "
+            "--precision fp16 or fp32, which is that of these graphs alone (the weights keep the model's bytes)"
         )
     if reasons:
         raise InputInvalid(
@@ -124,9 +124,9 @@ class _Output:
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[PrunedEntry, ...]:
         """See `allrounder.engines.backends.Output`."""
-        source = Path(read_host(frozen_dir).source)
+        source = Path(read_model(frozen_dir).source)
         if self.place in (source, *source.parents):
-            raise BundleError("the host itself would be replaced", where=self.place, remedy="give another --out")
+            raise BundleError("the model itself would be replaced", where=self.place, remedy="give another --out")
         wanted = {entry.key for entry in entries}
         (measured,) = (entry for entry in self.staging.manifest.entries if entry.key in wanted)
         new = self._folder / "checkpoint"
@@ -140,30 +140,30 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
     """Writes a checkpoint into a folder that does not exist yet; the sidecar comes last.
 
     Args:
-        frozen_dir: What the exporter froze, the host's files included.
+        frozen_dir: What the exporter froze, the model's files included.
         measured: A static entry with K = 0, whose pruning and figures the checkpoint takes.
         out: Where to.
         progress: Told the weights files.
 
     Raises:
         InputInvalid: The entry drops tokens inside the decoder, or is dynamic.
-        BundleCorrupt: The frozen directory is damaged, or the host's weights are no longer those that were frozen.
-        HostUnsupported: The host's config speaks of layers in a way that cannot be pruned.
+        BundleCorrupt: The frozen directory is damaged, or the model's weights are no longer those that were frozen.
+        ModelUnsupported: The model's config speaks of layers in a way that cannot be pruned.
         OSError: The file system refuses.
     """
-    frozen, host = read_frozen(frozen_dir), read_host(frozen_dir)
-    if host.digest != frozen.model.host:
-        raise BundleCorrupt("the host's files are not those of the graphs", where=frozen_dir, got=host.digest)
+    frozen, vlm = read_frozen(frozen_dir), read_model(frozen_dir)
+    if vlm.digest != frozen.model.digest:
+        raise BundleCorrupt("the model's files are not those of the graphs", where=frozen_dir, got=vlm.digest)
     entry = _pruned(measured)
     kept = entry.pruning.kept_layers or ()
     out.mkdir()
-    files = _small_files(frozen_dir / HOST_FOLDER, host, kept, out)
-    files |= write_weights(host, kept, out, progress)
-    pruned = entry.pruning.keep < frozen.model.visual_tokens
-    graphs, visual = write_visual(frozen_dir, frozen, out / VISUAL_FOLDER, router=pruned)
+    files = _small_files(frozen_dir / MODEL_FOLDER, vlm, kept, out)
+    files |= write_weights(vlm, kept, out, progress)
+    pruned = entry.pruning.keep < frozen.model.image_tokens
+    graphs, image_files = write_image(frozen_dir, frozen, out / IMAGE_FOLDER, router=pruned)
     for name in filter(None, (graphs.preprocess, graphs.vision, graphs.router)):
-        load_graph(out / VISUAL_FOLDER / name, f"{VISUAL_FOLDER}/{name}")
-    files |= {f"{VISUAL_FOLDER}/{name}": record for name, record in visual.items()}
+        load_graph(out / IMAGE_FOLDER / name, f"{IMAGE_FOLDER}/{name}")
+    files |= {f"{IMAGE_FOLDER}/{name}": record for name, record in image_files.items()}
     sidecar = Sidecar(
         schema=SCHEMA,
         producer=f"allrounder {__version__}",
@@ -172,9 +172,9 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         limits=frozen.limits,
         entry=entry,
         graphs=SharedGraphs(
-            preprocess=f"{VISUAL_FOLDER}/{graphs.preprocess}",
-            vision=f"{VISUAL_FOLDER}/{graphs.vision}",
-            router=graphs.router and f"{VISUAL_FOLDER}/{graphs.router}",
+            preprocess=f"{IMAGE_FOLDER}/{graphs.preprocess}",
+            vision=f"{IMAGE_FOLDER}/{graphs.vision}",
+            router=graphs.router and f"{IMAGE_FOLDER}/{graphs.router}",
         ),
         files=dict(sorted(files.items())),
     )
@@ -194,19 +194,19 @@ def _pruned(measured: Entry) -> PrunedEntry:
     )
 
 
-def _small_files(source: Path, host: HostRecord, plan: Sequence[int], out: Path) -> dict[str, FileRecord]:
-    """Copies what a host has beside its weights, the config with fewer layers."""
+def _small_files(source: Path, vlm: ModelRecord, plan: Sequence[int], out: Path) -> dict[str, FileRecord]:
+    """Copies what a model has beside its weights, the config with fewer layers."""
     try:
-        verify_files(source, host.files, check_files(source, host.files))
+        verify_files(source, vlm.files, check_files(source, vlm.files))
         config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BundleCorrupt("the host's files cannot be read", where=source, got=error) from error
-    for name in host.files:
+        raise BundleCorrupt("the model's files cannot be read", where=source, got=error) from error
+    for name in vlm.files:
         shutil.copyfile(source / name, out / name)
-    (out / CONFIG).write_text(json.dumps(pruned_config(config, host, plan), indent=2) + "\n", encoding="utf-8")
-    if _TOKENIZER_CONFIG in host.files:
+    (out / CONFIG).write_text(json.dumps(pruned_config(config, vlm, plan), indent=2) + "\n", encoding="utf-8")
+    if _TOKENIZER_CONFIG in vlm.files:
         _say_for_older(out / _TOKENIZER_CONFIG)
-    return {name: file_record(out / name) for name in host.files}
+    return {name: file_record(out / name) for name in vlm.files}
 
 
 def _say_for_older(path: Path) -> None:
@@ -216,7 +216,7 @@ def _say_for_older(path: Path) -> None:
         if config.get("tokenizer_class") not in _PLAIN_TOKENIZERS:
             return
     except (OSError, ValueError, AttributeError) as error:
-        raise BundleCorrupt("the host's files cannot be read", where=path, got=error) from error
+        raise BundleCorrupt("the model's files cannot be read", where=path, got=error) from error
     config["tokenizer_class"] = _PLAIN_TOKENIZERS[0]
     if isinstance(config.get("extra_special_tokens"), list):  # a dict in version 4
         config["additional_special_tokens"] = config.pop("extra_special_tokens")

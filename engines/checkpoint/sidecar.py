@@ -1,11 +1,11 @@
 """The sidecar: what a pruned checkpoint says about itself.
 
-What it is: the record of `allrounder.json` beside a stock `config.json`: host and router, how it is pruned,
-the graphs that choose and make the T visual rows, fidelity, and every file's digest. Its reading and writing.
+What it is: the record of `allrounder.json` beside a stock `config.json`: model and router, how it is pruned,
+the graphs that choose and make the T image tokens, fidelity, and every file's digest. Its reading and writing.
 What it knows: schema, and what makes sense together. What it does not know: who serves the checkpoint, and how.
 
 A pruned checkpoint is a stock Hugging Face directory of L layers. Which tokens are kept is not in its weights: the
-graphs below `visual/` turn picture and question into T rows, and the serving stack feeds these in place of N visual
+graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image
 tokens. Files written into it later (a launch script, an engine) are nobody's business here: listed ones are checked.
 """
 
@@ -34,20 +34,20 @@ from allrounder.progress import Progress, silent
 from allrounder.pruning import PruningConfig
 from allrounder.records import Record
 
-__all__ = ["SIDECAR", "VISUAL_FOLDER", "PrunedEntry", "Sidecar", "open_sidecar", "read_sidecar"]
+__all__ = ["IMAGE_FOLDER", "SIDECAR", "PrunedEntry", "Sidecar", "open_sidecar", "read_sidecar"]
 
 SIDECAR = "allrounder.json"
-VISUAL_FOLDER = "visual"  # the graphs, their weights, and the tokenizer with its golden prompts
+IMAGE_FOLDER = "image"  # the graphs, their weights, and the tokenizer with its golden prompts
 
 
 class PrunedEntry(Record, frozen=True, kw_only=True):
     """The version that a pruned checkpoint holds; its keys are those of a bundle's entry."""
 
-    pruning: PruningConfig  # K = 0 and static: layer i here is `kept_layers[i]` of the host
+    pruning: PruningConfig  # K = 0 and static: layer i here is `kept_layers[i]` of the model
     backend: str
-    precision: Precision  # of the graphs below `visual/`; the weights keep the dtype of the host
+    precision: Precision  # of the graphs below `image/`; the weights keep the dtype of the model
     positions: Literal["unpruned"] = "unpruned"  # fidelity holds where rows have those of the unpruned prompt
-    fidelity: Fidelity | None  # of the same flow's frozen graphs
+    fidelity: Fidelity | None  # of the same decision's frozen graphs
     latency: Latency | None = None  # the serving stack's business
 
     @property
@@ -61,7 +61,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
 
     schema: Literal[1]
     producer: str  # program and version that wrote it
-    model: Model  # host and router, each by digest
+    model: Model  # model and router, each by digest
     prompt: PromptTemplate
     limits: Limits
     entry: PrunedEntry
@@ -83,7 +83,7 @@ def read_sidecar(root: Path) -> Sidecar:
     try:
         data = path.read_bytes()
     except OSError as error:
-        remedy = "build one: allrounder build --backend checkpoint --gather-layer 0"
+        remedy = "build one: allrounder build --backend checkpoint --prune-layer 0"
         raise BundleCorrupt("this is not a pruned checkpoint", where=path, got=error, remedy=remedy) from error
     check_schema(data, where=path)
     try:
@@ -103,7 +103,7 @@ def open_sidecar(path: Path | str, folder: str = "", progress: Progress = silent
 
     Args:
         path: The checkpoint.
-        folder: Verify what lies below this folder alone: whoever reads `visual/` need not hash the weights.
+        folder: Verify what lies below this folder alone: whoever reads `image/` need not hash the weights.
         progress: Told the MiB that are hashed.
 
     Raises:
@@ -126,12 +126,12 @@ def _check(sidecar: Sidecar, path: Path) -> None:
     for name in sidecar.files:
         check_path(name, where=path)
     try:
-        pruning.check(tokens=model.visual_tokens, layers=model.layers)
+        pruning.check(tokens=model.image_tokens, layers=model.layers)
     except InvalidBudget as error:
         raise BundleCorrupt("the sidecar has an impossible budget", where=path, got=error) from error
     if pruning.prune_layer or pruning.layer_policy != "static":
         raise BundleCorrupt("no checkpoint is pruned so", where=path, got=sidecar.entry.label, wanted="K=0, static")
-    if (graphs.router is None) == pruning.routes(model.visual_tokens):
+    if (graphs.router is None) == pruning.routes(model.image_tokens):
         raise BundleCorrupt("a router is there exactly where tokens are dropped", where=path, got=graphs.router)
     for name in (graphs.preprocess, graphs.vision, graphs.router):
         if name is not None and name not in sidecar.files:

@@ -1,6 +1,6 @@
-"""The weights and the config of a host with some of its layers.
+"""The weights and the config of a model with some of its layers.
 
-What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the host
+What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the model
 has them, and the config of fewer layers.
 What it knows: the safetensors format, those names, the config keys that speak of layers by number. What it does not
 know: what a tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from allrounder.errors import BundleCorrupt, HostUnsupported
+from allrounder.errors import BundleCorrupt, ModelUnsupported
 from allrounder.manifest import FileRecord
-from allrounder.model_files import HostRecord, HostTensor
+from allrounder.model_files import ModelRecord, ModelTensor
 from allrounder.progress import Progress
 
 __all__ = ["pruned_config", "write_weights", "written_name"]
@@ -41,15 +41,16 @@ _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16"
 class _Kept(NamedTuple):
     """A tensor on its way: where it lies, and its new name."""
 
-    source: HostTensor
+    source: ModelTensor
     name: str
 
 
-def written_name(tensor: HostTensor, plan: Sequence[int]) -> str | None:
+def written_name(tensor: ModelTensor, plan: Sequence[int]) -> str | None:
     """Returns the name that a tensor is written under where only the layers of ``plan`` are there.
 
     Returns:
-        The name that llava-1.5-7b-hf has for it on the hub, whatever the host calls it; None if it is of another layer.
+        The name that llava-1.5-7b-hf has for it on the hub, whatever the model calls it; None if it is of another
+        layer.
 
     Raises:
         BundleCorrupt: The record names a tensor of no part of a Llava.
@@ -62,31 +63,31 @@ def written_name(tensor: HostTensor, plan: Sequence[int]) -> str | None:
     for canonical, written in _WRITTEN:
         if name.startswith(canonical):
             return written + name.removeprefix(canonical)
-    raise BundleCorrupt("a recorded weight belongs to no part of the host", where=tensor.stored, got=name)
+    raise BundleCorrupt("a recorded weight belongs to no part of the model", where=tensor.stored, got=name)
 
 
-def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[int]) -> dict[str, Any]:
-    """Returns ``config.json`` of the host with the layers of ``plan`` alone; everything else stays as it is written.
+def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, plan: Sequence[int]) -> dict[str, Any]:
+    """Returns ``config.json`` of the model with the layers of ``plan`` alone; everything else stays as it is written.
 
     Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
     some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
 
     Raises:
-        HostUnsupported: A list with one element per layer has another length.
+        ModelUnsupported: A list with one element per layer has another length.
     """
     text = dict(config.get("text_config") or {})
     for key in _PER_LAYER:
         listed = text.get(key)
         if isinstance(listed, list):
-            if len(listed) != host.layers:
-                raise HostUnsupported(
+            if len(listed) != vlm.layers:
+                raise ModelUnsupported(
                     "a list in the config has not one element per layer",
                     where=f"text_config.{key}",
                     got=len(listed),
-                    wanted=host.layers,
+                    wanted=vlm.layers,
                 )
             text[key] = [listed[layer] for layer in plan]
-    windowless = host.text_config.get("max_window_layers")
+    windowless = vlm.text_config.get("max_window_layers")
     if isinstance(windowless, int):  # the layers below it attend to everything: as many as are kept of them still do
         text["max_window_layers"] = sum(layer < windowless for layer in plan)
     text["num_hidden_layers"] = len(plan)
@@ -95,34 +96,34 @@ def pruned_config(config: Mapping[str, Any], host: HostRecord, plan: Sequence[in
         text.setdefault("rope_theta", rope.pop("rope_theta"))
         if rope.get("rope_type", "default") != "default":
             text.setdefault("rope_scaling", rope)
-    if {"decoder.embed_tokens.weight", "decoder.lm_head.weight"} <= {tensor.name for tensor in host.tensors}:
+    if {"decoder.embed_tokens.weight", "decoder.lm_head.weight"} <= {tensor.name for tensor in vlm.tensors}:
         # transformers ties two only where they are equal; stacks that believe the flag alone need it to say so.
         config, text["tie_word_embeddings"] = {**config, "tie_word_embeddings": False}, False
     return {**config, "text_config": text}
 
 
-def write_weights(host: HostRecord, plan: Sequence[int], out: Path, progress: Progress) -> dict[str, FileRecord]:
+def write_weights(vlm: ModelRecord, plan: Sequence[int], out: Path, progress: Progress) -> dict[str, FileRecord]:
     """Writes the weights of the layers in ``plan``, renumbered, and of everything outside the decoder's layers.
 
     Returns:
         What was written below ``out``, the index of several files included.
 
     Raises:
-        BundleCorrupt: The host's weights are not those that were recorded.
+        BundleCorrupt: The model's weights are not those that were recorded.
         OSError: There is no room.
     """
     groups: dict[str, list[_Kept]] = {}
-    for tensor in host.tensors:
+    for tensor in vlm.tensors:
         name = written_name(tensor, plan)
         if name is not None:
             groups.setdefault(tensor.file, []).append(_Kept(tensor, name))
-    single = len(host.weights) == 1
+    single = len(vlm.weights) == 1
     records: dict[str, FileRecord] = {}
     placed: dict[str, str] = {}
     for done, (source, kept) in enumerate(groups.items(), start=1):
         name = "model.safetensors" if single else f"model-{done:05}-of-{len(groups):05}.safetensors"
-        records[name] = _write_file(host.weights_file(source), kept, out / name)
-        host.weights_file(source)  # the same file after it was read
+        records[name] = _write_file(vlm.weights_file(source), kept, out / name)
+        vlm.weights_file(source)  # the same file after it was read
         placed |= {each.name: name for each in kept}
         progress("writing weights", done, len(groups))
     if not single:
@@ -156,13 +157,13 @@ def _write_file(source: Path, kept: list[_Kept], path: Path) -> FileRecord:
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
 
 
-def _copy(reading: BinaryIO, tensor: HostTensor, writing: BinaryIO, digest: Any) -> None:
+def _copy(reading: BinaryIO, tensor: ModelTensor, writing: BinaryIO, digest: Any) -> None:
     reading.seek(tensor.begin)
     left = tensor.end - tensor.begin
     while left:
         chunk = reading.read(min(left, _CHUNK))
         if not chunk:
-            raise BundleCorrupt("the host's weights are truncated", where=tensor.file, wanted=tensor.stored)
+            raise BundleCorrupt("the model's weights are truncated", where=tensor.file, wanted=tensor.stored)
         writing.write(chunk)
         digest.update(chunk)
         left -= len(chunk)

@@ -1,14 +1,14 @@
-"""Flat twins: a graph in ops that runtimes other than ONNX Runtime know.
+"""Flat copies: a graph in ops that runtimes other than ONNX Runtime know.
 
 What it is: one function from a frozen graph to the same graph without model-local functions, without the two things of
 opset 24 that decode graphs are made of, and without antialiased `Resize`.
 What it knows: that OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths,
 resizes without the antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a
 branch of an `If` only hands on.
-What it does not know: which of the bundle's graphs get a twin: the backend says so.
+What it does not know: which of the bundle's graphs get a flat copy: the backend says so.
 
 `TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and looks at
-every place in them, so a twin decodes slower than its graph; it computes the same.
+every place in them, so a flat copy decodes slower than its graph; it computes the same.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from allrounder.engines.bundle.publish import Staging
 from allrounder.engines.graphs.nodes import Nodes
 from allrounder.engines.graphs.resize import resize
 
-__all__ = ["flat", "masked_attention", "takes_lengths", "write_twin"]
+__all__ = ["flat", "masked_attention", "takes_lengths", "write_flat_copy"]
 
 _LENGTHS = 6  # the input of Attention that is `nonpad_kv_seqlen`
 
 
-def write_twin(staging: Staging, path: str) -> str:
-    """Writes the twin of a staged graph beside it and returns its path."""
-    twin = path.removesuffix(".onnx") + ".flat.onnx"
-    if twin not in staging.files:  # names are by content: a twin of the same graph is the same
+def write_flat_copy(staging: Staging, path: str) -> str:
+    """Writes the flat copy of a staged graph beside it and returns its path."""
+    flat_copy = path.removesuffix(".onnx") + ".flat.onnx"
+    if flat_copy not in staging.files:  # names are by content: a flat copy of the same graph is the same
         model = onnx.load(staging.path / path, load_external_data=False)
-        with staging.new_file(twin) as write:
+        with staging.new_file(flat_copy) as write:
             write(_bytes(flat(model)))
-    return twin
+    return flat_copy
 
 
 def flat(model: onnx.ModelProto) -> onnx.ModelProto:

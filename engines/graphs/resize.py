@@ -1,9 +1,9 @@
-"""`Resize` of pictures as matrix products, one for each axis.
+"""`Resize` of images as matrix products, one for each axis.
 
 What it is: Pillow's resizing, which `Resize` with antialiasing does too, spelled in ops that every runtime has.
 What it knows: Pillow's triangle and cubic (a = -0.5) filters: their width grows with the reduction, weights that fall
-outside the picture count for nothing, and rows are rounded to whole steps before columns are filtered.
-What it does not know: which pictures.
+outside the image count for nothing, and rows are rounded to whole steps before columns are filtered.
+What it does not know: which images.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["resize"]
 
 def resize(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Returns what replaces ``node``: uint8 [1, 3, height, width] to the ``sizes`` of its ``axes``, antialiased."""
-    picture, sizes = node.input[0], node.input[3]
+    image, sizes = node.input[0], node.input[3]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     assert attributes["antialias"], "the exporter writes no other Resize"
     mode = attributes["mode"].decode()
     nodes = Nodes(node)
-    values = nodes.add("Cast", [picture], "values", to=TensorProto.FLOAT)
+    values = nodes.add("Cast", [image], "values", to=TensorProto.FLOAT)
     for place, axis in reversed(list(enumerate(attributes["axes"]))):  # rows first
         name = {2: "down", 3: "across"}[axis]
-        before, after = nodes.size(picture, axis, f"{name}_extent"), _part(nodes, sizes, place)
+        before, after = nodes.size(image, axis, f"{name}_extent"), _part(nodes, sizes, place)
         weights = _weights(nodes, mode, before, after, name)
         if axis == 3:
             factors = [values, nodes.add("Transpose", [weights], "across_t", perm=[1, 0])]

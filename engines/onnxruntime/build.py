@@ -35,7 +35,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def check(asked: Asked) -> None:
-    """Refuses nothing: every flow that can be frozen runs in ONNX Runtime."""
+    """Refuses nothing: every decision that can be frozen runs in ONNX Runtime."""
     del asked
 
 
@@ -52,7 +52,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
         InputInvalid: ``options.only`` names a version that was not frozen.
         EngineUnavailable: The device is not there.
         BackendError: ONNX Runtime refuses a graph; its message is quoted.
-        BundleMismatch: The bundle was made from another host, router or prompt.
+        BundleMismatch: The bundle was made from another model, router or prompt.
         BundleCorrupt: The frozen directory is damaged.
     """
     provider = _provider(options.device)

@@ -33,9 +33,9 @@ _UNUSABLE = {
 }
 
 # TensorRT's parser takes Attention without its lengths (`nonpad_kv_seqlen`), silently; its KV cache update wants a
-# static number of slots; which of two ties its TopK takes is not documented, and a keep-list rests on it. Both branches
-# of an If would be computed. Without TokenGather its body is what runs. The other three are ONNX Runtime's advice for
-# TensorRT 10, which this option replaces.
+# static number of slots; which of two ties its TopK takes is not documented, and the keep indices rests on it. Both
+# branches of an If would be computed. Without TokenGather its body is what runs. The other three are ONNX Runtime's
+# advice for TensorRT 10, which this option replaces.
 _NOT_IN_TENSORRT = (
     *("Attention", "If", "TensorScatter", "TokenGather", "TopK"),
     *("NonMaxSuppression", "NonZero", "RoiAlign"),

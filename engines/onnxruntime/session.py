@@ -160,7 +160,7 @@ class _Bound:
     """A `Bound`; holds on to its tensors, as the library's binding may not.
 
     Binding an input copies it there and then, where the graph wants it on another device than it lies on. So what lies
-    on the host, where cells are written, is bound again before each run.
+    on the CPU, where cells are written, is bound again before each run.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class _Bound:
 
 
 class _Cell:
-    """A `Cell`: an array of the host, whose own memory the library reads and writes."""
+    """A `Cell`: an array in CPU memory, whose own memory the library reads and writes."""
 
     def __init__(self, values: np.ndarray) -> None:
         self._array = np.array(values)

@@ -1,8 +1,8 @@
-"""The OpenVINO backend: flat twins of the frozen graphs are its engines.
+"""The OpenVINO backend: flat copies of the frozen graphs are its engines.
 
-What it is: it places graphs, their twins, weights and tokenizer in the staged bundle and shows that OpenVINO compiles
-each twin.
-What it knows: which ops OpenVINO lacks (`allrounder.engines.graphs.flat`). What it does not know: what the graphs compute.
+What it is: it places graphs, their flat copies, weights and tokenizer in the staged bundle and shows that OpenVINO
+compiles each flat copy. What it knows: which ops OpenVINO lacks (`allrounder.engines.graphs.flat`). What it does not
+know: what the graphs compute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import openvino
 from allrounder.engines.backends import Asked, BuildOptions
 from allrounder.engines.bundle.publish import PLACE, Staging, bundle_output
 from allrounder.engines.entries import graph_paths, place_frozen
-from allrounder.engines.graphs.flat import write_twin
+from allrounder.engines.graphs.flat import write_flat_copy
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.manifest import Entry, EntryGraphs
 from allrounder.pruning import LAYER_POLICIES
@@ -28,12 +28,12 @@ opened = bundle_output
 
 
 def check(asked: Asked) -> None:
-    """Refuses nothing: every flow that can be frozen runs in OpenVINO, layers chosen per input included."""
+    """Refuses nothing: every decision that can be frozen runs in OpenVINO, layers chosen per input included."""
     del asked
 
 
 def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tuple[Entry, ...]:
-    """Builds the versions of a frozen directory, or those in ``options.only``; see `allrounder.engines.onnxruntime.build`.
+    """Builds the versions of a frozen directory, or those in ``options.only``; as ONNX Runtime's `build`.
 
     Raises:
         EngineUnavailable: Another device than the CPU.
@@ -47,17 +47,17 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
             remedy="build with the device cpu, or with another backend",
         )
     placed = place_frozen(Path(frozen_dir), staging, BACKEND, options._replace(native_op=False))
-    twins = {path: write_twin(staging, path) for path in graph_paths(placed)}
-    for done, path in enumerate(twins.values()):
-        options.progress("compiling graphs", done, len(twins))
+    flat_copies = {path: write_flat_copy(staging, path) for path in graph_paths(placed)}
+    for done, path in enumerate(flat_copies.values()):
+        options.progress("compiling graphs", done, len(flat_copies))
         _compile(staging.path / path, path)
-    options.progress("compiling graphs", len(twins), len(twins))
-    entries = [msgspec.structs.replace(entry, graphs=_flat(entry.graphs, twins)) for entry in placed]
+    options.progress("compiling graphs", len(flat_copies), len(flat_copies))
+    entries = [msgspec.structs.replace(entry, graphs=_flat(entry.graphs, flat_copies)) for entry in placed]
     return staging.put(entries, force=options.force)
 
 
-def _flat(graphs: EntryGraphs, twins: dict[str, str]) -> EntryGraphs:
-    paths = {name: path and twins[path] for name, path in msgspec.structs.asdict(graphs).items()}
+def _flat(graphs: EntryGraphs, flat_copies: dict[str, str]) -> EntryGraphs:
+    paths = {name: path and flat_copies[path] for name, path in msgspec.structs.asdict(graphs).items()}
     return EntryGraphs(**paths)
 
 

@@ -1,8 +1,8 @@
 """The TensorRT backend: plans for one TensorRT and one GPU architecture, built from frozen graphs.
 
-What it is: it places frozen graphs in the staged bundle and puts a plan in the place of each but one; pictures are
+What it is: it places frozen graphs in the staged bundle and puts a plan in the place of each but one; images are
 prepared by ONNX Runtime on the CPU, because TensorRT's `Resize` does not filter as Pillow does.
-What it knows: which flows TensorRT can express, how a plan is named: by what it was built from and what it runs on.
+What it knows: which decisions TensorRT can express, how a plan is named: by what it was built from and what it runs on.
 What it does not know: TensorRT's builder (`tensorrt_plan`), what its parser reads (`tensorrt_form`).
 
 Tokens may leave at any layer: caches above and below have capacities of their own. Where the plugin of the gather op
@@ -56,7 +56,7 @@ def check(asked: Asked) -> None:
             where=f"--backend {asked.backend}",
             got="--layer-policy dynamic: a conditional holds the weights of both branches and takes about the time of "
             "the longer one (NVIDIA/TensorRT issues 4402 and 4059)",
-            wanted="layers fixed by a vote (--layer-policy static)",
+            wanted="layers fixed by a ranking (--layer-policy static)",
             remedy=asked.static_command(),
         )
 
@@ -81,9 +81,9 @@ def build(
     plans: PlanOptions | None = None,
     flavour: Flavour = TENSORRT,
 ) -> tuple[Entry, ...]:
-    """Builds the versions of a frozen directory, or those in ``options.only``; see `allrounder.engines.onnxruntime.build`.
+    """Builds the versions of a frozen directory, or those in ``options.only``; as ONNX Runtime's `build`.
 
-    Dynamic versions are not asked for by anybody who was checked: they are what a layer vote is run on, and ONNX
+    Dynamic versions are not asked for by anybody who was checked: they are what a layer ranking is run on, and ONNX
     Runtime's engines do for that. Plans that the bundle already holds are not built again.
 
     Raises:

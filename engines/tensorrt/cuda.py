@@ -5,7 +5,7 @@ What it knows: that memory is freed and streams end with the objects that hold t
 What it does not know: TensorRT, and what lies in the memory.
 
 Streams are of the kind that does not wait for CUDA's default stream, so that one thread may capture while others copy;
-whatever crosses between host and device is therefore waited for on the stream that carried it.
+whatever crosses between CPU and device is therefore waited for on the stream that carried it.
 """
 
 from __future__ import annotations

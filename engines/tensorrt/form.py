@@ -5,9 +5,9 @@ What it knows, read in the parser's sources and NVIDIA's pages and not run (10.1
 
 - `TensorScatter` becomes a KV cache update only where the cache is an input of the network with a static number of
   slots, and the result an output of it. So caches get the capacity of the bundle's limits, prefill pads to it, and the
-  input `room` leaves.
+  input `free_slots` leaves.
 - `Attention` is imported without its lengths (`nonpad_kv_seqlen`), silently, and causal from the upper left. So the
-  lengths become a mask, as in flat twins.
+  lengths become a mask, as in flat copies.
 - `Attention` must be one fused kernel, or the build fails, unless the node says that it may be several.
 - Local functions are expanded by the parser, or a plugin takes their place: the gather stays as it is.
 
@@ -24,7 +24,7 @@ from onnx import helper
 from allrounder.engines.graphs.flat import masked_attention, takes_lengths
 from allrounder.engines.graphs.nodes import Nodes
 from allrounder.errors import GraphInvalid
-from allrounder.tensors import ROOM
+from allrounder.tensors import FREE_SLOTS
 
 __all__ = ["dynamic_inputs", "parsed_form", "static_form"]
 
@@ -77,14 +77,14 @@ def _fix(graph: onnx.GraphProto, extents: Mapping[str, int]) -> None:
 
 
 def _pad_to_capacity(graph: onnx.GraphProto) -> None:
-    """Pads each cache to its own static number of slots, where it was padded by the input `room`."""
-    if all(value.name != ROOM for value in graph.input):
+    """Pads each cache to its own static number of slots, where it was padded by the input `free_slots`."""
+    if all(value.name != FREE_SLOTS for value in graph.input):
         return
     capacities = {value.name: shape[_SLOTS] for value in graph.output if len(shape := _shape(value)) > _SLOTS}
     for node in graph.node:  # in bfloat16 caches are padded in float32
         if node.op_type == "Cast" and node.output[0] in capacities:
             capacities[node.input[0]] = capacities[node.output[0]]
-    by_room = {node.output[0] for node in graph.node if ROOM in node.input}
+    by_room = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.output[0] in by_room:
@@ -97,7 +97,7 @@ def _pad_to_capacity(graph: onnx.GraphProto) -> None:
         else:
             nodes.append(node)
     _set_nodes(graph, nodes)
-    inputs = [value for value in graph.input if value.name != ROOM]
+    inputs = [value for value in graph.input if value.name != FREE_SLOTS]
     del graph.input[:]
     graph.input.extend(inputs)
 

@@ -4,7 +4,7 @@ What it is: the `Backend` of either library, checked when it is made: package, v
 What it knows: how plans are read, the plugin that some need, the library's words when it fails.
 What it does not know: contexts and memory (`allrounder.engines.tensorrt.plan_session`).
 
-Pictures are prepared by ONNX Runtime on the CPU: that graph is no plan. Plans run on a GPU whatever `EngineOptions`
+Images are prepared by ONNX Runtime on the CPU: that graph is no plan. Plans run on a GPU whatever `EngineOptions`
 says: "cpu", its default, means the first one here. `EngineOptions.weights` changes nothing: an engine holds its own.
 """
 

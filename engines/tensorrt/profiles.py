@@ -31,9 +31,9 @@ class Span(NamedTuple):
 
 def extents(entry: Entry, document: Manifest | Frozen, prefix: int) -> dict[str, int]:
     """Returns the extents that are fixed, by the names that the exporter gives them."""
-    limits, visual = document.limits, document.model.visual_tokens
+    limits, image_tokens = document.limits, document.model.image_tokens
     longest = limits.text_tokens + limits.new_tokens
-    return {"B": 1, "P": prefix, "C": longest + visual, "C_kept": longest + entry.pruning.keep}
+    return {"B": 1, "P": prefix, "C": longest + image_tokens, "C_kept": longest + entry.pruning.keep}
 
 
 def prompt_spans(document: Manifest | Frozen, prefix: int) -> tuple[Span, ...]:

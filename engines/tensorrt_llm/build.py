@@ -58,7 +58,7 @@ class ConvertOptions(NamedTuple):
 
 
 def opened(place: Path, *, force: bool, progress: Progress) -> AbstractContextManager[Output]:
-    """Opens a place for a checkpoint that holds TensorRT-LLM's as well; see `allrounder.engines.checkpoint.build.opened`."""
+    """Opens a place for a checkpoint that holds TensorRT-LLM's as well; see the checkpoint backend's `opened`."""
     return checkpoint.opened(place, force=force, progress=progress, write=_write_both)
 
 
@@ -82,7 +82,7 @@ def convert(
     Raises:
         BundleError: The place is taken, or the file system refuses.
         BundleCorrupt: The checkpoint is damaged.
-        HostUnsupported: Its decoder has no place in the layout.
+        ModelUnsupported: Its decoder has no place in the layout.
         InputInvalid: It cannot be cut into so many ranks, or an engine cannot have these limits.
     """
     root, sidecar = open_sidecar(source, progress=progress)

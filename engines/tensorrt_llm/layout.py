@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from allrounder.errors import HostUnsupported, InputInvalid
+from allrounder.errors import InputInvalid, ModelUnsupported
 
 __all__ = ["HEAD", "Decoder", "Piece", "Target", "decoder_of", "engine_config", "targets"]
 
@@ -98,11 +98,11 @@ def decoder_of(text: Mapping[str, Any], *, tied: bool) -> Decoder:
         tied: Whether the head is the embedding table: it is wherever there is no head among the weights.
 
     Raises:
-        HostUnsupported: A decoder, activation or rotary embedding that this layout has no place for.
+        ModelUnsupported: A decoder, activation or rotary embedding that this layout has no place for.
     """
     family = text.get("model_type", "llama")
     if family not in _ARCHITECTURES:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "TensorRT-LLM's engine path does not take this decoder here",
             where="text_config.model_type",
             got=family,
@@ -137,7 +137,7 @@ def decoder_of(text: Mapping[str, Any], *, tied: bool) -> Decoder:
 def _activation(text: Mapping[str, Any]) -> str:
     activation = text.get("hidden_act", "silu")
     if activation != "silu":
-        raise HostUnsupported("the engine path is laid out for silu", where="text_config.hidden_act", got=activation)
+        raise ModelUnsupported("the engine path is laid out for silu", where="text_config.hidden_act", got=activation)
     return activation
 
 
@@ -147,7 +147,7 @@ def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
     rope.setdefault("rope_theta", text.get("rope_theta", 10000.0))
     rope["rope_type"] = rope.get("rope_type", rope.pop("type", "default"))
     if rope["rope_type"] not in _ROPES:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "the engine path was not checked with this rotary embedding",
             where="text_config.rope_parameters",
             got=rope["rope_type"],

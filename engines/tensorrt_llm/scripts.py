@@ -21,7 +21,7 @@ BUILD, RUN, PAGE = "build.sh", "run.py", "README.md"
 class EngineLimits(NamedTuple):
     """What an engine is built for."""
 
-    tokens: int  # T, visual rows of one prompt
+    tokens: int  # T, image tokens of one prompt
     text_tokens: int  # text ids of one prompt, the template's included
     new_tokens: int
     batch: int
@@ -29,7 +29,7 @@ class EngineLimits(NamedTuple):
 
     @property
     def input_len(self) -> int:
-        """The longest prompt: text and visual rows."""
+        """The longest prompt: text and image tokens."""
         return self.text_tokens + self.tokens
 
     @property
@@ -48,7 +48,7 @@ class EngineLimits(NamedTuple):
         if self.input_len + self.new_tokens > max_positions:
             raise InputInvalid(
                 "the engine's longest sequence exceeds the decoder's positions",
-                got=f"{self.text_tokens} text + {self.tokens} visual + {self.new_tokens} new tokens",
+                got=f"{self.text_tokens} text + {self.tokens} image + {self.new_tokens} new tokens",
                 wanted=f"up to {max_positions}",
                 remedy="ask for fewer text or new tokens",
             )
@@ -111,11 +111,11 @@ fi
 
 _RUN = """\
 #!/usr/bin/env python3
-\"\"\"Answers questions about pictures with the engine of {label}.
+\"\"\"Answers questions about images with the engine of {label}.
 
-    python run.py PICTURE QUESTION [PICTURE QUESTION ...]         (tensor parallel: mpirun -n RANKS python run.py ...)
+    python run.py Image QUESTION [Image QUESTION ...]         (tensor parallel: mpirun -n RANKS python run.py ...)
 
-The pruned picture enters as a prompt table: ids from the vocabulary's size on stand for its rows.
+The pruned image enters as a prompt table: ids from the vocabulary's size on stand for its rows.
 \"\"\"
 
 import argparse
@@ -128,12 +128,12 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="+", metavar="PICTURE QUESTION", help="up to {batch} pairs, one batch")
+    parser.add_argument("pairs", nargs="+", metavar="Image QUESTION", help="up to {batch} pairs, one batch")
     parser.add_argument("--max-new-tokens", type=int, default={new_tokens})
     arguments = parser.parse_args()
     pairs = arguments.pairs
     if len(pairs) % 2:
-        parser.error("a picture without a question")
+        parser.error("an image without a question")
     runner = EngineRunner.open((HERE / "{pruned}").resolve(), HERE / "engine")
     for text in runner.answer(list(zip(pairs[::2], pairs[1::2])), max_new_tokens=arguments.max_new_tokens):
         print(text)
@@ -154,9 +154,9 @@ DIR`).
 |---|---|
 | `checkpoint/` | TensorRT-LLM checkpoint: `config.json` and one `rankN.safetensors` for each of {ranks} ranks |
 | `build.sh` | the `trtllm-build` line; makes `engine/`, on the GPU that will run it |
-| `run.py` | prints answers; {tokens} kept rows of each picture, made by `{pruned}`, are the prompt table |
+| `run.py` | prints answers; {tokens} kept rows of each image, made by `{pruned}`, are the prompt table |
 
-The engine takes prompts of {text_tokens} text tokens and {tokens} visual rows, {new_tokens} new tokens, batches of
+The engine takes prompts of {text_tokens} text tokens and {tokens} image tokens, {new_tokens} new tokens, batches of
 {batch}: `--max_multimodal_len` is {batch} x {tokens} = {rows}. Kept rows stand side by side: positions count
 them and not the rows that were dropped. The frozen graphs of this project keep the original positions, and fidelity
 figures are theirs.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allrounder.engines.tensorrt_llm.layout import Piece, Target
-from allrounder.errors import BundleError, HostUnreadable, HostUnsupported
+from allrounder.errors import BundleError, ModelUnreadable, ModelUnsupported
 
 __all__ = ["DTYPES", "Weights", "write_rank"]
 
@@ -45,8 +45,8 @@ class Weights:
     """The decoder's tensors of a Hugging Face directory, mapped.
 
     Raises:
-        HostUnreadable: A file is missing or damaged.
-        HostUnsupported: Tensors of several dtypes, or of one that engines do not take.
+        ModelUnreadable: A file is missing or damaged.
+        ModelUnsupported: Tensors of several dtypes, or of one that engines do not take.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,7 +59,7 @@ class Weights:
                     self._stored[canonical] = stored
         dtypes = sorted({stored.dtype for stored in self._stored.values()})
         if len(dtypes) != 1 or dtypes[0] not in DTYPES:
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 "the decoder's weights are not of one dtype that engines take",
                 where=directory,
                 got=", ".join(dtypes) or "no decoder weights",
@@ -74,7 +74,7 @@ class Weights:
         """Returns a tensor's shape.
 
         Raises:
-            HostUnreadable: There is no such tensor.
+            ModelUnreadable: There is no such tensor.
         """
         return self._located(name).shape
 
@@ -82,13 +82,13 @@ class Weights:
         """Returns a piece of a tensor; its elements are carried, not understood.
 
         Raises:
-            HostUnreadable: There is no such tensor, or it is smaller than the piece.
+            ModelUnreadable: There is no such tensor, or it is smaller than the piece.
         """
         stored = self._located(piece.source)
         rows = piece.rows or (0, stored.shape[0])
         columns = piece.columns or (0, stored.shape[-1])
         if rows[1] > stored.shape[0] or columns[1] > stored.shape[-1]:
-            raise HostUnreadable(
+            raise ModelUnreadable(
                 "a weight is smaller than config.json says",
                 where=f"{stored.file}: {piece.source}",
                 got=list(stored.shape),
@@ -100,7 +100,7 @@ class Weights:
 
     def _located(self, name: str) -> _Stored:
         if name not in self._stored:
-            raise HostUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=name)
+            raise ModelUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=name)
         return self._stored[name]
 
 
@@ -108,7 +108,7 @@ def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], tell: Cal
     """Writes one ``rankN.safetensors``; ``tell`` hears how many of how many bytes are written.
 
     Raises:
-        HostUnreadable: A source tensor is missing, or of another shape than the layout says.
+        ModelUnreadable: A source tensor is missing, or of another shape than the layout says.
         BundleError: The file system refuses.
     """
     size = np.dtype(_CARRIERS[weights.dtype]).itemsize
@@ -136,7 +136,7 @@ def _write(write: Callable[[bytes], object], weights: Weights, target: Target, s
     values = [weights.read(piece) for piece in target.pieces]
     rows = target.padding + sum(value.shape[0] for value in values)
     if rows != target.shape[0] or any(value.shape[1:] != target.shape[1:] for value in values):
-        raise HostUnreadable(
+        raise ModelUnreadable(
             "a weight has another shape than config.json says",
             where=", ".join(piece.source for piece in target.pieces),
             got=[list(value.shape) for value in values],
@@ -155,7 +155,7 @@ def _files(directory: Path) -> list[Path]:
         index = json.loads((directory / _INDEX).read_bytes())
         return [directory / Path(name).name for name in sorted(set(index["weight_map"].values()))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HostUnreadable(
+        raise ModelUnreadable(
             "no weights in safetensors format", where=directory, got=repr(error), wanted=f"{_SINGLE} or {_INDEX}"
         ) from error
 
@@ -178,7 +178,7 @@ def _header(file: Path) -> dict[str, _Stored]:
         if data + last > file.stat().st_size:
             raise ValueError("the file is shorter than its header says")  # noqa: TRY301
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise HostUnreadable("a weights file is truncated or damaged", where=file, got=repr(error)) from error
+        raise ModelUnreadable("a weights file is truncated or damaged", where=file, got=repr(error)) from error
     return found
 
 

@@ -1,10 +1,10 @@
-// A service in C++: one bundle, one latency target, questions by HTTP. Its twin is ../python_service.py.
+// A service in C++: one bundle, one latency target, questions by HTTP. Its flat copy is ../python_service.py.
 //
 //     service bundles/demo 8080 [TTFT_MS]
-//     curl --data-binary @picture.rgb
+//     curl --data-binary @image.rgb
 //     'http://127.0.0.1:8080/ask?width=640&height=480&question=what+is+the+red+object%3F'
 //
-// The body holds the picture's bytes, row by row: red, green, blue. Port 0 takes a free one; the first line says which.
+// The body holds the image's bytes, row by row: red, green, blue. Port 0 takes a free one; the first line says which.
 #include <httplib.h>
 
 #include <allrounder/allrounder.hpp>

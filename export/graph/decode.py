@@ -1,8 +1,8 @@
 """The decode graph: new tokens become logits, and the caches grow in place.
 
 What it is: S new tokens per row through the planned layers, each reading and extending its cache.
-What it knows: the flow (`Plan`) as far as decoding depends on it: layers, K, and whether slots differ from positions.
-What it does not know: budgets. Dynamic graphs of all versions with T < N are therefore equal, byte for byte.
+What it knows: the decision (`Plan`) as far as decoding depends on it: layers, K, and whether slots differ from
+positions. What it does not know: budgets. Dynamic graphs of all versions with T < N are therefore equal, byte for byte.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
+from allrounder.export.graph.decision import Plan
 from allrounder.export.graph.decoder import Cache, Clock, Layer, Rotation, decode_layer, embed, head, rotation
-from allrounder.export.graph.flow import Plan
 from allrounder.export.graph.prefill import cache_shape
 from allrounder.export.graph.writer import Dim, GraphWriter, Placed
 
@@ -24,7 +24,7 @@ _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 
 
 def decode_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the decode graph of a flow; names, dtypes and shapes are those of `allrounder.tensors`."""
+    """Returns the decode graph of a decision; names, dtypes and shapes are those of `allrounder.tensors`."""
     graph = GraphWriter("decode", weights, dtype)
     batch: Dim = 1 if plan.dynamic else "B"
     decoder = plan.spec.decoder

@@ -1,7 +1,7 @@
 """The prefill graph: a prompt becomes the first logits and the caches.
 
-What it is: prefix, visual tokens and suffix through the planned layers; at K the dropped visual tokens leave.
-What it knows: the flow (`Plan`), the two clocks, the inputs and outputs named in the contract.
+What it is: prefix, image tokens and suffix through the planned layers; at K the dropped image tokens leave.
+What it knows: the decision (`Plan`), the two clocks, the inputs and outputs named in the contract.
 What it does not know: where token scores come from, how new tokens are decoded.
 
 The prompt's attention is causal without a mask: padding stands at the end, and so no real row sees it.
@@ -17,11 +17,11 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
+from allrounder.export.graph.decision import Plan
 from allrounder.export.graph.decoder import Layer, Rotation, embed, head, prompt_layer, rotation
-from allrounder.export.graph.flow import Plan
 from allrounder.export.graph.gather import PLUGIN, token_gather
 from allrounder.export.graph.writer import Dim, GraphWriter, Placed
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["cache_shape", "prefill_graph", "prompt_embedding", "prompt_inputs", "row_numbers"]
 
@@ -38,13 +38,13 @@ class _Rows(NamedTuple):
 
 
 def prefill_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the prefill graph of a flow; names, dtypes and shapes are those of `allrounder.tensors`."""
+    """Returns the prefill graph of a decision; names, dtypes and shapes are those of `allrounder.tensors`."""
     graph = GraphWriter("prefill", weights, dtype)
     batch: Dim = 1 if plan.dynamic else "B"
     prompt_inputs(graph, plan.spec, batch)
-    graph.input(tensors.ROOM, _I64, [1])
+    graph.input(tensors.FREE_SLOTS, _I64, [1])
     if plan.prunes:
-        graph.input(tensors.TOKEN_SCORES, _F32, [batch, plan.spec.visual_tokens])
+        graph.input(tensors.TOKEN_SCORES, _F32, [batch, plan.spec.image_tokens])
     if plan.dynamic:
         graph.input(tensors.LAYER_SCORES, _F32, [batch, plan.spec.decoder.layers])
         _layer_mask(graph, plan)
@@ -55,18 +55,18 @@ def prefill_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx
     return graph.model()
 
 
-def prompt_inputs(graph: GraphWriter, spec: HostSpec, batch: Dim) -> None:
+def prompt_inputs(graph: GraphWriter, spec: ModelSpec, batch: Dim) -> None:
     """Declares the four inputs that make a prompt."""
     graph.input(tensors.PREFIX_IDS, _I64, [batch, "P"])
-    graph.input(tensors.VISUAL, graph.dtype, [batch, spec.visual_tokens, spec.decoder.hidden])
+    graph.input(tensors.IMAGE_EMBEDS, graph.dtype, [batch, spec.image_tokens, spec.decoder.hidden])
     graph.input(tensors.SUFFIX_IDS, _I64, [batch, "S"])
     graph.input(tensors.SUFFIX_LENGTHS, _I64, [batch])
 
 
 def prompt_embedding(graph: GraphWriter) -> str:
-    """Returns the rows [prefix | visual | suffix], [B, P + N + S, H]."""
+    """Returns the rows [prefix | image | suffix], [B, P + N + S, H]."""
     prefix, suffix = embed(graph, tensors.PREFIX_IDS, "prefix"), embed(graph, tensors.SUFFIX_IDS, "suffix")
-    return graph.node("Concat", [prefix, tensors.VISUAL, suffix], "embeddings", axis=1)
+    return graph.node("Concat", [prefix, tensors.IMAGE_EMBEDS, suffix], "embeddings", axis=1)
 
 
 def row_numbers(graph: GraphWriter, rows: str) -> str:
@@ -128,8 +128,8 @@ def _layer(graph: GraphWriter, plan: Plan, layer: int, rows: _Rows, rotated: Rot
 
 
 def _roomy(graph: GraphWriter, value: str, name: str) -> str:
-    """Returns a cache [B, G, R, D] with `room` free slots behind its rows."""
-    pads = graph.node("Concat", [graph.ints(0), tensors.ROOM], f"{name}_pads", axis=0)
+    """Returns a cache [B, G, R, D] with `free_slots` free slots behind its rows."""
+    pads = graph.node("Concat", [graph.ints(0), tensors.FREE_SLOTS], f"{name}_pads", axis=0)
     if graph.dtype != TensorProto.BFLOAT16:
         return graph.node("Pad", [value, pads, "", graph.ints(2)], name)
     wide = graph.cast(value, TensorProto.FLOAT, f"{name}_wide")  # ONNX Runtime (1.31) pads bfloat16 on no device
@@ -138,16 +138,16 @@ def _roomy(graph: GraphWriter, value: str, name: str) -> str:
 
 
 def _gather(graph: GraphWriter, plan: Plan, rows: _Rows) -> _Rows:
-    """Cuts the visual rows out, keeps the best T of them with their positions, and joins the rows again."""
+    """Cuts the image tokens out, keeps the best T of them with their positions, and joins the rows again."""
     extents = [
         graph.size(tensors.PREFIX_IDS, 1, "prefix_rows"),
-        graph.ints(plan.spec.visual_tokens),
+        graph.ints(plan.spec.image_tokens),
         graph.size(tensors.SUFFIX_IDS, 1, "suffix_rows"),
     ]
     parts = graph.node("Concat", extents, "extents", axis=0)
-    hidden = graph.nodes("Split", [rows.hidden, parts], ("prefix", "visual", "suffix"), axis=1)
+    hidden = graph.nodes("Split", [rows.hidden, parts], ("prefix", "image_embeds", "suffix"), axis=1)
     positions = graph.nodes(
-        "Split", [rows.positions, parts], ("prefix_positions", "visual_positions", "suffix_positions"), axis=1
+        "Split", [rows.positions, parts], ("prefix_positions", "image_positions", "suffix_positions"), axis=1
     )
     kept, kept_positions, keep = graph.call(
         token_gather(),

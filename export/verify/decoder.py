@@ -1,4 +1,4 @@
-"""Verifying prefill and decode graphs: piece by piece, and small hosts whole.
+"""Verifying prefill and decode graphs: piece by piece, and small models whole.
 
 What it is: the order in which decoder graphs are cut, and what every piece is compared with.
 What it knows: that a stock layer run once over prompt and new rows is the reference of both graphs: being causal,
@@ -17,17 +17,17 @@ import torch
 
 from allrounder import tensors
 from allrounder.errors import GraphInvalid
-from allrounder.export.graph.flow import Plan
+from allrounder.export.graph.decision import Plan
 from allrounder.export.verify.compare import Comparison
 from allrounder.export.verify.extract import all_nodes
 from allrounder.export.verify.reference import LayerRun, StockParts
 from allrounder.progress import Progress
-from allrounder.router.selection import keep_list, layer_plan
-from allrounder.vlm.host import Host
+from allrounder.router.selection import keep_indices, kept_layers
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.pruned import PrunedModel, PruningDecision
 
-__all__ = ["Graph", "verify_decoder", "verify_flow"]
+__all__ = ["Graph", "verify_decision", "verify_decoder"]
 
 PROMPT, NEW, FREE = 12, 3, 2  # rows of the prompt and of new tokens in a piece, and cache slots left over
 _NAN, _LOW = float("nan"), float("-inf")
@@ -63,7 +63,7 @@ def verify_decoder(
     for graph in decodes:
         _decode_entry(comparison, graph, parts)
     positions = torch.arange(PROMPT + NEW)[None]
-    positions[:, PROMPT // 2 :] += parts.spec.visual_tokens
+    positions[:, PROMPT // 2 :] += parts.spec.image_tokens
     cosine, sine = (part[..., : parts.spec.decoder.head_dim // 2] for part in parts.angles(positions))
     sample = _Sample(positions, parts.embed(ids), cosine, sine)
     for layer in range(depth):
@@ -79,8 +79,8 @@ def verify_decoder(
     _heads(comparison, prefills, decodes, parts, sample.hidden)
 
 
-def verify_flow(comparison: Comparison, prefill: Graph, decode: Graph, host: Host) -> None:
-    """Compares a whole flow with the removing host: prompt, then new tokens two and one at a time."""
+def verify_decision(comparison: Comparison, prefill: Graph, decode: Graph, vlm: LoadedModel) -> None:
+    """Compares a whole decision with the removing model: prompt, then new tokens two and one at a time."""
     plan, batch = prefill.plan, 1 if prefill.plan.dynamic else 2
     generator = torch.Generator().manual_seed(1)
     vocabulary = plan.spec.decoder.vocabulary
@@ -89,32 +89,32 @@ def verify_flow(comparison: Comparison, prefill: Graph, decode: Graph, host: Hos
         torch.randint(vocabulary, (batch, 6), generator=generator),
         torch.tensor([6, 3])[:batch],
     )
-    visual = torch.randn(batch, plan.spec.visual_tokens, plan.spec.decoder.hidden, generator=generator)
-    token_scores = torch.randn(batch, plan.spec.visual_tokens, generator=generator)
+    image_embeds = torch.randn(batch, plan.spec.image_tokens, plan.spec.decoder.hidden, generator=generator)
+    token_scores = torch.randn(batch, plan.spec.image_tokens, generator=generator)
     layer_scores = torch.randn(batch, plan.spec.decoder.layers, generator=generator)
-    layers = plan.pruning.kept_layers or layer_plan(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
-    flow = Flow(keep_list(token_scores, plan.pruning.keep), layers, plan.pruning.prune_layer)
-    eager = PrunedHost(host)
-    state = eager.prefill(visual, prompt, flow)
+    layers = plan.pruning.kept_layers or kept_layers(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
+    decision = PruningDecision(keep_indices(token_scores, plan.pruning.keep), layers, plan.pruning.prune_layer)
+    eager = PrunedModel(vlm)
+    state = eager.prefill(image_embeds, prompt, decision)
     feeds = {
         tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
-        tensors.VISUAL: comparison.rows(visual),
+        tensors.IMAGE_EMBEDS: comparison.rows(image_embeds),
         tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
         tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
-        tensors.ROOM: np.array([3]),
+        tensors.FREE_SLOTS: np.array([3]),
         tensors.TOKEN_SCORES: token_scores.numpy(),
         tensors.LAYER_SCORES: layer_scores.numpy(),
     }
     found = comparison.whole(prefill.model, feeds)
     wanted = {tensors.LOGITS: state.logits}
-    wanted |= {tensors.KEEP: flow.keep} if plan.prunes else {}
+    wanted |= {tensors.KEEP: decision.keep} if plan.prunes else {}
     comparison.outputs(prefill.name, found, wanted)
     before = 4 + prompt.suffix_lengths.numpy()
     for done, count in ((0, 2), (2, 1)):
         ids = torch.randint(vocabulary, (batch, count), generator=generator)
         clocks = {
             tensors.INPUT_IDS: ids.numpy(),
-            tensors.POSITIONS: before + plan.spec.visual_tokens + done,
+            tensors.POSITIONS: before + plan.spec.image_tokens + done,
             tensors.SLOTS: before + plan.pruning.keep + done,
         }
         step = comparison.whole(decode.model, found | clocks)
@@ -126,13 +126,13 @@ def _prompt_entry(comparison: Comparison, graph: Graph, parts: StockParts) -> No
     """Embedding rows and positions of a prompt, and the angles below and beyond the gather."""
     spec, generator = graph.plan.spec, torch.Generator().manual_seed(2)
     ids = torch.randint(spec.decoder.vocabulary, (2, 1, 5), generator=generator)
-    visual = torch.randn(1, spec.visual_tokens, spec.decoder.hidden, generator=generator)
+    image_embeds = torch.randn(1, spec.image_tokens, spec.decoder.hidden, generator=generator)
     feeds = {
         tensors.PREFIX_IDS: ids[0].numpy(),
-        tensors.VISUAL: comparison.rows(visual),
+        tensors.IMAGE_EMBEDS: comparison.rows(image_embeds),
         tensors.SUFFIX_IDS: ids[1].numpy(),
     }
-    rows = torch.cat([parts.embed(ids[0]), visual, parts.embed(ids[1])], dim=1)
+    rows = torch.cat([parts.embed(ids[0]), image_embeds, parts.embed(ids[1])], dim=1)
     positions = torch.arange(rows.shape[1])[None]
     comparison.piece(graph.name, graph.model, feeds, {"embeddings": rows, "positions": positions})
     for layer in graph.plan.layers:
@@ -155,11 +155,11 @@ def _selection(comparison: Comparison, graph: Graph) -> None:
     plan, generator = graph.plan, torch.Generator().manual_seed(3)
     spec = plan.spec
     if plan.prunes:
-        scores = torch.randint(0, 4, (1, spec.visual_tokens), generator=generator).float()
-        scores[0, :: max(2, spec.visual_tokens // 5)] = _NAN
-        hidden = torch.randn(1, 3 + spec.visual_tokens + 2, spec.decoder.hidden, generator=generator)
+        scores = torch.randint(0, 4, (1, spec.image_tokens), generator=generator).float()
+        scores[0, :: max(2, spec.image_tokens // 5)] = _NAN
+        hidden = torch.randn(1, 3 + spec.image_tokens + 2, spec.decoder.hidden, generator=generator)
         positions = torch.arange(hidden.shape[1])[None] * 2
-        split = _first(graph, lambda node: "gather.visual" in node.output, "a Split into gather.visual")
+        split = _first(graph, lambda node: "gather.image_embeds" in node.output, "a Split into gather.image_embeds")
         feeds = {
             split.input[0]: comparison.rows(hidden),
             "positions": positions.numpy(),
@@ -167,14 +167,14 @@ def _selection(comparison: Comparison, graph: Graph) -> None:
             tensors.PREFIX_IDS: np.zeros((1, 3), np.int64),
             tensors.SUFFIX_IDS: np.zeros((1, 2), np.int64),
         }
-        keep = keep_list(scores, plan.pruning.keep)
+        keep = keep_indices(scores, plan.pruning.keep)
         kept = [0, 1, 2, *(3 + keep[0]).tolist(), hidden.shape[1] - 2, hidden.shape[1] - 1]
         wanted = {"gather.hidden": hidden[:, kept], "gather.positions": positions[:, kept], tensors.KEEP: keep}
         comparison.piece(graph.name, graph.model, feeds, wanted)
     if plan.dynamic:
         scores = torch.randint(0, 3, (1, spec.decoder.layers), generator=generator).float()
         scores[0, ::4], scores[0, 1::5] = _NAN, _LOW
-        mask = layer_plan(scores, plan.pruning.layers, plan.pruning.prune_layer)[0]
+        mask = kept_layers(scores, plan.pruning.layers, plan.pruning.prune_layer)[0]
         feeds = {tensors.LAYER_SCORES: scores.numpy()}
         comparison.piece(graph.name, graph.model, feeds, {tensors.LAYER_MASK: mask})
 
@@ -183,7 +183,7 @@ def _decode_entry(comparison: Comparison, graph: Graph, parts: StockParts) -> No
     """Embedding rows of new tokens, and the angles at their positions."""
     ids = torch.tensor([[1, 2, 3]])
     comparison.piece(graph.name, graph.model, {tensors.INPUT_IDS: ids.numpy()}, {"embeddings": parts.embed(ids)})
-    first = graph.plan.spec.visual_tokens + 7
+    first = graph.plan.spec.image_tokens + 7
     _, cosine, sine = _cuts(graph, graph.plan.layers[0])
     feeds = {tensors.INPUT_IDS: ids.numpy(), tensors.POSITIONS: np.array([first])}
     half = parts.spec.decoder.head_dim // 2
@@ -197,7 +197,7 @@ def _prompt_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sam
         hidden: comparison.rows(sample.hidden[:, :PROMPT]),
         cosine: comparison.rows(sample.cosine[:, :PROMPT]),
         sine: comparison.rows(sample.sine[:, :PROMPT]),
-        tensors.ROOM: np.array([FREE]),
+        tensors.FREE_SLOTS: np.array([FREE]),
     }
     outputs = _outputs(layer, tensors.CACHE_KEY, tensors.CACHE_VALUE)
     free = torch.zeros(1, after.keys.shape[1], FREE, after.keys.shape[3])

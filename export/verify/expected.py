@@ -8,32 +8,34 @@ What it does not know: files. It shares no code with the writers of the graphs, 
 from __future__ import annotations
 
 from allrounder import tensors
-from allrounder.export.graph.flow import Plan
+from allrounder.export.graph.decision import Plan
 from allrounder.export.graph.rules import Rules
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["decode", "prefill", "preprocess", "router", "vision"]
 
 _Shape = list[int | None]
 
 
-def preprocess(spec: HostSpec) -> Rules:
+def preprocess(spec: ModelSpec) -> Rules:
     """Returns the rules of the preprocess graph."""
     size = spec.vision.image_size
     return Rules({tensors.IMAGE: [None, None, 3]}, {tensors.PIXEL_VALUES: [1, 3, size, size]}, 0, frozenset(), None)
 
 
-def vision(spec: HostSpec) -> Rules:
+def vision(spec: ModelSpec) -> Rules:
     """Returns the rules of the vision graph."""
     size, layers = spec.vision.image_size, max(spec.vision.feature_layers)
-    visual: _Shape = [None, spec.visual_tokens, spec.decoder.hidden]
-    return Rules({tensors.PIXEL_VALUES: [None, 3, size, size]}, {tensors.VISUAL: visual}, layers, frozenset(), None)
+    image_embeds: _Shape = [None, spec.image_tokens, spec.decoder.hidden]
+    return Rules(
+        {tensors.PIXEL_VALUES: [None, 3, size, size]}, {tensors.IMAGE_EMBEDS: image_embeds}, layers, frozenset(), None
+    )
 
 
-def router(spec: HostSpec, layers: int) -> Rules:
+def router(spec: ModelSpec, layers: int) -> Rules:
     """Returns the rules of the graph of a router of ``layers`` layers."""
     scores: dict[str, _Shape] = {
-        tensors.TOKEN_SCORES: [None, spec.visual_tokens],
+        tensors.TOKEN_SCORES: [None, spec.image_tokens],
         tensors.LAYER_SCORES: [None, spec.decoder.layers],
     }
     return Rules(_prompt(spec, None), scores, layers, frozenset(), None)
@@ -42,10 +44,10 @@ def router(spec: HostSpec, layers: int) -> Rules:
 def prefill(plan: Plan) -> Rules:
     """Returns the rules of a prefill graph."""
     spec, batch = plan.spec, 1 if plan.dynamic else None
-    inputs = _prompt(spec, batch) | {tensors.ROOM: [1]}
+    inputs = _prompt(spec, batch) | {tensors.FREE_SLOTS: [1]}
     outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, spec.decoder.vocabulary]}
     if plan.prunes:
-        inputs[tensors.TOKEN_SCORES] = [batch, spec.visual_tokens]
+        inputs[tensors.TOKEN_SCORES] = [batch, spec.image_tokens]
         outputs[tensors.KEEP] = [batch, plan.pruning.keep]
     if plan.dynamic:
         inputs[tensors.LAYER_SCORES] = [batch, spec.decoder.layers]
@@ -68,10 +70,10 @@ def decode(plan: Plan) -> Rules:
     return Rules(inputs, outputs, len(plan.layers), frozenset(plan.layers), None)
 
 
-def _prompt(spec: HostSpec, batch: int | None) -> dict[str, _Shape]:
+def _prompt(spec: ModelSpec, batch: int | None) -> dict[str, _Shape]:
     return {
         tensors.PREFIX_IDS: [batch, None],
-        tensors.VISUAL: [batch, spec.visual_tokens, spec.decoder.hidden],
+        tensors.IMAGE_EMBEDS: [batch, spec.image_tokens, spec.decoder.hidden],
         tensors.SUFFIX_IDS: [batch, None],
         tensors.SUFFIX_LENGTHS: [batch],
     }

@@ -37,10 +37,10 @@ class StockParts:
     """Modules of the stock model, in float32 when asked for.
 
     Args:
-        directory: Of the host.
+        directory: Of the model.
 
     Raises:
-        HostUnreadable, HostUnsupported: The directory is not a host, or transformers does not load it.
+        ModelUnreadable, ModelUnsupported: The directory is not a model, or transformers does not load it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -96,8 +96,8 @@ class StockParts:
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
-    def visual(self, states: Sequence[Tensor]) -> Tensor:
-        """Returns the visual tokens [1, N, H] of the tower's first hidden states, which the stock code chooses from.
+    def image_embeds(self, states: Sequence[Tensor]) -> Tensor:
+        """Returns the image tokens [1, N, H] of the tower's first hidden states, which the stock code chooses from.
 
         States that are not given count as NaN: if one is chosen, it shows.
         """

@@ -33,7 +33,7 @@ PIXEL_STEPS = 2.0
 
 
 def verify_preprocess(comparison: Comparison, model: onnx.ModelProto, processor: Any) -> None:
-    """Compares pictures with those of the stock processor.
+    """Compares images with those of the stock processor.
 
     Raises:
         VerificationFailed: More than `PIXEL_SHARE` of the pixels differ, or one by more than `PIXEL_STEPS`.
@@ -42,24 +42,24 @@ def verify_preprocess(comparison: Comparison, model: onnx.ModelProto, processor:
     allowed = PIXEL_SHARE[int(processor.resample)]
     step = (np.array(processor.image_std) * 255).reshape(-1, 1, 1)  # pixel values to steps of 255
     size = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    for height, width in _pictures(processor, size):
+    for height, width in _images(processor, size):
         # Smooth and noisy at once: noise finds rounding, smooth parts find shifts.
         ramp = np.linspace(0, 200, height * width).reshape(height, width, 1)
-        picture = (ramp + generator.integers(0, 56, (height, width, 3))).astype(np.uint8)
-        stock = processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"]
-        found = comparison.whole(model, {tensors.IMAGE: picture})[tensors.PIXEL_VALUES]
+        image = (ramp + generator.integers(0, 56, (height, width, 3))).astype(np.uint8)
+        stock = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"]
+        found = comparison.whole(model, {tensors.IMAGE: image})[tensors.PIXEL_VALUES]
         steps = np.abs(found.astype(np.float64) - stock) * step
         share = float((steps > 0.5).mean())
         if not (share <= allowed and steps.max() <= PIXEL_STEPS + 0.01):
             raise VerificationFailed(
                 "the preprocess graph makes other pixels than the stock processor",
-                where=f"{tensors.PIXEL_VALUES} of a picture of {width} x {height}, Pillow {PIL.__version__}",
+                where=f"{tensors.PIXEL_VALUES} of an image of {width} x {height}, Pillow {PIL.__version__}",
                 got=f"{share:.4%} differ, by up to {steps.max():.2f} of 255",
                 wanted=f"at most {allowed:.1%}, by up to {PIXEL_STEPS:g}",
             )
 
 
-def _pictures(processor: Any, size: int) -> tuple[tuple[int, int], ...]:
+def _images(processor: Any, size: int) -> tuple[tuple[int, int], ...]:
     """Returns heights and widths: small and large, wide, tall and square, one of the right width.
 
     Tall ones lie on both sides of where Pillow's orders part (`resizing`): 3 : 1 and 4 : 3, more and less than 100 : 1.
@@ -89,7 +89,7 @@ def verify_vision(comparison: Comparison, model: onnx.ModelProto, parts: StockPa
         comparison.piece("vision", model, {values[layer]: comparison.rows(states[layer])}, {values[-1]: states[-1]})
         progress("verifying vision layers", layer + 1, depth)
     feeds = {values[layer]: comparison.rows(states[layer]) for layer in spec.feature_layers}
-    comparison.piece("vision", model, feeds, {tensors.VISUAL: parts.visual(states)})
+    comparison.piece("vision", model, feeds, {tensors.IMAGE_EMBEDS: parts.image_embeds(states)})
 
 
 def verify_router(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, router: MetaRouter) -> None:
@@ -102,12 +102,12 @@ def verify_router(comparison: Comparison, model: onnx.ModelProto, parts: StockPa
         torch.tensor([4, 7]),
     )
     before, after = parts.embed(prompt.prefix_ids), parts.embed(prompt.suffix_ids)
-    visual = torch.randn(2, spec.visual_tokens, spec.decoder.hidden, generator=generator) * before.std()
+    image_embeds = torch.randn(2, spec.image_tokens, spec.decoder.hidden, generator=generator) * before.std()
     with torch.no_grad():
-        scores = router(torch.cat([before, visual, after], dim=1), prompt)
+        scores = router(torch.cat([before, image_embeds, after], dim=1), prompt)
     feeds = {
         tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
-        tensors.VISUAL: comparison.rows(visual),
+        tensors.IMAGE_EMBEDS: comparison.rows(image_embeds),
         tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
         tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
     }

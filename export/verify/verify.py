@@ -6,8 +6,8 @@ What it knows: which graphs there are and what each must look like, from `frozen
 What it does not know: how graphs were written; it reads the files, as an engine does.
 
 Layer by layer: each layer of each graph is cut out and run against the stock layer, one stock layer in memory at a
-time, so that a 7B is verified in the memory of its largest layer. Hosts of at most `SMALL` bytes of weights are
-verified as a whole as well: prefill and decode of every version against the removing host.
+time, so that a 7B is verified in the memory of its largest layer. Models of at most `SMALL` bytes of weights are
+verified as a whole as well: prefill and decode of every version against the removing model.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import onnx
 
 from allrounder.errors import InputInvalid
 from allrounder.export.freezer import FROZEN, GRAPHS
-from allrounder.export.graph.flow import Plan, make_plan
+from allrounder.export.graph.decision import Plan, make_plan
 from allrounder.export.graph.rules import check_graph
 from allrounder.export.verify import expected
 from allrounder.export.verify.compare import Check, Comparison
-from allrounder.export.verify.decoder import Graph, verify_decoder, verify_flow
+from allrounder.export.verify.decoder import Graph, verify_decision, verify_decoder
 from allrounder.export.verify.reference import StockParts
 from allrounder.export.verify.shared import verify_preprocess, verify_router, verify_vision
 from allrounder.export.weights.widened import widened
 from allrounder.manifest import Frozen, FrozenVersion, decode
 from allrounder.progress import Progress, silent
 from allrounder.router.checkpoint import load_router
-from allrounder.vlm.host import host_directory, load_host, load_processor
+from allrounder.vlm.model import load_model, load_processor, model_directory
 
 __all__ = ["SMALL", "Report", "verify"]
 
-SMALL = 256 << 20  # bytes of host weights up to which whole flows are compared
+SMALL = 256 << 20  # bytes of model weights up to which whole decisions are compared
 
 
 class Report(NamedTuple):
@@ -48,7 +48,7 @@ class Report(NamedTuple):
 
 def verify(
     frozen_dir: Path | str,
-    host_dir: Path | str,
+    model_dir: Path | str,
     router_dir: Path | str | None,
     progress: Progress = silent,
     *,
@@ -58,7 +58,7 @@ def verify(
 
     Args:
         frozen_dir: What `Freezer` wrote.
-        host_dir: The host it was frozen from.
+        model_dir: The model it was frozen from.
         router_dir: The router, or None where it was frozen without.
         progress: Told after each part.
         proved: Names of graphs that were verified before, with the same weights: a name holds a digest of the content,
@@ -67,13 +67,13 @@ def verify(
     Raises:
         GraphInvalid: A graph breaks a rule; names graph and node.
         VerificationFailed: A graph computes something else; names graph, value and largest difference.
-        InputInvalid: The directory was frozen from another host, or with a router and none is given.
+        InputInvalid: The directory was frozen from another model, or with a router and none is given.
     """
-    folder, directory = Path(frozen_dir), host_directory(host_dir)
+    folder, directory = Path(frozen_dir), model_directory(model_dir)
     frozen = decode((folder / FROZEN).read_bytes(), Frozen, where=folder / FROZEN)
     parts = StockParts(directory)
     _check_sources(frozen, parts, router_dir)
-    router = None if router_dir is None else load_router(router_dir, host_spec=parts.spec, host_digest=parts.digest)
+    router = None if router_dir is None else load_router(router_dir, model_spec=parts.spec, model_digest=parts.digest)
     plans = [(version, make_plan(parts.spec, version.pruning)) for version in frozen.versions]
     models = _check_rules(folder, frozen, plans, 0 if router is None else len(router.layers), progress)
     comparison = Comparison(folder / GRAPHS, frozen.precision)
@@ -89,28 +89,28 @@ def verify(
         prefills = [Graph(version.prefill, models[version.prefill], plan) for version, plan in new]
         decodes = [Graph(version.decode, models[version.decode], plan) for version, plan in new]
         verify_decoder(comparison, prefills, decodes, parts, progress)
-        _verify_flows(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
+        _verify_decisions(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
     return Report(len(models.keys() - set(proved)), len(comparison.checks), comparison.worst())
 
 
-def _verify_flows(
-    comparison: Comparison, flows: list[tuple[Graph, Graph]], frozen: Frozen, directory: Path, progress: Progress
+def _verify_decisions(
+    comparison: Comparison, decisions: list[tuple[Graph, Graph]], frozen: Frozen, directory: Path, progress: Progress
 ) -> None:
-    """Compares whole flows where the host is small enough to be loaded whole."""
+    """Compares whole decisions where the model is small enough to be loaded whole."""
     if sum(record.bytes for name, record in frozen.files.items() if name.endswith(".bin")) <= SMALL:
-        host = load_host(directory)
-        for done, flow in enumerate(flows):
-            verify_flow(comparison, *flow, host)
-            progress("verifying whole flows", done + 1, len(flows))
+        vlm = load_model(directory)
+        for done, decision in enumerate(decisions):
+            verify_decision(comparison, *decision, vlm)
+            progress("verifying whole decisions", done + 1, len(decisions))
 
 
 def _check_sources(frozen: Frozen, parts: StockParts, router_dir: Path | str | None) -> None:
-    if frozen.model.host != parts.digest:
+    if frozen.model.digest != parts.digest:
         raise InputInvalid(
-            "frozen from another host",
+            "frozen from another model",
             where=parts.checkpoint.directory,
             got=parts.digest,
-            wanted=frozen.model.host,
+            wanted=frozen.model.digest,
         )
     if frozen.graphs.router is not None and router_dir is None:
         raise InputInvalid("frozen with a router, which is needed to verify it", remedy="give the router directory")

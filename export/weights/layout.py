@@ -1,6 +1,6 @@
 """Weights files: every tensor of a checkpoint once, page-aligned, streamed into place.
 
-What it is: which tensors the graphs of a host or router need, where each lies in the file, and the writing of it.
+What it is: which tensors the graphs of a model or router need, where each lies in the file, and the writing of it.
 What it knows: canonical names, that a linear layer is stored as MatMul wants it ([in, out]), precisions.
 What it does not know: graphs; it hands them a `Placed` per name.
 
@@ -24,7 +24,7 @@ from onnx import TensorProto
 from allrounder.errors import BundleCorrupt, GraphInvalid
 from allrounder.export.graph.writer import Placed
 from allrounder.progress import Progress
-from allrounder.vlm.spec import DecoderSpec, HostSpec, VisionSpec
+from allrounder.vlm.spec import DecoderSpec, ModelSpec, VisionSpec
 
 __all__ = [
     "ALIGNMENT",
@@ -34,9 +34,9 @@ __all__ = [
     "Read",
     "WeightsFile",
     "decoder_layer",
-    "host_tensors",
     "lay_out",
     "link",
+    "model_tensors",
     "write",
 ]
 
@@ -69,8 +69,8 @@ class WeightsFile(NamedTuple):
     needed: tuple[Needed, ...]
 
 
-def host_tensors(spec: HostSpec) -> tuple[Needed, ...]:
-    """Returns what the graphs of a host may need: all decoder layers, and the tower as far as it is computed."""
+def model_tensors(spec: ModelSpec) -> tuple[Needed, ...]:
+    """Returns what the graphs of a model may need: all decoder layers, and the tower as far as it is computed."""
     decoder = spec.decoder
     tensors = [Needed("decoder.embed_tokens.weight"), Needed("decoder.norm.weight")]
     if not decoder.tied:
@@ -84,7 +84,7 @@ def host_tensors(spec: HostSpec) -> tuple[Needed, ...]:
 
 
 def decoder_layer(spec: DecoderSpec, prefix: str) -> list[Needed]:
-    """Returns the tensors of one decoder layer, of the host or of the router."""
+    """Returns the tensors of one decoder layer, of the model or of the router."""
     tensors = [Needed(f"{prefix}.input_layernorm.weight"), Needed(f"{prefix}.post_attention_layernorm.weight")]
     if spec.qk_norm:
         tensors += [Needed(f"{prefix}.self_attn.{part}_norm.weight") for part in "qk"]
@@ -102,7 +102,7 @@ def lay_out(
     """Lays a file out without reading any tensor.
 
     Args:
-        kind: "host" or "router", the beginning of the file's name.
+        kind: "model" or "router", the beginning of the file's name.
         precision: A key of `ELEMENT_TYPES`.
         source: Digest of the checkpoint.
         needed: Its tensors, in the order of the file.

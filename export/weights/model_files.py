@@ -1,6 +1,6 @@
-"""The host's own files, for engines that write its weights again.
+"""The model's own files, for engines that write its weights again.
 
-What it is: the writer of `host/` in a frozen directory: the record of `allrounder.model_files` and the small files.
+What it is: the writer of `model/` in a frozen directory: the record of `allrounder.model_files` and the small files.
 What it knows: which files of a Hugging Face directory belong to a model, weights apart.
 What it does not know: what engines make of them.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from allrounder import __version__
-from allrounder.errors import HostUnreadable
+from allrounder.errors import ModelUnreadable
 from allrounder.hashing import file_record
 from allrounder.manifest import SCHEMA, encode
-from allrounder.model_files import CONFIG, HOST_FOLDER, HOST_RECORD, HostRecord, HostTensor, SourceFile
+from allrounder.model_files import CONFIG, MODEL_FOLDER, MODEL_RECORD, ModelRecord, ModelTensor, SourceFile
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.config import read_config
 
-__all__ = ["write_host"]
+__all__ = ["write_model"]
 
 # What stock loaders read beside weights and their index, in all spellings of the years; and the licence, which goes
 # where the weights go. A README speaks of the unpruned model and stays behind.
@@ -44,13 +44,13 @@ _LICENCE = re.compile(r"(?i:licen[cs]e|notice)[A-Za-z0-9._-]*")
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 
 
-def write_host(checkpoint: Checkpoint, out: Path) -> HostRecord:
-    """Copies a host's small files below ``out`` and writes the record of its weights beside them.
+def write_model(checkpoint: Checkpoint, out: Path) -> ModelRecord:
+    """Copies a model's small files below ``out`` and writes the record of its weights beside them.
 
     Raises:
-        HostUnreadable: A file cannot be read, or changed since the checkpoint was opened.
+        ModelUnreadable: A file cannot be read, or changed since the checkpoint was opened.
     """
-    directory, folder = checkpoint.directory, out / HOST_FOLDER
+    directory, folder = checkpoint.directory, out / MODEL_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     text: Any = read_config(directory).text_config
     try:
@@ -61,15 +61,15 @@ def write_host(checkpoint: Checkpoint, out: Path) -> HostRecord:
             shutil.copyfile(directory / name, folder / name)  # follows links: the hub's cache is made of them
         tensors = tuple(checkpoint.stored())
     except OSError as error:
-        raise HostUnreadable("the host's files cannot be copied", where=directory, got=error) from error
-    record = HostRecord(
+        raise ModelUnreadable("the model's files cannot be copied", where=directory, got=error) from error
+    record = ModelRecord(
         schema=SCHEMA,
         producer=f"allrounder {__version__}",
         digest=checkpoint.digest,
         source=str(directory.resolve()),
         weights=weights,
         tensors=tuple(
-            HostTensor(
+            ModelTensor(
                 name=tensor.name,
                 stored=tensor.stored,
                 layer=_layer(tensor.name),
@@ -85,7 +85,7 @@ def write_host(checkpoint: Checkpoint, out: Path) -> HostRecord:
         text_config=json.loads(text.to_json_string(use_diff=False)),
         files={name: file_record(folder / name) for name in names},
     )
-    (folder / HOST_RECORD).write_bytes(encode(record))
+    (folder / MODEL_RECORD).write_bytes(encode(record))
     return record
 
 

@@ -1,6 +1,6 @@
 // allrounder-native ask: many questions in one process, as JSON lines; what the parity tests of both languages use.
 //
-// A request is an object: `picture` (path of a PPM) or `raw` (path) with `size` ("640x480"); `question`, or
+// A request is an object: `image` (path of a PPM) or `raw` (path) with `size` ("640x480"); `question`, or
 // `prefix_ids` and `suffix_ids`; and optionally `id`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
 // `stop`, `stream`. Its answer is an object with that `id` (the line's number where it has none) and what `run` prints,
 // `pieces` where streamed; or with `error`: its name and message. With --jobs, answers come as they are ready, not in
@@ -12,7 +12,7 @@
 
 #include "arguments.hpp"
 #include "commands.hpp"
-#include "picture.hpp"
+#include "image.hpp"
 #include "report.hpp"
 
 namespace tool {
@@ -23,7 +23,7 @@ using Json = nlohmann::json;
 constexpr std::int64_t kMostJobs = 1024;
 
 struct Asked {
-  Picture picture;
+  Image image;
   allrounder::Request request;
   bool stream = false;
 };
@@ -40,13 +40,13 @@ void read(const Json& json, const char* key, std::optional<T>& into) {
 
 Asked asked_of(const Json& json) {
   static const std::set<std::string> known = {
-      "id",          "picture", "raw",   "size", "question", "prefix_ids", "suffix_ids", "max_new_tokens",
+      "id",          "image", "raw",   "size", "question", "prefix_ids", "suffix_ids", "max_new_tokens",
       "temperature", "top_k",   "top_p", "seed", "stop",     "stream"};
   for (const auto& [key, value] : json.items()) {
     if (known.count(key) == 0) throw UsageError("unknown key of a request: " + key);
   }
   Asked asked;
-  asked.picture = json.contains("raw") ? read_raw(json.at("raw"), json.at("size")) : read_ppm(json.at("picture"));
+  asked.image = json.contains("raw") ? read_raw(json.at("raw"), json.at("size")) : read_ppm(json.at("image"));
   read(json, "question", asked.request.question);
   read(json, "prefix_ids", asked.request.prefix_ids);
   read(json, "suffix_ids", asked.request.suffix_ids);
@@ -62,9 +62,9 @@ Asked asked_of(const Json& json) {
 
 nlohmann::ordered_json answered(const allrounder::Runtime& runtime, const Json& json) {
   Asked asked = asked_of(json);
-  asked.request.rgb = asked.picture.rgb.data();
-  asked.request.width = asked.picture.width;
-  asked.request.height = asked.picture.height;
+  asked.request.rgb = asked.image.rgb.data();
+  asked.request.width = asked.image.width;
+  asked.request.height = asked.image.height;
   std::vector<std::string> pieces;
   if (asked.stream) {
     asked.request.piece = [&pieces](std::string_view text, std::int64_t) { pieces.emplace_back(text); };
@@ -86,7 +86,7 @@ nlohmann::ordered_json reply(const allrounder::Runtime& runtime, const std::stri
     out.update(answered(runtime, json));
   } catch (const allrounder::Error& failed) {
     out.update(error(failed.name(), failed.what()));
-  } catch (const std::exception& failed) {  // no JSON, no such picture
+  } catch (const std::exception& failed) {  // no JSON, no such image
     out.update(error("RequestUnreadable", failed.what()));
   }
   return out;

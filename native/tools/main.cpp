@@ -14,7 +14,7 @@ namespace {
 
 constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
 
-  run BUNDLE PICTURE QUESTION  answer one question; the last line is a JSON object
+  run BUNDLE IMAGE QUESTION  answer one question; the last line is a JSON object
       [--size WxH] [--max-new-tokens N] [--temperature X] [--top-k N] [--top-p X] [--seed N] [--stop TEXT] [--stream]
   ask BUNDLE [--jobs N]        answer questions that come as JSON lines (native/README.md)
   inspect BUNDLE               list a bundle's entries
@@ -22,7 +22,7 @@ constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
 
   run and ask take [--version NAME | --ttft-ms X --tpot-ms X [--percentile 50|95|99] [--fallback fastest]]
   [--threads N] [--weights fast|shared] [--device cpu|cuda|cuda:1] [--provider cuda|tensorrt].
-  PICTURE is a binary PPM (P6), or raw RGB with --size.
+  IMAGE is a binary PPM (P6), or raw RGB with --size.
   ONNX Runtime's library is found as c_api.h says; ALLROUNDER_ORT_LIBRARY names it.
 )";
 

@@ -22,8 +22,8 @@ nlohmann::ordered_json report(const allrounder::Answer& answer) {
   json["text"] = answer.text();
   json["token_ids"] = answer.token_ids();
   json["prompt_ids"] = answer.prompt_ids();
-  json["keep_list"] = answer.keep_list();
-  json["layer_plan"] = answer.layer_plan();
+  json["keep_indices"] = answer.keep_indices();
+  json["kept_layers"] = answer.kept_layers();
   json["finish"] = answer.finish() == AR_FINISH_STOP ? "stop" : "length";
   json["timing"] = times(answer.timing());
   return json;

@@ -8,7 +8,7 @@
 
 namespace tool {
 
-// Keys as in Python: text, token_ids, prompt_ids, keep_list, layer_plan, finish, timing.
+// Keys as in Python: text, token_ids, prompt_ids, keep_indices, kept_layers, finish, timing.
 nlohmann::ordered_json report(const allrounder::Answer& answer);
 
 // One line; what is not UTF-8 in it is replaced.

@@ -1,9 +1,9 @@
-// allrounder-native run: one question about one picture.
+// allrounder-native run: one question about one image.
 #include <iostream>
 
 #include "arguments.hpp"
 #include "commands.hpp"
-#include "picture.hpp"
+#include "image.hpp"
 #include "report.hpp"
 
 namespace tool {
@@ -26,13 +26,13 @@ allrounder::Request request_of(const Arguments& arguments) {
 void run(const Line& line) {
   Line options = {"size", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "stop"};
   options.insert(options.end(), kLoadOptions.begin(), kLoadOptions.end());
-  const Arguments arguments(line, {"BUNDLE", "PICTURE", "QUESTION"}, options, {"stream"});
+  const Arguments arguments(line, {"BUNDLE", "IMAGE", "QUESTION"}, options, {"stream"});
   allrounder::Request request = request_of(arguments);
   const auto size = arguments.text("size");
-  const Picture picture = size ? read_raw(arguments.word(1), *size) : read_ppm(arguments.word(1));
-  request.rgb = picture.rgb.data();
-  request.width = picture.width;
-  request.height = picture.height;
+  const Image image = size ? read_raw(arguments.word(1), *size) : read_ppm(arguments.word(1));
+  request.rgb = image.rgb.data();
+  request.width = image.width;
+  request.height = image.height;
   if (arguments.flag("stream")) {
     request.piece = [](std::string_view text, std::int64_t) { std::cout << text << std::flush; };
   }

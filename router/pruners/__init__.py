@@ -1,4 +1,4 @@
-"""Baseline pruners: other ways to score visual tokens and decoder layers, to be compared with the router.
+"""Baseline pruners: other ways to score image tokens and decoder layers, to be compared with the router.
 
 What it is: two tables, of token pruners and of layer pruners, and `pruner`, which makes one of each by name,
 ``"fastv+shortgpt"``. Methods are written from their papers; each docstring says where it deviates.
@@ -20,8 +20,8 @@ from allrounder.router.model import Scores
 from allrounder.router.pruners.diverse import cdpruner, divprune
 from allrounder.router.pruners.inside import dart, fastv, shortgpt
 from allrounder.router.pruners.plain import flat_layers, flat_tokens, random_layers, random_tokens, stride_tokens
-from allrounder.router.pruners.setting import LayerPruner, Pruner, Setting, TokenPruner, View, check_view, look
-from allrounder.versions import Budget, check_flow
+from allrounder.router.pruners.setting import LayerPruner, Pruner, Setting, TokenPruner, View, check_view, embed_pixels
+from allrounder.versions import Budget, check_decision
 
 __all__ = [
     "LAYER_PRUNERS",
@@ -32,7 +32,7 @@ __all__ = [
     "TokenPruner",
     "View",
     "combined",
-    "look",
+    "embed_pixels",
     "pruner",
 ]
 
@@ -60,14 +60,14 @@ def pruner(name: str, setting: Setting) -> Pruner:
 
     Args:
         name: ``"<token pruner>+<layer pruner>"``, names of the two tables.
-        setting: Host, K, seed, and what `shortgpt` calibrates on.
+        setting: Model, K, seed, and what `shortgpt` calibrates on.
 
     Returns:
         A callable of a `View` that gives float32 scores [B, N] and [B, M].
 
     Raises:
         InputInvalid: A name that is in no table; the message lists them.
-        InvalidBudget: K does not fit the host.
+        InvalidBudget: K does not fit the model.
         CalibrationError: It calibrates, and there is nothing to calibrate on.
     """
     token_name, plus, layer_name = name.partition("+")
@@ -76,9 +76,9 @@ def pruner(name: str, setting: Setting) -> Pruner:
             "a pruner is named by two names", got=name, wanted="<tokens>+<layers>, for example fastv+shortgpt"
         )
     tokens, layers = _found("token", TOKEN_PRUNERS, token_name), _found("layer", LAYER_PRUNERS, layer_name)
-    spec = setting.host.spec
-    everything = Budget(spec.visual_tokens, spec.decoder.layers)
-    check_flow(everything, tokens=everything.tokens, layers=everything.layers, gather_layer=setting.gather_layer)
+    spec = setting.vlm.spec
+    everything = Budget(spec.image_tokens, spec.decoder.layers)
+    check_decision(everything, tokens=everything.tokens, layers=everything.layers, prune_layer=setting.prune_layer)
     return combined(setting, tokens(setting), layers(setting))
 
 
@@ -86,7 +86,7 @@ def combined(setting: Setting, tokens: TokenPruner, layers: LayerPruner) -> Prun
     """Returns one pruner of two that are already made: several can share a layer pruner that was measured once."""
 
     def scores(view: View) -> Scores:
-        check_view(view, setting.host)
+        check_view(view, setting.vlm)
         return Scores(tokens(view), layers(view))
 
     return scores

@@ -1,7 +1,7 @@
 """Pruners before the decoder: they look for tokens that differ from each other.
 
 What it is: DivPrune and CDPruner, written from their papers.
-What it knows: projected visual tokens and the question's embeddings; cosines; two greedy orders. Both papers add one
+What it knows: projected image tokens and the question's embeddings; cosines; two greedy orders. Both papers add one
 token after the other and never take one back, so the order of adding is a ranking and all budgets are nested.
 What it does not know: the decoder's layers, K.
 
@@ -25,7 +25,7 @@ RIDGE = 1e-3  # on the diagonal of CDPruner's similarity; see `cdpruner`
 def divprune(setting: Setting) -> TokenPruner:
     """Returns DivPrune (Alvar, Singh, Akbari, Zhang, CVPR 2025): the subset whose closest pair is farthest apart.
 
-    Distance is 1 - cosine of projected visual tokens. The first token is the one whose nearest neighbour is farthest,
+    Distance is 1 - cosine of projected image tokens. The first token is the one whose nearest neighbour is farthest,
     each next one the one farthest from its nearest kept token: the paper's greedy solution, the question unseen.
 
     Deviations: none known; ties, which the paper leaves open, go to the lower index.
@@ -34,7 +34,7 @@ def divprune(setting: Setting) -> TokenPruner:
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        return scores_of(greedy_max_min(1 - _cosines(view.visual)))
+        return scores_of(greedy_max_min(1 - _cosines(view.image_embeds)))
 
     return scores
 
@@ -43,18 +43,18 @@ def cdpruner(setting: Setting) -> TokenPruner:
     """Returns CDPruner (Zhang et al., NeurIPS 2025): a determinantal point process conditioned on the question.
 
     Greedy MAP inference (Chen, Zhang, Zhou, NeurIPS 2018) on the kernel r_i L_ij r_j: L is the cosine similarity of
-    visual tokens, r their relevance to the question, scaled to 0..1 within the picture.
+    image tokens, r their relevance to the question, scaled to 0..1 within the image.
 
-    Deviations. (1) The paper takes relevance from the CLIP text tower that belongs to the vision tower; hosts here have
-    none, so `relevance` compares in the decoder's embedding space, which was never trained for it. (2) L is taken of
-    projected tokens. (3) `RIDGE` on the diagonal of L: where the decoder is narrower than T, every determinant of more
-    than H tokens is 0 and the paper's order ends; with it the order goes on.
+    Deviations. (1) The paper takes relevance from the CLIP text tower that belongs to the vision tower; models here
+    have none, so `relevance` compares in the decoder's embedding space, which was never trained for it. (2) L is taken
+    of projected tokens. (3) `RIDGE` on the diagonal of L: where the decoder is narrower than T, every determinant of
+    more than H tokens is 0 and the paper's order ends; with it the order goes on.
     """
     del setting
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        similarity = _cosines(view.visual)
+        similarity = _cosines(view.image_embeds)
         similarity.diagonal(dim1=1, dim2=2).add_(RIDGE)
         return scores_of(greedy_determinant(similarity, relevance(view).square()))
 
@@ -62,7 +62,7 @@ def cdpruner(setting: Setting) -> TokenPruner:
 
 
 def relevance(view: View) -> Tensor:
-    """Returns how close each visual token is to the question, float64 [B, N], 0 to 1 within each picture.
+    """Returns how close each image token is to the question, float64 [B, N], 0 to 1 within each image.
 
     The cosine with the mean embedding of the suffix (the question, and the template's text after the image), scaled by
     minimum and maximum; 1 everywhere where all are equal.
@@ -70,7 +70,7 @@ def relevance(view: View) -> Tensor:
     suffix = view.embeddings[:, -view.prompt.suffix_ids.shape[1] :].double()
     real = torch.arange(suffix.shape[1], device=suffix.device) < view.prompt.suffix_lengths.to(suffix.device)[:, None]
     question = torch.where(real[..., None], suffix, 0).sum(dim=1, keepdim=True) / real.sum(dim=1)[:, None, None]
-    cosine = (normalize(view.visual.double(), dim=-1) * normalize(question, dim=-1)).sum(dim=-1)
+    cosine = (normalize(view.image_embeds.double(), dim=-1) * normalize(question, dim=-1)).sum(dim=-1)
     low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
     return torch.where(high > low, (cosine - low) / (high - low), 1.0)
 

@@ -1,4 +1,4 @@
-"""Pruners inside the decoder: they watch the frozen host's own layers.
+"""Pruners inside the decoder: they watch the frozen model's own layers.
 
 What it is: FastV and DART (tokens) and ShortGPT (layers), written from their papers.
 What it knows: the rows ``[prefix | V | suffix]`` and that stock layers turn rows into rows; FastV and DART run no layer
@@ -20,11 +20,11 @@ from torch.nn.functional import cosine_similarity, normalize
 from allrounder.errors import CalibrationError
 from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_of
 from allrounder.router.selection import ranking
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 
 __all__ = ["PIVOTS", "block_influence", "dart", "fastv", "shortgpt"]
 
-PIVOTS = 4  # of DART: so many visual ones and as many of the text
+PIVOTS = 4  # of DART: so many image ones and as many of the text
 
 
 class _Rows(NamedTuple):
@@ -36,9 +36,9 @@ class _Rows(NamedTuple):
 
 
 def fastv(setting: Setting) -> TokenPruner:
-    """Returns FastV (Chen et al., ECCV 2024): the attention that each visual token gets.
+    """Returns FastV (Chen et al., ECCV 2024): the attention that each image token gets.
 
-    The mean over heads of what the prompt's last row pays to each visual token in layer K-1, the last one that sees
+    The mean over heads of what the prompt's last row pays to each image token in layer K-1, the last one that sees
     them all; with K=0, where the paper has no rule, in layer 0.
 
     Deviations: the paper describes the mean over all rows that attend to a token; the last row alone is how FastV is
@@ -47,9 +47,9 @@ def fastv(setting: Setting) -> TokenPruner:
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        host, layer = setting.host, max(setting.gather_layer, 1) - 1
-        weights = _attention(host, _rows_before(host, view, layer), layer)
-        start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+        vlm, layer = setting.vlm, max(setting.prune_layer, 1) - 1
+        weights = _attention(vlm, _rows_before(vlm, view, layer), layer)
+        start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
         last = start + tokens + view.prompt.suffix_lengths.to(weights.device) - 1
         paid = weights[torch.arange(len(weights), device=weights.device), :, last]  # [B, heads, R]
         return paid[..., start : start + tokens].float().mean(dim=1)
@@ -60,7 +60,7 @@ def fastv(setting: Setting) -> TokenPruner:
 def dart(setting: Setting) -> TokenPruner:
     """Returns DART (Wen et al., EMNLP 2025): duplicates of a few pivot tokens leave.
 
-    Pivots are the `PIVOTS` visual tokens and the `PIVOTS` text rows whose keys in layer K are longest. Visual pivots
+    Pivots are the `PIVOTS` image tokens and the `PIVOTS` text rows whose keys in layer K are longest. Image pivots
     are kept first; then the pivots take turns, each adding the token whose hidden state before layer K has the smallest
     cosine with its own.
 
@@ -71,9 +71,9 @@ def dart(setting: Setting) -> TokenPruner:
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        host = setting.host
-        rows = _rows_before(host, view, setting.gather_layer)
-        return scores_of(_dart_order(host, view, rows.hidden, _key_norms(host, rows.hidden, setting.gather_layer)))
+        vlm = setting.vlm
+        rows = _rows_before(vlm, view, setting.prune_layer)
+        return scores_of(_dart_order(vlm, view, rows.hidden, _key_norms(vlm, rows.hidden, setting.prune_layer)))
 
     return scores
 
@@ -84,7 +84,7 @@ def shortgpt(setting: Setting) -> LayerPruner:
     The block influence of a layer, see `block_influence`, is measured once, here, on ``setting.calibration``: the same
     order for every question.
 
-    Deviations: the paper measures on plain text; here on pictures and questions, where most rows are visual. The
+    Deviations: the paper measures on plain text; here on images and questions, where most rows are image tokens. The
     layers below K are kept, which the paper does not ask for.
 
     Raises:
@@ -92,19 +92,19 @@ def shortgpt(setting: Setting) -> LayerPruner:
     """
     if not setting.calibration:
         raise CalibrationError("shortgpt measures layers, and there is nothing to measure on", where="calibration")
-    influence = block_influence(setting.host, setting.calibration).float()[None]
-    return lambda view: influence.to(view.visual.device).repeat(len(view.identity), 1)
+    influence = block_influence(setting.vlm, setting.calibration).float()[None]
+    return lambda view: influence.to(view.image_embeds.device).repeat(len(view.identity), 1)
 
 
 @torch.no_grad()
-def block_influence(host: Host, views: Sequence[View]) -> Tensor:
+def block_influence(vlm: LoadedModel, views: Sequence[View]) -> Tensor:
     """Returns 1 - mean cosine of each layer's input and output rows, float64 [M], over all real rows of ``views``."""
-    decoder, count = _decoder(host), 0
+    decoder, count = _decoder(vlm), 0
     total = torch.zeros(len(decoder.layers), dtype=torch.float64)
     for view in views:
-        check_view(view, host)
-        rows = _rows_before(host, view, 0)
-        real = _real_rows(host, view)
+        check_view(view, vlm)
+        rows = _rows_before(vlm, view, 0)
+        real = _real_rows(vlm, view)
         hidden, changes = rows.hidden, []
         for layer in decoder.layers:
             after = layer(hidden, attention_mask=rows.mask, position_embeddings=rows.rotation)
@@ -114,14 +114,14 @@ def block_influence(host: Host, views: Sequence[View]) -> Tensor:
     return total / count
 
 
-def _dart_order(host: Host, view: View, hidden: Tensor, norms: Tensor) -> Tensor:
+def _dart_order(vlm: LoadedModel, view: View, hidden: Tensor, norms: Tensor) -> Tensor:
     """Returns the order int64 [B, N] from hidden states [B, R, H] and key norms [B, R]."""
-    start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+    start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
     seen = slice(start, start + tokens)
     batch = torch.arange(len(hidden), device=hidden.device)
-    text = _real_rows(host, view)
+    text = _real_rows(vlm, view)
     text[:, seen] = False
-    own = ranking(norms[:, seen])[:, :PIVOTS]  # among the visual tokens
+    own = ranking(norms[:, seen])[:, :PIVOTS]  # among the image tokens
     others = ranking(norms.masked_fill(~text, -torch.inf))[:, :PIVOTS]  # among all rows
     pivots = torch.cat([start + own, others], dim=1)
     turns = own.shape[1] + text.sum(dim=1).clamp_max(PIVOTS)  # a short prompt has fewer text rows than pivots
@@ -136,18 +136,18 @@ def _dart_order(host: Host, view: View, hidden: Tensor, norms: Tensor) -> Tensor
     return torch.stack(order, dim=1)
 
 
-def _key_norms(host: Host, hidden: Tensor, index: int) -> Tensor:
+def _key_norms(vlm: LoadedModel, hidden: Tensor, index: int) -> Tensor:
     """Returns the length of each row's keys in a layer, all kv heads together, float32 [B, R]."""
-    layer = _decoder(host).layers[index]
-    keys = layer.self_attn.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, host.spec.decoder.head_dim))
-    if host.spec.decoder.qk_norm:
+    layer = _decoder(vlm).layers[index]
+    keys = layer.self_attn.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, vlm.spec.decoder.head_dim))
+    if vlm.spec.decoder.qk_norm:
         keys = layer.self_attn.k_norm(keys)
     return keys.float().flatten(-2).norm(dim=-1)
 
 
-def _attention(host: Host, rows: _Rows, index: int) -> Tensor:
+def _attention(vlm: LoadedModel, rows: _Rows, index: int) -> Tensor:
     """Returns the attention weights [B, heads, R, R] of one layer, by its stock module."""
-    decoder = _decoder(host)
+    decoder = _decoder(vlm)
     layer = decoder.layers[index]
     usual = decoder.config._attn_implementation  # noqa: SLF001 - there is a public setter but no getter
     decoder.set_attn_implementation("eager")  # the only one that tells its weights
@@ -158,9 +158,9 @@ def _attention(host: Host, rows: _Rows, index: int) -> Tensor:
         decoder.set_attn_implementation(usual)
 
 
-def _rows_before(host: Host, view: View, layer: int) -> _Rows:
+def _rows_before(vlm: LoadedModel, view: View, layer: int) -> _Rows:
     """Runs the layers below ``layer`` on all rows."""
-    decoder, hidden = _decoder(host), view.embeddings
+    decoder, hidden = _decoder(vlm), view.embeddings
     count = hidden.shape[1]
     seen = torch.ones(count, count, dtype=torch.bool, device=hidden.device).tril()
     mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
@@ -171,12 +171,12 @@ def _rows_before(host: Host, view: View, layer: int) -> _Rows:
     return _Rows(hidden, mask, rotation)
 
 
-def _real_rows(host: Host, view: View) -> Tensor:
+def _real_rows(vlm: LoadedModel, view: View) -> Tensor:
     """Returns bool [B, R], False for padding."""
-    ends = view.prompt.prefix_ids.shape[1] + host.spec.visual_tokens + view.prompt.suffix_lengths
+    ends = view.prompt.prefix_ids.shape[1] + vlm.spec.image_tokens + view.prompt.suffix_lengths
     every = torch.arange(view.embeddings.shape[1], device=view.embeddings.device)
     return every < ends.to(view.embeddings.device)[:, None]
 
 
-def _decoder(host: Host) -> Any:
-    return host.model.model.language_model
+def _decoder(vlm: LoadedModel) -> Any:
+    return vlm.model.model.language_model

@@ -1,7 +1,7 @@
 """Pruners that read nothing: random, uniform stride, and nobody's choice.
 
 What it is: the baselines that every method must beat.
-What it knows: N, M, a seed and who asks. What it does not know: pictures, questions, the host.
+What it knows: N, M, a seed and who asks. What it does not know: images, questions, the model.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ __all__ = ["flat_layers", "flat_tokens", "random_layers", "random_tokens", "stri
 
 def random_tokens(setting: Setting) -> TokenPruner:
     """Returns a uniformly random ranking of tokens per question, fixed by (seed, identity)."""
-    return lambda view: _random("tokens", setting.seed, view, setting.host.spec.visual_tokens)
+    return lambda view: _random("tokens", setting.seed, view, setting.vlm.spec.image_tokens)
 
 
 def random_layers(setting: Setting) -> LayerPruner:
     """Returns a uniformly random ranking of layers per question, fixed by (seed, identity); not that of the tokens."""
-    return lambda view: _random("layers", setting.seed, view, setting.host.spec.decoder.layers)
+    return lambda view: _random("layers", setting.seed, view, setting.vlm.spec.decoder.layers)
 
 
 def stride_tokens(setting: Setting) -> TokenPruner:
     """Returns the ranking of `stride_order` for every question: any budget keeps a nearly even comb of tokens."""
-    order = torch.tensor(stride_order(setting.host.spec.visual_tokens))
+    order = torch.tensor(stride_order(setting.vlm.spec.image_tokens))
     scores = scores_of(order[None])
-    return lambda view: scores.to(view.visual.device).repeat(len(view.identity), 1)
+    return lambda view: scores.to(view.image_embeds.device).repeat(len(view.identity), 1)
 
 
 def flat_tokens(setting: Setting) -> TokenPruner:
     """Returns equal scores: what is kept when nobody scores, the first T tokens (ties go to the lower index)."""
-    count = setting.host.spec.visual_tokens
-    return lambda view: torch.zeros(len(view.identity), count, device=view.visual.device)
+    count = setting.vlm.spec.image_tokens
+    return lambda view: torch.zeros(len(view.identity), count, device=view.image_embeds.device)
 
 
 def flat_layers(setting: Setting) -> LayerPruner:
     """Returns equal scores: what is kept when nobody scores, the first L layers (ties go to the lower index)."""
-    count = setting.host.spec.decoder.layers
-    return lambda view: torch.zeros(len(view.identity), count, device=view.visual.device)
+    count = setting.vlm.spec.decoder.layers
+    return lambda view: torch.zeros(len(view.identity), count, device=view.image_embeds.device)
 
 
 def stride_order(count: int) -> list[int]:
@@ -63,4 +63,4 @@ def _random(what: str, seed: int, view: View, count: int) -> Tensor:
         digest = hashlib.sha256(f"{what}:{seed}:{identity}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         orders.append(torch.randperm(count, generator=generator))
-    return scores_of(torch.stack(orders)).to(view.visual.device)
+    return scores_of(torch.stack(orders)).to(view.image_embeds.device)

@@ -1,6 +1,6 @@
 """What pruners read and what they are: the types of this folder.
 
-What it is: `View`, one batch of picture questions as the decoder reads it; `Setting`, what a pruner is made from; the
+What it is: `View`, one batch of image questions as the decoder reads it; `Setting`, what a pruner is made from; the
 three kinds of callables; and orders turned into scores.
 What it knows: shapes. What it does not know: any method.
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from allrounder.errors import InputInvalid
 from allrounder.router.model import Scores
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import PrunedHost
+from allrounder.vlm.pruned import PrunedModel
 
-__all__ = ["LayerPruner", "Pruner", "Setting", "TokenPruner", "View", "check_view", "look", "scores_of"]
+__all__ = ["LayerPruner", "Pruner", "Setting", "TokenPruner", "View", "check_view", "embed_pixels", "scores_of"]
 
 
 class View(NamedTuple):
-    """B questions about pictures. All tensors are on the host's device; made by `look`."""
+    """B questions about images. All tensors are on the model's device; made by `embed_pixels`."""
 
-    visual: Tensor  # [B, N, H], what tower and projector give
+    image_embeds: Tensor  # [B, N, H], what tower and projector give
     prompt: PromptBatch  # of B rows
     embeddings: Tensor  # [B, P + N + S, H], rows [prefix | V | suffix], suffixes padded on the right
     identity: tuple[str, ...]  # [B], what names each question: random scores depend on it and the seed, on nothing else
@@ -34,8 +34,8 @@ class View(NamedTuple):
 class Setting(NamedTuple):
     """What a pruner is made from."""
 
-    host: Host
-    gather_layer: int  # K
+    vlm: LoadedModel
+    prune_layer: int  # K
     seed: int
     calibration: Sequence[View]  # read once, when a pruner that measures is made; others ignore it
 
@@ -45,33 +45,33 @@ LayerPruner = Callable[[View], Tensor]  # -> float32 [B, M], higher is kept
 Pruner = Callable[[View], Scores]
 
 
-def look(host: Host, visual: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:
+def embed_pixels(vlm: LoadedModel, image_embeds: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:
     """Returns the view of B questions.
 
     Args:
-        host: Whose embeddings are read.
-        visual: [B, N, H].
+        vlm: Whose embeddings are read.
+        image_embeds: [B, N, H].
         prompt: B prompts.
         identity: One name per question.
 
     Raises:
         InputInvalid: They are not B of each.
     """
-    view = View(visual, prompt, PrunedHost(host).embeddings(visual, prompt), tuple(identity))
-    check_view(view, host)
+    view = View(image_embeds, prompt, PrunedModel(vlm).embeddings(image_embeds, prompt), tuple(identity))
+    check_view(view, vlm)
     return view
 
 
-def check_view(view: View, host: Host) -> None:
-    """Checks that a view is of this host.
+def check_view(view: View, vlm: LoadedModel) -> None:
+    """Checks that a view is of this model.
 
     Raises:
         InputInvalid: A shape is wrong, or there is not one identity per row.
     """
-    batch, tokens, hidden = len(view.identity), host.spec.visual_tokens, host.spec.decoder.hidden
+    batch, tokens, hidden = len(view.identity), vlm.spec.image_tokens, vlm.spec.decoder.hidden
     rows = view.prompt.prefix_ids.shape[1] + tokens + view.prompt.suffix_ids.shape[1]
     expected = {
-        "visual": (view.visual, (batch, tokens, hidden)),
+        "image_embeds": (view.image_embeds, (batch, tokens, hidden)),
         "embeddings": (view.embeddings, (batch, rows, hidden)),
         "suffix_lengths": (view.prompt.suffix_lengths, (batch,)),
     }

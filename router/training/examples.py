@@ -1,8 +1,8 @@
-"""Examples: unlabelled pictures with questions, to learn from.
+"""Examples: unlabelled images with questions, to learn from.
 
 What it is: the protocol of an example set, a set from a prompts file, and the demo scenes drawn on the fly.
 What it knows: how an example is found by its index, so that a resumed run sees what an unbroken one sees.
-What it does not know: hosts, answers. Labels, where a set has them, are not read.
+What it does not know: models, answers. Labels, where a set has them, are not read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Example", "Examples", "FileExamples", "SceneExamples"]
 
 
 class Example(NamedTuple):
-    """One picture, uint8 RGB [height, width, 3], and one question about it."""
+    """One image, uint8 RGB [height, width, 3], and one question about it."""
 
     image: np.ndarray
     question: str
@@ -41,12 +41,12 @@ class Examples(Protocol):
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def picture(self, index: int) -> int:
-        """Returns a number that examples of the same picture share, and no others; costs nothing."""
+    def image(self, index: int) -> int:
+        """Returns a number that examples of the same image share, and no others; costs nothing."""
         ...
 
     def question(self, index: int) -> str:
-        """Returns the question of example ``index`` without its picture."""
+        """Returns the question of example ``index`` without its image."""
         ...
 
 
@@ -57,14 +57,14 @@ class FileExamples:
         self.name = prompts.name
         self._prompts = prompts.prompts
         numbers: dict[Path, int] = {}
-        self._pictures = [numbers.setdefault(prompt.image, len(numbers)) for prompt in self._prompts]
+        self._images = [numbers.setdefault(prompt.image, len(numbers)) for prompt in self._prompts]
 
     def __len__(self) -> int:
         return len(self._prompts)
 
-    def picture(self, index: int) -> int:
-        """Returns the number of the example's picture: examples with the same path share it."""
-        return self._pictures[index]
+    def image(self, index: int) -> int:
+        """Returns the number of the example's image: examples with the same path share it."""
+        return self._images[index]
 
     def question(self, index: int) -> str:
         """Returns the question of example ``index``."""
@@ -74,14 +74,14 @@ class FileExamples:
         """Returns example ``index``.
 
         Raises:
-            ImageInvalid: The file is no picture.
+            ImageInvalid: The file is no image.
         """
         prompt = self._prompts[index]
         try:
-            with Image.open(prompt.image) as picture:
-                return Example(np.asarray(picture.convert("RGB")), prompt.question)
+            with Image.open(prompt.image) as image:
+                return Example(np.asarray(image.convert("RGB")), prompt.question)
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ImageInvalid("not a picture", where=prompt.image, got=error) from error
+            raise ImageInvalid("not an image", where=prompt.image, got=error) from error
 
 
 class SceneExamples:
@@ -102,15 +102,15 @@ class SceneExamples:
         return self._scenes * self._questions
 
     def __getitem__(self, index: int) -> Example:
-        scene = sample_scene(self._split, self._first + self.picture(index))
+        scene = sample_scene(self._split, self._first + self.image(index))
         return Example(draw(scene), self.question(index))
 
-    def picture(self, index: int) -> int:
+    def image(self, index: int) -> int:
         """Returns the number of the example's scene."""
         return index // self._questions
 
     def question(self, index: int) -> str:
         """Returns the question of example ``index``."""
-        scene = sample_scene(self._split, self._first + self.picture(index))
+        scene = sample_scene(self._split, self._first + self.image(index))
         questions = sample_questions(scene, self._questions)
         return questions[index % self._questions % len(questions)].text

@@ -1,7 +1,7 @@
-"""Teacher-forced runs of the frozen host under flows, hard or soft.
+"""Teacher-forced runs of the frozen model under decisions, hard or soft.
 
-What it is: what training needs of the host: next-token distributions along a known answer, for many flows of many
-prompts at once, differentiable in the gates. Layers below K are run once and shared by all flows.
+What it is: what training needs of the model: next-token distributions along a known answer, for many decisions of many
+prompts at once, differentiable in the gates. Layers below K are run once and shared by all decisions.
 What it knows: the rows ``[prefix | V | suffix, answer]``, padded on the right; that a dropped token leaves from layer
 K on and keeps its position; that a skipped layer is the identity. Gates in [0, 1] soften both: a token's gate is the
 weight that its keys carry in attention, a layer's gate the share of its update that is applied.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from allrounder.router.gated import run_layer
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Answers(NamedTuple):
-    """The unpruned host's own answers: ``ids`` int64 [B, A] padded on the right, ``lengths`` int64 [B], 1 to A."""
+    """The unpruned model's own answers: ``ids`` int64 [B, A] padded on the right, ``lengths`` int64 [B], 1 to A."""
 
     ids: Tensor
     lengths: Tensor
@@ -45,7 +45,7 @@ class Forced(NamedTuple):
     """Prompts with their answers behind them, as they stand before layer K.
 
     ``hidden`` [B, R, H]; ``positions`` int64 [B, R]; ``reads`` int64 [B, A], the rows whose logits predict the answer;
-    ``counted`` bool [B, A], False behind an answer's end; the visual tokens that are still there stand in rows
+    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there stand in rows
     ``start`` to ``start + tokens - 1``.
     """
 
@@ -58,7 +58,7 @@ class Forced(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """How much of the host is there: ``tokens`` float [B, T] and ``layers`` float [B, M], in [0, 1]; None is all ones.
+    """How much of the model is there: ``tokens`` float [B, T] and ``layers`` float [B, M], in [0, 1]; None is all ones.
 
     Bool ``layers`` are a hard plan: a skipped layer is then not even computed.
     """
@@ -67,20 +67,22 @@ class Gates(NamedTuple):
     layers: Tensor | None = None
 
 
-def forced_rows(host: Host, embeddings: Tensor, prompt: PromptBatch, answers: Answers, gather_layer: int) -> Forced:
+def forced_rows(
+    vlm: LoadedModel, embeddings: Tensor, prompt: PromptBatch, answers: Answers, prune_layer: int
+) -> Forced:
     """Puts the answers behind the prompts and runs layers 0 to K-1.
 
     Args:
-        host: The frozen host.
+        vlm: The frozen model.
         embeddings: [B, P + N + S, H], rows ``[prefix | V | suffix]``, suffixes padded on the right.
         prompt: The ids behind them; only P and the suffix lengths are read.
         answers: Their last ids are only predicted, never read.
-        gather_layer: K.
+        prune_layer: K.
     """
     batch, _, width = embeddings.shape
-    visual, start = host.spec.visual_tokens, prompt.prefix_ids.shape[1]
-    ends = start + visual + prompt.suffix_lengths
-    inputs = host.model.get_input_embeddings()(answers.ids[:, :-1]).to(embeddings.dtype)
+    image_embeds, start = vlm.spec.image_tokens, prompt.prefix_ids.shape[1]
+    ends = start + image_embeds + prompt.suffix_lengths
+    inputs = vlm.model.get_input_embeddings()(answers.ids[:, :-1]).to(embeddings.dtype)
     extra = inputs.shape[1]
     hidden = torch.cat([embeddings, embeddings.new_zeros(batch, extra, width)], dim=1)
     slots = ends[:, None] + torch.arange(extra, device=ends.device)
@@ -92,27 +94,27 @@ def forced_rows(host: Host, embeddings: Tensor, prompt: PromptBatch, answers: An
         ends[:, None] - 1 + torch.arange(extra + 1, device=ends.device),
         torch.arange(extra + 1, device=ends.device) < answers.lengths[:, None],
         start,
-        visual,
+        image_embeds,
     )
-    return forced._replace(hidden=_run(host, forced, range(gather_layer), Gates()))
+    return forced._replace(hidden=_run(vlm, forced, range(prune_layer), Gates()))
 
 
-def log_probs(host: Host, forced: Forced, gather_layer: int, gates: Gates, *, frugal: bool = False) -> Tensor:
+def log_probs(vlm: LoadedModel, forced: Forced, prune_layer: int, gates: Gates, *, frugal: bool = False) -> Tensor:
     """Runs layers K to M-1 under ``gates`` and returns next-token log-probabilities float32 [B, A, V].
 
     Args:
-        host: The frozen host.
+        vlm: The frozen model.
         forced: Rows as they stand before layer K.
-        gather_layer: K.
+        prune_layer: K.
         gates: What is there of tokens and layers.
         frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
     """
-    layers = range(gather_layer, len(_decoder(host).layers))
-    return _predicted(host, forced, _run(host, forced, layers, gates, frugal=frugal))
+    layers = range(prune_layer, len(_decoder(vlm).layers))
+    return _predicted(vlm, forced, _run(vlm, forced, layers, gates, frugal=frugal))
 
 
 def narrow(forced: Forced, keep: Tensor) -> Forced:
-    """Removes all visual tokens but those of ``keep`` int64 [B, T], ascending."""
+    """Removes all image tokens but those of ``keep`` int64 [B, T], ascending."""
     text = torch.arange(forced.hidden.shape[1], device=keep.device).expand(len(keep), -1)
     behind = forced.start + forced.tokens
     rows = torch.cat([text[:, : forced.start], forced.start + keep, text[:, behind:]], dim=1)
@@ -134,21 +136,21 @@ def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
     """Returns the mean KL(reference || pruned) along each answer, nats per token, float32 [B].
 
     Args:
-        reference: Log-probabilities [B, A, V] of the unpruned host.
-        pruned: The same of a flow.
+        reference: Log-probabilities [B, A, V] of the unpruned model.
+        pruned: The same of a decision.
         counted: bool [B, A].
     """
     each = (reference.exp() * (reference - pruned)).sum(dim=-1)
     return torch.where(counted, each, 0).sum(dim=1) / counted.sum(dim=1)
 
 
-def _predicted(host: Host, forced: Forced, hidden: Tensor) -> Tensor:
+def _predicted(vlm: LoadedModel, forced: Forced, hidden: Tensor) -> Tensor:
     read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
-    return host.model.lm_head(_decoder(host).norm(read)).float().log_softmax(dim=-1)
+    return vlm.model.lm_head(_decoder(vlm).norm(read)).float().log_softmax(dim=-1)
 
 
-def _run(host: Host, forced: Forced, layers: range, gates: Gates, *, frugal: bool = False) -> Tensor:
-    decoder, hidden = _decoder(host), forced.hidden
+def _run(vlm: LoadedModel, forced: Forced, layers: range, gates: Gates, *, frugal: bool = False) -> Tensor:
+    decoder, hidden = _decoder(vlm), forced.hidden
     if not layers:
         return hidden
     cosine, sine = decoder.rotary_emb(hidden, forced.positions)
@@ -203,5 +205,5 @@ def _of_rows(forced: Forced, token_gates: Tensor) -> Tensor:
     return nn.functional.pad(token_gates, (forced.start, behind), value=1.0)
 
 
-def _decoder(host: Host) -> Any:
-    return host.model.model.language_model
+def _decoder(vlm: LoadedModel) -> Any:
+    return vlm.model.model.language_model

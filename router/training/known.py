@@ -1,4 +1,4 @@
-"""Known hosts: shapes that can be reckoned with before anything is downloaded.
+"""Known models: shapes that can be reckoned with before anything is downloaded.
 
 What it is: configs of published models, by name. What it knows: their public ``config.json``. What it does not know:
 weights; such a name cannot be trained on.
@@ -12,11 +12,11 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from allrounder.errors import InputInvalid
 from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["KNOWN", "known_spec"]
 
-_TOWER: dict[str, Any] = {  # CLIP-L/14 at 336 pixels: 576 visual tokens
+_TOWER: dict[str, Any] = {  # CLIP-L/14 at 336 pixels: 576 image tokens
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -44,8 +44,8 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
-def known_spec(name: str) -> HostSpec:
-    """Returns the spec of a known host.
+def known_spec(name: str) -> ModelSpec:
+    """Returns the spec of a known model.
 
     Raises:
         InputInvalid: It is not one of `KNOWN`.

@@ -1,4 +1,4 @@
-"""Losses of one batch: scores, gates, and the frozen host put together.
+"""Losses of one batch: scores, gates, and the frozen model put together.
 
 What it is: what is minimised, as a function of router, batch and budget: the divergence itself, whose gradient passes
 gates, so that one pass judges all tokens and layers. Another `Objective` may stand in its place, for comparison.
@@ -13,16 +13,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from allrounder.router.flows import HardFlows, soft_layers, soft_top, straight_through
+from allrounder.router.decisions import HardDecisions, soft_layers, soft_top, straight_through
 from allrounder.router.model import MetaRouter, Scores, gumbel
-from allrounder.router.selection import keep_list, layer_plan
+from allrounder.router.selection import keep_indices, kept_layers
 from allrounder.router.training.forced import Forced, Gates, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import Batch
 from allrounder.versions import Budget
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 
-__all__ = ["Found", "Learner", "Moment", "Objective", "StepLoss", "Work", "batch_loss", "flow_log_probs", "gate_loss"]
+__all__ = [
+    "Found",
+    "Learner",
+    "Moment",
+    "Objective",
+    "StepLoss",
+    "Work",
+    "batch_loss",
+    "decision_log_probs",
+    "gate_loss",
+]
 
 # A closed token gate in training: shut enough that sharp attention does not see through it, and open enough that
 # its gradient, which is that of the weight it would have got, does not underflow.
@@ -30,12 +40,12 @@ CLOSED = 1e-4
 
 
 class Learner(NamedTuple):
-    """Who takes part: the frozen ``host``, and the ``router`` that learns.
+    """Who takes part: the frozen ``vlm``, and the ``router`` that learns.
 
-    ``frugal``: the host's layers are computed a second time for the gradient, and their insides not remembered.
+    ``frugal``: the model's layers are computed a second time for the gradient, and their insides not remembered.
     """
 
-    host: Host
+    vlm: LoadedModel
     router: MetaRouter
     options: TrainOptions
     frugal: bool = False
@@ -52,7 +62,7 @@ class Moment(NamedTuple):
 class StepLoss(NamedTuple):
     """``loss`` has the gradient that is to be followed, and ``value`` is what is minimised.
 
-    ``divergence`` [B] is that of the flows each example's part came from, nats per token.
+    ``divergence`` [B] is that of the decisions each example's part came from, nats per token.
     """
 
     loss: Tensor
@@ -70,7 +80,7 @@ class Work(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The ``loss`` of one budget, with its gradient, and the ``divergence`` [B] of the flows that it came from."""
+    """The ``loss`` of one budget, with its gradient, and the ``divergence`` [B] of the decisions that it came from."""
 
     loss: Tensor
     divergence: Tensor
@@ -82,13 +92,13 @@ Objective = Callable[[Learner, Work, Moment], Found]
 def batch_loss(learner: Learner, batch: Batch, moment: Moment, objective: Objective) -> StepLoss:
     """Returns the loss of one batch.
 
-    The host's part of the gradient is taken here, budget by budget, so that the memory is that of one budget; what is
+    The model's part of the gradient is taken here, budget by budget, so that the memory is that of one budget; what is
     returned has the router's part left.
     """
     options = learner.options
     scores = learner.router(batch.embeddings.float(), batch.prompt)
     with torch.no_grad():
-        forced = forced_rows(learner.host, batch.embeddings, batch.prompt, batch.answers, options.gather_layer)
+        forced = forced_rows(learner.vlm, batch.embeddings, batch.prompt, batch.answers, options.prune_layer)
     leaves = Scores(*(part.detach().requires_grad_() for part in scores))
     found = []
     for budget in moment.budgets:
@@ -103,35 +113,35 @@ def batch_loss(learner: Learner, batch: Batch, moment: Moment, objective: Object
     return StepLoss(loss, value, torch.stack([one.divergence for one in found]).mean(dim=0))
 
 
-def flow_log_probs(host: Host, forced: Forced, flow: HardFlows, gather_layer: int) -> Tensor:
-    """Returns next-token log-probabilities [B x F, A, V] under F hard flows of each of B prompts, side by side."""
-    count = len(flow.keep) // len(forced.hidden)
-    return log_probs(host, narrow(repeat(forced, count), flow.keep), gather_layer, Gates(layers=flow.plan))
+def decision_log_probs(vlm: LoadedModel, forced: Forced, decision: HardDecisions, prune_layer: int) -> Tensor:
+    """Returns next-token log-probabilities [B x F, A, V] under F hard decisions of each of B prompts, side by side."""
+    count = len(decision.keep) // len(forced.hidden)
+    return log_probs(vlm, narrow(repeat(forced, count), decision.keep), prune_layer, Gates(layers=decision.plan))
 
 
 def gate_loss(learner: Learner, work: Work, moment: Moment) -> Found:
     """Returns the divergence itself, through token gates and hard layer gates with a soft gradient.
 
     Tokens: attention is sharp enough to see through half-open gates, so they are cold. Layers: many half-open layers
-    are far better than fewer open ones, so a soft plan would teach the wrong thing. The noise makes the first flows
+    are far better than fewer open ones, so a soft plan would teach the wrong thing. The noise makes the first decisions
     random ones, a strong baseline; the scores have to outgrow it.
     """
-    options, gather = learner.options, learner.options.gather_layer
+    options, gather = learner.options, learner.options.prune_layer
     forced, scores, budget = work.forced, work.scores, work.budget
     left = 1 - (1 - options.final_noise) * moment.share
     noise = Scores(*(left * gumbel(part, moment.generator) for part in scores))
     tokens = scores.token_scores + options.token_noise * noise.token_scores
     within = round(options.window * budget.tokens)
     if within < tokens.shape[1]:
-        chosen = keep_list(tokens.detach(), within)
+        chosen = keep_indices(tokens.detach(), within)
         forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
     soft_plan = soft_layers(layers, budget.layers, gather, options.layer_temperature)
-    plan = straight_through(layer_plan(layers.detach(), budget.layers, gather), soft_plan)
+    plan = straight_through(kept_layers(layers.detach(), budget.layers, gather), soft_plan)
     gates = soft_top(tokens, budget.tokens, options.token_temperature)
     if options.token_gates == "hard":
-        kept = torch.full_like(gates, CLOSED).scatter(1, keep_list(tokens.detach(), budget.tokens), 1.0)
+        kept = torch.full_like(gates, CLOSED).scatter(1, keep_indices(tokens.detach(), budget.tokens), 1.0)
         gates = straight_through(kept, gates)
-    pruned = log_probs(learner.host, forced, gather, Gates(gates, plan), frugal=learner.frugal)
+    pruned = log_probs(learner.vlm, forced, gather, Gates(gates, plan), frugal=learner.frugal)
     found = divergence(work.batch.log_probs, pruned, forced.counted)
     return Found(found.mean(), found.detach())

@@ -1,7 +1,7 @@
-"""Measuring: how close the flows of some scores stay to the unpruned host.
+"""Measuring: how close the decisions of some scores stay to the unpruned model.
 
 What it is: divergence and agreement on a fixed set of examples, for a router or for any other source of scores.
-What it knows: hard flows, as a runtime would take them; random scores, the baseline that must be beaten.
+What it knows: hard decisions, as a runtime would take them; random scores, the baseline that must be beaten.
 What it does not know: training.
 """
 
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import torch
 
-from allrounder.router.flows import cut
+from allrounder.router.decisions import cut
 from allrounder.router.model import MetaRouter, Scores
 from allrounder.router.training.forced import divergence, forced_rows
-from allrounder.router.training.losses import flow_log_probs
+from allrounder.router.training.losses import decision_log_probs
 from allrounder.router.training.references import Batch, References
 from allrounder.versions import Budget
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 
 __all__ = ["Closeness", "Scorer", "measure", "mixed", "random_scorer", "router_scorer"]
 
@@ -34,11 +34,11 @@ class Closeness(NamedTuple):
 
 @torch.no_grad()
 def measure(
-    host: Host,
+    vlm: LoadedModel,
     references: References,
     scorer: Scorer,
     budgets: Sequence[Budget],
-    gather_layer: int,
+    prune_layer: int,
     batch_size: int = 8,
 ) -> list[Closeness]:
     """Returns the closeness at each budget, over all examples of ``references``.
@@ -50,10 +50,10 @@ def measure(
     sums = torch.zeros(len(budgets), 2, dtype=torch.float64)
     for start in range(0, total, batch_size):
         batch = references.batch(range(start, min(start + batch_size, total)))
-        forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather_layer)
+        forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, prune_layer)
         scores = scorer(batch)
         for place, budget in enumerate(budgets):
-            pruned = flow_log_probs(host, forced, cut(scores, budget, gather_layer), gather_layer)
+            pruned = decision_log_probs(vlm, forced, cut(scores, budget, prune_layer), prune_layer)
             same = (pruned.argmax(dim=-1) == batch.answers.ids) | ~forced.counted
             found = divergence(batch.log_probs, pruned, forced.counted)
             sums[place] += torch.stack([found.sum(), same.all(dim=1).sum()]).cpu()
@@ -65,14 +65,14 @@ def router_scorer(router: MetaRouter) -> Scorer:
     return lambda batch: router(batch.embeddings.float(), batch.prompt)
 
 
-def random_scorer(host: Host, seed: int = 0) -> Scorer:
+def random_scorer(vlm: LoadedModel, seed: int = 0) -> Scorer:
     """Returns independent normal scores for every example, drawn anew at every call."""
     generator = torch.Generator().manual_seed(seed)
 
     def scores(batch: Batch) -> Scores:
         drawn = (
             torch.randn(len(batch.embeddings), count, generator=generator).to(batch.embeddings.device)
-            for count in (host.spec.visual_tokens, host.spec.decoder.layers)
+            for count in (vlm.spec.image_tokens, vlm.spec.decoder.layers)
         )
         return Scores(*drawn)
 

@@ -1,7 +1,7 @@
 """Memory: what training a router will take, before anything is loaded.
 
-What it is: a table of bytes from a host's spec and the options, by part and by phase.
-What it knows: what autograd remembers of a stock decoder layer. Of the frozen host that is less than of the router:
+What it is: a table of bytes from a model's spec and the options, by part and by phase.
+What it knows: what autograd remembers of a stock decoder layer. Of the frozen model that is less than of the router:
 the input of a linear layer is remembered for the gradient of its weights alone.
 What it does not know: allocators. Fragmentation, the device's context and what libraries take for themselves come on
 top (on CUDA usually 1 to 2 GiB).
@@ -17,7 +17,7 @@ from allrounder.router.gated import ALIGNED
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import TOGETHER
 from allrounder.versions import Budget, resolve
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["Estimate", "Means", "Part", "estimate"]
 
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Means(NamedTuple):
-    """With what a run is made: bytes of a ``weight`` of the host, the ``answer``'s and the ``text``'s tokens."""
+    """With what a run is made: bytes of a ``weight`` of the model, the ``answer``'s and the ``text``'s tokens."""
 
     weight: int = FLOAT
     autocast: bool = False
@@ -64,16 +64,16 @@ class Estimate(NamedTuple):
         return sum(part.bytes for part in self.parts if part.phase == phase)
 
 
-def estimate(spec: HostSpec, options: TrainOptions, means: Means) -> Estimate:
+def estimate(spec: ModelSpec, options: TrainOptions, means: Means) -> Estimate:
     """Returns what a run takes.
 
     Raises:
         UnknownVersion: The options name a budget that does not exist.
-        InvalidBudget: They name one that does not fit the host.
+        InvalidBudget: They name one that does not fit the model.
     """
     router = _router_weights(spec, options) * FLOAT
     always = [
-        Part("host, frozen", "always", _host_weights(spec) * means.weight),
+        Part("model, frozen", "always", _model_weights(spec) * means.weight),
         Part("router, fp32", "always", router),
         Part("router's optimiser (AdamW) and gradient", "always", router * 3),
     ]
@@ -82,28 +82,28 @@ def estimate(spec: HostSpec, options: TrainOptions, means: Means) -> Estimate:
     step = [
         Part("batch: rows and distributions", "step", _batch(spec, options, means)),
         Part("router: what its gradient needs", "step", _router_rows(spec, options, means)),
-        Part("host under gates: what the gradient needs", "step", gated),
+        Part("model under gates: what the gradient needs", "step", gated),
     ]
     cache = Part("references that are remembered, at most", "main memory", means.cache_mib << 20)
     return Estimate((*always, references, *step, cache))
 
 
-def _budgets(spec: HostSpec, options: TrainOptions) -> list[Budget]:
-    tokens, layers = spec.visual_tokens, spec.decoder.layers
+def _budgets(spec: ModelSpec, options: TrainOptions) -> list[Budget]:
+    tokens, layers = spec.image_tokens, spec.decoder.layers
     return [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
 
 
-def _layer_weights(spec: HostSpec) -> int:
+def _layer_weights(spec: ModelSpec) -> int:
     one = spec.decoder
     attention = one.hidden * one.head_dim * (2 * one.heads + 2 * one.kv_heads)
     return attention + 3 * one.hidden * one.feed_forward + 2 * one.hidden
 
 
-def _router_weights(spec: HostSpec, options: TrainOptions) -> int:
+def _router_weights(spec: ModelSpec, options: TrainOptions) -> int:
     return options.router_layers * _layer_weights(spec) + (spec.decoder.layers + 2) * spec.decoder.hidden
 
 
-def _host_weights(spec: HostSpec) -> int:
+def _model_weights(spec: ModelSpec) -> int:
     text, vision, projector = spec.decoder, spec.vision, spec.projector
     decoder = text.layers * _layer_weights(spec) + (1 if text.tied else 2) * text.vocabulary * text.hidden + text.hidden
     tower = vision.layers * (4 * vision.hidden**2 + 2 * vision.hidden * vision.feed_forward + 10 * vision.hidden)
@@ -111,12 +111,12 @@ def _host_weights(spec: HostSpec) -> int:
     return decoder + tower + projector.hidden * (projector.inputs + projector.hidden + 2)
 
 
-def _prompt_rows(spec: HostSpec, means: Means) -> int:
-    return spec.visual_tokens + means.text
+def _prompt_rows(spec: ModelSpec, means: Means) -> int:
+    return spec.image_tokens + means.text
 
 
-def _references(spec: HostSpec, means: Means) -> int:
-    """Keys and values of one picture and of the questions about it, and the widest moment of reading it."""
+def _references(spec: ModelSpec, means: Means) -> int:
+    """Keys and values of one image and of the questions about it, and the widest moment of reading it."""
     text, rows = spec.decoder, _prompt_rows(spec, means) + means.answer
     kept = 2 * text.layers * text.kv_heads * text.head_dim * means.weight
     tower = spec.vision.rows * 2 * spec.vision.feed_forward * means.weight
@@ -124,19 +124,19 @@ def _references(spec: HostSpec, means: Means) -> int:
     return rows * kept * (1 + TOGETHER) + reading + TOGETHER * means.text * text.vocabulary * means.weight
 
 
-def _moment(spec: HostSpec) -> int:
+def _moment(spec: ModelSpec) -> int:
     """Values per row that stand at once inside a layer that nobody remembers."""
     one = spec.decoder
     return 3 * one.hidden + max(3 * one.feed_forward, 6 * one.heads * one.head_dim)
 
 
-def _batch(spec: HostSpec, options: TrainOptions, means: Means) -> int:
+def _batch(spec: ModelSpec, options: TrainOptions, means: Means) -> int:
     rows = (_prompt_rows(spec, means)) * spec.decoder.hidden
     read = options.batch * rows * (means.weight * 2 + FLOAT)  # embeddings, rows before K, and both in float32
     return read + options.batch * means.answer * spec.decoder.vocabulary * FLOAT
 
 
-def _router_rows(spec: HostSpec, options: TrainOptions, means: Means) -> int:
+def _router_rows(spec: ModelSpec, options: TrainOptions, means: Means) -> int:
     one, rows = spec.decoder, _prompt_rows(spec, means) + spec.decoder.layers
     part = 2 if means.autocast else FLOAT
     heads = one.heads * one.head_dim
@@ -146,14 +146,14 @@ def _router_rows(spec: HostSpec, options: TrainOptions, means: Means) -> int:
     return options.batch * (rows * values + 3 * rows * rows * FLOAT) + weights
 
 
-def _gated(spec: HostSpec, options: TrainOptions, means: Means, budget: Budget) -> int:
+def _gated(spec: ModelSpec, options: TrainOptions, means: Means, budget: Budget) -> int:
     one, batch = spec.decoder, options.batch
-    rows = min(round(options.window * budget.tokens), spec.visual_tokens) + means.text + means.answer
+    rows = min(round(options.window * budget.tokens), spec.image_tokens) + means.text + means.answer
     heads = one.heads * (one.head_dim // ALIGNED + 1) * ALIGNED
     wide = FLOAT if means.weight == FLOAT else FLOAT + means.weight  # a norm works in float32
     inside = 2 * one.hidden * wide + (4 * heads + 3 * one.feed_forward) * means.weight
     between = 2 * one.hidden * means.weight  # the update, and the rows that it is added to
-    opened, free = budget.layers - options.gather_layer, one.layers - options.gather_layer
+    opened, free = budget.layers - options.prune_layer, one.layers - options.prune_layer
     remembered = free * between + (1 if means.checkpoint else opened) * inside
     gradient = _moment(spec) * means.weight  # of the layer that the gradient is in
     return batch * (rows * (remembered + gradient) + 4 * means.answer * one.vocabulary * FLOAT)

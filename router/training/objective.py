@@ -1,7 +1,7 @@
 """The options of training.
 
 What it is: the record of all that decides what is learned.
-What it knows: which values are possible. What it does not know: hosts, batches, optimisers.
+What it knows: which values are possible. What it does not know: models, batches, optimisers.
 
 What is minimised is in `losses`. Other objectives, PAR's among them, are compared with it by
 ``benchmarks/router_ablations.py``.
@@ -27,13 +27,13 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Everything that decides what is learned; a resumed run must have the same.
 
     Budgets are names of versions (or ``t<T>-l<L>``); each step draws ``budgets_per_step`` different ones of them, which
-    cost a pass of the host each.
+    cost a pass of the model each.
     """
 
     attention: AttentionKind = "causal"
     router_layers: Positive = 1
-    start: Literal["fresh", "host"] = "fresh"  # weights of the router's layers: drawn, or the host's first ones
-    gather_layer: Annotated[int, Meta(ge=0)] = 2
+    start: Literal["fresh", "model"] = "fresh"  # weights of the router's layers: drawn, or the model's first ones
+    prune_layer: Annotated[int, Meta(ge=0)] = 2
     budgets: tuple[str, ...] = ("par-base", "par-lite", "par-nano")
     budgets_per_step: Positive = 1
     batch: Positive = 4

@@ -1,10 +1,10 @@
-"""References: what the unpruned host itself says, the only teacher there is.
+"""References: what the unpruned model itself says, the only teacher there is.
 
-What it is: batches of examples with the host's greedy answers and next-token distributions, cached.
-What it knows: that visual rows, answers and distributions of a frozen host never change; a limit of memory; and that
-all questions of one picture are always computed together, whichever is asked for first: a reference then is a function
+What it is: batches of examples with the model's greedy answers and next-token distributions, cached.
+What it knows: that image tokens, answers and distributions of a frozen model never change; a limit of memory; and that
+all questions of one image are always computed together, whichever is asked for first: a reference then is a function
 of the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
-What it does not know: flows, routers, losses.
+What it does not know: decisions, routers, losses.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from allrounder.router.reading import Spoken, answer, read_picture
+from allrounder.router.reading import Spoken, answer, read_image
 from allrounder.router.training.examples import Examples
 from allrounder.router.training.forced import Answers
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch, PromptEncoder
-from allrounder.vlm.pruned import PrunedHost
+from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["Batch", "References"]
 
@@ -32,8 +32,8 @@ TOGETHER = 8  # questions that are answered at a time; each holds keys and value
 class Batch(NamedTuple):
     """Examples as training needs them.
 
-    ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the host's own; ``log_probs`` float32 [B, A, V],
-    the host's next-token distributions along them; ``identity``, one name per example, by which chance may be drawn
+    ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the model's own; ``log_probs`` float32 [B, A, V],
+    the model's next-token distributions along them; ``identity``, one name per example, by which chance may be drawn
     that does not depend on order.
     """
 
@@ -51,15 +51,15 @@ class _Said(NamedTuple):
     spoken: Spoken
 
 
-class _Picture(NamedTuple):
-    """All examples of one picture on the CPU; ``visual`` [N, H] is held once."""
+class _Image(NamedTuple):
+    """All examples of one image on the CPU; ``image_embeds`` [N, H] is held once."""
 
-    visual: Tensor
+    image_embeds: Tensor
     said: dict[int, _Said]
 
     @property
     def bytes(self) -> int:
-        parts = [self.visual]
+        parts = [self.image_embeds]
         for one in self.said.values():
             parts += one.spoken
         return sum(part.nbytes for part in parts)
@@ -69,68 +69,68 @@ class References:
     """Makes batches of an example set.
 
     Args:
-        host: The frozen host.
+        vlm: The frozen model.
         examples: The set.
         answer_tokens: Answers are cut here.
-        cache_mib: MiB of main memory that computed references may take; beyond it they are computed again. A picture
-            takes N x H values of the host's dtype, a question its answer's tokens x V x 4 bytes (up to 2 MiB where
+        cache_mib: MiB of main memory that computed references may take; beyond it they are computed again. An image
+            takes N x H values of the model's dtype, a question its answer's tokens x V x 4 bytes (up to 2 MiB where
             V = 32,000).
     """
 
-    def __init__(self, host: Host, examples: Examples, answer_tokens: int = 16, cache_mib: int = 2048) -> None:
+    def __init__(self, vlm: LoadedModel, examples: Examples, answer_tokens: int = 16, cache_mib: int = 2048) -> None:
         self.examples, self._answer_tokens = examples, answer_tokens
-        self._host, self._pruned = host, PrunedHost(host)
+        self._vlm, self._pruned = vlm, PrunedModel(vlm)
         # Made once: building it parses the whole tokenizer.
-        self._encoder = PromptEncoder(host.tokenizer_json, host.template)
-        self._room = cache_mib << 20
-        self._cache: dict[int, _Picture] = {}
+        self._encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
+        self._free_slots = cache_mib << 20
+        self._cache: dict[int, _Image] = {}
         self._questions: dict[int, list[int]] = {}
         for index in range(len(examples)):
-            self._questions.setdefault(examples.picture(index), []).append(index)
+            self._questions.setdefault(examples.image(index), []).append(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Returns the examples of these indices."""
-        wanted = {self.examples.picture(index) for index in indices}
+        wanted = {self.examples.image(index) for index in indices}
         # Held here until the batch is made: without room in the cache, each is still computed once only.
-        pictures = {picture: self._picture(picture) for picture in sorted(wanted)}
-        return self._collate(indices, [pictures[self.examples.picture(index)] for index in indices])
+        images = {image: self._image(image) for image in sorted(wanted)}
+        return self._collate(indices, [images[self.examples.image(index)] for index in indices])
 
-    def _picture(self, picture: int) -> _Picture:
-        if picture in self._cache:
-            return self._cache[picture]
-        found = self._compute(self._questions[picture])
-        if found.bytes <= self._room:
-            self._room -= found.bytes
-            self._cache[picture] = found
+    def _image(self, image: int) -> _Image:
+        if image in self._cache:
+            return self._cache[image]
+        found = self._compute(self._questions[image])
+        if found.bytes <= self._free_slots:
+            self._free_slots -= found.bytes
+            self._cache[image] = found
         return found
 
     @torch.no_grad()
-    def _compute(self, indices: list[int]) -> _Picture:
-        """Computes all examples of one picture: the tower and the rows before the question run once."""
-        device = self._host.model.device
-        picture = Image.fromarray(self.examples[indices[0]].image)
-        pixels = self._host.processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
-        visual = self._pruned.visual(pixels.to(device))
+    def _compute(self, indices: list[int]) -> _Image:
+        """Computes all examples of one image: the tower and the rows before the question run once."""
+        device = self._vlm.model.device
+        image = Image.fromarray(self.examples[indices[0]].image)
+        pixels = self._vlm.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        image_embeds = self._pruned.image_embeds(pixels.to(device))
         prefix = torch.tensor([self._encoder.prefix_ids], dtype=torch.int64, device=device).reshape(1, -1)
-        state = read_picture(self._pruned, visual, prefix)
+        state = read_image(self._pruned, image_embeds, prefix)
         said: dict[int, _Said] = {}
         for start in range(0, len(indices), TOGETHER):
             part = indices[start : start + TOGETHER]
             questions = [self.examples.question(index) for index in part]
             prompt = self._encoder.batch(questions).to(device)
-            spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._host.stop_ids)
+            spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._vlm.stop_ids)
             local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
             said |= dict(zip(part, map(_Said, questions, local), strict=True))
-        return _Picture(visual[0].cpu(), said)
+        return _Image(image_embeds[0].cpu(), said)
 
-    def _collate(self, indices: Sequence[int], pictures: list[_Picture]) -> Batch:
-        device = self._host.model.device
-        visual = torch.stack([picture.visual for picture in pictures]).to(device)
-        said = [picture.said[index] for picture, index in zip(pictures, indices, strict=True)]
+    def _collate(self, indices: Sequence[int], images: list[_Image]) -> Batch:
+        device = self._vlm.model.device
+        image_embeds = torch.stack([image.image_embeds for image in images]).to(device)
+        said = [image.said[index] for image, index in zip(images, indices, strict=True)]
         prompt = self._encoder.batch([one.question for one in said]).to(device)
         tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)
         return Batch(
-            self._pruned.embeddings(visual, prompt),
+            self._pruned.embeddings(image_embeds, prompt),
             prompt,
             _answers([one.spoken.ids for one in said], device),
             tops,

@@ -1,7 +1,7 @@
 """Start: the weights that a router has before its first step.
 
-What it is: drawn from a seed, copied from the host's first layers, or taken from another router.
-What it knows: that another host's router is a fair start where its shapes fit: a start binds nobody.
+What it is: drawn from a seed, copied from the model's first layers, or taken from another router.
+What it knows: that another model's router is a fair start where its shapes fit: a start binds nobody.
 What it does not know: training.
 """
 
@@ -14,53 +14,53 @@ import torch
 
 from allrounder.errors import InputInvalid, RouterMismatch
 from allrounder.router.checkpoint import load_router, read_record
-from allrounder.router.model import MetaRouter, copy_host_layers
+from allrounder.router.model import MetaRouter, copy_model_layers
 from allrounder.router.training.objective import TrainOptions
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 
 __all__ = ["Start", "first_router", "read_start"]
 
 
 class Start(NamedTuple):
-    """Another router as a start: its weights on the CPU, the digest of their file, and the digest of its host."""
+    """Another router as a start: its weights on the CPU, the digest of their file, and the digest of its model."""
 
     router: MetaRouter
     digest: str
-    host: str
+    model_digest: str
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """Returns what ``router.json`` says of it."""
-        return {"init_weights": self.digest, "init_host": self.host}
+        return {"init_weights": self.digest, "init_model": self.model_digest}
 
 
-def read_start(directory: Path | str, host: Host) -> Start:
-    """Returns the router of a directory as a start for a host that need not be its own.
+def read_start(directory: Path | str, vlm: LoadedModel) -> Start:
+    """Returns the router of a directory as a start for a model that need not be its own.
 
     Raises:
-        RouterMismatch: No router there, or one whose shapes are not this host's.
+        RouterMismatch: No router there, or one whose shapes are not this model's.
     """
     record = read_record(directory)
-    router = load_router(directory, host_spec=host.spec, host_digest=record.host)
-    return Start(router, record.weights.sha256, record.host)
+    router = load_router(directory, model_spec=vlm.spec, model_digest=record.model_digest)
+    return Start(router, record.weights.sha256, record.model_digest)
 
 
-def first_router(host: Host, options: TrainOptions, start: Start | None) -> MetaRouter:
+def first_router(vlm: LoadedModel, options: TrainOptions, start: Start | None) -> MetaRouter:
     """Returns the router before its first step, the same for the same seed.
 
     Raises:
         InputInvalid: Two starts are given at once.
         RouterMismatch: The start is of another attention or number of layers than the options say.
     """
-    device = host.model.device
+    device = vlm.model.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        config: Any = host.model.config.text_config
-        router = MetaRouter(host.spec, config, options.attention, options.router_layers)
+        config: Any = vlm.model.config.text_config
+        router = MetaRouter(vlm.spec, config, options.attention, options.router_layers)
     if start is not None:
         _check(start, router, options)
         router.load_state_dict(start.router.state_dict())
-    elif options.start == "host":
-        copy_host_layers(router, list(host.model.model.language_model.layers))
+    elif options.start == "model":
+        copy_model_layers(router, list(vlm.model.model.language_model.layers))
     return router.to(device)
 
 
@@ -81,9 +81,9 @@ def _check(start: Start, router: MetaRouter, options: TrainOptions) -> None:
     differing = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
     if differing:
         raise RouterMismatch(
-            "the router to start from has other shapes than this host's",
+            "the router to start from has other shapes than this model's",
             where=f"--init, {differing[0]}",
             got=given.get(differing[0]),
             wanted=wanted.get(differing[0]),
-            remedy="start from a router of a host of the same decoder shape, or without --init",
+            remedy="start from a router of a model of the same decoder shape, or without --init",
         )

@@ -1,4 +1,4 @@
-"""Training: a router learns from the unpruned host alone.
+"""Training: a router learns from the unpruned model alone.
 
 What it is: the loop around `losses`: optimiser, schedule, validation, log, and a state from which a killed run goes on.
 What it knows: everything random in a step is drawn from (seed, step), so a resumed run repeats an unbroken one.
@@ -33,7 +33,7 @@ from allrounder.router.training.order import Hard, Walk, mixed_seed
 from allrounder.router.training.references import References
 from allrounder.router.training.start import Start, first_router
 from allrounder.versions import resolve
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 
 __all__ = ["RunOptions", "TrainResult", "train", "weights_digest"]
 
@@ -54,7 +54,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bfloat16: bool = False  # autocast
     answer_tokens: Positive = 16  # answers are cut here
     cache_mib: Annotated[int, Meta(ge=0)] = 2048  # of references, a quarter of it for validation
-    checkpoint: bool = False  # the host's layers are computed twice, and far less of them is remembered
+    checkpoint: bool = False  # the model's layers are computed twice, and far less of them is remembered
 
 
 class TrainResult(NamedTuple):
@@ -68,7 +68,7 @@ class TrainResult(NamedTuple):
 
 
 def train(  # noqa: PLR0913, PLR0917 - the last one is for comparisons alone
-    host: Host,
+    vlm: LoadedModel,
     data: Data,
     out: Path,
     options: TrainOptions,
@@ -76,10 +76,10 @@ def train(  # noqa: PLR0913, PLR0917 - the last one is for comparisons alone
     start: Start | None = None,
     objective: Objective = gate_loss,
 ) -> TrainResult:
-    """Trains a router for a host, or goes on where a killed run stopped.
+    """Trains a router for a model, or goes on where a killed run stopped.
 
     Args:
-        host: Frozen; verified to be unchanged afterwards.
+        vlm: Frozen; verified to be unchanged afterwards.
         data: Examples to learn from, and examples to validate on. References of them may be given instead, made with
             what `options` and `run` say: several runs then compute them once.
         out: Router directory, see the module.
@@ -90,16 +90,16 @@ def train(  # noqa: PLR0913, PLR0917 - the last one is for comparisons alone
 
     Raises:
         InputInvalid: No end is given, a budget does not fit, or ``out`` holds a run with other options or data.
-        RouterMismatch: ``out`` holds a run for another host.
+        RouterMismatch: ``out`` holds a run for another model.
     """
     if run.steps is None and run.minutes is None:
         raise InputInvalid("training needs an end", wanted="steps, minutes, or both")
-    before = weights_digest(host.model)
-    trainer = _Trainer(host, data, out, (options, run, objective), start)
+    before = weights_digest(vlm.model)
+    trainer = _Trainer(vlm, data, out, (options, run, objective), start)
     trainer.resume()
     result = trainer.run()
-    if weights_digest(host.model) != before:
-        raise RouterMismatch("the host changed while its router was trained", where=host.source)
+    if weights_digest(vlm.model) != before:
+        raise RouterMismatch("the model changed while its router was trained", where=vlm.source)
     return result
 
 
@@ -117,24 +117,24 @@ class _Trainer:
 
     def __init__(
         self,
-        host: Host,
+        vlm: LoadedModel,
         data: Data,
         out: Path,
         settings: tuple[TrainOptions, RunOptions, Objective],
         start: Start | None = None,
     ) -> None:
         options, run, self._objective = settings
-        self._host, self._out, self._options, self._run = host, out, options, run
+        self._vlm, self._out, self._options, self._run = vlm, out, options, run
         self._progress = TerminalProgress()
         quarter = run.cache_mib // 4
         first, second = data
         if not isinstance(first, References):
-            first = References(host, first, run.answer_tokens, run.cache_mib - quarter)
+            first = References(vlm, first, run.answer_tokens, run.cache_mib - quarter)
         if not isinstance(second, References):
-            second = References(host, second, run.answer_tokens, quarter)
+            second = References(vlm, second, run.answer_tokens, quarter)
         self._training, self._validation = first, second
         self._walk, self._hard = Walk(len(first.examples), options.seed), Hard(len(first.examples))
-        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
         self._budgets = [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
         if options.focus and not 0 < round(options.focus * options.batch) < options.batch:
             raise InputInvalid(
@@ -154,7 +154,7 @@ class _Trainer:
             )
         self._validated = {name: resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT}
         self._start = start
-        self._router = first_router(host, options, start)
+        self._router = first_router(vlm, options, start)
         self._optimizer = torch.optim.AdamW(
             self._router.parameters(),
             options.learning_rate,
@@ -166,7 +166,7 @@ class _Trainer:
         self._identity = msgspec.json.encode(
             {
                 "options": options,
-                "host": host.digest,
+                "model": vlm.digest,
                 "data": [part.examples.name for part in (first, second)],
                 "run": {"answer_tokens": run.answer_tokens, "bfloat16": run.bfloat16},
                 "start": None if start is None else start.digest,
@@ -206,7 +206,7 @@ class _Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._router.train()
-        learner = Learner(self._host, self._router, options, self._run.checkpoint)
+        learner = Learner(self._vlm, self._router, options, self._run.checkpoint)
         loss = divergence = 0.0
         for part in range(options.accumulate):
             chance = torch.Generator().manual_seed(mixed_seed(options.seed, self._step, part))
@@ -240,9 +240,9 @@ class _Trainer:
     def _validate(self) -> None:
         self._router.eval()
         budgets = list(self._validated.values())
-        with torch.autocast(self._host.model.device.type, torch.bfloat16, enabled=self._run.bfloat16):
+        with torch.autocast(self._vlm.model.device.type, torch.bfloat16, enabled=self._run.bfloat16):
             found = measure(
-                self._host, self._validation, router_scorer(self._router), budgets, self._options.gather_layer
+                self._vlm, self._validation, router_scorer(self._router), budgets, self._options.prune_layer
             )
         closeness = dict(zip(self._validated, found, strict=True))
         mean = sum(close.divergence for close in found) / len(found)
@@ -251,7 +251,7 @@ class _Trainer:
         self._progress(f"step {self._step}, validated: {line}", 1, 1)
         if self._best is None or mean < self._best.divergence:
             self._best = TrainResult(self._step, mean, closeness, self._step, round(self._seconds, 1))
-            save_router(self._router, self._out, host_digest=self._host.digest, training=self._facts())
+            save_router(self._router, self._out, model_digest=self._vlm.digest, training=self._facts())
 
     def _facts(self) -> dict[str, str | int | float | bool]:
         assert self._best is not None
@@ -312,9 +312,9 @@ class _Trainer:
             return
         theirs, ours = msgspec.json.decode(found), msgspec.json.decode(self._identity)
         differing = {name for name in ours if theirs.get(name) != ours[name]}
-        kind = RouterMismatch if "host" in differing else InputInvalid
+        kind = RouterMismatch if "model" in differing else InputInvalid
         raise kind(
-            "a run with other options, data or host was begun here",
+            "a run with other options, data or model was begun here",
             where=where,
             got=found,
             wanted=self._identity,

@@ -1,9 +1,9 @@
-"""Usable examples: what of a prompts file a host can really learn from.
+"""Usable examples: what of a prompts file a model can really learn from.
 
-What it is: the checks that need a picture decoder and a tokenizer, for `allrounder.prompts.read_usable`; and the part
+What it is: the checks that need an image decoder and a tokenizer, for `allrounder.prompts.read_usable`; and the part
 of a set that is held out.
-What it knows: that a picture which breaks in the middle of a run costs the run, so each is decoded once before it; that
-a question, its picture and its answer must fit into the host's positions.
+What it knows: that an image which breaks in the middle of a run costs the run, so each is decoded once before it; that
+a question, its image and its answer must fit into the model's positions.
 What it does not know: files and lines.
 """
 
@@ -15,61 +15,61 @@ from PIL import Image, UnidentifiedImageError
 
 from allrounder.errors import PromptsInvalid
 from allrounder.prompts import Check, Prompt, PromptSet, Unusable
-from allrounder.vlm.host import Host
+from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptEncoder
 
 __all__ = ["checks", "held_out"]
 
 
-def checks(host: Host, answer_tokens: int) -> Check:
-    """Returns what raises `Unusable` for a prompt that the host cannot read.
+def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
+    """Returns what raises `Unusable` for a prompt that the model cannot read.
 
     Args:
-        host: The host.
-        answer_tokens: What an answer may take of the host's positions.
+        vlm: The model.
+        answer_tokens: What an answer may take of the model's positions.
     """
-    encoder = PromptEncoder(host.tokenizer_json, host.template)
-    room = host.spec.decoder.max_positions - len(encoder.prefix_ids) - host.spec.visual_tokens - answer_tokens
+    encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
+    free_slots = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
     known: dict[Path, str | None] = {}
 
     def check(prompt: Prompt) -> None:
         length = len(encoder.suffix_ids(prompt.question))
-        if not 1 <= length <= room:
+        if not 1 <= length <= free_slots:
             raise Unusable(
-                f"the question with its template has {length} tokens; with the picture and an answer of"
-                f" {answer_tokens} the model's context has room for {room}",
+                f"the question with its template has {length} tokens; with the image and an answer of"
+                f" {answer_tokens} the model's context has room for {free_slots}",
                 "shorten the question",
             )
         if prompt.image not in known:
             known[prompt.image] = _trouble(prompt.image)
         if known[prompt.image] is not None:
-            raise Unusable(f"not a picture: {known[prompt.image]}", "save it again as PNG or JPEG")
+            raise Unusable(f"not an image: {known[prompt.image]}", "save it again as PNG or JPEG")
 
     return check
 
 
 def held_out(prompts: PromptSet, one_in: int) -> tuple[PromptSet, PromptSet]:
-    """Returns what to learn from and what to validate on: one in so many, whole pictures, those named last.
+    """Returns what to learn from and what to validate on: one in so many, whole images, those named last.
 
     Raises:
-        PromptsInvalid: There is one picture only.
+        PromptsInvalid: There is one image only.
     """
-    pictures = list(dict.fromkeys(prompt.image for prompt in prompts.prompts))
-    counts = dict.fromkeys(pictures, 0)
+    images = list(dict.fromkeys(prompt.image for prompt in prompts.prompts))
+    counts = dict.fromkeys(images, 0)
     for prompt in prompts.prompts:
         counts[prompt.image] += 1
-    if len(pictures) == 1:
+    if len(images) == 1:
         raise PromptsInvalid(
-            "one picture cannot both teach and validate",
+            "one image cannot both teach and validate",
             where=prompts.name,
-            remedy="give more pictures, or --validation",
+            remedy="give more images, or --validation",
         )
     wanted, tail = max(1, len(prompts.prompts) // one_in), set()
-    for picture in reversed(pictures[1:]):
+    for image in reversed(images[1:]):
         if wanted <= 0:
             break
-        tail.add(picture)
-        wanted -= counts[picture]
+        tail.add(image)
+        wanted -= counts[image]
     parts = ([prompt for prompt in prompts.prompts if (prompt.image in tail) is held] for held in (False, True))
     teaching, validating = (prompts._replace(prompts=tuple(part)) for part in parts)
     return teaching, validating
@@ -77,8 +77,8 @@ def held_out(prompts: PromptSet, one_in: int) -> tuple[PromptSet, PromptSet]:
 
 def _trouble(path: Path) -> str | None:
     try:
-        with Image.open(path) as picture:
-            picture.convert("RGB")
+        with Image.open(path) as image:
+            image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         return f"{path.name}: {error}"
     return None

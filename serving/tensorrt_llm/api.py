@@ -23,7 +23,7 @@ from allrounder.engines.releases import Release
 from allrounder.engines.tensorrt_llm.release import PYTORCH_PATH, require_pytorch_path
 from allrounder.errors import EngineUnavailable
 
-__all__ = ["Api", "load_api", "require_pictures"]
+__all__ = ["Api", "load_api", "require_images"]
 
 _MODEL_TYPE = "llava"  # as config.json says
 _EXECUTOR = "tensorrt_llm._torch.pyexecutor.engine.multimodal"  # of the newest releases
@@ -76,7 +76,7 @@ def load_api() -> Api:
     )
 
 
-def require_pictures(api: Api, model: object, processor: type) -> None:
+def require_images(api: Api, model: object, processor: type) -> None:
     """Refuses an executor that would take the model for one of text alone, and its rows for ids that do not exist.
 
     Executors of 2026 ask whether a model is a `MultimodalModelMixin`, which brings a vision tower into the executor,

@@ -4,7 +4,7 @@ What it is: the launch script, the options, a script that asks questions, and a 
 What it knows: which options 1.0 to 1.4.0rc1 have. What it does not know: the machine that it will run on.
 
     config.yaml           options of the LLM API; `trtllm-serve` and the script below both read it
-    ask.py                the LLM API: picture and question in, answer out
+    ask.py                the LLM API: image and question in, answer out
     serve.sh              `trtllm-serve` with this project's model; from 1.2 on, which brought --custom_module_dirs
     allrounder_llava/     the module that `trtllm-serve` imports
     allrounder.sha256     which files these are (`allrounder.engines.written`)
@@ -77,7 +77,7 @@ def serving_files(sidecar: Sidecar, options: ServeOptions, checkpoint: str) -> d
         "first": PYTORCH_PATH[0],
         "last": PYTORCH_PATH[1],
         "tokens": tokens,
-        "visual": sidecar.model.visual_tokens,
+        "image_tokens": sidecar.model.image_tokens,
         "layers": sidecar.entry.pruning.layers,
         "all_layers": sidecar.model.layers,
         "ranks": options.tensor_parallel,
@@ -105,12 +105,12 @@ def _check_positions(sidecar: Sidecar, options: ServeOptions, root: Path) -> Non
     """Refuses lengths whose positions, in the unpruned prompt, the decoder does not have."""
     described = json.loads((root / "config.json").read_bytes()).get("text_config") or {}
     text, new = _lengths(sidecar, options)
-    places, visual = described.get("max_position_embeddings"), sidecar.model.visual_tokens
-    if places is not None and text + visual + new > places:
+    places, image_tokens = described.get("max_position_embeddings"), sidecar.model.image_tokens
+    if places is not None and text + image_tokens + new > places:
         raise InputInvalid(
             "the longest sequence exceeds the decoder's positions; dropped rows keep their places",
             where="--text-tokens, --new-tokens",
-            got=f"{text} text + {visual} visual + {new} new tokens",
+            got=f"{text} text + {image_tokens} image + {new} new tokens",
             wanted=f"up to {places}",
             remedy="ask for fewer text or new tokens",
         )
@@ -120,12 +120,12 @@ _CONFIG = """\
 # Options of TensorRT-LLM's LLM API for {label}; the same names in {first} to {last}.
 tensor_parallel_size: {ranks}
 max_batch_size: {batch}
-max_seq_len: {max_seq_len} # text, {tokens} visual rows, new tokens
+max_seq_len: {max_seq_len} # text, {tokens} image tokens, new tokens
 max_num_tokens: {max_num_tokens} # every prompt of a batch in one step
 enable_chunked_prefill: false
 attn_backend: FLASHINFER # rotates by the positions that it is given; the default counts the kept rows
 kv_cache_config:
-  # Other questions about one picture may keep other rows of it: blocks that only look the same must not be reused.
+  # Other questions about one image may keep other rows of it: blocks that only look the same must not be reused.
   enable_block_reuse: false
 """
 
@@ -137,9 +137,9 @@ import allrounder.serving.tensorrt_llm.llava  # noqa: F401 - imported for its ef
 
 _ASK = '''\
 #!/usr/bin/env python3
-"""Answers questions about pictures with {label} in TensorRT-LLM's PyTorch backend.
+"""Answers questions about images with {label} in TensorRT-LLM's PyTorch backend.
 
-    python ask.py PICTURE QUESTION [PICTURE QUESTION ...]
+    python ask.py Image QUESTION [Image QUESTION ...]
 """
 
 import argparse
@@ -161,16 +161,16 @@ CHECKPOINT = (HERE / "{checkpoint}").resolve()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="+", metavar="PICTURE QUESTION")
+    parser.add_argument("pairs", nargs="+", metavar="Image QUESTION")
     parser.add_argument("--max-tokens", type=int, default={new_tokens})
     arguments = parser.parse_args()
     pairs = arguments.pairs
     if len(pairs) % 2:
-        parser.error("a picture without a question")
+        parser.error("an image without a question")
     sidecar = read_sidecar(CHECKPOINT)
     requests = [
-        {{"prompt": prompt_text(sidecar.prompt, question), "multi_modal_data": {{"image": [Image.open(picture)]}}}}
-        for picture, question in zip(pairs[::2], pairs[1::2])
+        {{"prompt": prompt_text(sidecar.prompt, question), "multi_modal_data": {{"image": [Image.open(image)]}}}}
+        for image, question in zip(pairs[::2], pairs[1::2])
     ]
     sampling = SamplingParams(
         max_tokens=arguments.max_tokens, temperature=0.0, stop_token_ids=list(sidecar.model.stop_ids)
@@ -212,22 +212,22 @@ _PAGE = """\
 # {label} in TensorRT-LLM (PyTorch backend)
 
 For TensorRT-LLM **{first} to {last}** with `allrounder` installed beside it. The decoder keeps {layers} of {all_layers}
-layers and sees {tokens} of {visual} visual rows; the checkpoint is `{checkpoint}`.
+layers and sees {tokens} of {image_tokens} image tokens; the checkpoint is `{checkpoint}`.
 
 ```
-python ask.py picture.png "what is it?"       # the LLM API, every release
+python ask.py image.png "what is it?"       # the LLM API, every release
 ./serve.sh --port 8000                        # trtllm-serve, from 1.2 on
 ```
 
 TensorRT-LLM has no class for LLaVA-1.5. `allrounder.serving.tensorrt_llm` brings one: its input processor turns
-the picture into {tokens} rows with ONNX Runtime, on the CPU, and the decoder is TensorRT-LLM's own. Rows can also be
+the image into {tokens} rows with ONNX Runtime, on the CPU, and the decoder is TensorRT-LLM's own. Rows can also be
 made elsewhere (`allrounder.serving.tensorrt_llm.requests`).
 
 - Blocks of the KV cache are not reused (`config.yaml`): which rows are kept may depend on the question.
 - Kept rows have their positions in the unpruned prompt, as in the frozen graphs, whose fidelity the sidecar gives. The
   default attention (`TRTLLM`) counts rows instead: it is refused, but for ALLROUNDER_TRTLLM_POSITIONS=counted in the
   environment, with worse answers.
-- So every prompt has the template's words before the picture, and one picture. TensorRT-LLM tokenises it: a special
+- So every prompt has the template's words before the image, and one image. TensorRT-LLM tokenises it: a special
   token's text in a question becomes that token.
 
 Nothing here was run in TensorRT-LLM by the project: calls and options were checked against its sources, and the modules

@@ -1,6 +1,6 @@
-"""The engine path of TensorRT-LLM 1.0 to 1.2.1 (legacy): pictures and questions through a built engine.
+"""The engine path of TensorRT-LLM 1.0 to 1.2.1 (legacy): images and questions through a built engine.
 
-What it is: `EngineRunner`, which feeds kept visual rows as a prompt table.
+What it is: `EngineRunner`, which feeds kept image tokens as a prompt table.
 What it knows: `ModelRunner` of the Python runtime. What it does not know: how the engine was built.
 
 A batch shares one table [B x T, hidden]; row r of request b is asked for by the id ``vocabulary + b x T + r``.
@@ -29,7 +29,7 @@ __all__ = ["EngineRunner"]
 
 
 class EngineRunner:
-    """An engine and the visual half of its checkpoint; made by `EngineRunner.open`."""
+    """An engine and the image half of its checkpoint; made by `EngineRunner.open`."""
 
     def __init__(self, reader: RowReader, runner: Any, batch: int) -> None:
         self._reader, self._runner, self._batch = reader, runner, batch
@@ -58,7 +58,7 @@ class EngineRunner:
         return cls(reader, runner, int(build["max_batch_size"]))
 
     def answer(self, pairs: Sequence[tuple[ImageLike, str]], *, max_new_tokens: int) -> list[str]:
-        """Returns the greedy answers to questions about pictures, one batch.
+        """Returns the greedy answers to questions about images, one batch.
 
         Raises:
             InputInvalid: More pairs than the engine's batch, or none.
@@ -69,8 +69,8 @@ class EngineRunner:
         sidecar = self._reader.sidecar
         model, rows_each = sidecar.model, sidecar.entry.pruning.keep
         table, prompts = [], []
-        for number, (picture, question) in enumerate(pairs):
-            read = self._reader.read(picture, question)
+        for number, (image, question) in enumerate(pairs):
+            read = self._reader.read(image, question)
             table.append(read.rows)
             ids = with_rows(read.prompt, range(number * rows_each, (number + 1) * rows_each), model.vocabulary)
             prompts.append(torch.tensor(ids, dtype=torch.int32))

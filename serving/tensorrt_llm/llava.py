@@ -1,6 +1,6 @@
 """``LlavaForConditionalGeneration`` for TensorRT-LLM's PyTorch backend: importing this module registers it.
 
-What it is: a stock decoder of TensorRT-LLM behind visual rows that come with the request. Vision tower and projector
+What it is: a stock decoder of TensorRT-LLM behind image tokens that come with the request. Vision tower and projector
 are not here: the rows are made by the input processor (`processor`), before the decoder, which is K = 0.
 What it knows: the frame that TensorRT-LLM's own multimodal models have. What it does not know: which rows were kept.
 
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from transformers import LlavaConfig, PreTrainedModel
 
-from allrounder.errors import EngineUnavailable, HostUnreadable, HostUnsupported
-from allrounder.serving.tensorrt_llm.api import load_api, require_pictures
+from allrounder.errors import EngineUnavailable, ModelUnreadable, ModelUnsupported
+from allrounder.serving.tensorrt_llm.api import load_api, require_images
 from allrounder.serving.tensorrt_llm.positions import Positions
 from allrounder.serving.tensorrt_llm.processor import processor_class
 
@@ -57,11 +57,11 @@ class PrunedLlava(PreTrainedModel):
 
     def __init__(self, model_config: Any, *_args: Any, **_kwargs: Any) -> None:
         super().__init__(model_config.pretrained_config)
-        require_pictures(_API, self, _PROCESSOR)
+        require_images(_API, self, _PROCESSOR)
         text = model_config.pretrained_config.text_config
         if text.model_type not in _DECODERS:
-            raise HostUnsupported(
-                "there is no decoder for this host",
+            raise ModelUnsupported(
+                "there is no decoder for this model",
                 where="text_config.model_type",
                 got=text.model_type,
                 wanted=", ".join(_DECODERS),
@@ -78,7 +78,7 @@ class PrunedLlava(PreTrainedModel):
 
     @classmethod
     def get_model_defaults(cls, _llm_args: Any) -> dict[str, Any]:
-        """Cached blocks are not reused: other questions about one picture may keep other rows of it."""
+        """Cached blocks are not reused: other questions about one image may keep other rows of it."""
         backend = {} if _counted() else {"attn_backend": _BACKEND}
         return {"kv_cache_config": {"enable_block_reuse": False}, **backend}
 
@@ -99,7 +99,7 @@ class PrunedLlava(PreTrainedModel):
         """Hands the decoder's weights on; those of tower and projector are not needed.
 
         Raises:
-            HostUnreadable: None is the decoder's.
+            ModelUnreadable: None is the decoder's.
         """
         found: dict[str, torch.Tensor] = {}
         for stored in list(weights.keys()):
@@ -108,7 +108,7 @@ class PrunedLlava(PreTrainedModel):
                     found[new + stored.removeprefix(old)] = weights[stored]
                     break
         if not found:
-            raise HostUnreadable("the checkpoint has no decoder weights", wanted=" or ".join(old for old, _ in _NAMES))
+            raise ModelUnreadable("the checkpoint has no decoder weights", wanted=" or ".join(old for old, _ in _NAMES))
         self.llm.load_weights(found)
 
     @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 What it is: a function from ids and counted positions to positions; the same for every request of a checkpoint, token by
 token, so that it needs neither the requests' lengths nor anything of an earlier step.
-What it knows: every prompt is ``[before | T rows | text]`` with the template's text before the picture, and the id of a
+What it knows: every prompt is ``[before | T rows | text]`` with the template's text before the image, and the id of a
 row says which of all N tokens it is. What it does not know: attention; whether anything rotates by what it returns.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from allrounder.engines.checkpoint.sidecar import VISUAL_FOLDER, read_sidecar
+from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, read_sidecar
 from allrounder.errors import BundleCorrupt
 from allrounder.golden import TOKENIZER
 from allrounder.runtime.prompt import Prompter
@@ -24,9 +24,9 @@ __all__ = ["Positions"]
 class Positions(NamedTuple):
     """How a checkpoint's prompts are laid out."""
 
-    before: int  # ids before the picture
+    before: int  # ids before the image
     tokens: int  # T
-    visual: int  # N
+    image_tokens: int  # N
 
     @classmethod
     def of(cls, checkpoint: Path | str) -> Positions:
@@ -36,17 +36,17 @@ class Positions(NamedTuple):
             BundleError: There is no pruned checkpoint, or its tokenizer cannot be read.
         """
         sidecar = read_sidecar(Path(checkpoint))
-        path = Path(checkpoint) / VISUAL_FOLDER / TOKENIZER
+        path = Path(checkpoint) / IMAGE_FOLDER / TOKENIZER
         try:
             prompter = Prompter(path.read_text(encoding="utf-8"), sidecar.prompt)
         except (OSError, UnicodeDecodeError) as error:
             raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
-        return cls(len(prompter.ids("?").prefix_ids), sidecar.entry.pruning.keep, sidecar.model.visual_tokens)
+        return cls(len(prompter.ids("?").prefix_ids), sidecar.entry.pruning.keep, sidecar.model.image_tokens)
 
     @property
     def dropped(self) -> int:
-        """By how much text behind the picture moves."""
-        return self.visual - self.tokens
+        """By how much text behind the image moves."""
+        return self.image_tokens - self.tokens
 
     def unpruned(self, ids: torch.Tensor, counted: torch.Tensor, vocabulary: int) -> torch.Tensor:
         """Returns the positions in the unpruned prompt.

@@ -1,10 +1,10 @@
-"""The input processor: a prompt with a picture becomes ids and T visual rows.
+"""The input processor: a prompt with an image becomes ids and T image tokens.
 
 What it is: `processor_class`, which makes the class for the installed release.
 What it knows: how TensorRT-LLM calls a processor in each of the releases that are known.
 What it does not know: the decoder.
 
-The picture comes in `multi_modal_data`, and the rows are made here by ONNX Runtime; or the rows come ready in
+The image comes in `multi_modal_data`, and the rows are made here by ONNX Runtime; or the rows come ready in
 `multi_modal_embeddings`, made by a `RowReader` in another process.
 """
 
@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from allrounder.errors import EngineUnavailable, HostUnsupported, ImageInvalid, InputInvalid
+from allrounder.errors import EngineUnavailable, ImageInvalid, InputInvalid, ModelUnsupported
 from allrounder.runtime.prompt import PromptIds
 from allrounder.serving.kept_rows import RowReader
 from allrounder.serving.tensorrt_llm.api import Api
 from allrounder.serving.tensorrt_llm.positions import Positions
 from allrounder.serving.tensorrt_llm.prompts import split_at_image, with_rows
 
-__all__ = ["picture_of", "processor_class"]
+__all__ = ["image_of", "processor_class"]
 
 Processed = tuple[list[int], dict[str, Any]]
 
@@ -64,14 +64,14 @@ class _PrunedLlavaProcessor:
         if self._api.base_takes_config:
             super().__init__(model_path, config, tokenizer, trust_remote_code)  # type: ignore[call-arg]
         self.model_path = model_path
-        self._host, self._words = config, tokenizer or _tokenizer(model_path)
+        self._vlm, self._words = config, tokenizer or _tokenizer(model_path)
         self.multimodal_hashing_supported = None  # TensorRT-LLM finds out at the first request
         _check_rope(Path(model_path), config.text_config)
         self._reader, self._positions = RowReader(model_path), Positions.of(model_path)
         made = self._reader.sidecar.model.hidden
         if made != config.text_config.hidden_size:
-            raise HostUnsupported(
-                "the visual rows are not those of this decoder",
+            raise ModelUnsupported(
+                "the image tokens are not those of this decoder",
                 where=model_path,
                 got=made,
                 wanted=config.text_config.hidden_size,
@@ -84,11 +84,11 @@ class _PrunedLlavaProcessor:
 
     @property
     def config(self) -> Any:
-        return self._host
+        return self._vlm
 
     @property
     def model_config(self) -> Any:
-        return self._host
+        return self._vlm
 
     @property
     def processor(self) -> None:
@@ -97,40 +97,40 @@ class _PrunedLlavaProcessor:
 
     @property
     def dtype(self) -> Any:
-        text = self._host.text_config
+        text = self._vlm.text_config
         return getattr(text, "dtype", None) or getattr(text, "torch_dtype", None) or torch.float16
 
     def get_vocab_size(self) -> int:
-        """Ids from here on stand for visual rows."""
-        return int(self._host.text_config.vocab_size)
+        """Ids from here on stand for image tokens."""
+        return int(self._vlm.text_config.vocab_size)
 
     def get_mm_token_ids(self) -> None:
         """None: every id beyond the vocabulary is one."""
         return
 
     def get_mm_special_token_ids(self) -> None:
-        """None: nothing frames a picture."""
+        """None: nothing frames an image."""
         return
 
     def get_num_tokens_per_image(self, **_image: Any) -> int:
-        """Every picture has T rows."""
+        """Every image has T rows."""
         return self._reader.sidecar.entry.pruning.keep
 
     def __call__(self, inputs: Any, sampling_params: Any) -> Processed:
         return self.call_with_text_prompt(inputs, sampling_params)
 
     def call_with_text_prompt(self, inputs: Any, sampling_params: Any) -> Processed:
-        """Returns the ids of a prompt and, where it has a picture, the picture's rows.
+        """Returns the ids of a prompt and, where it has an image, the image's rows.
 
         Raises:
-            InputInvalid: Picture and prompt do not go together.
-            ImageInvalid: Not a picture.
+            InputInvalid: Image and prompt do not go together.
+            ImageInvalid: Not an image.
         """
-        pictures = _listed((inputs.get("multi_modal_data") or {}).get("image"))
-        prompt, ids = self._prompt(inputs, sampling_params, pictures=len(pictures))
+        images = _listed((inputs.get("multi_modal_data") or {}).get("image"))
+        prompt, ids = self._prompt(inputs, sampling_params, images=len(images))
         if prompt is None:
             return ids, {}
-        read = self._reader.between(picture_of(pictures[0]), prompt)
+        read = self._reader.between(image_of(images[0]), prompt)
         return self._with(prompt, torch.from_numpy(read.rows), read.keep)
 
     def attach_multimodal_embeddings(
@@ -142,13 +142,13 @@ class _PrunedLlavaProcessor:
             InputInvalid: Rows and prompt do not go together, or there are not T rows of the decoder's width.
         """
         rows = _listed((multimodal_embedding or {}).get("image"))
-        prompt, ids = self._prompt(inputs, sampling_params, pictures=len(rows))
+        prompt, ids = self._prompt(inputs, sampling_params, images=len(rows))
         if prompt is None:
             return ids, {}
-        keep = _listed(multimodal_embedding.get("keep")) or [range(self._positions.visual)]
+        keep = _listed(multimodal_embedding.get("keep")) or [range(self._positions.image_tokens)]
         return self._with(prompt, torch.as_tensor(rows[0]), tuple(int(each) for each in keep[0]))
 
-    def _prompt(self, inputs: Any, sampling_params: Any, *, pictures: int) -> tuple[PromptIds | None, list[int]]:
+    def _prompt(self, inputs: Any, sampling_params: Any, *, images: int) -> tuple[PromptIds | None, list[int]]:
         text = inputs.get("prompt")
         if not isinstance(text, str):
             raise InputInvalid(
@@ -156,12 +156,12 @@ class _PrunedLlavaProcessor:
             )
         special = getattr(sampling_params, "add_special_tokens", True)
         ids = list(self._words.encode(text, add_special_tokens=special))
-        image = getattr(self._host, "image_token_id", None)
-        prompt = split_at_image(ids, self._host.image_token_index if image is None else image)
-        if pictures != (prompt is not None):
+        image = getattr(self._vlm, "image_token_id", None)
+        prompt = split_at_image(ids, self._vlm.image_token_index if image is None else image)
+        if images != (prompt is not None):
             raise InputInvalid(
-                "pictures and prompt do not go together",
-                got=f"{pictures} picture(s), {'one' if prompt else 'no'} <image> in the prompt",
+                "images and prompt do not go together",
+                got=f"{images} image(s), {'one' if prompt else 'no'} <image> in the prompt",
                 wanted="one of each, or none",
             )
         self._check_layout(prompt)
@@ -172,10 +172,10 @@ class _PrunedLlavaProcessor:
         before = self._positions.before
         if self._positions.dropped and (prompt is None or len(prompt.prefix_ids) != before):
             raise InputInvalid(
-                "a pruned checkpoint answers questions about a picture, in the template's words",
+                "a pruned checkpoint answers questions about an image, in the template's words",
                 where="prompt",
-                got="no picture" if prompt is None else f"{len(prompt.prefix_ids)} tokens before the picture",
-                wanted=f"{before} tokens before the picture: {self._reader.sidecar.prompt.before_image!r}",
+                got="no image" if prompt is None else f"{len(prompt.prefix_ids)} tokens before the image",
+                wanted=f"{before} tokens before the image: {self._reader.sidecar.prompt.before_image!r}",
                 remedy="make the prompt with allrounder.serving.tensorrt_llm.requests.prompt_text",
             )
 
@@ -184,34 +184,34 @@ class _PrunedLlavaProcessor:
         wanted = (sidecar.entry.pruning.keep, sidecar.model.hidden)
         if tuple(rows.shape) != wanted:
             raise InputInvalid(
-                "the picture has not the rows of this version",
+                "the image has not the rows of this version",
                 where="multi_modal_embeddings",
                 got=list(rows.shape),
                 wanted=list(wanted),
                 remedy="make them with allrounder.serving.kept_rows.RowReader, of the same checkpoint",
             )
-        if len(keep) != len(rows) or list(keep) != sorted(set(keep) & set(range(self._positions.visual))):
+        if len(keep) != len(rows) or list(keep) != sorted(set(keep) & set(range(self._positions.image_tokens))):
             raise InputInvalid(
-                "this is no keep-list of these rows",
+                "this is no keep indices of these rows",
                 where="multi_modal_embeddings: keep",
                 got=list(keep),
-                wanted=f"{len(rows)} ascending numbers below {self._positions.visual}",
+                wanted=f"{len(rows)} ascending numbers below {self._positions.image_tokens}",
             )
         ids = with_rows(prompt, keep, self.get_vocab_size())  # ids tell the model which tokens these are
         return ids, {"multimodal_data": {"multimodal_embedding": rows.to(self.dtype)}}
 
 
-def picture_of(value: Any) -> Any:
-    """Returns what `RowReader` takes for a picture in one of TensorRT-LLM's forms.
+def image_of(value: Any) -> Any:
+    """Returns what `RowReader` takes for an image in one of TensorRT-LLM's forms.
 
     Raises:
         ImageInvalid: A tensor of another shape or dtype than TensorRT-LLM's loaders make.
     """
     if not isinstance(value, torch.Tensor):
-        return value  # a PIL picture or an array; `to_rgb` judges it
+        return value  # a PIL image or an array; `to_rgb` judges it
     if value.dim() != 3 or value.shape[0] != 3 or value.dtype not in (torch.float32, torch.uint8):
         raise ImageInvalid(
-            "not a picture",
+            "not an image",
             got=f"{list(value.shape)} {value.dtype}",
             wanted="a tensor [3, height, width] of uint8, or of float32 from 0 to 1",
         )
@@ -242,7 +242,7 @@ def _check_rope(model_path: Path, text: Any) -> None:
     theta = (written.get("rope_parameters") or {}).get("rope_theta")
     read = getattr(text, "rope_theta", None) or (getattr(text, "rope_parameters", None) or {}).get("rope_theta")
     if theta is not None and float(theta) != float(read or 0):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "the installed transformers does not read this checkpoint's rotary base",
             where=f"{model_path / 'config.json'}: text_config.rope_parameters",
             got=read,

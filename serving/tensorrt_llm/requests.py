@@ -1,11 +1,11 @@
-"""Requests whose visual rows were made elsewhere: the route through ``multi_modal_embeddings``.
+"""Requests whose image tokens were made elsewhere: the route through ``multi_modal_embeddings``.
 
 What it is: `embedding_request`, the dict that ``LLM.generate`` takes, and `prompt_text`, the prompt in it.
-What it knows: which hosts' processors take rows and count them: LLaVA-NeXT from 1.1 on, and this project's own class.
+What it knows: which models' processors take rows and count them: LLaVA-NeXT from 1.1 on, and this project's own class.
 What it does not know: how rows are made (`allrounder.serving.kept_rows`).
 
     reader = RowReader("checkpoint")                               # on any machine; needs no TensorRT-LLM
-    read = reader.read(picture, question)
+    read = reader.read(image, question)
     prompt = prompt_text(reader.sidecar.prompt, question)
     llm.generate(embedding_request(prompt, read.rows, read.keep), sampling_params)
 """
@@ -33,14 +33,12 @@ def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None 
         keep: Which tokens they are. This project's own class needs them; others do not know of them: leave them out.
 
     Raises:
-        InputInvalid: The prompt has not one picture's place, or the rows are no matrix.
+        InputInvalid: The prompt has not one image's place, or the rows are no matrix.
     """
     if prompt.count("<image>") != 1:
-        raise InputInvalid(
-            "a prompt has one picture", where="prompt", got=prompt.count("<image>"), wanted="<image> once"
-        )
+        raise InputInvalid("a prompt has one image", where="prompt", got=prompt.count("<image>"), wanted="<image> once")
     if rows.ndim != 2 or not len(rows):
-        raise InputInvalid("visual rows are a matrix", where="rows", got=list(rows.shape), wanted="[T, hidden]")
+        raise InputInvalid("image tokens are a matrix", where="rows", got=list(rows.shape), wanted="[T, hidden]")
     given: dict[str, Any] = {"image": [torch.from_numpy(np.ascontiguousarray(rows))]}
     if keep is not None:
         given["keep"] = [list(keep)]
@@ -48,7 +46,7 @@ def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None 
 
 
 def prompt_text(template: PromptTemplate, question: str) -> str:
-    """Returns the whole prompt as text, ``<image>`` where the picture stands.
+    """Returns the whole prompt as text, ``<image>`` where the image stands.
 
     Raises:
         InputInvalid: The question holds an ``<image>`` itself: as text it would become one.

@@ -56,10 +56,10 @@ def check_frozen(frozen: Frozen, *, where: object) -> None:
 def _check_pruning(pruning: PruningConfig, router: str | None, model: Model, place: str) -> None:
     """Budget, policy and layers of one entry fit the model and each other, and what needs scores has a router."""
     try:
-        pruning.check(tokens=model.visual_tokens, layers=model.layers)
+        pruning.check(tokens=model.image_tokens, layers=model.layers)
     except InvalidBudget as error:
         raise BundleCorrupt("an entry has an impossible budget", where=place, got=error) from error
-    if pruning.routes(model.visual_tokens) and router is None:
+    if pruning.routes(model.image_tokens) and router is None:
         raise BundleCorrupt("an entry that routes has no router graph", where=place)
     if router is not None and model.router is None:
         raise BundleCorrupt("a router graph without a router in `model`", where=place, got=router)

@@ -18,11 +18,11 @@ __all__ = [
     "CalibrationError",
     "EngineUnavailable",
     "GraphInvalid",
-    "HostUnreadable",
-    "HostUnsupported",
     "ImageInvalid",
     "InputInvalid",
     "InvalidBudget",
+    "ModelUnreadable",
+    "ModelUnsupported",
     "NoEngineMeetsTarget",
     "PromptTooLong",
     "PromptsInvalid",
@@ -74,7 +74,7 @@ class InvalidBudget(InputInvalid):
 
 
 class ImageInvalid(InputInvalid):
-    """Not a picture: unreadable file, wrong dtype, wrong shape, or absent."""
+    """Not an image: unreadable file, wrong dtype, wrong shape, or absent."""
 
 
 class PromptTooLong(InputInvalid):
@@ -85,16 +85,16 @@ class PromptsInvalid(InputInvalid):
     """A prompts file (JSONL of image and question) has unusable lines; each is named by its number."""
 
 
-class HostUnsupported(AllRounderError):
+class ModelUnsupported(AllRounderError):
     """The checkpoint is not a vision-language model that pruning understands; names the config key."""
 
 
-class HostUnreadable(AllRounderError):
-    """A host directory whose files are missing, truncated or not what their index says, or that cannot be fetched."""
+class ModelUnreadable(AllRounderError):
+    """A model directory whose files are missing, truncated or not what their index says, or that cannot be fetched."""
 
 
 class RouterMismatch(AllRounderError):
-    """A router that was trained for another host, or a damaged router checkpoint."""
+    """A router that was trained for another model, or a damaged router checkpoint."""
 
 
 class GraphInvalid(AllRounderError):
@@ -122,7 +122,7 @@ class BundleFromFuture(BundleError):
 
 
 class BundleMismatch(BundleError):
-    """Adding to a bundle that was made from another host or router."""
+    """Adding to a bundle that was made from another model or router."""
 
 
 class BundleBusy(BundleError):

@@ -1,4 +1,4 @@
-"""Golden prompts: how a runtime checks that its tokenizer is the host's.
+"""Golden prompts: how a runtime checks that its tokenizer is the model's.
 
 What it is: the record of one line of `tokenizer/golden.jsonl`, and its reading and writing.
 What it knows: the two paths of a bundle's tokenizer folder. What it does not know: how text becomes ids.
@@ -24,7 +24,7 @@ class GoldenPrompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     question: str
-    text: str  # the rendered prompt, with one image token's text where the visual tokens go
+    text: str  # the rendered prompt, with one image token's text where the image tokens go
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
 

@@ -50,12 +50,12 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """The host, and the router where there is one, as far as a runtime must know them."""
+    """The model, and the router where there is one, as far as a runtime must know them."""
 
     name: str
-    host: Sha256  # digest of the host's weights and config
+    digest: Sha256  # digest of the model's weights and config
     router: Sha256 | None
-    visual_tokens: Positive  # N
+    image_tokens: Positive  # N
     layers: Positive  # M
     hidden: Positive
     vocabulary: Positive
@@ -120,7 +120,7 @@ class Fidelity(Record, frozen=True, kw_only=True):
     kl: Estimate  # mean KL(full || entry) of next-token distributions along full's answer, nats
     questions: Positive
     dataset: str  # name and digest of the prompts
-    quick: bool  # measured by `build` on few prompts, not a full card
+    quick: bool  # measured by `build` on few prompts, not a full report
     accuracy: Estimate | None = None  # share of right answers; None where the prompts have no answers
     # The same by class of question; questions without a class are in none.
     kinds: dict[str, Figures] = msgspec.field(default_factory=dict[str, Figures])

@@ -1,6 +1,6 @@
-"""Host files: what the exporter hands to engines that write a host's own weights again.
+"""Model files: what the exporter hands to engines that write a model's own weights again.
 
-What it is: the record of `host/host.json` in a frozen directory: where the weights lie, every tensor's name, layer,
+What it is: the record of `model/model.json` in a frozen directory: where the weights lie, every tensor's name, layer,
 dtype, shape and bytes, the decoder's config with all defaults filled in, and the small files that lie beside it.
 What it knows: names and numbers. What it does not know: how weights are read or written, and any backend.
 
@@ -19,11 +19,11 @@ import msgspec
 from allrounder.errors import BundleCorrupt
 from allrounder.manifest import Count, FileRecord, Positive, Record, Sha256, check_schema
 
-__all__ = ["CONFIG", "HOST_FOLDER", "HOST_RECORD", "HostRecord", "HostTensor", "SourceFile", "read_host"]
+__all__ = ["CONFIG", "MODEL_FOLDER", "MODEL_RECORD", "ModelRecord", "ModelTensor", "SourceFile", "read_model"]
 
-HOST_FOLDER = "host"  # below a frozen directory
-HOST_RECORD = "host.json"  # below that folder; the small files lie beside it, under their own names
-CONFIG = "config.json"  # the one of them that every host has
+MODEL_FOLDER = "model"  # below a frozen directory
+MODEL_RECORD = "model.json"  # below that folder; the small files lie beside it, under their own names
+CONFIG = "config.json"  # the one of them that every model has
 
 
 class SourceFile(Record, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class SourceFile(Record, frozen=True, kw_only=True):
         return cls(bytes=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-class HostTensor(Record, frozen=True, kw_only=True):
+class ModelTensor(Record, frozen=True, kw_only=True):
     """One tensor, as it lies in its file."""
 
     name: str  # canonical, see `allrounder.vlm.checkpoint`: "decoder.layers.3.mlp.up_proj.weight"
@@ -56,16 +56,16 @@ class HostTensor(Record, frozen=True, kw_only=True):
     end: Count
 
 
-class HostRecord(Record, frozen=True, kw_only=True):
-    """`host/host.json`."""
+class ModelRecord(Record, frozen=True, kw_only=True):
+    """`model/model.json`."""
 
     schema: Literal[1]
     producer: str
-    digest: Sha256  # of the host, as in `Model.host`
+    digest: Sha256  # of the model, as in `Model.digest`
     source: str  # the directory of the weights files, absolute
     weights: dict[str, SourceFile]
     tensors: tuple[
-        HostTensor, ...
+        ModelTensor, ...
     ]  # by file, in the order of their bytes; buffers that the config implies are left out
     layers: Positive  # M
     text_config: dict[str, Any]  # of the decoder, as transformers completes it
@@ -81,10 +81,10 @@ class HostRecord(Record, frozen=True, kw_only=True):
         try:
             found = SourceFile.of(file)
         except OSError as error:
-            raise BundleCorrupt("the host's weights cannot be read", where=file, got=error) from error
+            raise BundleCorrupt("the model's weights cannot be read", where=file, got=error) from error
         if found != self.weights[name]:
             raise BundleCorrupt(
-                "the host's weights changed while they were read",
+                "the model's weights changed while they were read",
                 where=file,
                 got=f"{found.bytes} bytes, mtime {found.mtime_ns}",
                 wanted=f"{self.weights[name].bytes} bytes, mtime {self.weights[name].mtime_ns}",
@@ -93,21 +93,21 @@ class HostRecord(Record, frozen=True, kw_only=True):
         return file
 
 
-def read_host(frozen_dir: Path | str) -> HostRecord:
-    """Returns the host's record of a frozen directory; weights are not looked at yet.
+def read_model(frozen_dir: Path | str) -> ModelRecord:
+    """Returns the model's record of a frozen directory; weights are not looked at yet.
 
     Raises:
         BundleCorrupt: There is none, or it cannot be read.
         BundleFromFuture: It was written by a newer exporter.
     """
-    path = Path(frozen_dir, HOST_FOLDER, HOST_RECORD)
+    path = Path(frozen_dir, MODEL_FOLDER, MODEL_RECORD)
     try:
         data = path.read_bytes()
         check_schema(data, where=path)
-        record = msgspec.json.decode(data, type=HostRecord)
+        record = msgspec.json.decode(data, type=ModelRecord)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
-        raise BundleCorrupt("the host's files are not recorded here", where=path, got=error) from error
+        raise BundleCorrupt("the model's files are not recorded here", where=path, got=error) from error
     strays = [name for name in (*record.weights, *record.files) if os.path.basename(name) != name]  # noqa: PTH119
     if strays or any(tensor.file not in record.weights for tensor in record.tensors):
-        raise BundleCorrupt("the record of the host's files contradicts itself", where=path, got=strays or None)
+        raise BundleCorrupt("the record of the model's files contradicts itself", where=path, got=strays or None)
     return record

@@ -1,11 +1,11 @@
-"""Prompts files: pictures with questions, for calibration and training.
+"""Prompts files: images with questions, for calibration and training.
 
 What it is: the record of one line; `read_prompts`, which takes a whole file or nothing, for figures that must be the
 same tomorrow; and `read_usable`, which leaves out what cannot be used and says so, for learning from what there is.
 What it knows: JSON lines of ``{"image": "path", "question": "...", "answer": "...", "kind": "..."}``; image
-paths are relative to the file; ``answer`` and ``kind`` are optional. A folder holds ``prompts.jsonl``, or pictures with
+paths are relative to the file; ``answer`` and ``kind`` are optional. A folder holds ``prompts.jsonl``, or images with
 text files of the same name, one question per line.
-What it does not know: how pictures are decoded (only that the file is there), or what prompts are for.
+What it does not know: how images are decoded (only that the file is there), or what prompts are for.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from allrounder.errors import PromptsInvalid
 __all__ = ["Complaint", "Prompt", "PromptSet", "Unusable", "read_prompts", "read_usable"]
 
 FOLDER_FILE = "prompts.jsonl"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 _LINE = '{"image": "relative/path.png", "question": "...", "answer": "..."}, the answer optional'
 
 
 class Prompt(NamedTuple):
-    """One picture question."""
+    """One image question."""
 
     image: Path
     question: str
@@ -37,7 +37,7 @@ class Prompt(NamedTuple):
 
 
 class PromptSet(NamedTuple):
-    """All usable prompts of a file; ``name`` holds its file name and a digest of its text and pictures."""
+    """All usable prompts of a file; ``name`` holds its file name and a digest of its text and images."""
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -109,15 +109,15 @@ def read_prompts(path: str | Path) -> PromptSet:
 def read_usable(path: str | Path, check: Check | None = None) -> tuple[PromptSet, tuple[Complaint, ...]]:
     """Reads what can be used of a prompts file or folder.
 
-    Left out, each with a complaint: lines that are empty or malformed, lines whose picture is not there, whole
-    repetitions of a picture and its question, what ``check`` refuses, and in a folder pictures or texts alone.
+    Left out, each with a complaint: lines that are empty or malformed, lines whose image is not there, whole
+    repetitions of an image and its question, what ``check`` refuses, and in a folder images or texts alone.
 
     Args:
-        path: A prompts file, or a folder of `FOLDER_FILE` or of pictures and texts.
+        path: A prompts file, or a folder of `FOLDER_FILE` or of images and texts.
         check: Called with every prompt that could be read; raises `Unusable` to leave it out.
 
     Returns:
-        The prompts, whose ``name`` is a digest of the questions and pictures that are really used, and the complaints.
+        The prompts, whose ``name`` is a digest of the questions and images that are really used, and the complaints.
 
     Raises:
         PromptsInvalid: The file or folder cannot be read, or nothing in it can be used.
@@ -126,24 +126,24 @@ def read_usable(path: str | Path, check: Check | None = None) -> tuple[PromptSet
     sources, complaints = _sources(place)
     prompts: list[Prompt] = []
     first: dict[tuple[Path, str], str] = {}
-    pictures: dict[Path, bytes] = {}
+    images: dict[Path, bytes] = {}
     digest = hashlib.sha256()
     for where, read in sources:
         try:
             prompt = read()
-            prompt = prompt._replace(image=prompt.image.resolve())  # one picture has one name
+            prompt = prompt._replace(image=prompt.image.resolve())  # one image has one name
             key = (prompt.image, prompt.question)
             if key in first:
-                raise Unusable(f"the same picture and question as in {first[key]}", "remove it, or ask something else")
-            if key[0] not in pictures:
-                pictures[key[0]] = hashlib.sha256(prompt.image.read_bytes()).digest()
+                raise Unusable(f"the same image and question as in {first[key]}", "remove it, or ask something else")
+            if key[0] not in images:
+                images[key[0]] = hashlib.sha256(prompt.image.read_bytes()).digest()
             if check is not None:
                 check(prompt)
         except (msgspec.MsgspecError, OSError, ValueError) as error:
             complaints.append(Complaint(where, str(error), getattr(error, "remedy", f"write {_LINE}")))
             continue
         first[key] = where
-        digest.update(pictures[key[0]] + hashlib.sha256(prompt.question.encode()).digest())
+        digest.update(images[key[0]] + hashlib.sha256(prompt.question.encode()).digest())
         prompts.append(prompt)
     if not prompts:
         raise PromptsInvalid(
@@ -170,36 +170,36 @@ def _folder(folder: Path) -> tuple[list[Source], list[Complaint]]:
     sources: list[Source] = []
     complaints: list[Complaint] = []
     asked: set[str] = set()
-    for picture in (path for path in files if path.suffix.lower() in PICTURES):
-        text = texts.get(picture.stem)
+    for image in (path for path in files if path.suffix.lower() in IMAGES):
+        text = texts.get(image.stem)
         if text is None:
-            remedy = f"write {picture.stem}.txt beside it, one question per line"
-            complaints.append(Complaint(picture.name, "a picture without questions", remedy))
+            remedy = f"write {image.stem}.txt beside it, one question per line"
+            complaints.append(Complaint(image.name, "an image without questions", remedy))
             continue
-        asked.add(picture.stem)
+        asked.add(image.stem)
         try:
             lines = _text(text).removesuffix("\n").split("\n")
         except PromptsInvalid as error:
             complaints.append(Complaint(text.name, str(error), "save it as UTF-8 text"))
             continue
-        where = text.name if picture.with_suffix(".txt") == text else f"{picture.name}, {text.name}"
-        sources += [(f"{where} line {number}", partial(_asked, picture, line)) for number, line in enumerate(lines, 1)]
+        where = text.name if image.with_suffix(".txt") == text else f"{image.name}, {text.name}"
+        sources += [(f"{where} line {number}", partial(_asked, image, line)) for number, line in enumerate(lines, 1)]
     complaints += [
-        Complaint(texts[stem].name, "questions without a picture", f"put {stem}.png beside it")
+        Complaint(texts[stem].name, "questions without an image", f"put {stem}.png beside it")
         for stem in sorted(texts.keys() - asked)
     ]
     if not sources and not complaints:
         raise PromptsInvalid(
             "no prompts in this folder",
             where=folder,
-            wanted=f"{FOLDER_FILE}, or pictures ({', '.join(PICTURES)}) with a .txt of questions of the same name",
+            wanted=f"{FOLDER_FILE}, or images ({', '.join(IMAGES)}) with a .txt of questions of the same name",
         )
     return sources, complaints
 
 
-def _asked(picture: Path, line: str) -> Prompt:
+def _asked(image: Path, line: str) -> Prompt:
     _check_question(line)
-    return Prompt(picture, line.strip(), None, "")
+    return Prompt(image, line.strip(), None, "")
 
 
 def _text(file: Path) -> str:
@@ -216,7 +216,7 @@ def _parse(line: str, folder: Path) -> Prompt:
     _check_question(record.question)
     image = folder / record.image
     if not image.is_file():
-        raise Unusable(f"there is no picture {image}", "mend the path, which is relative to the prompts file")
+        raise Unusable(f"there is no image {image}", "mend the path, which is relative to the prompts file")
     return Prompt(image, record.question, record.answer, record.kind)
 
 

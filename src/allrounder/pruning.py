@@ -14,7 +14,7 @@ from typing import Literal
 
 from allrounder.errors import InvalidBudget
 from allrounder.records import Count, Positive, Record
-from allrounder.versions import FULL, Budget, check_flow, resolve
+from allrounder.versions import FULL, Budget, check_decision, resolve
 
 __all__ = [
     "LAYER_POLICIES",
@@ -69,7 +69,7 @@ class PruningConfig(Record, frozen=True, kw_only=True):
         Raises:
             InvalidBudget: It cannot, or the kept layers contradict the rest.
         """
-        check_flow(self.budget, tokens=tokens, layers=layers, gather_layer=self.prune_layer)
+        check_decision(self.budget, tokens=tokens, layers=layers, prune_layer=self.prune_layer)
         if self.version == FULL and (self.budget != (tokens, layers) or self.layer_policy != "static"):
             got, wanted = f"{self.keep}/{self.layers}, {self.layer_policy}", f"{tokens}/{layers}, static"
             raise InvalidBudget(f"{FULL} keeps everything and is static", got=got, wanted=wanted)
@@ -103,7 +103,7 @@ def pruning_config(
     """
     budget = resolve(version, tokens=tokens, layers=layers)
     prune_layer = 0 if version == FULL else prune_layer
-    check_flow(budget, tokens=tokens, layers=layers, gather_layer=prune_layer)
+    check_decision(budget, tokens=tokens, layers=layers, prune_layer=prune_layer)
     whole = budget.layers == layers
     return PruningConfig(
         version=version,
@@ -148,5 +148,5 @@ def custom_version(keep: Keep, layers: int | None, *, tokens: int, depth: int) -
     """
     kept = max(1, int(keep * tokens + Fraction(1, 2))) if isinstance(keep, Fraction) else min(keep, tokens)
     budget = Budget(kept, depth if layers is None else layers)
-    check_flow(budget, tokens=tokens, layers=depth, gather_layer=0)
+    check_decision(budget, tokens=tokens, layers=depth, prune_layer=0)
     return budget.name

@@ -1,7 +1,7 @@
 """Versions: named pairs of budgets, in one table.
 
-What it is: the names, the budgets for 576 visual tokens and 32 decoder layers, their scaling to any
-host, and the rule that says which flows are possible.
+What it is: the names, the budgets for 576 image tokens and 32 decoder layers, their scaling to any
+model, and the rule that says which decisions are possible.
 What it knows: integers. What it does not know: models, graphs, files.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from allrounder.errors import InvalidBudget, UnknownVersion
 
-__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "check_flow", "is_version", "resolve"]
+__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "check_decision", "is_version", "resolve"]
 
 FULL = "full"
 DEFAULT_VERSION = "par-lite"
@@ -21,7 +21,7 @@ _CUSTOM = re.compile(r"t([1-9][0-9]{0,8})-l([1-9][0-9]{0,8})")
 
 
 class Budget(NamedTuple):
-    """How much is kept: T visual ``tokens`` and L decoder ``layers``."""
+    """How much is kept: T image ``tokens`` and L decoder ``layers``."""
 
     tokens: int
     layers: int
@@ -48,17 +48,17 @@ def is_version(name: str) -> bool:
 
 
 def resolve(name: str, *, tokens: int, layers: int) -> Budget:
-    """Returns the budget of version ``name`` for a host of ``tokens`` visual tokens and ``layers`` decoder layers.
+    """Returns the budget of version ``name`` for a model of ``tokens`` image tokens and ``layers`` decoder layers.
 
     Table versions scale by ratio, rounded half up; ``t<T>-l<L>`` is taken as it is.
 
     Raises:
         UnknownVersion: The name is neither in the table nor a custom one.
-        InvalidBudget: A custom budget does not fit the host.
+        InvalidBudget: A custom budget does not fit the model.
     """
     if custom := _CUSTOM.fullmatch(name):
         budget = Budget(int(custom[1]), int(custom[2]))
-        check_flow(budget, tokens=tokens, layers=layers, gather_layer=0)
+        check_decision(budget, tokens=tokens, layers=layers, prune_layer=0)
         return budget
     if name not in VERSIONS:
         raise UnknownVersion(
@@ -72,22 +72,22 @@ def resolve(name: str, *, tokens: int, layers: int) -> Budget:
     )
 
 
-def check_flow(budget: Budget, *, tokens: int, layers: int, gather_layer: int) -> None:
-    """Checks that a flow of this budget exists for N ``tokens``, M ``layers`` and K ``gather_layer``.
+def check_decision(budget: Budget, *, tokens: int, layers: int, prune_layer: int) -> None:
+    """Checks that a decision of this budget exists for N ``tokens``, M ``layers`` and K ``prune_layer``.
 
     Raises:
         InvalidBudget: Not (1 <= T <= N, max(K, 1) <= L <= M, 0 <= K < M).
     """
-    if not 0 <= gather_layer < layers:
-        raise InvalidBudget("impossible prune layer", got=gather_layer, wanted=f"0 to {layers - 1}")
+    if not 0 <= prune_layer < layers:
+        raise InvalidBudget("impossible prune layer", got=prune_layer, wanted=f"0 to {layers - 1}")
     if not 1 <= budget.tokens <= tokens:
-        raise InvalidBudget("impossible number of visual tokens", got=budget.tokens, wanted=f"1 to {tokens}")
-    lowest = max(gather_layer, 1)
+        raise InvalidBudget("impossible number of image tokens", got=budget.tokens, wanted=f"1 to {tokens}")
+    lowest = max(prune_layer, 1)
     if not lowest <= budget.layers <= layers:
         raise InvalidBudget(
             "impossible number of decoder layers",
             got=budget.layers,
-            wanted=f"{lowest} to {layers} (the {gather_layer} layers below the prune layer are always kept)",
+            wanted=f"{lowest} to {layers} (the {prune_layer} layers below the prune layer are always kept)",
         )
 
 

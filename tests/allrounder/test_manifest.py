@@ -131,9 +131,9 @@ def test_other_schemas_are_malformed(golden, schema):
     [
         {"unknown": 1},
         {"entries__0__unknown": 1},
-        {"model__host": "0" * 63},
-        {"model__host": "A" * 64},
-        {"model__host": "0" * 64 + "\n"},
+        {"model__model": "0" * 63},
+        {"model__model": "A" * 64},
+        {"model__model": "0" * 64 + "\n"},
         {"entries__0__latency__machine__cores": 0},
         {"entries__0__latency__machine__threads": 2**63},
         {"model__layers": 0},

@@ -10,21 +10,21 @@ from allrounder.prompts import read_prompts
 
 @pytest.fixture
 def file(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for name in ("a", "b"):
-        (tmp_path / "pictures" / f"{name}.png").write_bytes(name.encode())
+        (tmp_path / "images" / f"{name}.png").write_bytes(name.encode())
     return tmp_path / "prompts.jsonl"
 
 
 def line(**fields):
-    return json.dumps({"image": "pictures/a.png", "question": "what?", **fields}, ensure_ascii=False)
+    return json.dumps({"image": "images/a.png", "question": "what?", **fields}, ensure_ascii=False)
 
 
 def test_a_good_file(file):
-    file.write_text("\n".join([line(), "", line(image="pictures/b.png", answer="a cat", kind="what"), ""]))
+    file.write_text("\n".join([line(), "", line(image="images/b.png", answer="a cat", kind="what"), ""]))
     first, second = read_prompts(file).prompts
     assert (first.image, first.question, first.answer, first.kind) == (
-        file.parent / "pictures/a.png",
+        file.parent / "images/a.png",
         "what?",
         None,
         "",
@@ -32,12 +32,12 @@ def test_a_good_file(file):
     assert (second.answer, second.kind) == ("a cat", "what")
 
 
-def test_the_name_follows_text_and_pictures(file):
+def test_the_name_follows_text_and_images(file):
     file.write_text(line())
     before = read_prompts(file).name
     assert before.startswith("prompts.jsonl:")
     assert read_prompts(file).name == before
-    (file.parent / "pictures/a.png").write_bytes(b"changed")
+    (file.parent / "images/a.png").write_bytes(b"changed")
     changed = read_prompts(file).name
     file.write_text(line(question="who?"))
     assert len({before, changed, read_prompts(file).name}) == 3
@@ -56,7 +56,7 @@ def test_a_byte_order_mark_is_no_complaint(file):
 def test_every_bad_line_is_named_by_its_number(file):
     bad = [
         "{",
-        '{"image": "pictures/a.png"}',
+        '{"image": "images/a.png"}',
         line(question="  "),
         line(image="no.png"),
         line(extra=1),
@@ -68,7 +68,7 @@ def test_every_bad_line_is_named_by_its_number(file):
     for number in range(2, 8):
         assert f"line {number}: " in str(caught.value)
     assert "line 1:" not in str(caught.value)
-    assert "there is no picture" in str(caught.value)
+    assert "there is no image" in str(caught.value)
 
 
 def test_hundreds_of_bad_lines_stay_readable(file):
@@ -91,7 +91,7 @@ def test_no_file_and_a_folder(file):
             read_prompts(path)
 
 
-def test_a_folder_is_no_picture(file):
-    file.write_text(line(image="pictures"))
-    with pytest.raises(PromptsInvalid, match="there is no picture"):
+def test_a_folder_is_no_image(file):
+    file.write_text(line(image="images"))
+    with pytest.raises(PromptsInvalid, match="there is no image"):
         read_prompts(file)

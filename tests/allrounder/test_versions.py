@@ -1,4 +1,4 @@
-"""Versions: scaling by ratio, nesting, custom budgets, and which flows exist."""
+"""Versions: scaling by ratio, nesting, custom budgets, and which decisions exist."""
 
 import itertools
 from fractions import Fraction
@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allrounder.errors import InvalidBudget, UnknownVersion
-from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS, Budget, check_flow, is_version, resolve
+from allrounder.versions import DEFAULT_VERSION, FULL, VERSIONS, Budget, check_decision, is_version, resolve
 
-hosts = st.fixed_dictionaries({"tokens": st.integers(1, 4000), "layers": st.integers(1, 200)})
+vlms = st.fixed_dictionaries({"tokens": st.integers(1, 4000), "layers": st.integers(1, 200)})
 
 
 def test_the_table_is_the_papers():
@@ -25,23 +25,23 @@ def test_the_table_is_the_papers():
     assert DEFAULT_VERSION in VERSIONS
 
 
-@given(hosts)
-def test_every_version_is_a_flow_of_every_host_and_full_is_all_of_it(host):
+@given(vlms)
+def test_every_version_is_a_decision_of_every_model_and_full_is_all_of_it(vlm):
     for name in VERSIONS:
-        check_flow(resolve(name, **host), gather_layer=0, **host)
-    assert resolve(FULL, **host) == Budget(**host)
+        check_decision(resolve(name, **vlm), prune_layer=0, **vlm)
+    assert resolve(FULL, **vlm) == Budget(**vlm)
 
 
-@given(hosts)
-def test_versions_are_nested(host):
-    budgets = [resolve(name, **host) for name in VERSIONS]
+@given(vlms)
+def test_versions_are_nested(vlm):
+    budgets = [resolve(name, **vlm) for name in VERSIONS]
     for larger, smaller in itertools.pairwise(budgets):
         assert larger.tokens >= smaller.tokens
         assert larger.layers >= smaller.layers
 
 
-@given(hosts, hosts)
-def test_a_larger_host_never_gets_a_smaller_budget(one, other):
+@given(vlms, vlms)
+def test_a_larger_model_never_gets_a_smaller_budget(one, other):
     for name in VERSIONS:
         low = resolve(name, tokens=min(one["tokens"], other["tokens"]), layers=min(one["layers"], other["layers"]))
         high = resolve(name, tokens=max(one["tokens"], other["tokens"]), layers=max(one["layers"], other["layers"]))
@@ -49,11 +49,11 @@ def test_a_larger_host_never_gets_a_smaller_budget(one, other):
         assert low.layers <= high.layers
 
 
-@given(hosts)
-def test_scaling_rounds_half_up(host):
+@given(vlms)
+def test_scaling_rounds_half_up(vlm):
     for name, share in VERSIONS.items():
-        exact = Fraction(share.tokens * host["tokens"], 576)
-        assert resolve(name, **host).tokens == max(1, floor(exact + Fraction(1, 2)))
+        exact = Fraction(share.tokens * vlm["tokens"], 576)
+        assert resolve(name, **vlm).tokens == max(1, floor(exact + Fraction(1, 2)))
 
 
 def test_a_half_is_rounded_up():
@@ -76,19 +76,17 @@ def test_unknown_names_are_told_what_there_is(name):
         resolve(name, tokens=576, layers=32)
 
 
-def test_a_custom_name_that_does_not_fit_the_host():
+def test_a_custom_name_that_does_not_fit_the_model():
     with pytest.raises(InvalidBudget, match="1 to 576"):
         resolve("t577-l2", tokens=576, layers=32)
 
 
 @given(st.integers(-2, 12), st.integers(-2, 12), st.integers(1, 10), st.integers(1, 10), st.integers(-2, 12))
-def test_check_flow_is_the_rule(kept_tokens, kept_layers, tokens, layers, gather_layer):
-    possible = (
-        1 <= kept_tokens <= tokens and max(gather_layer, 1) <= kept_layers <= layers and 0 <= gather_layer < layers
-    )
-    arguments = {"tokens": tokens, "layers": layers, "gather_layer": gather_layer}
+def test_check_decision_is_the_rule(kept_tokens, kept_layers, tokens, layers, prune_layer):
+    possible = 1 <= kept_tokens <= tokens and max(prune_layer, 1) <= kept_layers <= layers and 0 <= prune_layer < layers
+    arguments = {"tokens": tokens, "layers": layers, "prune_layer": prune_layer}
     if possible:
-        check_flow(Budget(kept_tokens, kept_layers), **arguments)
+        check_decision(Budget(kept_tokens, kept_layers), **arguments)
     else:
         with pytest.raises(InvalidBudget):
-            check_flow(Budget(kept_tokens, kept_layers), **arguments)
+            check_decision(Budget(kept_tokens, kept_layers), **arguments)

@@ -14,7 +14,7 @@ import torch
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "gpu_peers"
 COMMON = ["--shape", "tiny", "--device", "cpu", "--threads", "1", "--text-tokens", "16", "--new-tokens", "4"]
-COMMON += ["--rounds", "2", "--pictures", "2"]
+COMMON += ["--rounds", "2", "--images", "2"]
 
 
 def call(work, *more):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from prunings import pruning
 
-from allrounder.calib.card import advise
 from allrounder.calib.fidelity import Outcomes
+from allrounder.calib.figures import advise
 from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, EntryGraphs, Latency, Percentiles, Workload
 

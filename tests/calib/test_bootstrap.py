@@ -76,13 +76,13 @@ def test_divergence_does_not_see_a_constant(logits, constant):
 
 
 @given(FIGURES)
-def test_pictures_asked_about_once_are_the_questions(figures):
+def test_images_asked_about_once_are_the_questions(figures):
     names = [f"{number:03}.png" for number in range(len(figures))]
     assert mean_estimate(figures, names) == mean_estimate(figures)
     assert ratio_estimate(figures, np.ones_like(figures), names) == ratio_estimate(figures, np.ones_like(figures))
 
 
-def test_questions_about_one_picture_that_answer_alike_count_as_one():
+def test_questions_about_one_image_that_answer_alike_count_as_one():
     once = np.random.default_rng(1).normal(size=30)
     names = [f"{number:03}" for number in range(30)]
     four_times = mean_estimate(np.repeat(once, 4), list(np.repeat(names, 4)))
@@ -92,7 +92,7 @@ def test_questions_about_one_picture_that_answer_alike_count_as_one():
 
 
 @given(FIGURES)
-def test_one_picture_alone_leaves_its_questions_to_be_resampled(figures):
+def test_one_image_alone_leaves_its_questions_to_be_resampled(figures):
     assert mean_estimate(figures, ["one.png"] * len(figures)) == mean_estimate(figures)
 
 
@@ -104,8 +104,8 @@ def test_order_of_questions_does_not_matter():
     assert (two.low, two.high) == pytest.approx((one.low, one.high))
 
 
-def test_pictures_belong_to_questions():
-    with pytest.raises(CalibrationError, match="not as many pictures"):
+def test_images_belong_to_questions():
+    with pytest.raises(CalibrationError, match="not as many images"):
         mean_estimate(np.ones(3), ["a", "b"])
 
 

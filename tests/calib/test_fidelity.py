@@ -1,4 +1,4 @@
-"""Fidelity against `full`, on an engine made of a table: the next token depends on the last one and the picture."""
+"""Fidelity against `full`, on an engine made of a table: the next token depends on the last one and the image."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allrounder.calib.card import summarize
 from allrounder.calib.fidelity import Contender, measure, same_answer
+from allrounder.calib.figures import summarize
 from allrounder.calib.questions import quick_sample
 from allrounder.errors import CalibrationError
 from allrounder.prompts import Prompt
@@ -32,47 +32,52 @@ class TableEngine:
     def prompt(self, question):
         return sum(map(ord, question)) % VOCABULARY
 
-    def see(self, rgb):
+    def embed_image(self, rgb):
         self.seen.append(int(rgb[0, 0, 0]))
         return self.seen[-1]
 
-    def route(self, prompt, visual):
+    def route(self, prompt, image_embeds):
         self.routed += 1
         return SimpleNamespace(layer_scores=np.zeros((1, LAYERS), np.float32))
 
-    def prefill(self, prompt, visual, scores, *, room):
+    def prefill(self, prompt, image_embeds, scores, *, free_slots):
         self.calls.append("prefill")
         self.fed.append(scores)
         plan = tuple(range(prompt % LAYERS + 1))
-        return SimpleNamespace(logits=self.table[visual, prompt][None], visual=visual, room=room, layer_plan=plan)
+        return SimpleNamespace(
+            logits=self.table[image_embeds, prompt][None],
+            image_embeds=image_embeds,
+            free_slots=free_slots,
+            kept_layers=plan,
+        )
 
     def decode(self, state, ids):
         self.calls.append(len(ids))
-        state.room -= len(ids)
-        assert state.room >= 0
-        return self.table[state.visual, list(ids)][None]
+        state.free_slots -= len(ids)
+        assert state.free_slots >= 0
+        return self.table[state.image_embeds, list(ids)][None]
 
     def text(self, ids):
         return "".join(WORDS[token] for token in ids)
 
-    def answer(self, visual, question):
-        ids = [int(self.table[visual, self.prompt(question)].argmax())]
+    def answer(self, image_embeds, question):
+        ids = [int(self.table[image_embeds, self.prompt(question)].argmax())]
         while ids[-1] != STOP and len(ids) < LIMIT:
-            ids.append(int(self.table[visual, ids[-1]].argmax()))
+            ids.append(int(self.table[image_embeds, ids[-1]].argmax()))
         return tuple(ids)
 
 
 @pytest.fixture
 def prompts(tmp_path):
-    """36 questions over 3 pictures; two thirds have an answer, half of these the right one."""
+    """36 questions over 3 images; two thirds have an answer, half of these the right one."""
     made = []
     reference = TableEngine(0)
-    for picture in range(3):
-        path = tmp_path / f"{picture}.png"
-        Image.fromarray(np.full((2, 2, 3), picture, np.uint8)).save(path)
+    for image in range(3):
+        path = tmp_path / f"{image}.png"
+        Image.fromarray(np.full((2, 2, 3), image, np.uint8)).save(path)
         for number in range(12):
             question = "?" * (number + 1)
-            right = reference.text(reference.answer(picture, question))
+            right = reference.text(reference.answer(image, question))
             answer = (None, right.upper() + ".", "never this")[number % 3]
             made.append(Prompt(path, question, answer, f"kind {number % 2}"))
     return made
@@ -105,9 +110,9 @@ def test_agreement_is_equality_of_greedy_answers(prompts):
         reference, other = TableEngine(0), TableEngine(seed, noise=0.6)
         (outcomes,) = measured(reference, [other], prompts)
         for prompt, agrees, correct in zip(prompts, outcomes.agrees, outcomes.correct, strict=True):
-            visual = int(prompt.image.stem)
-            own = other.answer(visual, prompt.question)
-            assert agrees == (own == reference.answer(visual, prompt.question))
+            image_embeds = int(prompt.image.stem)
+            own = other.answer(image_embeds, prompt.question)
+            assert agrees == (own == reference.answer(image_embeds, prompt.question))
             if prompt.answer is not None:
                 assert correct == same_answer(other.text(own), prompt.answer)
             agreements.append(agrees)
@@ -175,8 +180,8 @@ def test_some_of_the_questions(prompts):
     some = outcomes.only(chosen)
     for name in ("kl", "agrees", "labelled", "reference_correct", "layer_use"):
         assert np.array_equal(getattr(some, name), getattr(wanted, name))
-    assert (some.kinds, some.pictures) == (wanted.kinds, wanted.pictures)
-    assert len(set(outcomes.pictures)) == 3
+    assert (some.kinds, some.images) == (wanted.kinds, wanted.images)
+    assert len(set(outcomes.images)) == 3
 
 
 def test_a_version_reads_the_answer_in_one_call_and_decodes_again_only_where_it_differs(prompts):

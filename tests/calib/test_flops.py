@@ -16,13 +16,13 @@ TRUE = {(256, 28): (4.222, 3.943), (176, 28): (3.361, 3.082), (144, 24): (2.679,
 
 
 def true_7b(budget: Budget, router_layers: int = 0, **other) -> int:
-    known = {"visual_tokens": 576, "text_tokens": 64, "gather_layer": 2, "router_layers": router_layers}
+    known = {"image_tokens": 576, "text_tokens": 64, "prune_layer": 2, "router_layers": router_layers}
     return true_flops(LLAVA_7B, budget, **{**known, **other})
 
 
 @pytest.mark.parametrize("budget", PAPER)
 def test_paper_mode_gives_the_papers_table(budget):
-    flops = paper_flops(LLAVA_7B, Budget(*budget), visual_tokens=576)
+    flops = paper_flops(LLAVA_7B, Budget(*budget), image_tokens=576)
     assert flops / TERA == pytest.approx(PAPER[budget], rel=0.01)
 
 
@@ -35,35 +35,35 @@ def test_true_mode_at_64_text_tokens(budget):
 
 def test_full_is_everything_without_a_router():
     assert true_7b(VERSIONS["full"]) / TERA == pytest.approx(8.504, abs=6e-4)
-    assert true_7b(VERSIONS["full"], gather_layer=0) == true_7b(VERSIONS["full"], gather_layer=31)
+    assert true_7b(VERSIONS["full"], prune_layer=0) == true_7b(VERSIONS["full"], prune_layer=31)
 
 
 def test_the_modes_differ_where_they_must():
     lite = VERSIONS["par-lite"]
-    paper = paper_flops(LLAVA_7B, lite, visual_tokens=576) / paper_flops(LLAVA_7B, VERSIONS["full"], visual_tokens=576)
+    paper = paper_flops(LLAVA_7B, lite, image_tokens=576) / paper_flops(LLAVA_7B, VERSIONS["full"], image_tokens=576)
     true = true_7b(lite, 1) / true_7b(VERSIONS["full"])
     assert paper == pytest.approx(0.469, abs=0.005)
     assert true == pytest.approx(0.315, abs=0.001)
 
 
 def test_one_layer_counted_by_hand():
-    # hidden 6, MLP 10, 4 query heads and 2 kv heads of 3; 5 visual and 2 text rows
+    # hidden 6, MLP 10, 4 query heads and 2 kv heads of 3; 5 image and 2 text rows
     size = DecoderSize(hidden=6, intermediate=10, heads=4, kv_heads=2, head_dim=3, layers=1)
     queries, keys, values, out = 6 * 12, 6 * 6, 6 * 6, 12 * 6
     products = 7 * (queries + keys + values + out + 3 * 6 * 10)
     pairs = 7 * 7 * 12 * 2
-    counts = {"visual_tokens": 5, "text_tokens": 2, "gather_layer": 0}
+    counts = {"image_tokens": 5, "text_tokens": 2, "prune_layer": 0}
     assert true_flops(size, Budget(5, 1), **counts, router_layers=0) == 2 * (products + pairs)
-    one = decode_flops(size, Budget(5, 1), visual_tokens=5, text_tokens=3, gather_layer=0)
+    one = decode_flops(size, Budget(5, 1), image_tokens=5, text_tokens=3, prune_layer=0)
     assert one == 2 * (products // 7 + 8 * 12 * 2)
 
 
 def test_grouped_queries_cost_less_and_the_paper_does_not_see_them():
     grouped = LLAVA_7B._replace(kv_heads=8)
-    counts = {"visual_tokens": 576, "text_tokens": 64, "gather_layer": 2, "router_layers": 1}
+    counts = {"image_tokens": 576, "text_tokens": 64, "prune_layer": 2, "router_layers": 1}
     lite = VERSIONS["par-lite"]
     assert true_flops(grouped, lite, **counts) < true_flops(LLAVA_7B, lite, **counts)
-    assert paper_flops(grouped, lite, visual_tokens=576) == paper_flops(LLAVA_7B, lite, visual_tokens=576)
+    assert paper_flops(grouped, lite, image_tokens=576) == paper_flops(LLAVA_7B, lite, image_tokens=576)
 
 
 sizes = st.builds(
@@ -78,34 +78,34 @@ sizes = st.builds(
 
 
 @given(sizes, st.integers(1, 60), st.integers(0, 50), st.integers(0, 2), st.data())
-def test_more_kept_costs_more_and_a_prefill_is_its_layers(size, visual, text, router, data):
+def test_more_kept_costs_more_and_a_prefill_is_its_layers(size, image_embeds, text, router, data):
     gather = data.draw(st.integers(0, size.layers - 1))
     layers = data.draw(st.integers(max(gather, 1), size.layers))
-    tokens = data.draw(st.integers(1, visual))
+    tokens = data.draw(st.integers(1, image_embeds))
     budget = Budget(tokens, layers)
-    counts = {"visual_tokens": visual, "text_tokens": text, "gather_layer": gather}
+    counts = {"image_tokens": image_embeds, "text_tokens": text, "prune_layer": gather}
     flops = true_flops(size, budget, **counts, router_layers=router)
-    paper = paper_flops(size, budget, visual_tokens=visual)
+    paper = paper_flops(size, budget, image_tokens=image_embeds)
     decode = decode_flops(size, budget, **counts)
     assert min(flops, paper, decode) > 0
-    if tokens < visual:
+    if tokens < image_embeds:
         more = budget._replace(tokens=tokens + 1)
         assert (true_flops(size, more, **counts, router_layers=router) > flops) == (layers > gather)
-        assert (paper_flops(size, more, visual_tokens=visual) > paper) == (layers > 3)
+        assert (paper_flops(size, more, image_tokens=image_embeds) > paper) == (layers > 3)
         assert (decode_flops(size, more, **counts) > decode) == (layers > gather)
     if layers < size.layers:
         more = budget._replace(layers=layers + 1)
         assert true_flops(size, more, **counts, router_layers=router) > flops
-        assert paper_flops(size, more, visual_tokens=visual) > paper
+        assert paper_flops(size, more, image_tokens=image_embeds) > paper
         assert decode_flops(size, more, **counts) > decode
-    full = Budget(visual, size.layers)
+    full = Budget(image_embeds, size.layers)
     whole = true_flops(size, full, **counts, router_layers=0)
     assert whole % size.layers == 0, "full is M equal layers"
-    # A router's layer on its rows is a layer of the host's on those rows, then its head.
+    # A router's layer on its rows is a layer of the model's on those rows, then its head.
     alone = true_flops(size, budget, **counts, router_layers=0)
     rows = {**counts, "text_tokens": text + size.layers}
     layer = true_flops(size, full, **rows, router_layers=0) // size.layers
-    assert flops - alone == router * layer + bool(router) * 2 * size.hidden * (visual + size.layers)
+    assert flops - alone == router * layer + bool(router) * 2 * size.hidden * (image_embeds + size.layers)
 
 
 @pytest.mark.parametrize("budget", [(0, 4), (577, 4), (576, 0), (576, 33), (10, 1)])
@@ -113,10 +113,10 @@ def test_impossible_budgets_are_refused(budget):
     with pytest.raises(InvalidBudget):
         true_7b(Budget(*budget))
     with pytest.raises(InvalidBudget):
-        decode_flops(LLAVA_7B, Budget(*budget), visual_tokens=576, text_tokens=1, gather_layer=2)
+        decode_flops(LLAVA_7B, Budget(*budget), image_tokens=576, text_tokens=1, prune_layer=2)
     if budget != (10, 1):  # one layer is possible where nothing says that two stand before the gather
         with pytest.raises(InvalidBudget):
-            paper_flops(LLAVA_7B, Budget(*budget), visual_tokens=576)
+            paper_flops(LLAVA_7B, Budget(*budget), image_tokens=576)
 
 
 @pytest.mark.parametrize("name", ["text_tokens", "router_layers"])

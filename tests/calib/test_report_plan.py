@@ -1,4 +1,4 @@
-"""What a fidelity card is measured on: budgets, rows, chunks of whole pictures."""
+"""What a fidelity report is measured on: budgets, rows, chunks of whole images."""
 
 from pathlib import Path
 
@@ -15,22 +15,22 @@ from allrounder.calib.report.plan import (
     wanted_engines,
     work_list,
 )
-from allrounder.card import ROUTER
 from allrounder.errors import CalibrationError, InvalidBudget
+from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
 from allrounder.versions import FULL, VERSIONS
 
 
 def prompts_of(*counts):
-    """Prompts about pictures 0, 1, ...: so many about each."""
+    """Prompts about images 0, 1, ...: so many about each."""
     return [
-        Prompt(Path(f"{picture}.png"), f"{number}?", None, f"kind {number % 3}")
-        for picture, count in enumerate(counts)
+        Prompt(Path(f"{image}.png"), f"{number}?", None, f"kind {number % 3}")
+        for image, count in enumerate(counts)
         for number in range(count)
     ]
 
 
-def test_engines_of_the_demo_host():
+def test_engines_of_the_demo_model():
     engines = wanted_engines(576, 24, 2)
     names = {policy: [e.version for e in engines if e.layer_policy == policy] for policy in ("dynamic", "static")}
     versions = [name for name in VERSIONS if name != FULL]
@@ -59,7 +59,7 @@ def test_eleven_percent_is_rounded_half_up(tokens, kept):
     assert aggressive(tokens) == kept
 
 
-def test_rows_of_the_demo_host():
+def test_rows_of_the_demo_model():
     engines = wanted_engines(576, 24, 2)
     work = work_list(engines, 576, 24, 2000, 500)
     rows = {(each.pruner, each.version, each.layer_policy): each.questions for each in work.subjects}
@@ -79,7 +79,7 @@ def test_without_a_grid_the_router_stands_alone():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(0, 60), st.integers(1, 30))
-def test_chunks_are_whole_pictures_and_cut_at_the_grid(counts, wanted, size):
+def test_chunks_are_whole_images_and_cut_at_the_grid(counts, wanted, size):
     prompts = prompts_of(*counts)
     ends = [sum(counts[: place + 1]) for place in range(len(counts))]
     if 0 < wanted < counts[0]:
@@ -112,7 +112,7 @@ def test_other_work_has_another_name():
     assert len({one, *others}) == 5
 
 
-def test_typical_questions_are_of_different_kinds_and_pictures():
+def test_typical_questions_are_of_different_kinds_and_images():
     found = typical(prompts_of(5, 5, 5, 5, 5, 5, 5), 6)
     assert len({prompt.image for prompt in found}) == 6
     assert [sum(prompt.kind == kind for prompt in found) for kind in ("kind 0", "kind 1", "kind 2")] == [2, 2, 2]

@@ -30,65 +30,65 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("commands") / "picture.png"
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("commands") / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(path)
     return path
 
 
-def ask(folder, picture, *extra):
-    arguments = ["--bundle", folder, "--image", picture, "--question", "what is it?", "--max-new-tokens", 6, *extra]
+def ask(folder, image, *extra):
+    arguments = ["--bundle", folder, "--image", image, "--question", "what is it?", "--max-new-tokens", 6, *extra]
     return cli.main(["run", *map(str, arguments)])
 
 
-def test_run_prints_answer_engine_and_times(folder, picture, capsys):
-    assert ask(folder, picture, "--version", "t2-l2") == 0
+def test_run_prints_answer_engine_and_times(folder, image, capsys):
+    assert ask(folder, image, "--version", "t2-l2") == 0
     out = capsys.readouterr().out
     with Runtime.load(folder, version="t2-l2") as runtime:
-        assert out.startswith(runtime.generate(picture, "what is it?", max_new_tokens=6).text)
-    assert "engine  t2-l2 (onnxruntime, fp32, static, K=1): 2 visual tokens, 2 decoder layers" in out
+        assert out.startswith(runtime.generate(image, "what is it?", max_new_tokens=6).text)
+    assert "engine  t2-l2 (onnxruntime, fp32, static, K=1): 2 image tokens, 2 decoder layers" in out
     assert "first token after" in out
     assert "ended by length" in out
 
 
-def test_run_streams_the_same_text(folder, picture, capsys):
-    ask(folder, picture)
+def test_run_streams_the_same_text(folder, image, capsys):
+    ask(folder, image)
     whole = capsys.readouterr().out
-    ask(folder, picture, "--stream")
+    ask(folder, image, "--stream")
     assert capsys.readouterr().out.split("\nengine")[0] == whole.split("\nengine")[0]
 
 
-def test_run_prints_json(folder, picture, capsys):
-    assert ask(folder, picture, "--json", "--version", "full", "--stream") == 0
+def test_run_prints_json(folder, image, capsys):
+    assert ask(folder, image, "--json", "--version", "full", "--stream") == 0
     (line,) = capsys.readouterr().out.splitlines()
     answer = json.loads(line)
     assert answer["version"] == "full"
     assert len(answer["token_ids"]) == 6
-    assert answer["keep_list"] == [0, 1, 2, 3]
+    assert answer["keep_indices"] == [0, 1, 2, 3]
     assert answer["timing"]["ttft_ms"] > 0
 
 
-def test_run_chooses_by_target(folder, picture, capsys):
-    assert ask(folder, picture, "--ttft-ms", "10000", "--json") == 0
+def test_run_chooses_by_target(folder, image, capsys):
+    assert ask(folder, image, "--ttft-ms", "10000", "--json") == 0
     assert json.loads(capsys.readouterr().out)["version"] == "full"
-    assert ask(folder, picture, "--tpot-ms", "0.0001") == 2
+    assert ask(folder, image, "--tpot-ms", "0.0001") == 2
     assert "NoEngineMeetsTarget" in capsys.readouterr().err
-    assert ask(folder, picture, "--tpot-ms", "0.0001", "--fallback", "fastest") == 0
+    assert ask(folder, image, "--tpot-ms", "0.0001", "--fallback", "fastest") == 0
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--version", "par-lite"], "UnknownVersion: the bundle has no version 'par-lite'"),
-        (["--image", "nothing.png"], "ImageInvalid: there is no such picture file; where: nothing.png"),
+        (["--image", "nothing.png"], "ImageInvalid: there is no such image file; where: nothing.png"),
         (["--question", ""], "InputInvalid: the question is empty"),
         (["--bundle", "/nowhere"], "BundleError: there is no such directory"),
         (["--max-new-tokens", "99999"], "PromptTooLong"),
         (["--version", "full", "--ttft-ms", "3"], "InputInvalid: give a target or a version"),
     ],
 )
-def test_errors_are_one_clean_message(folder, picture, capsys, extra, message):
-    assert ask(folder, picture, *extra) == 2
+def test_errors_are_one_clean_message(folder, image, capsys, extra, message):
+    assert ask(folder, image, *extra) == 2
     captured = capsys.readouterr()
     assert f"allrounder run: {message}" in captured.err
     assert "Traceback" not in captured.err
@@ -111,16 +111,16 @@ def test_inspect_prints_tables(folder, capsys):
     assert all(path in out for path in ("graphs/t2-l2.prefill.onnx", "tokenizer/golden.jsonl"))
 
 
-def test_inspect_draws_what_is_kept(folder, picture, tmp_path, capsys):
+def test_inspect_draws_what_is_kept(folder, image, tmp_path, capsys):
     out = tmp_path / "kept.png"
-    assert cli.main(["inspect", str(folder), "--image", str(picture), "--picture", str(out)]) == 0
+    assert cli.main(["inspect", str(folder), "--image", str(image), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "full: 4 of 4 tokens, 3 of 3 layers" in printed
     assert "t2-l2: 2 of 4 tokens, 2 of 3 layers" in printed
     drawn = np.asarray(Image.open(out))
     panel = drawn.shape[1] // 2
     with Runtime.load(folder, version="t2-l2") as runtime:
-        kept = runtime.generate(picture, "What is in the picture?", max_new_tokens=1).keep_list
+        kept = runtime.generate(image, "What is in the image?", max_new_tokens=1).keep_indices
     half = 192  # a cell of the grid of 2 x 2
     for index in range(4):
         top, left = (40 + half * (index // 2), 12 + half * (index % 2))
@@ -130,11 +130,11 @@ def test_inspect_draws_what_is_kept(folder, picture, tmp_path, capsys):
         assert (faded.max() == 0) == (index not in kept)
 
 
-def test_inspect_draws_the_picture_as_the_model_sees_it(folder, tmp_path):
+def test_inspect_draws_the_image_as_the_model_sees_it(folder, tmp_path):
     plain = tmp_path / "plain.png"
     Image.new("RGB", (9, 5), (200, 100, 50)).save(plain)
     out = tmp_path / "kept.png"
-    arguments = ["--image", str(plain), "--picture", str(out), "--version", "full"]
+    arguments = ["--image", str(plain), "--out", str(out), "--version", "full"]
     assert cli.main(["inspect", str(folder), *arguments]) == 0
     assert tuple(np.asarray(Image.open(out))[100, 100]) == (200, 100, 50)
 
@@ -142,15 +142,15 @@ def test_inspect_draws_the_picture_as_the_model_sees_it(folder, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--image", "x.png"], "--image and --picture belong together"),
-        (["--image", "x.png", "--picture", "y.png"], "ImageInvalid"),
-        (["--version", "par-lite", "--image", "IMAGE", "--picture", "y.png"], "UnknownVersion"),
-        (["--image", "IMAGE", "--picture", "/nowhere/y.png"], "cannot be written"),
-        (["--image", "IMAGE", "--picture", "no-ending"], "cannot be written"),
+        (["--image", "x.png"], "--image and --out belong together"),
+        (["--image", "x.png", "--out", "y.png"], "ImageInvalid"),
+        (["--version", "par-lite", "--image", "IMAGE", "--out", "y.png"], "UnknownVersion"),
+        (["--image", "IMAGE", "--out", "/nowhere/y.png"], "cannot be written"),
+        (["--image", "IMAGE", "--out", "no-ending"], "cannot be written"),
     ],
 )
-def test_inspect_refuses(folder, picture, capsys, extra, message):
-    arguments = [str(picture) if word == "IMAGE" else word for word in extra]
+def test_inspect_refuses(folder, image, capsys, extra, message):
+    arguments = [str(image) if word == "IMAGE" else word for word in extra]
     assert cli.main(["inspect", str(folder), *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,6 @@
-"""The card's page: whole by itself, well formed, escaped, the same for the same card, and plain about what it lacks."""
+"""The report's page: whole by itself, well formed, escaped, the same for the same report, and plain about what it
+lacks.
+"""
 
 import base64
 import io
@@ -14,12 +16,22 @@ from PIL import Image
 from prunings import pruning
 
 from allrounder.calib.tables import ranges
-from allrounder.card import Card, Comparison, Cost, Dataset, Figures, Recommendation, Row, read_card, write_card
 from allrounder.commands.report import Kept, Sample, page, write_page
 from allrounder.commands.report.images import curves
 from allrounder.commands.report.page import _number as number
 from allrounder.commands.report.rows import halves, verdict
 from allrounder.errors import EngineUnavailable, InputInvalid
+from allrounder.fidelity_report import (
+    Comparison,
+    Cost,
+    Dataset,
+    FidelityReport,
+    Figures,
+    Recommendation,
+    Row,
+    read_report,
+    write_report,
+)
 from allrounder.manifest import Estimate
 
 TOKENS, LAYERS, GATHER = 576, 24, 2
@@ -76,8 +88,8 @@ def row(pruner: str, version: str, budget: tuple[int, int], policy: str, strengt
     return Row(**(defaults | changes))
 
 
-def card(**changes) -> Card:
-    """A plausible card: two policies, six other pruners, one side alone, a comparison lost and one not won."""
+def report(**changes) -> FidelityReport:
+    """A plausible report: two policies, six other pruners, one side alone, a comparison lost and one not won."""
     rows = [row("router", name, budget, "dynamic", 0.86) for name, budget in BUDGETS.items()]
     rows += [row("router", name, budget, "static", 0.82) for name, budget in BUDGETS.items()]
     rows += [row("router", f"t{tokens}-l24", (tokens, 24), "static", 0.85) for tokens in (256, 144)]
@@ -102,12 +114,12 @@ def card(**changes) -> Card:
         "schema": 1,
         "producer": "allrounder 0.1.0",
         "model": "demo",
-        "host": "a" * 64,
+        "model_digest": "a" * 64,
         "router": "b" * 64,
         "backend": "onnxruntime",
         "precision": "fp32",
         "prune_layer": GATHER,
-        "visual_tokens": TOKENS,
+        "image_tokens": TOKENS,
         "layers": LAYERS,
         "dataset": Dataset(name="demo-test sha256:1234", about="Drawn test scenes, five classes.", questions=2000),
         "full": figures(1.0),
@@ -122,7 +134,7 @@ def card(**changes) -> Card:
             for name in BUDGETS
         ),
     }
-    return Card(**(defaults | changes))
+    return FidelityReport(**(defaults | changes))
 
 
 def costs():
@@ -144,12 +156,12 @@ def samples(count: int = 2, question: str = "what number is written?") -> list[S
     rng = np.random.default_rng(3)
     found = []
     for index in range(count):
-        picture = rng.integers(0, 255, (6, 6, 3), np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+        image = rng.integers(0, 255, (6, 6, 3), np.uint8).repeat(32, axis=0).repeat(32, axis=1)
         versions = [Kept("full", tuple(range(TOKENS)), tuple(range(LAYERS)), "4 7 1.")]
         for name, (tokens, layers) in BUDGETS.items():
             keep = np.sort(rng.permutation(TOKENS)[:tokens])
             versions.append(Kept(name, tuple(keep.tolist()), tuple(range(layers)), "4 7 1" if index else "4 1 1."))
-        found.append(Sample(Image.fromarray(picture), question, "4 7 1.", tuple(versions)))
+        found.append(Sample(Image.fromarray(image), question, "4 7 1.", tuple(versions)))
     return found
 
 
@@ -182,25 +194,25 @@ def words(text: str) -> str:
 
 
 VARIANTS = {
-    "whole": card,
-    "nothing but full": lambda: card(
+    "whole": report,
+    "nothing but full": lambda: report(
         rows=(), comparisons=(), costs=(), recommendations=(), full_kinds={}, full=figures(1.0, answers=False)
     ),
-    "no answers": lambda: card(
+    "no answers": lambda: report(
         rows=tuple(
             row("router", name, budget, "dynamic", 0.8, figures=figures(0.9, answers=False), kinds={})
             for name, budget in BUDGETS.items()
         ),
         full_kinds={},
     ),
-    "one class": lambda: card(
+    "one class": lambda: report(
         full_kinds={"read": figures(1.0)},
         rows=(row("router", "par-lite", (144, 18), "dynamic", 0.8, kinds={"read": figures(0.7)}),),
     ),
-    "static only": lambda: card(
+    "static only": lambda: report(
         rows=tuple(row("router", name, budget, "static", 0.8) for name, budget in BUDGETS.items()), comparisons=()
     ),
-    "not timed": lambda: card(
+    "not timed": lambda: report(
         costs=tuple(msgspec.structs.replace(cost, ttft=None, ttft_alone=None) for cost in costs())
     ),
 }
@@ -208,12 +220,12 @@ VARIANTS = {
 
 @cache
 def shown(name: str = "whole") -> str:
-    """The page of a card, with two sample pictures; drawn once, for it takes seconds."""
+    """The page of a report, with two sample images; drawn once, for it takes seconds."""
     return page(VARIANTS[name](), samples(2), "Figures of the demo model.")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_card_gives_a_well_formed_page_that_loads_nothing(name):
+def test_every_report_gives_a_well_formed_page_that_loads_nothing(name):
     text = shown(name)
     reader = Reader(text)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in reader.tags}
@@ -260,7 +272,7 @@ def test_every_curve_is_named_in_its_plot_and_in_words():
 def test_hostile_text_is_shown_and_not_obeyed():
     estimates = {"difference": estimate(0.1, 0.05), "p": 0.01, "kl_difference": estimate(-0.1, 0.05), "kl_p": 0.01}
     cost = msgspec.structs.replace(next(costs()), version=HOSTILE)
-    hostile = card(
+    hostile = report(
         model=HOSTILE,
         producer=HOSTILE,
         dataset=Dataset(name=HOSTILE, about=HOSTILE, questions=2),
@@ -274,8 +286,8 @@ def test_hostile_text_is_shown_and_not_obeyed():
         recommendations=(Recommendation(version=HOSTILE, layer_policy="dynamic", why=HOSTILE),),
     )
     asked = samples(1, HOSTILE)[0]
-    kept = tuple(Kept(HOSTILE, each.keep_list, each.layer_plan, HOSTILE) for each in asked.versions)
-    text = page(hostile, [Sample(asked.picture, HOSTILE, HOSTILE, kept)], HOSTILE)
+    kept = tuple(Kept(HOSTILE, each.keep_indices, each.kept_layers, HOSTILE) for each in asked.versions)
+    text = page(hostile, [Sample(asked.image, HOSTILE, HOSTILE, kept)], HOSTILE)
     reader = Reader(text)
     assert not [tag for tag, attributes in reader.tags if tag == "script" or "onerror" in attributes]
     assert all(attributes["src"].startswith("data:") for tag, attributes in reader.tags if tag == "img")
@@ -286,23 +298,23 @@ def test_hostile_text_is_shown_and_not_obeyed():
         assert "$x_1" in svg(drawn)
 
 
-def test_equal_cards_give_equal_bytes(tmp_path):
-    write_page(card(), tmp_path / "one.html", samples(), "Demo.")
-    write_card(card(), tmp_path / "card.json")
-    write_page(read_card(tmp_path / "card.json"), tmp_path / "two.html", samples(), "Demo.")
+def test_equal_reports_give_equal_bytes(tmp_path):
+    write_page(report(), tmp_path / "one.html", samples(), "Demo.")
+    write_report(report(), tmp_path / "report.json")
+    write_page(read_report(tmp_path / "report.json"), tmp_path / "two.html", samples(), "Demo.")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "one.html", "two.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "report.json", "two.html"]
 
 
 def test_a_page_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(InputInvalid, match="cannot be written"):
-        write_page(VARIANTS["nothing but full"](), tmp_path / "absent" / "card.html", [], "")
+        write_page(VARIANTS["nothing but full"](), tmp_path / "absent" / "report.html", [], "")
 
 
 def test_the_sections_stand_in_their_order():
     text = words(shown())
     marks = (
-        "Fidelity card",
+        "Fidelity report",
         "Figures of the demo model.",
         "2,000 from",
         "Recommended policy per version",
@@ -313,7 +325,7 @@ def test_the_sections_stand_in_their_order():
         "The router against other pruners",
         "Fidelity against cost",
         "Which layers are run",
-        "What is kept of a picture",
+        "What is kept of an image",
         "How to read this page",
         "What is not counted",
         "a" * 64,
@@ -322,9 +334,9 @@ def test_the_sections_stand_in_their_order():
     assert places == sorted(places)
 
 
-def test_the_tables_hold_the_cards_figures():
+def test_the_tables_hold_the_reports_figures():
     text = words(shown())
-    for each in card().rows:
+    for each in report().rows:
         if each.pruner == "router" and each.version in BUDGETS:
             for one in (each.figures, *each.kinds.values()):
                 assert f"{100 * one.agreement.mean:.1f}% {100 * one.agreement.low:.1f} to " in text
@@ -340,7 +352,7 @@ def test_the_tables_hold_the_cards_figures():
 def test_halves_are_grouped_under_the_version_with_the_same_other_number():
     *groups, others = [
         (group.version.partition(":")[0], [each.version for name, each in group.rows if name != "both"])
-        for group in halves(card())
+        for group in halves(report())
     ]
     assert groups == [
         ("par-max", ["t256-l24"]),
@@ -377,7 +389,7 @@ def test_comparisons_that_are_not_won_are_marked_in_words():
 
 
 def test_curves_take_the_routers_cost_with_it_and_others_without():
-    drawn, missing = curves(card(), "agreement", "ttft")
+    drawn, missing = curves(report(), "agreement", "ttft")
     by_name = {curve.name: curve.points for curve in drawn}
     assert set(by_name) == {"router, dynamic", "router, static", *OTHERS}
     assert missing == ["router, static at par-max"]
@@ -391,35 +403,35 @@ def test_what_cannot_be_drawn_is_said():
     text = words(shown("not timed"))
     assert "Agreement with full against time to first token: no plot, because nothing was counted or timed" in text
     bare = words(page(VARIANTS["nothing but full"](), [], ""))
-    assert "No sample pictures were given" in bare
+    assert "No sample images were given" in bare
     for said in ("recommends no policy", "of no classes", "no version with one side", "no other pruner", "no plot"):
         assert said in bare
 
 
-def test_a_picture_is_embedded_once_and_veiled_where_patches_are_dropped():
+def test_a_image_is_embedded_once_and_veiled_where_patches_are_dropped():
     text, sample = shown().partition('class="gallery"')[2].partition('class="gallery"')[0], samples(2)[0]
-    pictures = [decoded(data) for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)]
-    assert np.array_equal(pictures[0], np.asarray(sample.picture))
-    assert len(pictures) == 1 + len(sample.versions)
-    for veil, kept in zip(pictures[1:], sample.versions, strict=True):
-        assert np.flatnonzero(veil[..., 3] == 0).tolist() == list(kept.keep_list)
+    images = [decoded(data) for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)]
+    assert np.array_equal(images[0], np.asarray(sample.image))
+    assert len(images) == 1 + len(sample.versions)
+    for veil, kept in zip(images[1:], sample.versions, strict=True):
+        assert np.flatnonzero(veil[..., 3] == 0).tolist() == list(kept.keep_indices)
 
 
 def decoded(data: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
-def test_answers_are_graded_as_the_card_grades():
+def test_answers_are_graded_as_the_report_grades():
     text = words(shown())
-    assert text.count("wrong") == 4  # the pruned versions of the first picture; a missing full stop is no fault
+    assert text.count("wrong") == 4  # the pruned versions of the first image; a missing full stop is no fault
     assert text.count("4 7 1 right") == 4
 
 
 def test_tokens_that_form_no_square_are_given_by_number():
-    odd = msgspec.structs.replace(VARIANTS["nothing but full"](), visual_tokens=18, layers=4)
+    odd = msgspec.structs.replace(VARIANTS["nothing but full"](), image_tokens=18, layers=4)
     kept = Kept("par-lite", (0, 1, 2, 7), (0, 1, 3), "a ring.")
     text = page(odd, [Sample(Image.new("RGB", (8, 8)), "what?", None, (kept,))], "")
-    assert "18 visual tokens form no square grid" in words(text)
+    assert "18 image tokens form no square grid" in words(text)
     assert "tokens 0-2, 7" in words(text)
     assert "<img" not in text
     assert "right" not in words(text).split("a ring.")[1].split("How to read")[0]
@@ -429,16 +441,16 @@ def test_tokens_that_form_no_square_are_given_by_number():
 def test_without_what_draws_it_the_remedy_is_named(monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(EngineUnavailable, match=rf"{missing}(?s:.*)allrounder\[report\]"):
-        write_page(card(), tmp_path / "card.html", [], "")
+        write_page(report(), tmp_path / "report.html", [], "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_numbers_of_questions_are_said():
     few = tuple(
         msgspec.structs.replace(each, figures=figures(0.7, 500)) if each.pruner != "router" else each
-        for each in card().rows
+        for each in report().rows
     )
-    assert "The router was asked 2000 questions, the others 500" in words(page(card(rows=few), [], ""))
+    assert "The router was asked 2000 questions, the others 500" in words(page(report(rows=few), [], ""))
     assert "The router was asked" not in words(shown())
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from allrounder.commands.cli import run_command
 from allrounder.router.checkpoint import RECORD, WEIGHTS, load_router, read_record
 from allrounder.router.training.examples import FileExamples, SceneExamples
-from allrounder.vlm.host import load_host
+from allrounder.vlm.model import load_model
 from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 SHAPE = Shape(vision={"image_size": 56})
@@ -29,7 +29,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("host"), SHAPE)
+    return write_random_checkpoint(tmp_path_factory.mktemp("model"), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_it_trains_and_reports(model, prompts, tmp_path, capsys):
     record = read_record(out)
     assert (record.attention, record.training["batch"]) == ("bidirectional", 2)
     assert "prompts.jsonl" in record.training["data"]
-    host = load_host(model)
-    load_router(out, host_spec=host.spec, host_digest=host.digest)
+    vlm = load_model(model)
+    load_router(out, model_spec=vlm.spec, model_digest=vlm.digest)
     assert call(model, out, "--prompts", prompts, "--steps", 3, "--batch", 2) == 2
     assert "other options" in capsys.readouterr().err
 
@@ -92,7 +92,7 @@ def test_bad_prompts_are_named_and_the_rest_is_used(model, prompts, tmp_path, ca
     folder = prompts.parent
     mixed = folder / "mixed.jsonl"
     good = prompts.read_text().splitlines()
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     bad = ["", good[0], json.dumps({"image": "text.png", "question": "what?"})]
     mixed.write_text("\n".join([*good[:6], *bad]))
     assert call(model, tmp_path / "out", "--prompts", mixed, "--steps", 1, "--batch", 2) == 0
@@ -141,19 +141,19 @@ def test_a_single_prompt_is_not_enough(model, prompts, tmp_path, capsys):
     assert "validate" in capsys.readouterr().err
 
 
-def test_examples_of_a_file_are_its_pictures(prompts):
+def test_examples_of_a_file_are_its_images(prompts):
     from allrounder.errors import ImageInvalid
     from allrounder.prompts import read_prompts
 
     tail = FileExamples(read_prompts(prompts))
     assert len(tail) == 12
     assert tail[11].question == tail.question(11) == "what is number 11?"
-    assert [tail.picture(index) for index in range(12)] == list(range(12))
+    assert [tail.image(index) for index in range(12)] == list(range(12))
     assert tail[1].image.shape == (30, 40, 3)
     assert tail[1].image.dtype == np.uint8
     broken = read_prompts(prompts)
     broken = broken._replace(prompts=(broken.prompts[0]._replace(image=prompts),))
-    with pytest.raises(ImageInvalid, match="not a picture"):
+    with pytest.raises(ImageInvalid, match="not an image"):
         FileExamples(broken)[0]
 
 

@@ -66,24 +66,24 @@ def test_packed_questions_are_answered_as_single_ones() -> None:
     questions = sample_questions(scene, 3)
     text = Packer(tokenizer()).pack([questions])
     pixels = to_pixels(draw(scene)[None])
-    visual = learner.model.model.multi_modal_projector(learner.look(pixels))
-    packed = packed_logits(learner, visual, text)
+    image_embeds = learner.model.model.multi_modal_projector(learner.embed_pixels(pixels))
+    packed = packed_logits(learner, image_embeds, text)
     image_id = tokenizer().convert_tokens_to_ids(IMAGE)
     for number, question in enumerate(questions, 1):
         ids = tokenizer().encode(render_prompt(question.text) + " " + question.answer, add_special_tokens=False)
         place = ids.index(image_id)
-        ids = ids[:place] + [image_id] * visual.shape[1] + ids[place + 1 :]
-        single = stock(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, place + visual.shape[1] :]
+        ids = ids[:place] + [image_id] * image_embeds.shape[1] + ids[place + 1 :]
+        single = stock(input_ids=torch.tensor([ids]), pixel_values=pixels).logits[0, place + image_embeds.shape[1] :]
         torch.testing.assert_close(packed[0][text.segments[0] == number], single, rtol=1e-4, atol=1e-4)
 
 
-def packed_logits(learner: Learner, visual: torch.Tensor, text) -> torch.Tensor:
+def packed_logits(learner: Learner, image_embeds: torch.Tensor, text) -> torch.Tensor:
     """What ``Learner.answer_loss`` computes before its loss."""
     kept = {}
     hook = learner.model.model.language_model.register_forward_hook(lambda _m, _i, out: kept.update(out=out))
-    learner.answer_loss(visual, torch.arange(visual.shape[1]), text)
+    learner.answer_loss(image_embeds, torch.arange(image_embeds.shape[1]), text)
     hook.remove()
-    hidden = kept["out"].last_hidden_state[:, text.head.shape[0] + visual.shape[1] :]
+    hidden = kept["out"].last_hidden_state[:, text.head.shape[0] + image_embeds.shape[1] :]
     return learner.model.lm_head(hidden)
 
 

@@ -1,4 +1,4 @@
-"""The demo's scenes, questions, labels, pictures and prompt files."""
+"""The demo's scenes, questions, labels, images and prompt files."""
 
 import json
 from itertools import pairwise
@@ -114,7 +114,7 @@ def test_digits_are_asked_evenly_and_pixels_are_normalised() -> None:
 
 
 def test_prompt_files(tmp_path) -> None:
-    count = write_prompts(tmp_path, Split.VALIDATION, pictures=2, per_picture=5)
+    count = write_prompts(tmp_path, Split.VALIDATION, images=2, per_image=5)
     lines = (tmp_path / "prompts.jsonl").read_text().splitlines()
     assert count == len(lines) == 10
     assert list(json.loads(lines[0])) == ["image", "question", "answer", "kind"]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fake_host
+import fake_model
 import msgspec
 import onnx
 import onnxruntime
@@ -20,14 +20,14 @@ from allrounder.engines.backends import Asked, BuildOptions, backend
 from allrounder.engines.bundle.references import external_tensors
 from allrounder.engines.checkpoint import build as checkpoint
 from allrounder.engines.checkpoint import weights as pruned_weights
-from allrounder.engines.checkpoint.sidecar import SIDECAR, VISUAL_FOLDER, open_sidecar, read_sidecar
+from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, SIDECAR, open_sidecar, read_sidecar
 from allrounder.engines.frozen import read_frozen
 from allrounder.engines.table import BACKENDS
 from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture, EngineUnavailable, InputInvalid
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.manifest import encode
-from allrounder.model_files import HOST_FOLDER, HOST_RECORD
+from allrounder.model_files import MODEL_FOLDER, MODEL_RECORD
 from allrounder.progress import silent
 from allrounder.pruning import pruning_configs
 from allrounder.serving.tensorrt_llm.directory import write_directory
@@ -43,9 +43,9 @@ def asked(versions=("par-lite",), prune_layer=0, policy="static", backend="check
 
 @pytest.fixture
 def frozen(freeze):
-    """Returns a function that freezes one version with K = 0, a host's files included."""
+    """Returns a function that freezes one version with K = 0, a model's files included."""
 
-    def make(version="par-lite", **host):
+    def make(version="par-lite", **vlm):
         folder = freeze(version, policy="static")
         record = read_frozen(folder)
         plan = PLAN if version != FULL else tuple(range(8))
@@ -53,7 +53,7 @@ def frozen(freeze):
         changed = msgspec.structs.replace(made, pruning=pruning(made.pruning.budget, 0, plan, version))
         (folder / "frozen.json").write_bytes(encode(msgspec.structs.replace(record, versions=(changed,))))
         (folder / GOLDEN).write_text("")
-        fake_host.write_fake_host(folder, record.model.host, **host)
+        fake_model.write_fake_model(folder, record.model.digest, **vlm)
         return folder
 
     return make
@@ -89,7 +89,7 @@ def left_beside(place):
         ({"versions": (FULL, "par-lite"), "prune_layer": 2}, ["at layer 2", "one version at a time"]),
     ],
 )
-def test_flows_that_no_stack_can_run_are_refused_with_the_nearest_that_works(changed, words):
+def test_decisions_that_no_stack_can_run_are_refused_with_the_nearest_that_works(changed, words):
     with pytest.raises(InputInvalid) as caught:
         checkpoint.check(asked(**changed))
     message = str(caught.value)
@@ -126,11 +126,11 @@ def test_the_directory_holds_what_it_lists_and_its_sidecar_says_what_was_kept(fr
     assert sidecar.files == {path: file_record(place / path) for path in content(place) if path != SIDECAR}
     assert set(sidecar.files) == {
         *("config.json", "tokenizer.json", "LICENSE", "model.safetensors"),
-        *(f"{VISUAL_FOLDER}/{kind}.onnx" for kind in ("preprocess", "vision", "router")),
-        *(f"{VISUAL_FOLDER}/{name}" for name in ("weights.bin", TOKENIZER, GOLDEN)),
+        *(f"{IMAGE_FOLDER}/{kind}.onnx" for kind in ("preprocess", "vision", "router")),
+        *(f"{IMAGE_FOLDER}/{name}" for name in ("weights.bin", TOKENIZER, GOLDEN)),
     }
     assert json.loads((place / "config.json").read_text())["text_config"]["num_hidden_layers"] == 6
-    assert set(fake_host.read_safetensors(place / "model.safetensors")) < set(fake_host.tensors())
+    assert set(fake_model.read_safetensors(place / "model.safetensors")) < set(fake_model.tensors())
     assert left_beside(place) == []
 
 
@@ -147,14 +147,14 @@ def test_graphs_compute_the_same_from_weights_of_their_own(frozen, place):
             assert where["location"] == "weights.bin"
             assert int(where["offset"]) % 4096 == 0
     # The frozen files hold 4 kB and more that no graph but a decoder's points at.
-    assert (place / VISUAL_FOLDER / "weights.bin").stat().st_size < 4096 + 32
+    assert (place / IMAGE_FOLDER / "weights.bin").stat().st_size < 4096 + 32
 
 
-def test_full_is_the_host_with_the_visual_graphs_and_no_router(frozen, place):
+def test_full_is_the_model_with_the_image_graphs_and_no_router(frozen, place):
     (entry,) = publish(place, frozen(FULL))
     assert entry.pruning.kept_layers == tuple(range(8))
     assert read_sidecar(place).graphs.router is None
-    assert fake_host.read_safetensors(place / "model.safetensors") == fake_host.tensors()
+    assert fake_model.read_safetensors(place / "model.safetensors") == fake_model.tensors()
 
 
 def test_the_place_may_be_an_empty_directory(frozen, place):
@@ -233,25 +233,25 @@ def test_a_place_that_is_taken_while_it_is_built(frozen, place):
     assert left_beside(place) == []
 
 
-def test_the_host_itself_is_not_replaced(frozen, place):
+def test_the_model_itself_is_not_replaced(frozen, place):
     folder = frozen()
     publish(place, folder)
-    record = json.loads((folder / HOST_FOLDER / HOST_RECORD).read_text())
-    (folder / HOST_FOLDER / HOST_RECORD).write_text(json.dumps(record | {"source": str(place)}))
-    with pytest.raises(BundleError, match="the host itself"):
+    record = json.loads((folder / MODEL_FOLDER / MODEL_RECORD).read_text())
+    (folder / MODEL_FOLDER / MODEL_RECORD).write_text(json.dumps(record | {"source": str(place)}))
+    with pytest.raises(BundleError, match="the model itself"):
         publish(place, folder, force=True)
 
 
-@pytest.mark.parametrize("what", ["no record", "changed config", "other host", "stray names", "source gone"])
+@pytest.mark.parametrize("what", ["no record", "changed config", "other model", "stray names", "source gone"])
 def test_damaged_inputs(frozen, place, what):
     folder = frozen()
-    record = folder / HOST_FOLDER / HOST_RECORD
+    record = folder / MODEL_FOLDER / MODEL_RECORD
     known = json.loads(record.read_text())
     if what == "no record":
         record.unlink()
     elif what == "changed config":
-        (folder / HOST_FOLDER / "config.json").write_text("{}")
-    elif what == "other host":
+        (folder / MODEL_FOLDER / "config.json").write_text("{}")
+    elif what == "other model":
         record.write_text(json.dumps(known | {"digest": "1" * 64}))
     elif what == "stray names":
         record.write_text(json.dumps(known | {"files": {"../x": known["files"]["config.json"]}}))
@@ -265,7 +265,7 @@ def test_damaged_inputs(frozen, place, what):
 
 def test_routed_entries_and_those_that_drop_inside_the_decoder_are_refused(freeze, tmp_path):
     folder = freeze("par-lite", policy="static")  # K = 2
-    fake_host.write_fake_host(folder, read_frozen(folder).model.host)
+    fake_model.write_fake_model(folder, read_frozen(folder).model.digest)
     with checkpoint.opened(tmp_path / "c", force=False, progress=silent) as output:
         entries = checkpoint.build(folder, output.staging, BuildOptions())
         with pytest.raises(InputInvalid, match="K=2"):

@@ -1,4 +1,4 @@
-"""The sidecar of a pruned checkpoint, and the record of a host's files: reading, refusing, verifying."""
+"""The sidecar of a pruned checkpoint, and the record of a model's files: reading, refusing, verifying."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from allrounder.manifest import (
     SharedGraphs,
     encode,
 )
-from allrounder.model_files import HOST_FOLDER, HOST_RECORD, read_host
+from allrounder.model_files import MODEL_FOLDER, MODEL_RECORD, read_model
 
 DIGEST = hashlib.sha256(b"").hexdigest()
 
@@ -26,17 +26,17 @@ DIGEST = hashlib.sha256(b"").hexdigest()
 def root(tmp_path):
     """A checkpoint of four files without meaning."""
     root = tmp_path / "checkpoint"
-    (root / "visual").mkdir(parents=True)
-    for name in ("config.json", "visual/preprocess.onnx", "visual/vision.onnx", "visual/router.onnx"):
+    (root / "image").mkdir(parents=True)
+    for name in ("config.json", "image/preprocess.onnx", "image/vision.onnx", "image/router.onnx"):
         (root / name).write_text(name)
     sidecar = Sidecar(
         schema=SCHEMA,
         producer="test",
         model=Model(
             name="m",
-            host=DIGEST,
+            digest=DIGEST,
             router=DIGEST,
-            visual_tokens=16,
+            image_tokens=16,
             layers=8,
             hidden=4,
             vocabulary=32,
@@ -51,9 +51,7 @@ def root(tmp_path):
             precision="fp32",
             fidelity=None,
         ),
-        graphs=SharedGraphs(
-            preprocess="visual/preprocess.onnx", vision="visual/vision.onnx", router="visual/router.onnx"
-        ),
+        graphs=SharedGraphs(preprocess="image/preprocess.onnx", vision="image/vision.onnx", router="image/router.onnx"),
         files={str(path.relative_to(root)): file_record(path) for path in root.rglob("*") if path.is_file()},
     )
     (root / SIDECAR).write_bytes(encode(sidecar))
@@ -89,9 +87,9 @@ def test_it_is_read_as_it_was_written(root):
         (("entry", "pruning", "layer_policy"), "dynamic"),
         (("entry", "positions"), "counted"),
         (("entry", "surprise"), 1),
-        (("model", "host"), "x"),
+        (("model", "model"), "x"),
         (("graphs", "router"), None),
-        (("graphs", "vision"), "visual/other.onnx"),
+        (("graphs", "vision"), "image/other.onnx"),
         (("files",), {"../escape": {"sha256": DIGEST, "bytes": 0}}),
         (("producer",), None),
     ],
@@ -123,14 +121,14 @@ def test_places_without_one(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["changed", "truncated", "missing", "link"])
-@pytest.mark.parametrize("folder", ["", "visual"])
+@pytest.mark.parametrize("folder", ["", "image"])
 def test_damaged_files_are_found_where_they_are_looked_at(root, what, folder):
     open_sidecar(root)
-    file = root / "visual/vision.onnx"
+    file = root / "image/vision.onnx"
     if what == "changed":
-        file.write_text("visual/VISION.onnx")
+        file.write_text("image/VISION.onnx")
     elif what == "truncated":
-        file.write_text("visual")
+        file.write_text("image")
     elif what == "missing":
         file.unlink()
     else:
@@ -142,24 +140,24 @@ def test_damaged_files_are_found_where_they_are_looked_at(root, what, folder):
 
 def test_a_folder_is_verified_alone_and_other_files_are_nobodys_business(root):
     (root / "config.json").write_text("config.JSON")
-    (root / "visual" / "launch.sh").write_text("mine")
-    open_sidecar(root, "visual")
+    (root / "image" / "launch.sh").write_text("mine")
+    open_sidecar(root, "image")
     with pytest.raises(BundleCorrupt, match=r"config\.json"):
         open_sidecar(root)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"schema": 1}', "[" * 100_000])
-def test_a_record_of_host_files_that_is_none(tmp_path, content):
-    (tmp_path / HOST_FOLDER).mkdir()
+def test_a_record_of_model_files_that_is_none(tmp_path, content):
+    (tmp_path / MODEL_FOLDER).mkdir()
     with pytest.raises(BundleCorrupt):
-        read_host(tmp_path)
-    (tmp_path / HOST_FOLDER / HOST_RECORD).write_text(content)
+        read_model(tmp_path)
+    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text(content)
     with pytest.raises(BundleCorrupt):
-        read_host(tmp_path)
+        read_model(tmp_path)
 
 
-def test_a_record_of_host_files_from_the_future(tmp_path):
-    (tmp_path / HOST_FOLDER).mkdir()
-    (tmp_path / HOST_FOLDER / HOST_RECORD).write_text('{"schema": 2}')
+def test_a_record_of_model_files_from_the_future(tmp_path):
+    (tmp_path / MODEL_FOLDER).mkdir()
+    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text('{"schema": 2}')
     with pytest.raises(BundleFromFuture):
-        read_host(tmp_path)
+        read_model(tmp_path)

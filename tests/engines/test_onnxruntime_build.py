@@ -118,7 +118,7 @@ def test_onnx_runtimes_own_words_are_quoted(tmp_path):
 @pytest.mark.parametrize("what", ["truncated", "changed", "missing", "link", "no record", "no JSON"])
 def test_a_damaged_frozen_directory(freeze, staging, what):
     frozen = freeze("par-lite")
-    weights = next((frozen / "graphs/weights").glob("host*"))
+    weights = next((frozen / "graphs/weights").glob("model*"))
     data = weights.read_bytes()
     if what == "truncated":
         weights.write_bytes(data[:-1])

@@ -252,7 +252,7 @@ def test_tensorrt_is_another_machine_as_far_as_latency_goes(bundle, library):
     assert len(files) == 2
 
 
-def test_pictures_are_prepared_on_the_cpu(bundle, library):
+def test_images_are_prepared_on_the_cpu(bundle, library):
     Engine.open(open_bundle(bundle), fake_bundle.entry("full"), ON_TENSORRT)
     first = {name: providers[0] for name, providers, _ in library.made}
     assert first.pop("preprocess.onnx") == CPU

@@ -4,28 +4,28 @@ import json
 import os
 import tracemalloc
 
-import fake_host
+import fake_model
 import msgspec
 import pytest
 
 from allrounder.engines.checkpoint.weights import INDEX, pruned_config, write_weights, written_name
-from allrounder.errors import BundleCorrupt, HostUnsupported
+from allrounder.errors import BundleCorrupt, ModelUnsupported
 from allrounder.hashing import file_record
-from allrounder.model_files import HostTensor, SourceFile, read_host
+from allrounder.model_files import ModelTensor, SourceFile, read_model
 from allrounder.progress import silent
 
 PLAN = (0, 2, 3, 7)
 
 
 @pytest.fixture
-def host(tmp_path):
-    """Returns the record of a fake host, made with the given arguments."""
+def vlm(tmp_path):
+    """Returns the record of a fake model, made with the given arguments."""
 
     def make(**arguments):
         frozen = tmp_path / "frozen"
         frozen.mkdir()
-        fake_host.write_fake_host(frozen, "0" * 64, **arguments)
-        return read_host(frozen)
+        fake_model.write_fake_model(frozen, "0" * 64, **arguments)
+        return read_model(frozen)
 
     return make
 
@@ -38,9 +38,9 @@ def out(tmp_path):
 
 
 def wanted(plan):
-    """Tensors of the pruned host by new name."""
+    """Tensors of the pruned model by new name."""
     made = {}
-    for name, tensor in fake_host.tensors().items():
+    for name, tensor in fake_model.tensors().items():
         parts = name.split(".")
         if name.startswith("language_model.model.layers."):
             if int(parts[3]) not in plan:
@@ -51,18 +51,18 @@ def wanted(plan):
 
 
 @pytest.mark.parametrize("plan", [PLAN, tuple(range(8)), (7,)])
-def test_one_file_stays_one_file(host, out, plan):
-    records = write_weights(host(), plan, out, silent)
-    assert fake_host.read_safetensors(out / "model.safetensors") == wanted(plan)
+def test_one_file_stays_one_file(vlm, out, plan):
+    records = write_weights(vlm(), plan, out, silent)
+    assert fake_model.read_safetensors(out / "model.safetensors") == wanted(plan)
     assert records == {"model.safetensors": file_record(out / "model.safetensors")}
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
 
 
-def test_shards_stay_shards_and_the_index_says_where_tensors_are(host, out):
-    records = write_weights(host(shards=3), PLAN, out, silent)
+def test_shards_stay_shards_and_the_index_says_where_tensors_are(vlm, out):
+    records = write_weights(vlm(shards=3), PLAN, out, silent)
     files = [path for path in sorted(out.iterdir()) if path.name != INDEX]
     assert [path.name for path in files] == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
-    where = {name: path.name for path in files for name in fake_host.read_safetensors(path)}
+    where = {name: path.name for path in files for name in fake_model.read_safetensors(path)}
     index = json.loads((out / INDEX).read_text())
     assert index["weight_map"] == where
     assert set(where) == set(wanted(PLAN))
@@ -70,9 +70,9 @@ def test_shards_stay_shards_and_the_index_says_where_tensors_are(host, out):
     assert records == {path.name: file_record(path) for path in out.iterdir()}
 
 
-def test_a_shard_of_which_nothing_is_kept_is_not_written(host, out):
-    count = len(fake_host.tensors())  # one tensor per file: those of dropped layers leave
-    write_weights(host(shards=count), (3,), out, silent)
+def test_a_shard_of_which_nothing_is_kept_is_not_written(vlm, out):
+    count = len(fake_model.tensors())  # one tensor per file: those of dropped layers leave
+    write_weights(vlm(shards=count), (3,), out, silent)
     assert len(list(out.glob("model-*-of-00006.safetensors"))) == len(wanted((3,))) == 6
 
 
@@ -90,43 +90,43 @@ def test_a_shard_of_which_nothing_is_kept_is_not_written(host, out):
 )
 def test_names_are_those_of_the_hub_and_layers_are_numbered_by_their_place_in_the_plan(name, written):
     layer = int(name.split(".")[2]) if name.startswith("decoder.layers.") else None
-    tensor = HostTensor(name=name, stored="any", layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
+    tensor = ModelTensor(name=name, stored="any", layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
     assert written_name(tensor, (1, 11)) == written
 
 
-def test_a_weight_of_no_part_of_the_host_is_refused():
-    tensor = HostTensor(name="h.1.w", stored="any", layer=None, file="f", dtype="F32", shape=(), begin=0, end=4)
-    with pytest.raises(BundleCorrupt, match="no part of the host"):
+def test_a_weight_of_no_part_of_the_model_is_refused():
+    tensor = ModelTensor(name="h.1.w", stored="any", layer=None, file="f", dtype="F32", shape=(), begin=0, end=4)
+    with pytest.raises(BundleCorrupt, match="no part of the model"):
         written_name(tensor, (1,))
 
 
-def test_the_config_changes_where_it_speaks_of_layers_alone(host):
-    text = fake_host.TEXT | {"layer_types": list("abcdefgh"), "max_window_layers": 3, "eos_token_id": list(range(8))}
+def test_the_config_changes_where_it_speaks_of_layers_alone(vlm):
+    text = fake_model.TEXT | {"layer_types": list("abcdefgh"), "max_window_layers": 3, "eos_token_id": list(range(8))}
     config = {"model_type": "llava", "vision_feature_layer": -2, "text_config": text}
-    pruned = pruned_config(config, host(text=text), PLAN)
+    pruned = pruned_config(config, vlm(text=text), PLAN)
     changed = {"num_hidden_layers": 4, "layer_types": list("acdh"), "max_window_layers": 2}
     untied = {"tie_word_embeddings": False}  # the files hold table and head
     assert pruned == config | untied | {"text_config": text | changed | untied}
-    assert config["text_config"] is text, "the host's own is left alone"
+    assert config["text_config"] is text, "the model's own is left alone"
 
 
-def test_what_the_config_leaves_to_defaults_is_written(host):
-    record = host(text={"model_type": "qwen2"}, resolved={"num_hidden_layers": 8, "max_window_layers": 28})
+def test_what_the_config_leaves_to_defaults_is_written(vlm):
+    record = vlm(text={"model_type": "qwen2"}, resolved={"num_hidden_layers": 8, "max_window_layers": 28})
     text = pruned_config({}, record, PLAN)["text_config"]
     assert text == {"num_hidden_layers": 4, "max_window_layers": 4, "tie_word_embeddings": False}
 
 
-def test_a_list_that_does_not_fit_the_layers_is_refused(host):
-    with pytest.raises(HostUnsupported, match="layer_types"):
-        pruned_config({"text_config": {"layer_types": ["full_attention"] * 7}}, host(), PLAN)
+def test_a_list_that_does_not_fit_the_layers_is_refused(vlm):
+    with pytest.raises(ModelUnsupported, match="layer_types"):
+        pruned_config({"text_config": {"layer_types": ["full_attention"] * 7}}, vlm(), PLAN)
 
 
-def test_no_tensor_ever_stands_in_memory(host, out):
-    record, large = host(), 64 << 20
+def test_no_tensor_ever_stands_in_memory(vlm, out):
+    record, large = vlm(), 64 << 20
     file = record.weights_file("model.safetensors")
     with file.open("r+b") as stream:
         stream.truncate(large + 8)  # a hole: it costs no disk
-    tensor = HostTensor(
+    tensor = ModelTensor(
         name="decoder.layers.0.w",
         stored="model.layers.0.w",
         layer=0,
@@ -148,8 +148,8 @@ def test_no_tensor_ever_stands_in_memory(host, out):
 
 
 @pytest.mark.parametrize("what", ["touched", "truncated", "gone"])
-def test_sources_that_changed_since_they_were_recorded(host, out, what):
-    record = host()
+def test_sources_that_changed_since_they_were_recorded(vlm, out, what):
+    record = vlm()
     file = record.weights_file("model.safetensors")
     if what == "touched":
         os.utime(file, ns=(0, 1))
@@ -161,8 +161,8 @@ def test_sources_that_changed_since_they_were_recorded(host, out, what):
         write_weights(record, PLAN, out, silent)
 
 
-def test_a_record_that_reaches_beyond_its_file(host, out):
-    record = host()
+def test_a_record_that_reaches_beyond_its_file(vlm, out):
+    record = vlm()
     last = max(record.tensors, key=lambda tensor: tensor.end)
     longer = msgspec.structs.replace(last, end=last.end + 1)
     record = msgspec.structs.replace(record, tensors=(*(each for each in record.tensors if each != last), longer))
@@ -170,16 +170,16 @@ def test_a_record_that_reaches_beyond_its_file(host, out):
         write_weights(record, PLAN, out, silent)
 
 
-def test_rotary_parameters_can_be_read_by_older_readers(host):
+def test_rotary_parameters_can_be_read_by_older_readers(vlm):
     scaled = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}
-    text = pruned_config({"text_config": {"rope_parameters": scaled}}, host(), PLAN)["text_config"]
+    text = pruned_config({"text_config": {"rope_parameters": scaled}}, vlm(), PLAN)["text_config"]
     assert text["rope_parameters"] == scaled
     assert text["rope_theta"] == 500000.0
     assert text["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
 
 
-def test_what_the_host_says_in_the_older_way_stays(host):
+def test_what_the_model_says_in_the_older_way_stays(vlm):
     text = {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
-    pruned = pruned_config({"text_config": text}, host(), PLAN)["text_config"]
+    pruned = pruned_config({"text_config": text}, vlm(), PLAN)["text_config"]
     assert pruned["rope_theta"] == 1e6
     assert "rope_scaling" not in pruned

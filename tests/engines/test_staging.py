@@ -203,11 +203,11 @@ def test_a_router_may_join_a_bundle_without_one_and_stays(freeze, place):
 @pytest.mark.parametrize(
     ("other", "complaint"),
     [
-        ({"host": "another"}, "another host"),
+        ({"vlm": "another"}, "another model"),
         ({"router": "another"}, "another router"),
         ({"prompt": {"after_image": "!"}}, "another prompt template"),
         ({"limits": {"new_tokens": 9}}, "another limits"),
-        ({"hidden": 5}, "same host differently"),
+        ({"hidden": 5}, "same model differently"),
     ],
     ids=str,
 )
@@ -220,7 +220,7 @@ def test_foreigners_are_refused_and_nothing_changes(freeze, place, other, compla
     assert_tidy(place)
 
 
-def test_the_name_of_the_same_host_may_differ(freeze, place):
+def test_the_name_of_the_same_model_may_differ(freeze, place):
     build(place, freeze("full"))
     assert build(place, freeze("par-lite", name="renamed")).manifest.model.name == "fake"
 
@@ -333,9 +333,9 @@ def test_two_new_bundles_at_once_become_one(freeze, place):
 def test_a_foreign_bundle_that_came_first_stays(freeze, place):
     with Staging(place) as one, Staging(place) as other:
         backend("onnxruntime").build(freeze("par-lite"), one, BuildOptions())
-        backend("onnxruntime").build(freeze("par-lite", host="another"), other, BuildOptions())
+        backend("onnxruntime").build(freeze("par-lite", vlm="another"), other, BuildOptions())
         first = publish(one)
-        with pytest.raises(BundleMismatch, match="another host"):
+        with pytest.raises(BundleMismatch, match="another model"):
             publish(other)
     assert open_bundle(place) == first
     assert_tidy(place)
@@ -470,7 +470,7 @@ def test_a_graph_whose_weights_are_not_there_is_refused(freeze, place):
     frozen = freeze("par-lite")
     with Staging(place) as staging:
         entries = backend("onnxruntime").build(frozen, staging, BuildOptions())
-        del staging._files[next(path for path in staging.files if "weights/host" in path)]
+        del staging._files[next(path for path in staging.files if "weights/model" in path)]
         staging._references.clear()
         with pytest.raises(GraphInvalid, match="not listed"):
             staging.put(entries, force=True)

@@ -30,7 +30,7 @@ def asked(prune_layer=2, policy="static", version="par-lite", backend="tensorrt"
     return Asked(backend, (pruning_config(version, **model, layer_policy=policy),), "fp16", ("--out", "b"))
 
 
-FLOW = (0, 1, 2, 4, 5, 7)
+DECISION = (0, 1, 2, 4, 5, 7)
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def here(monkeypatch):
 
 @pytest.fixture(scope="module")
 def frozen(tiny, tmp_path_factory):
-    """full and par-lite, frozen, and what a vote is run on."""
+    """full and par-lite, frozen, and what a ranking is run on."""
     folder = tmp_path_factory.mktemp("tensorrt") / "frozen"
-    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions("fp32"), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
-    freezer.add(pruning(lite, 2, FLOW, "par-lite"))
+    freezer.add(pruning(lite, 2, DECISION, "par-lite"))
     freezer.add(pruning(lite, 2, None, "par-lite"))
     freezer.finish()
     return folder
@@ -144,7 +144,7 @@ def test_entries_hold_plans_and_one_graph(here, frozen, tmp_path, version, flags
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.entries == (entry,)
     assert entry.backend == "tensorrt"
-    assert (entry.pruning.key, entry.pruning.kept_layers) == (("par-lite", 2, "static"), FLOW)
+    assert (entry.pruning.key, entry.pruning.kept_layers) == (("par-lite", 2, "static"), DECISION)
     graphs = entry.graphs
     assert graphs.preprocess.endswith(".onnx")
     target = PlanTarget(tuple(map(int, version.split("."))), 90)
@@ -224,7 +224,7 @@ def test_a_plan_that_is_there_is_not_built_again(here, frozen, tmp_path):
     assert staging.reused == (entry.key,)
 
 
-def test_a_vote_is_run_on_onnx_runtime(here, frozen, tmp_path):
+def test_a_ranking_is_run_on_onnx_runtime(here, frozen, tmp_path):
     both = frozenset({("full", 0, "static"), ("par-lite", 2, "dynamic")})
     with Staging(tmp_path / "bundle") as staging:
         entries = backend_file.build(frozen, staging, BuildOptions(only=both))

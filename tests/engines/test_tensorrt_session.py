@@ -31,7 +31,7 @@ from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine
 from allrounder.versions import resolve
 
-FLOWS = (("full", 0), ("par-lite", 2), ("par-lite", 0))
+DECISIONS = (("full", 0), ("par-lite", 2), ("par-lite", 0))
 PARTS = ("allrounder.engines.tensorrt.plan_session", "allrounder.engines.tensorrt.cuda")
 LOADED = (BACKENDS["tensorrt"].session, BACKENDS["tensorrt-rtx"].session, *PARTS)
 
@@ -54,21 +54,21 @@ def machine():
             sys.modules.pop(name, None)
 
 
-def freeze(tiny, folder, flows, precision="fp32"):
-    """Freezes flows, each a version and its gather layer, with fixed layers."""
-    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
+def freeze(tiny, folder, decisions, precision="fp32"):
+    """Freezes decisions, each a version and its prune layer, with fixed layers."""
+    freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
     freezer.shared()
-    for name, gather_layer in flows:
+    for name, prune_layer in decisions:
         plan = tuple(range(8)) if name == "full" else (0, 1, 2, 4, 5, 7)
-        freezer.add(pruning(resolve(name, tokens=16, layers=8), gather_layer, plan, name))
+        freezer.add(pruning(resolve(name, tokens=16, layers=8), prune_layer, plan, name))
     freezer.finish()
 
 
 @pytest.fixture(scope="module")
 def both(machine, tiny, tmp_path_factory):
-    """A published bundle that holds three flows for ONNX Runtime and TensorRT."""
+    """A published bundle that holds three decisions for ONNX Runtime and TensorRT."""
     folder = tmp_path_factory.mktemp("tensorrt-runtime")
-    freeze(tiny, folder / "frozen", FLOWS)
+    freeze(tiny, folder / "frozen", DECISIONS)
     with Staging(folder / "bundle") as staging:
         build_onnxruntime(folder / "frozen", staging, BuildOptions())
         built_by.build(folder / "frozen", staging, BuildOptions())
@@ -78,70 +78,72 @@ def both(machine, tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def short(machine, tiny, tmp_path_factory):
-    """The first two of these flows in bfloat16, for TensorRT alone."""
+    """The first two of these decisions in bfloat16, for TensorRT alone."""
     folder = tmp_path_factory.mktemp("tensorrt-bf16")
-    freeze(tiny, folder / "frozen", FLOWS[:2], "bf16")
+    freeze(tiny, folder / "frozen", DECISIONS[:2], "bf16")
     with Staging(folder / "bundle") as staging:
         built_by.build(folder / "frozen", staging, BuildOptions())
         publish(staging)
     return open_bundle(folder / "bundle")
 
 
-def entry_of(bundle, name, flow):
-    (found,) = (e for e in bundle.manifest.entries if (e.backend, e.version, e.pruning.prune_layer) == (name, *flow))
+def entry_of(bundle, name, decision):
+    (found,) = (
+        e for e in bundle.manifest.entries if (e.backend, e.version, e.pruning.prune_layer) == (name, *decision)
+    )
     return found
 
 
 def plan_of(bundle, kind="decode"):
-    return bundle.path / getattr(entry_of(bundle, "tensorrt", FLOWS[1]).graphs, kind)
+    return bundle.path / getattr(entry_of(bundle, "tensorrt", DECISIONS[1]).graphs, kind)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=str)
-def test_answers_are_those_of_onnx_runtime(both, flow):
+@pytest.mark.parametrize("decision", DECISIONS, ids=str)
+def test_answers_are_those_of_onnx_runtime(both, decision):
     rng = np.random.default_rng(0)
-    engines = [Engine.open(both, entry_of(both, name, flow)) for name in ("onnxruntime", "tensorrt")]
+    engines = [Engine.open(both, entry_of(both, name, decision)) for name in ("onnxruntime", "tensorrt")]
     for question in ("what is it?", "where is the red one, and how many are there?"):
         rgb = rng.integers(0, 256, (40, 52, 3), np.uint8)
         first, second = (Runtime(engine).generate(rgb, question, max_new_tokens=12) for engine in engines)
-        assert (second.token_ids, second.keep_list) == (first.token_ids, first.keep_list)
+        assert (second.token_ids, second.keep_indices) == (first.token_ids, first.keep_indices)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=str)
-def test_logits_of_any_number_of_new_tokens_are_those_of_onnx_runtime(both, flow):
+@pytest.mark.parametrize("decision", DECISIONS, ids=str)
+def test_logits_of_any_number_of_new_tokens_are_those_of_onnx_runtime(both, decision):
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     logits = []
     for name in ("onnxruntime", "tensorrt"):
-        engine = Engine.open(both, entry_of(both, name, flow))
-        prompt, visual = engine.prompt("what is it?"), engine.see(rgb)
-        state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=9)
+        engine = Engine.open(both, entry_of(both, name, decision))
+        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(rgb)
+        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
         steps = ([3], [5], [6], [5, 7, 9], [11, 4], [2])
         logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
     assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * logits[0].std()
 
 
-@pytest.mark.parametrize("flow", FLOWS[:2], ids=str)
-def test_bfloat16_stays_on_the_device_unseen(both, short, flow):
+@pytest.mark.parametrize("decision", DECISIONS[:2], ids=str)
+def test_bfloat16_stays_on_the_device_unseen(both, short, decision):
     """The bindings have no numpy type for it; caches are grown in place, and what is read is float32."""
     pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
     logits, scores = [], None
     for bundle in (both, short):
-        engine = Engine.open(bundle, entry_of(bundle, "tensorrt", flow))
-        prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
-        scores = scores or engine.route(prompt, visual)
-        state = engine.prefill(prompt, visual, scores, room=9)
+        engine = Engine.open(bundle, entry_of(bundle, "tensorrt", decision))
+        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
+        scores = scores or engine.route(prompt, image_embeds)
+        state = engine.prefill(prompt, image_embeds, scores, free_slots=9)
         assert state.logits.dtype == np.float32
         steps = ([3], [5], [6], [5, 7, 9], [2])
         logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
-    assert visual.dtype.itemsize == 2
+    assert image_embeds.dtype.itemsize == 2
     assert 1e-4 * logits[0].std() < np.abs(logits[0] - logits[1]).max() < 0.4 * logits[0].std()
     with pytest.raises(BackendError, match=r"not the type.*got: float32.*bfloat16"):
-        engine.prefill(prompt, np.zeros(visual.shape(), np.float32), scores, room=9)
+        engine.prefill(prompt, np.zeros(image_embeds.shape(), np.float32), scores, free_slots=9)
 
 
 def test_new_tokens_are_done_once_then_captured_then_launched(both, machine):
-    engine = Engine.open(both, entry_of(both, "tensorrt", FLOWS[1]))
-    prompt, visual = engine.prompt("what is it?"), engine.see(np.zeros((9, 9, 3), np.uint8))
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=9)
+    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
+    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(np.zeros((9, 9, 3), np.uint8))
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
     machine.launches.clear()
     contexts = len(tensorrt_stub.Context.made)
     for count in range(5):
@@ -154,12 +156,12 @@ def test_new_tokens_are_done_once_then_captured_then_launched(both, machine):
 
 
 def test_what_cannot_be_captured_is_said_and_done_without(both, machine, monkeypatch, caplog):
-    engine = Engine.open(both, entry_of(both, "tensorrt", FLOWS[1]))
-    prompt, visual = engine.prompt("what is it?"), engine.see(np.zeros((9, 9, 3), np.uint8))
+    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
+    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(np.zeros((9, 9, 3), np.uint8))
     answers = []
     for refuses in (False, True):
         monkeypatch.setattr(machine, "refuses_capture", refuses)
-        state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=9)
+        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
         answers.append([engine.decode(state, [each]) for each in (3, 4, 5)])
     np.testing.assert_array_equal(*answers)
     assert [record.levelname for record in caplog.records if "one by one" in record.message] == ["WARNING"]
@@ -168,7 +170,7 @@ def test_what_cannot_be_captured_is_said_and_done_without(both, machine, monkeyp
 def test_nothing_on_the_gpu_is_left_behind(both, machine):
     gc.collect()
     before = len(machine.blocks)
-    engine = Engine.open(both, entry_of(both, "tensorrt", FLOWS[1]))
+    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
     Runtime(engine).generate(np.zeros((9, 9, 3), np.uint8), "what is it?", max_new_tokens=4)
     assert len(machine.blocks) > before
     del engine
@@ -177,7 +179,7 @@ def test_nothing_on_the_gpu_is_left_behind(both, machine):
 
 
 def test_the_fingerprint_names_gpu_and_version(both):
-    found = Engine.open(both, entry_of(both, "tensorrt", FLOWS[0])).machine
+    found = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[0])).machine
     assert (found.backend, found.gpu, found.driver) == ("tensorrt 10.16.1.11", "NVIDIA H100 80GB", "CUDA 13.0")
 
 
@@ -224,21 +226,21 @@ def test_a_gpu_that_is_not_there(both):
 
 def test_sizes_and_types_that_a_plan_was_not_built_for(both):
     session = open_plan(plan_of(both, "prefill"))
-    engine = Engine.open(both, entry_of(both, "tensorrt", FLOWS[1]))
+    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
     most = both.manifest.limits.text_tokens
     model = both.manifest.model
     feeds = {
         "prefix_ids": np.zeros((1, len(engine.prompt("a").prefix_ids)), np.int64),
-        "visual": np.zeros((1, model.visual_tokens, model.hidden), np.float32),
+        "image_embeds": np.zeros((1, model.image_tokens, model.hidden), np.float32),
         "suffix_ids": np.zeros((1, most + 1), np.int64),
         "suffix_lengths": np.ones(1, np.int64),
-        "token_scores": np.zeros((1, model.visual_tokens), np.float32),
+        "token_scores": np.zeros((1, model.image_tokens), np.float32),
     }
     assert set(session.inputs) == set(feeds)
     with pytest.raises(BackendError, match=r"not built for this size.*suffix_ids"):
         session.run(feeds)
     with pytest.raises(BackendError, match=r"not the type.*float16"):
-        session.run(feeds | {"visual": feeds["visual"].astype(np.float16)})
+        session.run(feeds | {"image_embeds": feeds["image_embeds"].astype(np.float16)})
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_runtime_without_the_packages_leaves_its_entries_aside(both, monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)  # as where it is not installed
     with pytest.raises(EngineUnavailable, match=words):
-        raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())
+        raise why_not(entry_of(both, "tensorrt", DECISIONS[0]), EngineOptions())
     with caplog.at_level("INFO", logger="allrounder.runtime"), Runtime.load(both.path, version="full") as runtime:
         assert runtime.entry.backend == "onnxruntime"
     assert "left aside" in caplog.text
@@ -260,12 +262,12 @@ def test_a_machine_without_a_gpu_leaves_its_entries_aside(both, monkeypatch):
     monkeypatch.delitem(sys.modules, BACKENDS["tensorrt"].session)
     monkeypatch.setattr(gpus, "gpus", tuple)
     with pytest.raises(EngineUnavailable, match="no such GPU"):
-        raise why_not(entry_of(both, "tensorrt", FLOWS[0]), EngineOptions())
+        raise why_not(entry_of(both, "tensorrt", DECISIONS[0]), EngineOptions())
 
 
 def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path, monkeypatch):
     """TensorRT-RTX, by the same code: another package, plans for several architectures at once, and no GPU to build."""
-    freeze(tiny, tmp_path / "frozen", FLOWS[1:2])
+    freeze(tiny, tmp_path / "frozen", DECISIONS[1:2])
     monkeypatch.setattr(tensorrt_stub.Builder, "built", [])
     with monkeypatch.context() as nowhere, Staging(tmp_path / "bundle") as staging:
         nowhere.setattr(gpus, "gpus", tuple)
@@ -280,9 +282,9 @@ def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path,
     monkeypatch.setattr(gpus, "gpus", lambda: (Gpu("NVIDIA GeForce RTX 4090", 89, "CUDA 13.0"),))
     assert why_not(entry, EngineOptions()) is None
     rgb = np.random.default_rng(3).integers(0, 256, (40, 52, 3), np.uint8)
-    engines = Engine.open(bundle, entry), Engine.open(both, entry_of(both, "onnxruntime", FLOWS[1]))
+    engines = Engine.open(bundle, entry), Engine.open(both, entry_of(both, "onnxruntime", DECISIONS[1]))
     first, second = (Runtime(engine).generate(rgb, "what is it?", max_new_tokens=9) for engine in engines)
-    assert (first.token_ids, first.keep_list) == (second.token_ids, second.keep_list)
+    assert (first.token_ids, first.keep_indices) == (second.token_ids, second.keep_indices)
     module = importlib.import_module(BACKENDS["tensorrt-rtx"].session)
     assert module.fingerprint(EngineOptions()).backend == "tensorrt-rtx 1.7.1.116"
     with pytest.raises(EngineUnavailable, match="nothing says what this plan was built with"):

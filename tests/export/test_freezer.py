@@ -1,4 +1,4 @@
-"""Freezing a tiny host: what the directory holds, what is shared, what is refused."""
+"""Freezing a tiny model: what the directory holds, what is shared, what is refused."""
 
 import itertools
 import shutil
@@ -18,15 +18,15 @@ from allrounder.export.tokenizer import QUESTIONS
 from allrounder.golden import GOLDEN, TOKENIZER, decode_golden
 from allrounder.hashing import file_record
 from allrounder.manifest import SCHEMA, Frozen, Limits, Manifest, decode
-from allrounder.model_files import HOST_FOLDER, HOST_RECORD, read_host
+from allrounder.model_files import MODEL_FOLDER, MODEL_RECORD, read_model
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.host import load_processor
 from allrounder.vlm.llava.config import read_config
+from allrounder.vlm.model import load_processor
 from allrounder.vlm.random_model import write_random_checkpoint
 
-SHAPE = "llama-gqa-tied"  # 16 visual tokens, 5 layers
+SHAPE = "llama-gqa-tied"  # 16 image tokens, 5 layers
 LITE = pruning((4, 3))
 NANO = pruning((2, 4))
 FULL = pruning((16, 5), 2, (0, 1, 2, 3, 4), "full")
@@ -35,12 +35,12 @@ FULL = pruning((16, 5), 2, (0, 1, 2, 3, 4), "full")
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
-    host = write_random_checkpoint(folder / "host", SHAPE)
-    checkpoint = Checkpoint(host)
+    vlm = write_random_checkpoint(folder / "model", SHAPE)
+    checkpoint = Checkpoint(vlm)
     torch.manual_seed(0)
-    router = MetaRouter(checkpoint.spec, read_config(host).text_config)
-    save_router(router, folder / "router", host_digest=checkpoint.digest)
-    return host, folder / "router"
+    router = MetaRouter(checkpoint.spec, read_config(vlm).text_config)
+    save_router(router, folder / "router", model_digest=checkpoint.digest)
+    return vlm, folder / "router"
 
 
 def freeze(sources, out, *requests, options=None):
@@ -64,16 +64,16 @@ def listed(folder):
 def test_every_file_is_listed_and_hashed(frozen):
     out, record = frozen
     assert decode((out / FROZEN).read_bytes(), Frozen, where=FROZEN) == record
-    assert {name for name in listed(out) if not name.startswith(f"{HOST_FOLDER}/")} == set(record.files) | {FROZEN}
-    assert listed(out / HOST_FOLDER) == set(read_host(out).files) | {HOST_RECORD}
+    assert {name for name in listed(out) if not name.startswith(f"{MODEL_FOLDER}/")} == set(record.files) | {FROZEN}
+    assert listed(out / MODEL_FOLDER) == set(read_model(out).files) | {MODEL_RECORD}
     assert all(file_record(out / name) == each for name, each in record.files.items())
 
 
 def test_the_model_is_described(sources, frozen):
     model = frozen[1].model
-    assert (model.visual_tokens, model.layers, model.hidden, model.vocabulary) == (16, 5, 32, 320)
-    assert (model.name, model.image_size, model.stop_ids) == ("host", 56, (1,))
-    assert model.host == Checkpoint(sources[0]).digest
+    assert (model.image_tokens, model.layers, model.hidden, model.vocabulary) == (16, 5, 32, 320)
+    assert (model.name, model.image_size, model.stop_ids) == ("model", 56, (1,))
+    assert model.digest == Checkpoint(sources[0]).digest
     assert model.router is not None
 
 
@@ -83,7 +83,7 @@ def test_versions_share_graphs_and_weights(frozen):
     assert lite.decode == nano.decode != full.decode
     assert len({full.prefill, lite.prefill, nano.prefill}) == 3
     weights = [name for name in record.files if name.endswith(".bin")]
-    assert sorted(name.split("/")[-1].split("-")[0] for name in weights) == ["host", "router"]
+    assert sorted(name.split("/")[-1].split("-")[0] for name in weights) == ["model", "router"]
     assert all((out / name).stat().st_size % 4096 == 0 for name in weights)
 
 
@@ -132,7 +132,7 @@ def test_weights_of_a_bundle_are_linked_not_written(sources, frozen, tmp_path):
 def test_a_damaged_bundle_is_not_reused(sources, frozen, tmp_path):
     out, record = frozen
     bundle = shutil.copytree(out, tmp_path / "bundle")
-    name = next(name for name in record.files if "host-" in name)
+    name = next(name for name in record.files if "model-" in name)
     with (bundle / name).open("r+b") as file:
         file.write(b"\xff")
     again = freeze(sources, tmp_path / "out", LITE, options=FreezeOptions(reuse=opened(bundle, record)))
@@ -174,7 +174,7 @@ def test_impossible_requests_are_refused(sources, tmp_path, request_):
         freezer.add(request_)
 
 
-def test_a_router_of_another_host_is_refused(sources, tmp_path):
+def test_a_router_of_another_model_is_refused(sources, tmp_path):
     other = write_random_checkpoint(tmp_path / "other", SHAPE, seed=1)
     with pytest.raises(RouterMismatch):
         Freezer(other, sources[1], tmp_path / "out").shared()
@@ -192,10 +192,10 @@ def test_finishing_before_anything_is_written_is_refused(sources, tmp_path):
         Freezer(*sources, tmp_path / "out").finish()
 
 
-def test_limits_fit_the_host(sources, tmp_path):
+def test_limits_fit_the_model(sources, tmp_path):
     spec = Checkpoint(sources[0]).spec
     limits = default_limits(spec)
-    assert limits.text_tokens + spec.visual_tokens + limits.new_tokens <= spec.decoder.max_positions
+    assert limits.text_tokens + spec.image_tokens + limits.new_tokens <= spec.decoder.max_positions
     too_long = msgspec.structs.replace(limits, text_tokens=limits.text_tokens + 1000)
     with pytest.raises(InputInvalid, match="longest"):
         Freezer(*sources, tmp_path / "out", FreezeOptions(limits=too_long))

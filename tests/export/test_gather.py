@@ -104,7 +104,7 @@ def test_node_carries_what_tensorrt_looks_for():
     assert values == {"k": 3, "plugin_namespace": b"allrounder", "plugin_version": b"1"}
 
 
-def test_flat_twin_has_standard_ops_only():
+def test_flat_flat_copy_has_standard_ops_only():
     flat = flattened(model(3))
     assert not flat.functions
     assert {node.domain for node in flat.graph.node} == {""}

@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from allrounder.errors import HostUnsupported, VerificationFailed
+from allrounder.errors import ModelUnsupported, VerificationFailed
 from allrounder.export.preprocess import image_steps, preprocess_graph
 from allrounder.export.resizing import ORDERS, installed_order
 from allrounder.export.verify.shared import verify_preprocess
@@ -43,7 +43,7 @@ PROCESSORS = {
 }
 
 
-def picture(height, width, *, smooth=False):
+def image(height, width, *, smooth=False):
     generator = np.random.default_rng(height * 1000 + width)
     noise = generator.integers(0, 56 if smooth else 256, (height, width, 3))
     ramp = np.linspace(0, 200, height * width).reshape(height, width, 1) if smooth else 0
@@ -87,7 +87,7 @@ SHAPES = [
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_equals_the_stock_processor(name, smooth, shape):
-    processor, rgb = PROCESSORS[name], picture(*shape, smooth=smooth)
+    processor, rgb = PROCESSORS[name], image(*shape, smooth=smooth)
     found, wanted = graph_pixels(processor, rgb), stock_pixels(processor, rgb)
     assert found.dtype == np.float32
     assert found.shape == wanted.shape == (1, 3, SIZE, SIZE)
@@ -111,7 +111,7 @@ RULES = [  # of each order, written down once more: whether columns come first
 def test_each_release_of_pillow_has_its_order(order, columns_first, shape):
     steps = image_steps(PROCESSORS["siglip"], SIZE)._replace(order=order, factor=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
     session = onnxruntime.InferenceSession(preprocess_graph(steps).SerializeToString())
-    rgb = picture(*shape)
+    rgb = image(*shape)
     first = (shape[1], SIZE) if columns_first(*shape, SIZE, SIZE) else (SIZE, shape[0])
     wanted = np.asarray(Image.fromarray(rgb).resize(first, 3).resize((SIZE, SIZE), 3), np.float32)
     found = session.run(None, {"image": rgb})[0][0].transpose(1, 2, 0)
@@ -142,7 +142,7 @@ def test_verify_finds_another_order(name):
     steps = image_steps(processor, SIZE)
     verify_preprocess(Whole(), preprocess_graph(steps), processor)
     others = {None, *ORDERS} - {steps.order}
-    if name != "siglip":  # where the middle is cropped, only vast pictures are narrow enough for the order of 12.2
+    if name != "siglip":  # where the middle is cropped, only vast images are narrow enough for the order of 12.2
         others = {None if steps.order == ORDERS[0] else ORDERS[0]}
     for order in others:
         with pytest.raises(VerificationFailed, match="other pixels"):
@@ -164,6 +164,6 @@ def test_verify_finds_another_order(name):
     ],
 )
 def test_what_a_graph_cannot_do_is_refused(processor, key):
-    with pytest.raises(HostUnsupported) as caught:
+    with pytest.raises(ModelUnsupported) as caught:
         image_steps(processor, SIZE)
     assert caught.value.where == key

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 
 from allrounder.errors import BundleCorrupt, GraphInvalid
-from allrounder.export.weights.layout import ALIGNMENT, FOLDER, Needed, host_tensors, lay_out, link, write
+from allrounder.export.weights.layout import ALIGNMENT, FOLDER, Needed, lay_out, link, model_tensors, write
 from allrounder.progress import silent
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.random_model import TINY, write_random_checkpoint
@@ -23,7 +23,7 @@ NEEDED = (Needed("table"), Needed("linear.weight", linear=True), Needed("norm", 
 
 
 def laid_out(precision="fp32", source="one"):
-    return lay_out("host", precision, source, NEEDED, lambda name: tuple(SOURCE[name].shape))
+    return lay_out("model", precision, source, NEEDED, lambda name: tuple(SOURCE[name].shape))
 
 
 def read_back(layout, path):
@@ -63,7 +63,7 @@ def test_bfloat16_keeps_the_bits_of_its_own_kind_and_rounds_others_to_even(tmp_p
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     finite = bits[torch.isfinite(bits.view(torch.bfloat16))]  # signed zeros and subnormal numbers among them
     source = {"rounded": numbers, "kept": finite.view(torch.bfloat16)}
-    layout = lay_out("host", "bf16", "s", [Needed("rounded"), Needed("kept")], lambda name: tuple(source[name].shape))
+    layout = lay_out("model", "bf16", "s", [Needed("rounded"), Needed("kept")], lambda name: tuple(source[name].shape))
     write(layout, source.__getitem__, tmp_path / layout.name, silent)
     found = read_back(layout, tmp_path / layout.name)
     assert [value & 0xFFFF for value in found["rounded"].view(torch.int16).tolist()] == [0x3F80, 0x3F82, 0x3F81]
@@ -119,9 +119,9 @@ def test_linking(tmp_path):
 
 
 @pytest.mark.parametrize("shape", TINY)
-def test_a_host_is_stored_once_and_nothing_else(tmp_path, shape):
+def test_a_model_is_stored_once_and_nothing_else(tmp_path, shape):
     checkpoint = Checkpoint(write_random_checkpoint(tmp_path, shape))
-    needed = [tensor.name for tensor in host_tensors(checkpoint.spec)]
+    needed = [tensor.name for tensor in model_tensors(checkpoint.spec)]
     assert len(needed) == len(set(needed))
     unused = set(checkpoint.names()) - set(needed)
     depth = max(checkpoint.spec.vision.feature_layers)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from allrounder.runtime import Runtime
 
-PICTURE = Path(__file__).parents[2] / "examples" / "scene.png"
+IMAGE = Path(__file__).parents[2] / "examples" / "scene.png"
 QUESTION = "what is the red object?"
 Edit = Callable[[dict[str, Any]], object]  # changes the content of a JSON file in place
 
@@ -30,7 +30,7 @@ class Built(NamedTuple):
 def ours(bundle: Path, questions: Sequence[str] = (QUESTION,), tokens: int = 8) -> list[list[int]]:
     """The ids that our runtime answers, greedily, one list per question."""
     with Runtime.load(bundle) as runtime:
-        return [list(runtime.generate(PICTURE, each, max_new_tokens=tokens).token_ids) for each in questions]
+        return [list(runtime.generate(IMAGE, each, max_new_tokens=tokens).token_ids) for each in questions]
 
 
 def stock(directory: Path, questions: Sequence[str] = (QUESTION,), tokens: int = 8) -> list[list[int]]:
@@ -40,13 +40,13 @@ def stock(directory: Path, questions: Sequence[str] = (QUESTION,), tokens: int =
 
     processor = AutoProcessor.from_pretrained(str(directory), backend="pil")
     llava = LlavaForConditionalGeneration.from_pretrained(str(directory), dtype=torch.float32).eval()
-    picture, bos = Image.open(PICTURE).convert("RGB"), processor.tokenizer.bos_token
+    image, bos = Image.open(IMAGE).convert("RGB"), processor.tokenizer.bos_token
     answers = []
     for question in questions:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         special = not (bos and text.startswith(bos))
-        inputs = processor(images=picture, text=text, return_tensors="pt", add_special_tokens=special)
+        inputs = processor(images=image, text=text, return_tensors="pt", add_special_tokens=special)
         with torch.no_grad():
             made = llava.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         answers.append(made[0, inputs["input_ids"].shape[1] :].tolist())

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from doors import PICTURE, QUESTION
+from doors import IMAGE, QUESTION
 from PIL import Image
 
 from allrounder import build_engine
@@ -36,7 +36,7 @@ def finished(stream):
 
 
 def encoded(kind, **options):
-    """A large picture of coarse noise, and its pixels."""
+    """A large image of coarse noise, and its pixels."""
     coarse = np.random.default_rng(3).integers(0, 256, (60, 80, 3), np.uint8)
     data = io.BytesIO()
     Image.fromarray(np.kron(coarse, np.ones((12, 12, 1), np.uint8))).save(data, kind, **options)
@@ -66,7 +66,7 @@ def animation():
         ("JPEG", {"exif": turned()}),
     ],
 )
-def test_one_picture_object_serves_several_requests_at_once(runtime, kind, options):
+def test_one_image_object_serves_several_requests_at_once(runtime, kind, options):
     data = encoded(kind, **options)
     wanted = answer(runtime, Image.open(io.BytesIO(data)))
     with ThreadPoolExecutor(4) as pool:
@@ -96,7 +96,7 @@ def test_an_array_may_be_filled_anew_while_its_stream_is_pulled(runtime):
 
 
 @pytest.mark.parametrize("change", ["close", "seek", "paint", "resize"])
-def test_a_picture_object_may_change_while_its_stream_is_pulled(runtime, change):
+def test_a_image_object_may_change_while_its_stream_is_pulled(runtime, change):
     image, wanted = animation(), answer(runtime, FRAMES[0])
     stream = runtime.stream(image, QUESTION, **OPTIONS)
     {
@@ -108,7 +108,7 @@ def test_a_picture_object_may_change_while_its_stream_is_pulled(runtime, change)
     assert finished(stream) == wanted
 
 
-def test_a_picture_object_is_left_at_its_frame(runtime):
+def test_a_image_object_is_left_at_its_frame(runtime):
     image = animation()
     image.seek(1)
     assert answer(runtime, image) == answer(runtime, FRAMES[1]) != answer(runtime, FRAMES[0])
@@ -118,38 +118,38 @@ def test_a_picture_object_is_left_at_its_frame(runtime):
     assert answer(runtime, image) == answer(runtime, FRAMES[0])
 
 
-def test_a_picture_file_may_go_while_its_stream_is_pulled(runtime, tmp_path):
-    path = tmp_path / "picture.png"
-    path.write_bytes(PICTURE.read_bytes())
+def test_a_image_file_may_go_while_its_stream_is_pulled(runtime, tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(IMAGE.read_bytes())
     stream = runtime.stream(path, QUESTION, **OPTIONS)
     path.unlink()
-    assert finished(stream) == answer(runtime, PICTURE)
+    assert finished(stream) == answer(runtime, IMAGE)
 
 
 def test_stop_texts_are_read_once_and_at_once(runtime):
-    whole = runtime.generate(PICTURE, QUESTION, **OPTIONS).text
+    whole = runtime.generate(IMAGE, QUESTION, **OPTIONS).text
     stop = whole[len(whole) // 2 :][:2]
     wanted = whole[: whole.index(stop)]
     listed = [stop]
-    stream = runtime.stream(PICTURE, QUESTION, stop=listed, **OPTIONS)
+    stream = runtime.stream(IMAGE, QUESTION, stop=listed, **OPTIONS)
     listed.clear()
     assert "".join(stream) == wanted
-    assert runtime.generate(PICTURE, QUESTION, stop=iter([stop]), **OPTIONS).text == wanted
+    assert runtime.generate(IMAGE, QUESTION, stop=iter([stop]), **OPTIONS).text == wanted
 
 
 def test_eight_threads_answer_as_one_after_the_other(runtime):
     question = ["what is it?", "who is there?", "why?", "日本 is where?"]
-    shared = {"picture": Image.open(PICTURE)}
+    shared = {"image": Image.open(IMAGE)}
 
     def ask(number):
-        image = [shared["picture"], PICTURE, FRAMES[0], np.roll(FRAMES[1], number, axis=0)][number % 4]
+        image = [shared["image"], IMAGE, FRAMES[0], np.roll(FRAMES[1], number, axis=0)][number % 4]
         options = OPTIONS | {"seed": number, "temperature": float(number % 3)}
         if number % 2:
             return "".join(runtime.stream(image, question[number // 4 % 4], **options))
         return runtime.generate(image, question[number // 4 % 4], **options).text
 
     alone = [ask(number) for number in range(48)]
-    shared["picture"] = Image.open(PICTURE)  # not decoded yet
+    shared["image"] = Image.open(IMAGE)  # not decoded yet
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, range(48))) == alone
     assert len(set(alone)) > 20

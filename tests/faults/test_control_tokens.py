@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from doors import PICTURE, QUESTION, ours, stock
+from doors import IMAGE, QUESTION, ours, stock
 from transformers import AutoTokenizer
 
 from allrounder.engines.bundle.reader import open_bundle
@@ -92,7 +92,7 @@ def pieces(tokenizer):
 def prompts(bundle: Path, *questions: str) -> list[list[int]]:
     """The ids of the prompts with ``questions``."""
     with Runtime.load(bundle) as runtime:
-        return [list(runtime.generate(PICTURE, each, max_new_tokens=1).prompt_ids) for each in questions]
+        return [list(runtime.generate(IMAGE, each, max_new_tokens=1).prompt_ids) for each in questions]
 
 
 def ids_of(bundle: Path, tokens=CONTROLS) -> dict[int, str]:
@@ -200,10 +200,10 @@ def test_what_cannot_be_written_as_plain_text_is_refused(model, build, edit):
     with Runtime.load(built.bundle) as runtime:
         for question in ("what is <image> here", "<image>"):
             with pytest.raises(InputInvalid, match=r"control token.*<image>"):
-                runtime.generate(PICTURE, question, max_new_tokens=1)
+                runtime.generate(IMAGE, question, max_new_tokens=1)
             with pytest.raises(InputInvalid, match=r"control token.*<image>"):
-                runtime.stream(PICTURE, question, max_new_tokens=1)
-        runtime.generate(PICTURE, QUESTION, max_new_tokens=1)
+                runtime.stream(IMAGE, question, max_new_tokens=1)
+        runtime.generate(IMAGE, QUESTION, max_new_tokens=1)
 
 
 def test_a_model_of_words_answers_as_transformers(model, build):
@@ -225,7 +225,7 @@ def test_answers_hold_no_control_tokens(model, build):
 
 
 def test_the_image_token_is_no_unknown_token(model, build):
-    """Otherwise every letter that the tokenizer does not know would be a picture."""
+    """Otherwise every letter that the tokenizer does not know would be an image."""
     edit = both(words, lambda tokenizer: tokenizer["model"].update(unk_token="<image>"))
     named = both(unnamed, lambda config: config.update(unk_token="<image>"))
     assert build(model(edits={TOKENIZER: edit, CONFIG: named})).refused("image token")

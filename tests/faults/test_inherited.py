@@ -7,17 +7,17 @@ import subprocess
 import sys
 
 import pytest
-from doors import PICTURE, QUESTION
+from doors import IMAGE, QUESTION
 
 HEAD = """
 import gc, os, subprocess, sys, threading, time
 from allrounder.errors import AllRounderError, EngineUnavailable, RuntimeClosed
 from allrounder.runtime import Runtime
 
-BUNDLE, PICTURE, QUESTION = sys.argv[1:]
+BUNDLE, Image, QUESTION = sys.argv[1:]
 
 def ask(runtime):
-    return runtime.generate(PICTURE, QUESTION, max_new_tokens=4).token_ids
+    return runtime.generate(Image, QUESTION, max_new_tokens=4).token_ids
 
 def fork(work):
     child = os.fork()
@@ -69,7 +69,7 @@ def run(bundle):
 
     def program(body: str, *, loaded: bool = True) -> "subprocess.CompletedProcess[str]":
         load = "runtime = Runtime.load(BUNDLE, threads=2)\nbefore = ask(runtime)\n" if loaded else ""
-        words = [sys.executable, "-c", HEAD + load + body, str(bundle), str(PICTURE), QUESTION]
+        words = [sys.executable, "-c", HEAD + load + body, str(bundle), str(IMAGE), QUESTION]
         done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, done.stderr
         return done
@@ -89,7 +89,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     assert pool.map_async(abs, [-1, -2]).get(30) == [1, 2]
     pool.close()
     pool.join()
-stream = runtime.stream(PICTURE, QUESTION, max_new_tokens=4)
+stream = runtime.stream(Image, QUESTION, max_new_tokens=4)
 first = next(stream)
 with runtime:
     ended([fork(lambda: None), fork(lambda: os._exit(0)), fork(collect)])
@@ -106,11 +106,11 @@ from allrounder.engines.bundle.reader import open_bundle
 from allrounder.runtime.engine import Engine
 
 def use():
-    for call in (lambda: engine.see(rgb), lambda: engine.prompt(QUESTION), lambda: engine.text([5])):
+    for call in (lambda: engine.embed_image(rgb), lambda: engine.prompt(QUESTION), lambda: engine.text([5])):
         refused(call)
-    for call in (lambda: engine.prefill(prompt, visual, None, room=1), lambda: engine.decode(state, [5])):
+    for call in (lambda: engine.prefill(prompt, image_embeds, None, free_slots=1), lambda: engine.decode(state, [5])):
         refused(call)
-    calls = [lambda: ask(runtime), lambda: runtime.stream(PICTURE, QUESTION), runtime.close, lambda: next(stream)]
+    calls = [lambda: ask(runtime), lambda: runtime.stream(Image, QUESTION), runtime.close, lambda: next(stream)]
     for call in [*calls, stream.close]:
         refused(call)
     with runtime, stream:
@@ -119,9 +119,9 @@ def use():
 bundle = open_bundle(BUNDLE)
 engine = Engine.open(bundle, bundle.manifest.entries[0])
 rgb = np.zeros((20, 20, 3), np.uint8)
-visual, prompt = engine.see(rgb), engine.prompt(QUESTION)
-state = engine.prefill(prompt, visual, None, room=2)
-stream = runtime.stream(PICTURE, QUESTION, max_new_tokens=4)
+image_embeds, prompt = engine.embed_image(rgb), engine.prompt(QUESTION)
+state = engine.prefill(prompt, image_embeds, None, free_slots=2)
+stream = runtime.stream(Image, QUESTION, max_new_tokens=4)
 next(stream)
 ended([fork(use)])
 engine.decode(state, [5])
@@ -203,7 +203,7 @@ for thread in threads:
 for thread in threads:
     thread.join(30)
 assert len(answers) == 1 and not any(thread.is_alive() for thread in threads)
-stream = runtime.stream(PICTURE, QUESTION, max_new_tokens=4)
+stream = runtime.stream(Image, QUESTION, max_new_tokens=4)
 next(stream)
 """,
         loaded=False,

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from doors import PICTURE
+from doors import IMAGE
 
-ROOT = PICTURE.parents[1]
+ROOT = IMAGE.parents[1]
 LOUD = """
 import builtins, warnings
 quiet_import = builtins.__import__

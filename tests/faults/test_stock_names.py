@@ -1,6 +1,6 @@
 """Names that one reader wants: a checkpoint holds its tensors under the names that every stock reader maps.
 
-Those are the names of llava-1.5-7b-hf on the hub, whatever the host's own files call them.
+Those are the names of llava-1.5-7b-hf on the hub, whatever the model's own files call them.
 """
 
 import json
@@ -46,7 +46,7 @@ LAYOUTS = {"hub": str, "saved": as_saved_today, "modules": as_modules, "mixed": 
 
 
 def rewrite(directory, layout, files=1):
-    """Renames the tensors of a host, and spreads them over several files where that is asked for."""
+    """Renames the tensors of a model, and spreads them over several files where that is asked for."""
     single = directory / "model.safetensors"
     tensors = {LAYOUTS[layout](name): tensor for name, tensor in load_file(single).items()}
     single.unlink()
@@ -86,7 +86,7 @@ def check_readers(checkpoint):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", ["llama-mha", "qwen2-siglip"])
-def test_every_layout_of_a_host_becomes_the_one_that_all_map(model, build, shape, layout):
+def test_every_layout_of_a_model_becomes_the_one_that_all_map(model, build, shape, layout):
     """CLIP with a head of its own, SigLIP with a tied one."""
     directory = model(shape)
     rewrite(directory, layout)
@@ -154,8 +154,8 @@ def test_every_family(model, build, shape):
 
 @pytest.mark.slow
 def test_the_demo_model_whose_own_files_have_the_newer_names(build, tmp_path):
-    host = Path(shutil.copytree(DEMO, tmp_path / "demo-copy"))
-    assert any(name.startswith("vision_tower.embeddings.") for name in names_in(host))
-    built = build(host, *CHECKPOINT)
+    vlm = Path(shutil.copytree(DEMO, tmp_path / "demo-copy"))
+    assert any(name.startswith("vision_tower.embeddings.") for name in names_in(vlm))
+    built = build(vlm, *CHECKPOINT)
     assert built.code == 0, built.stderr
     check_readers(built.bundle)

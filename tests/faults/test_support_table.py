@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from doors import PICTURE, ours, stock
+from doors import IMAGE, ours, stock
 
 from allrounder import build_engine
 from allrounder.commands.cli import main
@@ -73,9 +73,9 @@ def make(tiny, tmp_path, capfd):
 
     def run(name, precision, policy, gather, *more, version="par-nano"):
         out = tmp_path / f"{name}-{precision}"
-        flow = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", version)
+        decision = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", version)
         capfd.readouterr()
-        code = build_engine.main(tiny.arguments(out, "--backend", name, "--precision", precision, *flow, *more))
+        code = build_engine.main(tiny.arguments(out, "--backend", name, "--precision", precision, *decision, *more))
         return code, capfd.readouterr().err, out
 
     return run
@@ -89,8 +89,8 @@ def reference(tiny, tmp_path_factory):
     def get(policy, gather):
         if (policy, gather) not in known:
             out = tmp_path_factory.mktemp("reference") / "bundle"
-            flow = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", "par-nano")
-            assert build_engine.main(tiny.arguments(out, *flow)) == 0
+            decision = ("--layer-policy", policy, "--prune-layer", str(gather), "--version", "par-nano")
+            assert build_engine.main(tiny.arguments(out, *decision)) == 0
             known[policy, gather] = ours(out, QUESTIONS, 6)
         return known[policy, gather]
 
@@ -141,7 +141,7 @@ def check_cell(make, reference, capfd, cell):
     assert code == 0, told
     if kind in (UNMEASURED, ELSEWHERE):
         assert "neither fidelity nor latency is measured" in told
-        assert command(capfd, "run", "--bundle", out, "--image", PICTURE, "--question", "is it?")[0] == 2
+        assert command(capfd, "run", "--bundle", out, "--image", IMAGE, "--question", "is it?")[0] == 2
         return
     found = ours(out, QUESTIONS, 6)
     assert found == ours(out, QUESTIONS, 6), "another answer the second time"
@@ -154,7 +154,7 @@ SLOW = dict.fromkeys(LIBRARIES, pytest.mark.slow)  # the fast ones: tests/parity
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TABLE])
 def test_each_backend_with_its_own_defaults(make, reference, capfd, name):
-    """The narrowest precision, in the flow that the command takes where nobody names one."""
+    """The narrowest precision, in the decision that the command takes where nobody names one."""
     precision = [each for each in TABLE[name] if TABLE[name][each] != "refused"][-1]
     policy = "dynamic" if name in ("onnxruntime", "openvino") else "static"
     check_cell(make, reference, capfd, (name, precision, policy, 2))
@@ -179,7 +179,7 @@ def test_the_other_commands_take_what_was_built_or_say_why_not(make, tiny, capfd
             continue
         code, told, out = make(name, precision, "static", gather, version=version)
         assert code == 0, told
-        asked = ("--image", PICTURE, "--question", "is it?")
+        asked = ("--image", IMAGE, "--question", "is it?")
         codes = [
             command(capfd, "run", "--bundle", out, *asked)[0],
             command(capfd, "bench", out, "--repeats", 1, "--new-tokens", 2, "--no-memory")[0],
@@ -203,13 +203,13 @@ def test_the_first_answer_in_bfloat16_is_that_of_every_time(tmp_path, capfd):
     """OpenVINO's first run left unwritten what a skipped last layer only hands on: zeros, or what lay there before."""
     pytest.importorskip("openvino")
     model, out = write_random_model(tmp_path, "llama-mha"), tmp_path / "bundle"
-    flow = ("--keep", "4", "--layers", "4", "--prune-layer", "0", "--layer-policy", "dynamic")
-    place = ("--model", model.host, "--router", model.router, "--out", out)
-    arguments = ("--backend", "openvino", "--precision", "bf16", *flow, *map(str, place))
+    decision = ("--keep", "4", "--layers", "4", "--prune-layer", "0", "--layer-policy", "dynamic")
+    place = ("--model", model.vlm, "--router", model.router, "--out", out)
+    arguments = ("--backend", "openvino", "--precision", "bf16", *decision, *map(str, place))
     assert build_engine.main(list(arguments)) == 0, capfd.readouterr().err
     with Runtime.load(out) as runtime:
-        first, second = (runtime.generate(PICTURE, QUESTIONS[0], max_new_tokens=6) for _ in range(2))
-    assert first.layer_plan == (0, 1, 2, 3), "the last layer must be left out for this to show"
+        first, second = (runtime.generate(IMAGE, QUESTIONS[0], max_new_tokens=6) for _ in range(2))
+    assert first.kept_layers == (0, 1, 2, 3), "the last layer must be left out for this to show"
     assert first.token_ids == second.token_ids
 
 

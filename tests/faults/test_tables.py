@@ -81,7 +81,7 @@ def test_an_image_token_beyond_the_table_is_refused(model, build):
 
 
 def test_a_question_that_spells_the_image_token_stays_text_where_that_is_a_plain_word(model, build):
-    """Transformers refuses such a question (two images, one picture); the image's row must not stand in our prompts."""
+    """Transformers refuses such a question (two images, one image); the image's row must not stand in our prompts."""
 
     def plain(whole):
         next(each for each in whole["added_tokens"] if each["content"] == "<image>")["special"] = False

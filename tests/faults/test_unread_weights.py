@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from doors import PICTURE, QUESTION, like_stock, reweigh
+from doors import IMAGE, QUESTION, like_stock, reweigh
 from safetensors.torch import load_file, save_file
 
 from allrounder.commands.cli import main
@@ -121,9 +121,9 @@ def shard(directory):
 def test_a_weight_in_two_shards_is_refused(model, build):
     directory = model()
     first, second = shard(directory)
-    twin = load_file(directory / second)
-    name = next(iter(twin))
-    reweigh(directory, lambda tensors: tensors.update({name: twin[name] + 1}), first)
+    flat_copy = load_file(directory / second)
+    name = next(iter(flat_copy))
+    reweigh(directory, lambda tensors: tensors.update({name: flat_copy[name] + 1}), first)
     assert build(directory).refused("twice", name, first, second)
 
 
@@ -161,17 +161,17 @@ def test_a_distributed_checkpoint_is_refused(model, build):
     assert build(directory).refused("distributed", "shard-00000")
 
 
-@pytest.mark.parametrize("command", ["train-router", "card"])
+@pytest.mark.parametrize("command", ["train-router", "report"])
 def test_other_commands_refuse_the_same_files(model, tmp_path, capfd, command):
     directory = model()
     reweigh(directory, lambda tensors: tensors.update({LAYER + "self_attn.q_proj.lora_A.weight": torch.ones(4)}))
-    shutil.copy(PICTURE, tmp_path)
+    shutil.copy(IMAGE, tmp_path)
     prompts, others = tmp_path / "prompts.jsonl", tmp_path / "others.jsonl"
     for path, question in ((prompts, QUESTION), (others, "and what is blue?")):
-        path.write_text(json.dumps({"image": PICTURE.name, "question": question}) + "\n")
+        path.write_text(json.dumps({"image": IMAGE.name, "question": question}) + "\n")
     more = {
         "train-router": ["--prompts", str(prompts), "--out", str(tmp_path / "router")],
-        "card": ["--calib", str(prompts), "--vote", str(others), "--router", str(tmp_path)],
+        "report": ["--calib", str(prompts), "--rank", str(others), "--router", str(tmp_path)],
     }
     assert main([command, "--model", str(directory), *more[command]]) == 2
     assert "lora_A" in capfd.readouterr().err

@@ -42,9 +42,9 @@ __all__ = ["frozen", "manifest"]
 
 _MODEL = Model(
     name='golden "model" \N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}',
-    host=hashlib.sha256(b"host").hexdigest(),
+    digest=hashlib.sha256(b"host").hexdigest(),
     router=hashlib.sha256(b"router").hexdigest(),
-    visual_tokens=576,
+    image_tokens=576,
     layers=32,
     hidden=4096,
     vocabulary=32064,
@@ -61,7 +61,7 @@ _NAMES = ("full", "par-lite", "t100-l20")
 
 def manifest() -> Manifest:
     """Returns the golden manifest."""
-    paths = [_SHARED.preprocess, _SHARED.vision, "graphs/router.onnx", "graphs/weights/host-fp32-0.bin"]
+    paths = [_SHARED.preprocess, _SHARED.vision, "graphs/router.onnx", "graphs/weights/model-fp32-0.bin"]
     paths += [f"graphs/{kind}-{name}.onnx" for name in _NAMES for kind in ("prefill", "decode")]
     return Manifest(
         schema=SCHEMA,
@@ -90,7 +90,7 @@ def bf16() -> Manifest:
     return msgspec.structs.replace(
         manifest(),
         entries=tuple(msgspec.structs.replace(one, precision=precision) for precision in ("fp16", "bf16")),
-        files=files | {"graphs/weights/host-bf16-0.bin": _record("graphs/weights/host-bf16-0.bin")},
+        files=files | {"graphs/weights/model-bf16-0.bin": _record("graphs/weights/model-bf16-0.bin")},
         recommendations=(),
     )
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU answers as on the CPU: same flows, logits within a bound, nothing but shapes left behind.
+"""ONNX Runtime on a GPU answers as on the CPU: same decisions, logits within a bound, nothing but shapes left behind.
 
 The first thing to run where there is a GPU: docs/gpu.md says what was known before it ever ran.
 """
@@ -21,7 +21,7 @@ from allrounder.versions import resolve
 
 pytestmark = pytest.mark.gpu
 
-FLOWS = [("full", "static"), ("par-lite", "static"), ("par-lite", "dynamic")]
+DECISIONS = [("full", "static"), ("par-lite", "static"), ("par-lite", "dynamic")]
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}  # of the logits' standard deviation; a GPU adds in an order of its own
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -36,9 +36,9 @@ def options(request):
 
 @pytest.fixture(scope="module", params=TOLERANCE)
 def bundle(request, tiny, tmp_path_factory):
-    """A bundle of one precision with all flows."""
+    """A bundle of one precision with all decisions."""
     folder = tmp_path_factory.mktemp(request.param)
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions(request.param), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
@@ -63,14 +63,14 @@ def opened(bundle, entry, options):
 
 def logits(engine, rgb, scores=None):
     """Returns the router's scores and the logits of a prompt and five steps, one of them of three tokens."""
-    prompt, visual = engine.prompt("what is it?"), engine.see(rgb)
-    scores = scores or engine.route(prompt, visual)
-    state = engine.prefill(prompt, visual, scores, room=9)
+    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(rgb)
+    scores = scores or engine.route(prompt, image_embeds)
+    state = engine.prefill(prompt, image_embeds, scores, free_slots=9)
     steps = [engine.decode(state, ids)[0] for ids in ([3], [5], [6], [5, 7, 9], [11])]
     return scores, state, np.concatenate([state.logits, *steps])
 
 
-@pytest.mark.parametrize(("version", "policy"), FLOWS)
+@pytest.mark.parametrize(("version", "policy"), DECISIONS)
 def test_logits_are_those_of_the_cpu(bundle, options, version, policy):
     entries = bundle.manifest.entries
     (entry,) = (each for each in entries if (each.version, each.pruning.layer_policy) == (version, policy))
@@ -80,7 +80,7 @@ def test_logits_are_those_of_the_cpu(bundle, options, version, policy):
     scores, state, wanted = logits(Engine.open(bundle, entry, EngineOptions(threads=2)), rgb)
     # The same scores for both, so that near-ties do not decide.
     _, found, got = logits(opened(bundle, entry, options), rgb, scores)
-    assert (found.keep_list, found.layer_plan) == (state.keep_list, state.layer_plan)
+    assert (found.keep_indices, found.kept_layers) == (state.keep_indices, state.kept_layers)
     assert np.abs(got - wanted).max() <= TOLERANCE[entry.precision] * wanted.std()
 
 
@@ -88,7 +88,7 @@ def test_scores_are_those_of_the_cpu(bundle, options):
     entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.pruning.kept_layers)
     rgb = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
     first, second = (
-        engine.route(engine.prompt("what is it?"), engine.see(rgb))
+        engine.route(engine.prompt("what is it?"), engine.embed_image(rgb))
         for engine in (Engine.open(bundle, entry, EngineOptions(threads=2)), opened(bundle, entry, options))
     )
     assert first

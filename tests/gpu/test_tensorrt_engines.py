@@ -24,7 +24,7 @@ REFERENCE = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32"}  # of ONNX Runtime,
 
 def _frozen(tiny, folder, precision):
     """Returns a directory with `full` and frozen `par-lite`."""
-    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions(precision), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
@@ -48,12 +48,12 @@ def test_logits_are_those_of_onnx_runtime(tiny, tmp_path, precision):
         for name in ("onnxruntime", "tensorrt"):
             (entry,) = (e for e in bundle.manifest.entries if (e.backend, e.version) == (name, version))
             engine = Engine.open(bundle, entry)
-            prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
+            prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
             # The same scores for both, so that near-ties do not decide.
-            scores = results[0][0] if results else engine.route(prompt, visual)
-            state = engine.prefill(prompt, visual, scores, room=9)
+            scores = results[0][0] if results else engine.route(prompt, image_embeds)
+            state = engine.prefill(prompt, image_embeds, scores, free_slots=9)
             steps = [engine.decode(state, ids)[0] for ids in ([3], [5], [6], [5, 7, 9], [11])]
-            results.append((scores, state.keep_list, np.concatenate([state.logits, *steps])))
+            results.append((scores, state.keep_indices, np.concatenate([state.logits, *steps])))
         (_, keep, wanted), (_, kept, got) = results
         assert kept == keep
         assert np.abs(got - wanted).max() <= TOLERANCE[precision] * wanted.std()

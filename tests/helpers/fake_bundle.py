@@ -1,6 +1,6 @@
 """A bundle small enough for unit tests, yet real: ONNX Runtime runs its graphs and they obey `allrounder.tensors`.
 
-The model: byte-level tokens, N = 4 visual tokens, M = 3 layers of one attention head (no rotary embedding), K = 1,
+The model: byte-level tokens, N = 4 image tokens, M = 3 layers of one attention head (no rotary embedding), K = 1,
 random weights. `full` keeps everything; `t2-l2` keeps two tokens and layers 0 and 2.
 """
 
@@ -30,7 +30,7 @@ from allrounder.manifest import (
     Workload,
 )
 
-VISUAL, LAYERS, HIDDEN, SIZE, GATHER = 4, 3, 8, 4, 1
+IMAGE_EMBEDS, LAYERS, HIDDEN, SIZE, GATHER = 4, 3, 8, 4, 1
 PAD, STOP, IMAGE = 0, 1, 2
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY = 3 + len(BYTES)
@@ -41,7 +41,7 @@ QUESTION = "what is it?"
 _F32, _I64 = TensorProto.FLOAT, TensorProto.INT64
 _RANDOM = np.random.default_rng(5)
 _WEIGHTS = {
-    "see": _RANDOM.normal(size=(12, HIDDEN)) / 4,
+    "embed_image": _RANDOM.normal(size=(12, HIDDEN)) / 4,
     "embed": _RANDOM.normal(size=(VOCABULARY, HIDDEN)),
     "head": _RANDOM.normal(size=(HIDDEN, VOCABULARY)),
     "token_head": _RANDOM.normal(size=(HIDDEN, 1)),
@@ -94,24 +94,24 @@ def preprocess(path):
 
 
 def vision(path):
-    g = Graph([(t.PIXEL_VALUES, _F32, ["B", 3, SIZE, SIZE])], [(t.VISUAL, _F32, ["B", VISUAL, HIDDEN])])
-    g.op("MatMul", [g.op("Reshape", [t.PIXEL_VALUES, [0, VISUAL, 12]]), "see"], t.VISUAL)
+    g = Graph([(t.PIXEL_VALUES, _F32, ["B", 3, SIZE, SIZE])], [(t.IMAGE_EMBEDS, _F32, ["B", IMAGE_EMBEDS, HIDDEN])])
+    g.op("MatMul", [g.op("Reshape", [t.PIXEL_VALUES, [0, IMAGE_EMBEDS, 12]]), "embed_image"], t.IMAGE_EMBEDS)
     g.save(path)
 
 
 def prompt_inputs():
     return [
         (t.PREFIX_IDS, _I64, ["B", "P"]),
-        (t.VISUAL, _F32, ["B", VISUAL, HIDDEN]),
+        (t.IMAGE_EMBEDS, _F32, ["B", IMAGE_EMBEDS, HIDDEN]),
         (t.SUFFIX_IDS, _I64, ["B", "S"]),
     ]
 
 
 def router(path):
-    outputs = [(t.TOKEN_SCORES, _F32, ["B", VISUAL]), (t.LAYER_SCORES, _F32, ["B", LAYERS])]
+    outputs = [(t.TOKEN_SCORES, _F32, ["B", IMAGE_EMBEDS]), (t.LAYER_SCORES, _F32, ["B", LAYERS])]
     g = Graph(prompt_inputs(), outputs)
     text = g.op("ReduceMean", [g.op("Gather", ["embed", t.SUFFIX_IDS]), [1]], keepdims=1)
-    seen = g.op("Tanh", [g.op("Mul", [t.VISUAL, text])])
+    seen = g.op("Tanh", [g.op("Mul", [t.IMAGE_EMBEDS, text])])
     g.op("Squeeze", [g.op("MatMul", [seen, "token_head"]), [2]], t.TOKEN_SCORES)
     g.op("ReduceMean", [g.op("MatMul", [seen, "layer_head"]), [1]], t.LAYER_SCORES, keepdims=0)
     g.save(path)
@@ -130,27 +130,27 @@ def attend(g, layer, hidden, keys, values, **extra):
 
 
 def prefill(path, plan, tokens):
-    pruned = tokens < VISUAL
-    inputs = [*prompt_inputs(), (t.ROOM, _I64, [1])]
+    pruned = tokens < IMAGE_EMBEDS
+    inputs = [*prompt_inputs(), (t.FREE_SLOTS, _I64, [1])]
     outputs = [(t.LOGITS, _F32, ["B", VOCABULARY]), *cache_borders(plan, t.CACHE_KEY, t.CACHE_VALUE)]
     if pruned:
-        inputs.append((t.TOKEN_SCORES, _F32, ["B", VISUAL]))
+        inputs.append((t.TOKEN_SCORES, _F32, ["B", IMAGE_EMBEDS]))
         outputs.append((t.KEEP, _I64, ["B", tokens]))
     g = Graph(inputs, outputs)
-    parts = [g.op("Gather", ["embed", t.PREFIX_IDS]), t.VISUAL, g.op("Gather", ["embed", t.SUFFIX_IDS])]
+    parts = [g.op("Gather", ["embed", t.PREFIX_IDS]), t.IMAGE_EMBEDS, g.op("Gather", ["embed", t.SUFFIX_IDS])]
     hidden = g.op("Concat", parts, axis=1)
     for layer in plan:
         if layer == plan[GATHER] and pruned:
-            sizes = [g.op("Shape", [t.PREFIX_IDS], start=1), [VISUAL], g.op("Shape", [t.SUFFIX_IDS], start=1)]
-            before, visual, after = g.op(
-                "Split", [hidden, g.op("Concat", sizes, axis=0)], ["before", "visual_rows", "after"], axis=1
+            sizes = [g.op("Shape", [t.PREFIX_IDS], start=1), [IMAGE_EMBEDS], g.op("Shape", [t.SUFFIX_IDS], start=1)]
+            before, image_embeds, after = g.op(
+                "Split", [hidden, g.op("Concat", sizes, axis=0)], ["before", "image_tokens", "after"], axis=1
             )
             _, best = g.op("TopK", [t.TOKEN_SCORES, [tokens]], ["best_scores", "best"])
             g.op("TopK", [best, [tokens]], [t.KEEP, "order"], largest=0)
-            kept = g.op("GatherND", [visual, g.op("Unsqueeze", [t.KEEP, [2]])], batch_dims=1)
+            kept = g.op("GatherND", [image_embeds, g.op("Unsqueeze", [t.KEEP, [2]])], batch_dims=1)
             hidden = g.op("Concat", [before, kept, after], axis=1)
         keys, values = (g.heads(g.op("MatMul", [hidden, f"{part}{layer}"])) for part in "kv")
-        pads = g.op("Concat", [[0], t.ROOM], axis=0)
+        pads = g.op("Concat", [[0], t.FREE_SLOTS], axis=0)
         g.op("Pad", [keys, pads, "", [2]], t.CACHE_KEY.format(layer=layer))
         g.op("Pad", [values, pads, "", [2]], t.CACHE_VALUE.format(layer=layer))
         hidden = attend(g, layer, hidden, keys, values)
@@ -161,7 +161,7 @@ def prefill(path, plan, tokens):
 
 def decode(path, plan, tokens):
     inputs = [(t.INPUT_IDS, _I64, ["B", "S"]), (t.POSITIONS, _I64, ["B"])]
-    if tokens < VISUAL:
+    if tokens < IMAGE_EMBEDS:
         inputs.append((t.SLOTS, _I64, ["B"]))
     inputs += cache_borders(plan, t.CACHE_KEY, t.CACHE_VALUE)
     outputs = [(t.LOGITS, _F32, ["B", "S", VOCABULARY]), *cache_borders(plan, t.CACHE_KEY_OUT, t.CACHE_VALUE_OUT)]
@@ -169,7 +169,7 @@ def decode(path, plan, tokens):
     hidden = g.op("Gather", ["embed", t.INPUT_IDS])
     count = g.op("Shape", [t.INPUT_IDS], start=1)
     for layer in plan:
-        slot = t.SLOTS if tokens < VISUAL and layer >= GATHER else t.POSITIONS
+        slot = t.SLOTS if tokens < IMAGE_EMBEDS and layer >= GATHER else t.POSITIONS
         grown = []
         for part, old, new in (("k", t.CACHE_KEY, t.CACHE_KEY_OUT), ("v", t.CACHE_VALUE, t.CACHE_VALUE_OUT)):
             rows = g.heads(g.op("MatMul", [hidden, f"{part}{layer}"]))
@@ -218,7 +218,7 @@ def latency(machine, ttft: float, tpot: float) -> Latency:
 def entry(version: str, **extra) -> Entry:
     plan = PLANS[version]
     return Entry(
-        pruning=pruning((VISUAL if version == "full" else 2, len(plan)), GATHER, plan, version),
+        pruning=pruning((IMAGE_EMBEDS if version == "full" else 2, len(plan)), GATHER, plan, version),
         backend=extra.get("backend", "onnxruntime"),
         precision="fp32",
         graphs=EntryGraphs(
@@ -239,7 +239,7 @@ def write_graphs(folder: Path) -> None:
     vision(folder / "graphs/vision.onnx")
     router(folder / "graphs/router.onnx")
     for version, plan in PLANS.items():
-        tokens = VISUAL if version == "full" else 2
+        tokens = IMAGE_EMBEDS if version == "full" else 2
         prefill(folder / f"graphs/{version}.prefill.onnx", plan, tokens)
         decode(folder / f"graphs/{version}.decode.onnx", plan, tokens)
     made = tokenizer()
@@ -258,9 +258,9 @@ def write_manifest(folder: Path, entries, *, stop_ids=(STOP,), limits=LIMITS, te
         producer="fake",
         model=Model(
             name="fake",
-            host="0" * 64,
+            digest="0" * 64,
             router="1" * 64,
-            visual_tokens=VISUAL,
+            image_tokens=IMAGE_EMBEDS,
             layers=LAYERS,
             hidden=HIDDEN,
             vocabulary=VOCABULARY,

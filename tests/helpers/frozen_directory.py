@@ -48,7 +48,7 @@ def _graph(name: str, constant: float, weights: str | None) -> bytes:
 
 
 class FrozenBuilder:
-    """Writes frozen directories of one imagined host."""
+    """Writes frozen directories of one imagined model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,7 +58,7 @@ class FrozenBuilder:
         *versions: str,
         policy: str = "dynamic",
         router: str | None = "r",
-        host: str = "h",
+        vlm: str = "h",
         precision: str = "fp32",
         salt: str = "",
         prompt: dict[str, object] | None = None,
@@ -69,13 +69,13 @@ class FrozenBuilder:
         out = (
             self.root
             / hashlib.sha256(
-                repr((versions, policy, router, host, precision, salt, prompt, limits, model)).encode()
+                repr((versions, policy, router, vlm, precision, salt, prompt, limits, model)).encode()
             ).hexdigest()[:12]
         )
         (out / "graphs/weights").mkdir(parents=True)
         (out / "tokenizer").mkdir()
         (out / "tokenizer/tokenizer.json").write_text('{"fake": true}')
-        weights = f"weights/host-{precision}-{_digest(host)[:12]}.bin"
+        weights = f"weights/model-{precision}-{_digest(vlm)[:12]}.bin"
         (out / "graphs" / weights).write_bytes(np.arange(1024, dtype=np.float32).tobytes())
         router_weights = f"weights/router-{precision}-{_digest(router or '')[:12]}.bin"
         if router:
@@ -92,9 +92,9 @@ class FrozenBuilder:
             model=Model(
                 **{
                     "name": "fake",
-                    "host": _digest(host),
+                    "digest": _digest(vlm),
                     "router": router and _digest(router),
-                    "visual_tokens": TOKENS,
+                    "image_tokens": TOKENS,
                     "layers": LAYERS,
                     "hidden": 4,
                     "vocabulary": 32,

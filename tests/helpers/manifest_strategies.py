@@ -36,7 +36,7 @@ _count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
 _number = st.floats(allow_nan=False, allow_infinity=False)
 _sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
 for _kind, _strategy in (
-    (Model, {"host": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
+    (Model, {"digest": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
     (PromptTemplate, {}),
     (Limits, {}),
     (FileRecord, {"sha256": _sha, "bytes": _count}),

@@ -13,7 +13,7 @@ from allrounder.fingerprint import Machine
 from allrounder.manifest import Entry, Latency, Manifest, Percentiles, Workload, decode, encode
 
 POINTER = "bundle.json"
-SAME = ("text", "token_ids", "prompt_ids", "keep_list", "layer_plan", "finish")
+SAME = ("text", "token_ids", "prompt_ids", "keep_indices", "kept_layers", "finish")
 
 
 def manifest_file(bundle: Path) -> Path:

@@ -9,9 +9,9 @@ from prunings import pruning
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.versions import resolve
 
-TOKENS, LAYERS = 16, 8  # of the host `tiny`
+TOKENS, LAYERS = 16, 8  # of the model `tiny`
 PLAN = (0, 1, 2, 4, 5, 7)
-PREFIX, SUFFIX, ROOM = 3, 5, 2
+PREFIX, SUFFIX, FREE_SLOTS = 3, 5, 2
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def library(program):
 def graphs(request, tiny, tmp_path_factory):
     """Prefill graphs of par-lite: dynamic and static cut at layer 2, and static cut before the first layer."""
     folder = tmp_path_factory.mktemp("gather") / "frozen"
-    freezer = Freezer(tiny.host, tiny.router, folder, FreezeOptions(request.param), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
     budget = resolve("par-lite", tokens=TOKENS, layers=LAYERS)
     for prune_layer, kept in ((2, None), (2, PLAN), (0, PLAN)):
@@ -36,14 +36,14 @@ def feeds(graph, batch, seed):
     random = np.random.default_rng(seed)
     scores = random.integers(-2, 3, (batch, TOKENS)).astype(np.float32)
     scores[:, seed % TOKENS] = np.nan
-    hidden = next(each for each in graph.get_inputs() if each.name == "visual")
-    visual = random.standard_normal((batch, TOKENS, hidden.shape[2]))
+    hidden = next(each for each in graph.get_inputs() if each.name == "image_embeds")
+    image_embeds = random.standard_normal((batch, TOKENS, hidden.shape[2]))
     given = {
         "prefix_ids": random.integers(0, 50, (batch, PREFIX)),
-        "visual": visual.astype(np.float16 if "float16" in hidden.type else np.float32),
+        "image_embeds": image_embeds.astype(np.float16 if "float16" in hidden.type else np.float32),
         "suffix_ids": random.integers(0, 50, (batch, SUFFIX)),
         "suffix_lengths": random.integers(1, SUFFIX + 1, (batch,)),
-        "room": np.array([ROOM], np.int64),
+        "free_slots": np.array([FREE_SLOTS], np.int64),
         "token_scores": scores,
         "layer_scores": random.standard_normal((batch, LAYERS)).astype(np.float32),
     }

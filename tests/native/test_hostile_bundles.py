@@ -48,8 +48,8 @@ def tool(program):
 @pytest.fixture
 def ask(tool, tmp_path):
     """Returns what the program makes of a bundle: "answers", the name of its error, or what else became of it."""
-    np.zeros((4, 4, 3), np.uint8).tofile(tmp_path / "picture")
-    line = json.dumps({**QUESTION, "raw": str(tmp_path / "picture")}) + "\n"
+    np.zeros((4, 4, 3), np.uint8).tofile(tmp_path / "image")
+    line = json.dumps({**QUESTION, "raw": str(tmp_path / "image")}) + "\n"
     environment = {
         "XDG_CACHE_HOME": str(tmp_path / "cache of the program"),
         "ALLROUNDER_ORT_LIBRARY": str(installed_ort()),

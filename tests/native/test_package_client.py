@@ -84,12 +84,12 @@ def test_request_options_that_c_would_read_as_something_else(runtime, options, n
 @pytest.mark.parametrize(
     "image", [RGB.astype(np.float32), RGB[..., 0], np.zeros((2, 2, 4), np.uint8), b"123", RGB.view(np.int8)]
 )
-def test_what_is_no_picture(runtime, image):
+def test_what_is_no_image(runtime, image):
     with pytest.raises(errors.ImageInvalid, match="height, width, 3"):
         runtime.generate(image, "what?")
 
 
-def test_a_picture_need_not_lie_in_one_piece(runtime):
+def test_a_image_need_not_lie_in_one_piece(runtime):
     wide = np.random.default_rng(0).integers(0, 256, (24, 48, 3), np.uint8)
     whole = runtime.generate(wide[:, ::2].copy(), "what?", max_new_tokens=2)
     assert runtime.generate(wide[:, ::2], "what?", max_new_tokens=2)[:5] == whole[:5]

@@ -1,4 +1,4 @@
-"""The example services: the one in C++, built against an installed allrounder, and its twin in Python.
+"""The example services: the one in C++, built against an installed allrounder, and its flat copy in Python.
 
 Both are started on a free port of this machine, asked the same question, and give the runtime's own answer.
 """

@@ -61,11 +61,11 @@ def test_the_op_changes_no_bit(demo_bundle, asking, with_op):
     for example in examples(Split.TEST, 8):
         rgb = np.asarray(example.image)
         for one, other in zip(plain, native, strict=True):
-            prompt, visual = one.prompt(example.question), one.see(rgb)
-            scores = one.route(prompt, visual)
-            wanted, found = (engine.prefill(prompt, visual, scores, room=4) for engine in (one, other))
+            prompt, image_embeds = one.prompt(example.question), one.embed_image(rgb)
+            scores = one.route(prompt, image_embeds)
+            wanted, found = (engine.prefill(prompt, image_embeds, scores, free_slots=4) for engine in (one, other))
             np.testing.assert_array_equal(found.logits, wanted.logits)
-            assert (found.keep_list, found.layer_plan) == (wanted.keep_list, wanted.layer_plan)
+            assert (found.keep_indices, found.kept_layers) == (wanted.keep_indices, wanted.kept_layers)
             np.testing.assert_array_equal(other.decode(found, [7]), one.decode(wanted, [7]))
 
 
@@ -76,11 +76,13 @@ def test_ties_and_scores_that_are_no_numbers(demo_bundle, asking, with_op):
     rows[1, 0, ::3], rows[2, 0, 100:] = np.nan, np.nan
     rows[3, 0, ::2], rows[4, 0, :500], rows[5] = np.inf, -np.inf, np.nan
     for one, other in zip(plain, native, strict=True):
-        prompt, visual = one.prompt("what is it?"), one.see(rgb)
-        scores = one.route(prompt, visual)
+        prompt, image_embeds = one.prompt("what is it?"), one.embed_image(rgb)
+        scores = one.route(prompt, image_embeds)
         for row in rows:
-            wanted, found = (e.prefill(prompt, visual, scores._replace(token_scores=row), room=0) for e in (one, other))
-            assert found.keep_list == wanted.keep_list
+            wanted, found = (
+                e.prefill(prompt, image_embeds, scores._replace(token_scores=row), free_slots=0) for e in (one, other)
+            )
+            assert found.keep_indices == wanted.keep_indices
             np.testing.assert_array_equal(found.logits, wanted.logits)
 
 

@@ -1,4 +1,4 @@
-"""C++ and Python on everything a request may say: sampling, stop texts, pictures of any size, limits, and refusals."""
+"""C++ and Python on everything a request may say: sampling, stop texts, images of any size, limits, and refusals."""
 
 import ctypes
 import itertools
@@ -43,7 +43,7 @@ def both(demo_bundle):
 
 @pytest.fixture(scope="module")
 def example():
-    """A picture and a question of the test split."""
+    """An image and a question of the test split."""
     found = next(examples(Split.TEST, 1))
     return np.asarray(found.image), found.question
 
@@ -55,7 +55,7 @@ def test_any_question(both, example, question):
 
 
 @pytest.mark.parametrize("size", ODD_SIZES, ids=str)
-def test_a_picture_of_any_size(both, size):
+def test_a_image_of_any_size(both, size):
     rgb = np.random.default_rng(size).integers(0, 256, (*size, 3), np.uint8)
     found, wanted = (each.generate(rgb, "what is it?", max_new_tokens=6) for each in both)
     assert facts(found) == facts(wanted)
@@ -146,7 +146,7 @@ def ask_raw(native, request):
 
 
 def test_rows_that_are_further_apart_than_their_pixels(both, example):
-    """A window of a larger picture, as its owner holds it in memory: `row_bytes`."""
+    """A window of a larger image, as its owner holds it in memory: `row_bytes`."""
     native, python = both
     rgb, question = example
     height, width, _ = rgb.shape

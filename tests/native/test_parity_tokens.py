@@ -1,7 +1,7 @@
 """C++ and Python, token for token: fifty held-out questions, three versions, at once and streamed.
 
 Both runtimes run the same files with the same library and the same threads, so every field of an answer is equal but
-its timing: text, tokens, prompt ids, keep-list, layer plan, finish.
+its timing: text, tokens, prompt ids, keep indices, kept layers, finish.
 """
 
 import json
@@ -29,12 +29,12 @@ VERSIONS = ("full", "par-lite", "par-nano")
 
 @pytest.fixture(scope="module")
 def questions():
-    """Pictures and questions that neither host nor router saw in training."""
+    """Images and questions that neither model nor router saw in training."""
     return [(np.asarray(example.image), example.question) for example in examples(Split.TEST, QUESTIONS)]
 
 
 class Wanted(NamedTuple):
-    """What Python says: the answer's facts, the pieces of its stream, and the ids on either side of the picture."""
+    """What Python says: the answer's facts, the pieces of its stream, and the ids on either side of the image."""
 
     facts: dict[str, object]
     pieces: list[str]

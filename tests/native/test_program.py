@@ -29,8 +29,8 @@ def folder(tmp_path_factory):
     figures = {"full": (100.0, 10.0), "t2-l2": (50.0, 5.0)}
     entries = [fake_bundle.entry(name, latency=fake_bundle.latency(here, *each)) for name, each in figures.items()]
     fake_bundle.write_bundle(folder / "bundle", entries)
-    Image.fromarray(RGB).save(folder / "picture.ppm")
-    (folder / "picture.rgb").write_bytes(RGB.tobytes())
+    Image.fromarray(RGB).save(folder / "image.ppm")
+    (folder / "image.rgb").write_bytes(RGB.tobytes())
     return folder
 
 
@@ -62,13 +62,13 @@ def last(text):
 
 def test_run_answers_as_python_does(tool, python):
     wanted = python.generate(RGB, QUESTION, **OPTIONS)
-    words = ("bundle", "picture.ppm", QUESTION, "--version", "t2-l2", "--threads", "1", "--max-new-tokens", "8")
+    words = ("bundle", "image.ppm", QUESTION, "--version", "t2-l2", "--threads", "1", "--max-new-tokens", "8")
     out = tool("run", *words)
     got = last(out)
     assert got["token_ids"] == list(wanted.token_ids)
     assert got["text"] == wanted.text
-    assert got["keep_list"] == list(wanted.keep_list)
-    assert got["layer_plan"] == list(wanted.layer_plan)
+    assert got["keep_indices"] == list(wanted.keep_indices)
+    assert got["kept_layers"] == list(wanted.kept_layers)
     assert (got["version"], got["finish"]) == ("t2-l2", wanted.finish)
     assert out.startswith(wanted.text)
     streamed = tool("run", *words, "--stream")
@@ -77,22 +77,22 @@ def test_run_answers_as_python_does(tool, python):
 
 
 def test_a_seed_draws_the_same_again(tool):
-    words = ("bundle", "picture.ppm", QUESTION, "--threads", "1", "--temperature", "8", "--seed")
+    words = ("bundle", "image.ppm", QUESTION, "--threads", "1", "--temperature", "8", "--seed")
     one, again, other = (last(tool("run", *words, seed))["token_ids"] for seed in ("5", "5", "6"))
     assert one == again != other
 
 
-def test_raw_bytes_answer_as_the_picture(tool):
+def test_raw_bytes_answer_as_the_image(tool):
     words = ("what is it?", "--threads", "1", "--max-new-tokens", "4")
-    raw = last(tool("run", "bundle", "picture.rgb", *words, "--size", "6x9"))
-    assert raw["token_ids"] == last(tool("run", "bundle", "picture.ppm", *words))["token_ids"]
+    raw = last(tool("run", "bundle", "image.rgb", *words, "--size", "6x9"))
+    assert raw["token_ids"] == last(tool("run", "bundle", "image.ppm", *words))["token_ids"]
 
 
 @pytest.mark.parametrize("jobs", [1, 8])
 def test_ask_answers_many_as_python_does(tool, python, jobs):
     questions = [f"question {number}?" for number in range(24)]
     requests = [
-        {"id": f"q{number}", "picture": "picture.ppm", "question": question, "stream": number % 2 == 0} | OPTIONS
+        {"id": f"q{number}", "image": "image.ppm", "question": question, "stream": number % 2 == 0} | OPTIONS
         for number, question in enumerate(questions)
     ]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
@@ -107,10 +107,10 @@ def test_ask_answers_many_as_python_does(tool, python, jobs):
 
 
 def test_ask_names_what_is_wrong_with_a_request_and_goes_on(tool):
-    fine = {"picture": "picture.ppm", "question": "what?", "max_new_tokens": 2}
+    fine = {"image": "image.ppm", "question": "what?", "max_new_tokens": 2}
     bad = [
         "no json",
-        json.dumps(fine | {"picture": "none.ppm"}),
+        json.dumps(fine | {"image": "none.ppm"}),
         json.dumps(fine | {"beams": 4}),
         json.dumps(fine | {"question": ""}),
         json.dumps(fine | {"max_new_tokens": 1000}),
@@ -131,7 +131,7 @@ def test_inspect_lists_what_the_manifest_says(tool, folder):
 
 
 def test_a_target_chooses_by_the_recorded_latencies(tool):
-    words = ("bundle", "picture.ppm", QUESTION, "--threads", "1", "--max-new-tokens", "1", "--ttft-ms")
+    words = ("bundle", "image.ppm", QUESTION, "--threads", "1", "--max-new-tokens", "1", "--ttft-ms")
     for target, version in ((("120",), "full"), (("60",), "t2-l2"), (("1", "--fallback", "fastest"), "t2-l2")):
         assert last(tool("run", *words, *target))["version"] == version
 
@@ -141,7 +141,7 @@ def test_a_target_chooses_by_the_recorded_latencies(tool):
     [
         ((), 2, "usage"),
         (("dance",), 2, "usage"),
-        (("run", "bundle"), 2, "BUNDLE PICTURE QUESTION"),
+        (("run", "bundle"), 2, "BUNDLE IMAGE QUESTION"),
         (("inspect", "bundle", "--speed", "high"), 2, "unknown option --speed"),
         (("ask", "bundle", "--jobs"), 2, "--jobs needs a value"),
         (("ask", "bundle", "--jobs", "3x"), 2, "a number is wanted"),
@@ -152,7 +152,7 @@ def test_a_target_chooses_by_the_recorded_latencies(tool):
         (("inspect", "nowhere"), 1, "BundleError: "),
         (("ask", "bundle", "--version", "par-none"), 1, "UnknownVersion: "),
         (("run", "bundle", "bundle/bundle.json", "what?"), 1, "not a binary PPM"),
-        (("run", "bundle", "picture.rgb", "what?", "--size", "600x900"), 1, "ends before its last pixel"),
+        (("run", "bundle", "image.rgb", "what?", "--size", "600x900"), 1, "ends before its last pixel"),
     ],
 )
 def test_what_is_wrong_is_said_on_stderr(tool, words, code, message):
@@ -166,17 +166,17 @@ def asking(source, folder):
 
 def test_the_native_op_is_used_where_it_is_and_changes_nothing(program, demo_bundle, tmp_path):
     bundle = asking(demo_bundle, tmp_path / "asking")
-    Image.fromarray(RGB).resize((192, 192)).save(tmp_path / "picture.ppm")
+    Image.fromarray(RGB).resize((192, 192)).save(tmp_path / "image.ppm")
     tool, alone = program("allrounder-native"), tmp_path / "alone"
     alone.mkdir()
     shutil.copy(program("liballrounder.so").resolve(), alone / "liballrounder.so.0")  # nothing lies beside it
     known = os.environ | {"ALLROUNDER_ORT_LIBRARY": str(installed_ort()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     there = {"ALLROUNDER_ORT_OPS": str(program("liballrounder_ort_ops.so"))}
     absent = {"LD_LIBRARY_PATH": str(alone)}
-    damaged = {"ALLROUNDER_ORT_OPS": str(tmp_path / "picture.ppm")}
+    damaged = {"ALLROUNDER_ORT_OPS": str(tmp_path / "image.ppm")}
 
     def run(place, extra, code=0):
-        words = [tool, "run", place, tmp_path / "picture.ppm", "what is it?", "--version", "par-lite", "--threads", "1"]
+        words = [tool, "run", place, tmp_path / "image.ppm", "what is it?", "--version", "par-lite", "--threads", "1"]
         done = subprocess.run(words, env=known | extra, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         return done

@@ -22,11 +22,11 @@ from allrounder.engines.graphs.flat import flat
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.extract import all_nodes, run
 from allrounder.export.weights.widened import widened
-from allrounder.router.selection import keep_list
+from allrounder.router.selection import keep_indices
 from allrounder.versions import resolve
-from allrounder.vlm.host import load_host
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.model import load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PrunedModel, PruningDecision
 
 MODELS = Path(__file__).parents[2] / "models"
 WORSE = 1.5  # times what stock transformers loses by bfloat16
@@ -36,7 +36,7 @@ QUESTIONS = 4
 
 
 class Case(NamedTuple):
-    """One question under one flow, and the stock model's logits of prompt and answer tokens."""
+    """One question under one decision, and the stock model's logits of prompt and answer tokens."""
 
     feeds: dict[str, np.ndarray]
     exact: np.ndarray  # float32
@@ -50,7 +50,7 @@ def frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16") / "frozen"
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder, FreezeOptions("bf16"))
     freezer.shared()
-    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     full, lite = (resolve(name, tokens=tokens, layers=layers) for name in ("full", "par-lite"))
     freezer.add(pruning(full, 0, tuple(range(layers)), "full"))
     freezer.add(pruning(lite, 2, PLAN, "par-lite"))
@@ -60,22 +60,22 @@ def frozen(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cases():
     """Questions by version, each with what the stock model says in both types."""
-    exact, stock = (load_host(MODELS / "demo", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, stock = (load_model(MODELS / "demo", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     generator, made = torch.Generator().manual_seed(0), {"full": [], "par-lite": []}
     side = exact.spec.vision.image_size
     for example in examples(Split.TEST, QUESTIONS):
-        picture = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
-        pixels, prompt = picture / 127.5 - 1, host_prompt(exact, [example.question])
-        scores = torch.randn(1, exact.spec.visual_tokens, generator=generator)
+        image = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
+        pixels, prompt = image / 127.5 - 1, model_prompt(exact, [example.question])
+        scores = torch.randn(1, exact.spec.image_tokens, generator=generator)
         for name, kept, plan in (("full", 576, tuple(range(24))), ("par-lite", 144, PLAN)):
-            flow = Flow(keep_list(scores, kept), plan, 0 if name == "full" else 2)
-            logits = [_scored(PrunedHost(host), pixels, prompt, flow) for host in (exact, stock)]
+            decision = PruningDecision(keep_indices(scores, kept), plan, 0 if name == "full" else 2)
+            logits = [_scored(PrunedModel(vlm), pixels, prompt, decision) for vlm in (exact, stock)]
             feeds = {
                 tensors.PIXEL_VALUES: pixels.numpy(),
                 tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
                 tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
                 tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
-                tensors.ROOM: np.array([ANSWER.shape[1]]),
+                tensors.FREE_SLOTS: np.array([ANSWER.shape[1]]),
                 tensors.TOKEN_SCORES: scores.numpy(),
             }
             made[name].append(Case(feeds, *logits, kept))
@@ -83,8 +83,8 @@ def cases():
 
 
 @torch.no_grad()
-def _scored(pruned, pixels, prompt, flow):
-    return pruned.score(pruned.visual(pixels), prompt, flow, ANSWER).float().numpy()[0]
+def _scored(pruned, pixels, prompt, decision):
+    return pruned.score(pruned.image_embeds(pixels), prompt, decision, ANSWER).float().numpy()[0]
 
 
 def in_openvino(model, folder):
@@ -98,7 +98,7 @@ def in_openvino(model, folder):
         request.infer({port.any_name: feeds[port.any_name] for port in compiled.inputs})
         outputs = {port.any_name: request.get_tensor(port) for port in compiled.outputs}
         assert all(
-            (tensor.element_type == openvino.Type.bf16) == name.startswith(("cache", "visual"))
+            (tensor.element_type == openvino.Type.bf16) == name.startswith(("cache", "image_embeds"))
             for name, tensor in outputs.items()
         )
         return outputs | {"request": request}
@@ -114,9 +114,9 @@ def step_by_step(model, folder):
 
 def logits_of(graphs, case):
     """Returns the logits [A, V] of prompt and answer; ``graphs`` run vision, prefill and decode."""
-    see, prefill, decode = graphs
-    seen = see(case.feeds)
-    found = prefill(case.feeds | {tensors.VISUAL: seen[tensors.VISUAL]})
+    embed_image, prefill, decode = graphs
+    seen = embed_image(case.feeds)
+    found = prefill(case.feeds | {tensors.IMAGE_EMBEDS: seen[tensors.IMAGE_EMBEDS]})
     text = case.feeds[tensors.PREFIX_IDS].shape[1] + case.feeds[tensors.SUFFIX_LENGTHS]
     caches = {name: value for name, value in found.items() if name.startswith("cache_")}
     clocks = {tensors.INPUT_IDS: ANSWER.numpy(), tensors.POSITIONS: text + 576, tensors.SLOTS: text + case.tokens}
@@ -191,11 +191,11 @@ def test_a_graph_that_normalises_attends_or_rotates_otherwise_is_beyond_that(fro
     assert ours > 2 * WORSE * stock
 
 
-def test_the_hosts_own_bytes_are_in_the_graphs(frozen):
+def test_the_models_own_bytes_are_in_the_graphs(frozen):
     """The demo checkpoint holds bfloat16: no weight is rounded, and linear layers are turned around."""
     folder, models = models_of(frozen, "full")
-    host = load_host(MODELS / "demo", dtype=torch.bfloat16).model.state_dict()
-    (name,) = (name for name in host if name.endswith("layers.3.mlp.down_proj.weight"))
+    vlm = load_model(MODELS / "demo", dtype=torch.bfloat16).model.state_dict()
+    (name,) = (name for name in vlm if name.endswith("layers.3.mlp.down_proj.weight"))
     tensor = next(t for t in models[1].graph.initializer if t.name == "decoder.layers.3.mlp.down_proj.weight")
     stored = numpy_helper.to_array(tensor, str(folder / "graphs"))
-    assert stored.view(np.int16).tolist() == host[name].T.contiguous().view(torch.int16).tolist()
+    assert stored.view(np.int16).tolist() == vlm[name].T.contiguous().view(torch.int16).tolist()

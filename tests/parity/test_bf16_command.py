@@ -41,10 +41,10 @@ def test_openvino_runs_it(build, tmp_path, policy):
     assert lite.fidelity.kl.mean > full.fidelity.kl.mean == 0
     assert (full.latency, lite.latency) == (None, None)  # on a CPU it says nothing of bf16
     engine = Engine.open(bundle, lite)
-    prompt, visual = engine.prompt("what is it?"), engine.see(RGB)
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
+    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(RGB)
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=6)
     assert state.logits.dtype == engine.decode(state, [3]).dtype == np.float32
-    assert visual.numpy().dtype == BFLOAT16  # opaque: numpy would read it as something else
+    assert image_embeds.numpy().dtype == BFLOAT16  # opaque: numpy would read it as something else
     with Runtime.load(out, version="par-lite") as runtime:
         answer = runtime.generate(RGB, "what is it?", max_new_tokens=8)
         assert answer.token_ids == runtime.generate(RGB, "what is it?", max_new_tokens=8).token_ids
@@ -71,7 +71,7 @@ def test_layers_are_voted_for_in_fp32_where_it_does_not_run(build, tiny, tmp_pat
     more = ("--version", "par-lite", "--layer-policy", "static")
     code, _, told = build(tmp_path / "b", *more)
     assert code == 0
-    assert "layers are voted for in fp32" in told
+    assert "layers are ranked in fp32" in told
     assert build_engine.main(tiny.arguments(tmp_path / "c", *more)) == 0
     short, whole = (open_bundle(tmp_path / name).manifest.entries[0] for name in "bc")
     assert short.pruning == whole.pruning
@@ -120,8 +120,8 @@ def test_where_nothing_runs_it_is_not_calibrated(build, tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("backend", ["checkpoint", "tensorrt-llm"])
 def test_directories_of_other_stacks_have_no_rows_in_bfloat16(build, tmp_path, backend):
-    flow = ("--prune-layer", "0", "--layer-policy", "static", "--version", "par-lite")
-    code, _, told = build(tmp_path / "c", "--backend", backend, *flow)
+    decision = ("--prune-layer", "0", "--layer-policy", "static", "--version", "par-lite")
+    code, _, told = build(tmp_path / "c", "--backend", backend, *decision)
     assert code == 2
     assert "numpy has no bfloat16" in told
     assert f"allrounder build --backend {backend} --version par-lite --prune-layer 0" in told

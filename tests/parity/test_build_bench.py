@@ -42,12 +42,12 @@ def test_versions_stand_side_by_side_in_every_mode(bench, tiny_bundle):
     assert report["workload"]["new_tokens"] == 4
 
 
-def test_kv_bytes_are_those_of_the_flow(bench, tiny_bundle):
+def test_kv_bytes_are_those_of_the_decision(bench, tiny_bundle):
     _, _, report, _ = bench(tiny_bundle, "--repeats", "1", "--no-memory", "--text-tokens", "20", "--new-tokens", "5")
     full, lite = (row["kv_bytes"] for row in report["rows"])
     row_bytes = 2 * 2 * 8 * 4  # keys and values, kv heads, head_dim, float32
     assert full == 8 * (20 + 16 + 5) * row_bytes
-    assert lite == (2 * (20 + 16 + 5) + 4 * (20 + 4 + 5)) * row_bytes  # two layers below K hold every visual token
+    assert lite == (2 * (20 + 16 + 5) + 4 * (20 + 4 + 5)) * row_bytes  # two layers below K hold every image token
 
 
 def test_bundle_bytes_are_those_of_its_files(bench, tiny_bundle):

@@ -6,7 +6,7 @@ import shutil
 import msgspec
 import pytest
 
-from allrounder.calib import fidelity, latency, votes
+from allrounder.calib import fidelity, latency, layer_ranking
 from allrounder.commands.cli import run_command
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
@@ -142,7 +142,7 @@ def test_questions_beyond_the_limit_are_named_before_anything_is_measured(calibr
     assert "fidelity:" not in told
 
 
-def test_a_picture_that_is_none_is_named(calibrate, bundle_copy, tmp_path):
+def test_a_image_that_is_none_is_named(calibrate, bundle_copy, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"not a picture")
     (tmp_path / "torn.jsonl").write_text('{"image": "torn.png", "question": "what?"}')
     code, _, told = calibrate(bundle_copy, tmp_path / "torn.jsonl")
@@ -166,9 +166,9 @@ def _renamed(engine):
     import msgspec
 
     graphs = msgspec.structs.replace(engine.entry.graphs, prefill="another/name.onnx")
-    twin = copy.copy(engine)
-    twin.entry = msgspec.structs.replace(engine.entry, graphs=graphs)
-    return twin
+    flat_copy = copy.copy(engine)
+    flat_copy.entry = msgspec.structs.replace(engine.entry, graphs=graphs)
+    return flat_copy
 
 
 def test_a_version_differs_from_full(engines, tiny):
@@ -189,22 +189,22 @@ def _greedy(engine, prompt):
     from allrounder.runtime.image import to_rgb
 
     ids = engine.prompt(prompt.question)
-    visual = engine.see(to_rgb(prompt.image))
-    state = engine.prefill(ids, visual, engine.route(ids, visual), room=fidelity.MAX_ANSWER)
+    image_embeds = engine.embed_image(to_rgb(prompt.image))
+    state = engine.prefill(ids, image_embeds, engine.route(ids, image_embeds), free_slots=fidelity.MAX_ANSWER)
     answer = [int(state.logits[0].argmax())]
     while answer[-1] not in engine.model.stop_ids and len(answer) < fidelity.MAX_ANSWER:
         answer.append(int(engine.decode(state, answer[-1:])[0, 0].argmax()))
     return answer
 
 
-def test_the_vote_needs_a_router_and_prompts(engines, tiny):
+def test_the_ranking_needs_a_router_and_prompts(engines, tiny):
     prompts = read_prompts(tiny.prompts).prompts
     full, lite = engines
-    assert sorted(votes.layer_order(lite, prompts, 2)) == list(range(2, 8))
+    assert sorted(layer_ranking.layer_order(lite, prompts, 2)) == list(range(2, 8))
     with pytest.raises(CalibrationError, match="router"):
-        votes.layer_order(full, prompts, 2)
+        layer_ranking.layer_order(full, prompts, 2)
     with pytest.raises(CalibrationError, match="prompts"):
-        votes.layer_order(lite, [], 2)
+        layer_ranking.layer_order(lite, [], 2)
 
 
 def test_engines_that_do_not_fit_together_are_timed_apart(tiny_bundle, monkeypatch):

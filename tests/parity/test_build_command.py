@@ -1,4 +1,4 @@
-"""The build command on a tiny random host: what it builds, what it keeps, what it refuses."""
+"""The build command on a tiny random model: what it builds, what it keeps, what it refuses."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from prunings import pruning
 
 from allrounder import build_engine
-from allrounder.calib.votes import ranked
+from allrounder.calib.layer_ranking import ranked
 from allrounder.commands.pipeline import build as build_job
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.manifest import Manifest
@@ -61,9 +61,9 @@ def test_the_bundle_answers(tiny_bundle):
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     with Runtime.load(tiny_bundle, version="par-lite") as runtime:
         answer = runtime.generate(rgb, "what is it?", max_new_tokens=4)
-    assert len(answer.keep_list) == 4
-    assert len(answer.layer_plan) == 6
-    assert answer.layer_plan[:2] == (0, 1)
+    assert len(answer.keep_indices) == 4
+    assert len(answer.kept_layers) == 6
+    assert answer.kept_layers[:2] == (0, 1)
 
 
 def test_the_last_line_tells_bundle_entries_and_seconds(build, tiny, tmp_path):
@@ -80,7 +80,7 @@ def test_the_last_line_tells_bundle_entries_and_seconds(build, tiny, tmp_path):
 
 
 def test_both_policies_are_built_where_nobody_asks_for_one(tiny, tmp_path, capsys):
-    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
+    paths = ["--model", str(tiny.vlm), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
     versions = ["--version", "full,par-lite", "--keep", "0.25"]
     assert build_engine.main([*paths, *versions, "--calib", str(tiny.prompts)]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -113,7 +113,7 @@ def test_all_versions_share_the_weights(build, bundle_copy):
     manifest = manifest_of(bundle_copy)
     assert {entry.version for entry in manifest.entries} == set(VERSIONS)
     weights = [path for path in manifest.files if path.startswith("graphs/weights/")]
-    assert len(weights) == 2  # the host's and the router's
+    assert len(weights) == 2  # the model's and the router's
     assert len({entry.graphs.decode for entry in manifest.entries if entry.version != "full"}) == 1
 
 
@@ -153,11 +153,11 @@ def test_the_native_op_is_for_onnxruntime(build, tmp_path):
 
 @pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_static_layers_come_from_the_vote_and_nest(build, tmp_path, prune_layer, precision):
+def test_static_layers_come_from_the_ranking_and_nest(build, tmp_path, prune_layer, precision):
     more = ("--layer-policy", "static", "--prune-layer", str(prune_layer), "--precision", precision)
     code, _, told = build(tmp_path / "b", "--version", "par-max,par-lite", *more)
     assert code == 0
-    assert "layer vote" in told
+    assert "layer ranking" in told
     large, small = manifest_of(tmp_path / "b").entries
     assert (large.pruning.layers, small.pruning.layers) == (7, 6)
     assert set(small.pruning.kept_layers) < set(large.pruning.kept_layers)
@@ -171,11 +171,11 @@ def test_static_layers_come_from_the_vote_and_nest(build, tmp_path, prune_layer,
 
 
 def test_without_prompts_nothing_is_measured_against_full_and_that_is_said(tiny, tmp_path, capsys):
-    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
+    paths = ["--model", str(tiny.vlm), "--router", str(tiny.router), "--out", str(tmp_path / "b")]
     assert build_engine.main(paths) == 0
     told = capsys.readouterr().err
     assert "no fidelity" in told
-    assert "only dynamic layers are built; for static ones give --calib FILE, or a router with a card" in told
+    assert "only dynamic layers are built; for static ones give --calib FILE, or a router with a report" in told
     (entry,) = manifest_of(tmp_path / "b").entries
     assert (entry.version, entry.pruning.layer_policy, entry.fidelity) == ("par-lite", "dynamic", None)
     assert entry.latency is not None
@@ -198,12 +198,12 @@ def test_what_does_not_fit_into_memory_is_said_and_not_tried(build, tmp_path, mo
     assert (entry.fidelity, entry.latency) == (None, None)
     code, _, told = build(tmp_path / "c", "--precision", "fp16", "--layer-policy", "static")
     assert code == 2
-    assert "the layer vote cannot be run" in told
+    assert "the layer ranking cannot be run" in told
     assert not (tmp_path / "c").exists()
 
 
 def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
-    arguments = ["--model", str(tiny.host), "--calib", str(tiny.prompts), "--out", str(tmp_path / "b")]
+    arguments = ["--model", str(tiny.vlm), "--calib", str(tiny.prompts), "--out", str(tmp_path / "b")]
     assert build_engine.main([*arguments, "--version", "full"]) == 0
     assert manifest_of(tmp_path / "b").model.router is None
     capsys.readouterr()
@@ -217,7 +217,7 @@ def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
         (["--version", "par-lit"], "no version 'par-lit'"),
         (["--version", "t0-l3"], "t0-l3"),
         (["--version", ""], "no version"),
-        (["--version", "t17-l3"], "impossible number of visual tokens"),
+        (["--version", "t17-l3"], "impossible number of image tokens"),
         (["--keep", "4", "--layers", "9"], "impossible number of decoder layers"),
         (["--keep", "4", "--layers", "1"], "impossible number of decoder layers"),
         (["--layers", "0"], "impossible number of decoder layers"),
@@ -244,37 +244,37 @@ def test_a_backend_whose_library_is_missing_is_named(build, tmp_path, monkeypatc
     assert "pip install" in told
 
 
-def damaged_host(tiny, folder, change):
-    host = shutil.copytree(tiny.host, folder / "host")
-    change(host)
-    return host
+def damaged_model(tiny, folder, change):
+    vlm = shutil.copytree(tiny.vlm, folder / "model")
+    change(vlm)
+    return vlm
 
 
 def test_a_text_only_checkpoint_is_refused(build, tiny, tmp_path):
-    def text_only(host):
-        config = json.loads((host / "config.json").read_text())
-        (host / "config.json").write_text(json.dumps(config["text_config"]))
+    def text_only(vlm):
+        config = json.loads((vlm / "config.json").read_text())
+        (vlm / "config.json").write_text(json.dumps(config["text_config"]))
 
-    code, _, told = build(tmp_path / "b", host=damaged_host(tiny, tmp_path, text_only))
+    code, _, told = build(tmp_path / "b", vlm=damaged_model(tiny, tmp_path, text_only))
     assert code == 2
-    assert "HostUnsupported" in told
+    assert "ModelUnsupported" in told
     assert "model_type" in told
     assert not (tmp_path / "b").exists()
 
 
 def test_truncated_weights_are_refused(build, tiny, tmp_path):
-    def truncate(host):
-        path = host / "model.safetensors"
+    def truncate(vlm):
+        path = vlm / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-1000])
 
-    code, _, told = build(tmp_path / "b", host=damaged_host(tiny, tmp_path, truncate))
+    code, _, told = build(tmp_path / "b", vlm=damaged_model(tiny, tmp_path, truncate))
     assert code == 2
-    assert "HostUnreadable" in told
+    assert "ModelUnreadable" in told
     assert "model.safetensors" in told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["host"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_a_router_of_another_host_is_refused(build, tiny, tmp_path):
+def test_a_router_of_another_model_is_refused(build, tiny, tmp_path):
     from allrounder.commands.pipeline.random_model import write_random_model
     from allrounder.vlm.random_model import Shape
 
@@ -287,7 +287,7 @@ def test_a_router_of_another_host_is_refused(build, tiny, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_bundle_of_another_host_is_left_alone(build, bundle_copy, tmp_path):
+def test_a_bundle_of_another_model_is_left_alone(build, bundle_copy, tmp_path):
     from allrounder.commands.pipeline.random_model import write_random_model
     from allrounder.vlm.random_model import Shape
 
@@ -295,7 +295,7 @@ def test_a_bundle_of_another_host_is_left_alone(build, bundle_copy, tmp_path):
         tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1
     )
     before = manifest_of(bundle_copy)
-    code, _, told = build(bundle_copy, host=other.host, router=other.router)
+    code, _, told = build(bundle_copy, vlm=other.vlm, router=other.router)
     assert code == 2
     assert "BundleMismatch" in told
     assert manifest_of(bundle_copy) == before

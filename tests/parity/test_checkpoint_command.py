@@ -1,4 +1,4 @@
-"""``build --backend checkpoint`` on a tiny random host: what it prints and writes, and what it refuses."""
+"""``build --backend checkpoint`` on a tiny random model: what it prints and writes, and what it refuses."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ from allrounder.errors import InputInvalid
 from allrounder.runtime.engine import Engine
 from allrounder.serving.kept_rows import RowReader
 
-FLOW = ("--backend", "checkpoint", "--prune-layer", "0", "--layer-policy", "static")
+DECISION = ("--backend", "checkpoint", "--prune-layer", "0", "--layer-policy", "static")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny, tmp_path_factory):
     """The default version as a checkpoint, which no test changes."""
     out = tmp_path_factory.mktemp("built") / "deep" / "checkpoint"
-    assert build_engine.main(tiny.arguments(out, *FLOW)) == 0
+    assert build_engine.main(tiny.arguments(out, *DECISION)) == 0
     return out
 
 
@@ -43,11 +43,11 @@ def build(tiny, capsys):
 
 def test_the_last_line_tells_what_the_sidecar_holds(build, tmp_path):
     out = tmp_path / "c"
-    code, printed, told = build(out, *FLOW, "--version", "par-nano")
+    code, printed, told = build(out, *DECISION, "--version", "par-nano")
     assert code == 0
     report = json.loads(printed.splitlines()[-1])
     assert report["bundle"] == str(out)
-    assert set(report["phases"]) >= {"freeze", "vote", "verify", "fidelity", "publish"}
+    assert set(report["phases"]) >= {"freeze", "ranking", "verify", "fidelity", "publish"}
     assert "latency" not in report["phases"]
     sidecar = json.loads((out / "allrounder.json").read_text())
     assert report["entries"] == [sidecar["entry"]]
@@ -56,7 +56,7 @@ def test_the_last_line_tells_what_the_sidecar_holds(build, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_it_holds_the_flow_and_the_figures_of_the_frozen_bundle(build, checkpoint, tmp_path):
+def test_it_holds_the_decision_and_the_figures_of_the_frozen_bundle(build, checkpoint, tmp_path):
     code, _, _ = build(tmp_path / "bundle", "--prune-layer", "0", "--layer-policy", "static")
     assert code == 0
     bundle = open_bundle(tmp_path / "bundle")
@@ -70,15 +70,15 @@ def test_it_holds_the_flow_and_the_figures_of_the_frozen_bundle(build, checkpoin
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     read = RowReader(checkpoint).read(rgb, "what is it?")
     engine = Engine.open(bundle, entry)
-    visual, prompt = engine.see(rgb), engine.prompt("what is it?")
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=1)
-    assert read.keep == state.keep_list
-    assert np.array_equal(read.rows, visual.numpy()[0][list(read.keep)])
+    image_embeds, prompt = engine.embed_image(rgb), engine.prompt("what is it?")
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=1)
+    assert read.keep == state.keep_indices
+    assert np.array_equal(read.rows, image_embeds.numpy()[0][list(read.keep)])
 
 
-def test_visual_graphs_in_half_precision(build, checkpoint, tmp_path):
-    """The precision is that of the graphs; the weights are the host's, byte for byte, in both."""
-    code, _, _ = build(tmp_path / "c", *FLOW, "--precision", "fp16")
+def test_image_graphs_in_half_precision(build, checkpoint, tmp_path):
+    """The precision is that of the graphs; the weights are the model's, byte for byte, in both."""
+    code, _, _ = build(tmp_path / "c", *DECISION, "--precision", "fp16")
     assert code == 0
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     half, single = (RowReader(path).read(rgb, "what is it?") for path in (tmp_path / "c", checkpoint))
@@ -110,24 +110,24 @@ def test_the_command_that_a_refusal_names_is_not_refused(build, tiny, tmp_path, 
     assert list(tmp_path.iterdir()) == []
     line = shlex.split(told.rpartition("remedy: ")[2])
     assert line[:2] == ["allrounder", "build"]
-    assert all(str(path) in line for path in (tiny.host, tiny.router, tiny.prompts, out))
+    assert all(str(path) in line for path in (tiny.vlm, tiny.router, tiny.prompts, out))
     assert build_engine.main(line[2:]) == 0
     assert (out / "config.json").is_file()
 
 
 def test_building_again_needs_force(build, checkpoint, tmp_path):
     out = shutil.copytree(checkpoint, tmp_path / "c")
-    code, printed, told = build(out, *FLOW, "--version", "par-nano")
+    code, printed, told = build(out, *DECISION, "--version", "par-nano")
     assert (code, printed) == (2, "")
     assert "--force" in told
     assert "freeze" not in told, "it is refused before the work"
-    code, _, _ = build(out, *FLOW, "--version", "par-nano", "--force")
+    code, _, _ = build(out, *DECISION, "--version", "par-nano", "--force")
     assert code == 0
     assert open_sidecar(out)[1].entry.pruning.version == "par-nano"
 
 
 def test_a_bundle_is_left_alone(build, bundle_copy):
-    code, _, told = build(bundle_copy, *FLOW, "--force")
+    code, _, told = build(bundle_copy, *DECISION, "--force")
     assert code == 2
     assert "not a pruned checkpoint" in told
     open_bundle(bundle_copy)
@@ -141,17 +141,17 @@ def test_a_checkpoint_is_no_place_for_a_bundle(build, checkpoint, tmp_path):
     open_sidecar(out)
 
 
-def test_full_needs_no_router_and_no_vote(tiny, tmp_path, capsys):
-    arguments = ["--model", str(tiny.host), "--version", "full", "--backend", "checkpoint"]
+def test_full_needs_no_router_and_no_ranking(tiny, tmp_path, capsys):
+    arguments = ["--model", str(tiny.vlm), "--version", "full", "--backend", "checkpoint"]
     assert build_engine.main([*arguments, "--out", str(tmp_path / "c")]) == 0
     (entry,) = json.loads(capsys.readouterr().out.splitlines()[-1])["entries"]
     assert (entry["pruning"]["layers"], entry["fidelity"]) == (8, None)
     assert len(RowReader(tmp_path / "c").read(np.zeros((9, 9, 3), np.uint8), "what?").keep) == 16
 
 
-def test_without_prompts_there_is_no_vote(tiny, tmp_path, capsys):
-    paths = ["--model", str(tiny.host), "--router", str(tiny.router), "--out", str(tmp_path / "c")]
-    assert build_engine.main([*paths, *FLOW]) == 2
+def test_without_prompts_there_is_no_ranking(tiny, tmp_path, capsys):
+    paths = ["--model", str(tiny.vlm), "--router", str(tiny.router), "--out", str(tmp_path / "c")]
+    assert build_engine.main([*paths, *DECISION]) == 2
     assert "--calib" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -195,7 +195,7 @@ def test_a_backend_more_is_one_line_in_the_dict(build, tiny, tmp_path, monkeypat
     nowhere = tiny.arguments("OUT", "--backend", "toy")
     del nowhere[nowhere.index("--out") : nowhere.index("--out") + 2]
     assert build_engine.main(nowhere) == 0
-    assert (tmp_path / f"toys/{tiny.host.name}-par-lite").read_text() == "par-lite"
+    assert (tmp_path / f"toys/{tiny.vlm.name}-par-lite").read_text() == "par-lite"
 
 
 def test_a_place_that_nobody_named_follows_from_the_backend(tiny, tmp_path, capsys, monkeypatch):
@@ -204,14 +204,14 @@ def test_a_place_that_nobody_named_follows_from_the_backend(tiny, tmp_path, caps
     arguments = tiny.arguments("OUT")
     del arguments[arguments.index("--out") : arguments.index("--out") + 2]
     assert build_engine.main(arguments) == 0
-    open_bundle(tmp_path / "bundles" / tiny.host.name)
+    open_bundle(tmp_path / "bundles" / tiny.vlm.name)
     assert build_engine.main([*arguments, "--backend", "checkpoint"]) == 2
     line = shlex.split(capsys.readouterr().err.rpartition("remedy: ")[2])
     assert build_engine.main(line[2:]) == 0
-    assert open_sidecar(tmp_path / "checkpoints" / f"{tiny.host.name}-par-lite")[1].entry.pruning.version == "par-lite"
+    assert open_sidecar(tmp_path / "checkpoints" / f"{tiny.vlm.name}-par-lite")[1].entry.pruning.version == "par-lite"
 
 
-def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):
+def test_a_pruned_checkpoint_is_a_model(checkpoint, tmp_path, capsys):
     """It is a stock directory: `full` of it is the version whose layers it holds."""
     arguments = ["--model", str(checkpoint), "--version", "full", "--out", str(tmp_path / "b")]
     assert build_engine.main(arguments) == 0
@@ -223,5 +223,5 @@ def test_a_pruned_checkpoint_is_a_host(checkpoint, tmp_path, capsys):
         )
         == 2
     )
-    assert "the host itself" in capsys.readouterr().err
+    assert "the model itself" in capsys.readouterr().err
     open_sidecar(checkpoint)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from allrounder.calib.votes import layer_order, ranked
+from allrounder.calib.layer_ranking import layer_order, ranked
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.engines.backends import BuildOptions
@@ -36,7 +36,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder / "frozen")
     freezer.shared()
-    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
+    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     model = {"tokens": tokens, "layers": layers, "prune_layer": 0}
     freezer.add(pruning_config("par-lite", **model, layer_policy="dynamic"))
     freezer.finish()
@@ -81,16 +81,16 @@ def test_a_checkpoint_answers_as_its_frozen_version(demo, place, version, asked)
     model = LlavaForConditionalGeneration.from_pretrained(str(demo / version), dtype=torch.float32).eval()
     assert len(model.model.language_model.layers) == entry.pruning.layers
     for example in questions:
-        visual, prompt = engine.see(np.asarray(example.image)), engine.prompt(example.question)
-        state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=NEW_TOKENS)
+        image_embeds, prompt = engine.embed_image(np.asarray(example.image)), engine.prompt(example.question)
+        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=NEW_TOKENS)
         logits = [state.logits[0]]
         while len(logits) < NEW_TOKENS and int(logits[-1].argmax()) not in engine.model.stop_ids:
             logits.append(engine.decode(state, [int(logits[-1].argmax())])[0, -1].copy())
         wanted = torch.from_numpy(np.stack(logits))
         answer = wanted.argmax(dim=-1).tolist()
         read = reader.read(example.image, example.question)
-        assert read.keep == state.keep_list
-        assert np.array_equal(read.rows, visual.numpy()[0][list(read.keep)])
+        assert read.keep == state.keep_indices
+        assert np.array_equal(read.rows, image_embeds.numpy()[0][list(read.keep)])
         got = along(model, read, answer)
         assert got.argmax(dim=-1).tolist() == answer
         assert float((got - wanted).abs().max() / wanted.std()) <= 1e-4

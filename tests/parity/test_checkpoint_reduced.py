@@ -1,6 +1,6 @@
-"""Pruned checkpoints in stock transformers: what the removing host, the masked host and the frozen graphs compute.
+"""Pruned checkpoints in stock transformers: what the removing model, the masked model and the frozen graphs compute.
 
-Tiny random hosts of every family, tied and untied heads, older and newer tensor names, one file and shards. Logits
+Tiny random models of every family, tied and untied heads, older and newer tensor names, one file and shards. Logits
 within 1e-4 of the reference's standard deviation, and the same greedy tokens.
 """
 
@@ -28,19 +28,19 @@ from allrounder.engines.onnxruntime.build import build
 from allrounder.export.freezer import Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
-from allrounder.serving import kept_rows
 from allrounder.runtime.engine import Engine, EngineOptions
+from allrounder.serving import kept_rows
 from allrounder.serving.kept_rows import RowReader
 from allrounder.versions import VERSIONS, resolve
-from allrounder.vlm.host import Host, load_host
 from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.masked import masked_logits
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.model import LoadedModel, load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PrunedModel, PruningDecision
 from allrounder.vlm.random_model import TINY, Shape, write_random_checkpoint
 
 QUESTION = "naïve 日本 what is it?"
-PICTURE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))
 NEW_TOKENS = 8
 # Layers from the third on have a window; it is as long as the longest sequence, so it never binds.
 OWN = {
@@ -51,29 +51,29 @@ OWN = {
 
 
 class Made(NamedTuple):
-    host: Host
+    vlm: LoadedModel
     folder: Path
     checkpoints: dict[str, Path]  # by version
 
 
 @pytest.fixture(scope="module")
 def made():
-    """Gives the host of a shape and the checkpoints of its versions, made once."""
+    """Gives the model of a shape and the checkpoints of its versions, made once."""
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-parity-"))
 
     @functools.cache
     def get(shape, versions=("par-lite",), layout="older", shards=1, dtype=torch.float32) -> Made:
         place = folder / f"{shape}-{len(versions)}-{layout}-{shards}-{dtype}"
         place.mkdir()
-        directory = write_random_checkpoint(place / "host", OWN.get(shape, shape), layout=layout, dtype=dtype)
+        directory = write_random_checkpoint(place / "model", OWN.get(shape, shape), layout=layout, dtype=dtype)
         if shards > 1:
             split(directory, shards)
-        host = load_host(directory, dtype=torch.float32)
+        vlm = load_model(directory, dtype=torch.float32)
         torch.manual_seed(1)
-        save_router(MetaRouter(host.spec, host.model.config.text_config), place / "router", host_digest=host.digest)
+        save_router(MetaRouter(vlm.spec, vlm.model.config.text_config), place / "router", model_digest=vlm.digest)
         freezer = Freezer(directory, place / "router", place / "frozen")
         freezer.shared()
-        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
         for each in versions:
             budget = resolve(each, tokens=tokens, layers=layers)
             dropped = (1, 3)[: layers - budget.layers]  # from the middle: renumbering must show
@@ -86,7 +86,7 @@ def made():
                 checkpoints[entry.version] = place / entry.version
                 write_checkpoint(place / "frozen", entry, checkpoints[entry.version])
             staging.path.rename(place / "bundle")  # outlives the staging, for the engines
-        return Made(host, place, checkpoints)
+        return Made(vlm, place, checkpoints)
 
     return get
 
@@ -147,11 +147,11 @@ def served(model, read, new_tokens, *, renumbered=False):
 
 
 @torch.no_grad()
-def removed(host, read, plan, pixels, new_tokens):
-    """The same by the removing host."""
-    pruned = PrunedHost(host)
-    flow = Flow(torch.tensor([read.keep]), plan, 0)
-    state = pruned.prefill(pruned.visual(pixels), host_prompt(host, [QUESTION]), flow)
+def removed(vlm, read, plan, pixels, new_tokens):
+    """The same by the removing model."""
+    pruned = PrunedModel(vlm)
+    decision = PruningDecision(torch.tensor([read.keep]), plan, 0)
+    state = pruned.prefill(pruned.image_embeds(pixels), model_prompt(vlm, [QUESTION]), decision)
     logits = [state.logits[0]]
     for _ in range(new_tokens):
         logits.append(pruned.decode(state, logits[-1].argmax().reshape(1, 1))[0, -1])
@@ -164,17 +164,17 @@ def assert_same(got, wanted):
     assert torch.equal(got.argmax(dim=-1), wanted.argmax(dim=-1))
 
 
-def pixels_of(made_host, reader):
+def pixels_of(made_model, reader):
     """The pixel values that the checkpoint's own graph makes; the processor's are compared apart."""
     session = reader._preprocess
-    return torch.from_numpy(session.run({"image": np.asarray(PICTURE)})["pixel_values"].numpy().copy())
+    return torch.from_numpy(session.run({"image": np.asarray(IMAGE)})["pixel_values"].numpy().copy())
 
 
 CASES = [(shape, "older", 1) for shape in TINY] + [("mistral", "newer", 1), ("qwen2-siglip", "newer", 3)]
 CASES += [("llama-mha", "older", 2), ("llama-gqa-tied", "older", 3)]
 
 
-def test_pictures_are_prepared_on_the_cpu(made, monkeypatch):
+def test_images_are_prepared_on_the_cpu(made, monkeypatch):
     opened = {}
 
     def open_session(path, options):
@@ -187,19 +187,19 @@ def test_pictures_are_prepared_on_the_cpu(made, monkeypatch):
 
 
 @pytest.mark.parametrize(("shape", "layout", "shards"), CASES)
-def test_kept_rows_give_what_the_removing_host_and_the_frozen_graph_compute(made, shape, layout, shards):
-    host, place, checkpoints = made(shape, layout=layout, shards=shards)
+def test_kept_rows_give_what_the_removing_model_and_the_frozen_graph_compute(made, shape, layout, shards):
+    vlm, place, checkpoints = made(shape, layout=layout, shards=shards)
     checkpoint = checkpoints["par-lite"]
     model, reader = stock(checkpoint), RowReader(checkpoint)
-    read = reader.read(PICTURE, QUESTION)
-    assert read.rows.shape == (reader.sidecar.entry.pruning.keep, host.spec.decoder.hidden)
+    read = reader.read(IMAGE, QUESTION)
+    assert read.rows.shape == (reader.sidecar.entry.pruning.keep, vlm.spec.decoder.hidden)
     got = served(model, read, NEW_TOKENS)
-    assert_same(got, removed(host, read, plan_of(checkpoint), pixels_of(host, reader), NEW_TOKENS))
+    assert_same(got, removed(vlm, read, plan_of(checkpoint), pixels_of(vlm, reader), NEW_TOKENS))
     bundle = open_bundle(place / "bundle")
     engine = Engine.open(bundle, bundle.manifest.entries[0])
-    visual, prompt = engine.see(np.asarray(PICTURE)), engine.prompt(QUESTION)
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=NEW_TOKENS)
-    assert state.keep_list == read.keep
+    image_embeds, prompt = engine.embed_image(np.asarray(IMAGE)), engine.prompt(QUESTION)
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=NEW_TOKENS)
+    assert state.keep_indices == read.keep
     assert tuple(prompt) == tuple(read.prompt)
     logits = [torch.from_numpy(state.logits[0])]
     for _ in range(NEW_TOKENS):
@@ -208,37 +208,37 @@ def test_kept_rows_give_what_the_removing_host_and_the_frozen_graph_compute(made
 
 
 @pytest.mark.parametrize(("shape", "layout", "shards"), CASES)
-def test_with_every_token_it_is_the_masked_host_without_those_layers(made, shape, layout, shards):
-    host, _, checkpoints = made(shape, layout=layout, shards=shards)
+def test_with_every_token_it_is_the_masked_model_without_those_layers(made, shape, layout, shards):
+    vlm, _, checkpoints = made(shape, layout=layout, shards=shards)
     checkpoint = checkpoints["par-lite"]
     model, processor = stock(checkpoint), LlavaProcessor.from_pretrained(str(checkpoint), backend="pil")
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    special = host.template.prefix_special  # the template writes no begin token of its own
-    inputs = processor(text=text, images=PICTURE, return_tensors="pt", add_special_tokens=special)
+    special = vlm.template.prefix_special  # the template writes no begin token of its own
+    inputs = processor(text=text, images=IMAGE, return_tensors="pt", add_special_tokens=special)
     with torch.no_grad():
         got = model(**inputs).logits[:, -1]
-    visual = PrunedHost(host).visual(inputs["pixel_values"])
-    everything = torch.arange(host.spec.visual_tokens)[None]
-    flow = Flow(everything, plan_of(checkpoint), 0)
-    assert_same(got, masked_logits(host, visual, host_prompt(host, [QUESTION]), flow)[:, 0])
+    image_embeds = PrunedModel(vlm).image_embeds(inputs["pixel_values"])
+    everything = torch.arange(vlm.spec.image_tokens)[None]
+    decision = PruningDecision(everything, plan_of(checkpoint), 0)
+    assert_same(got, masked_logits(vlm, image_embeds, model_prompt(vlm, [QUESTION]), decision)[:, 0])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version(made, version):
-    host, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
+    vlm, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
     reader = RowReader(checkpoints[version])
-    read, plan = reader.read(PICTURE, QUESTION), plan_of(checkpoints[version])
-    budget = resolve(version, tokens=host.spec.visual_tokens, layers=host.spec.decoder.layers)
+    read, plan = reader.read(IMAGE, QUESTION), plan_of(checkpoints[version])
+    budget = resolve(version, tokens=vlm.spec.image_tokens, layers=vlm.spec.decoder.layers)
     assert (len(read.keep), len(plan)) == budget
     model = stock(checkpoints[version])
     assert len(model.model.language_model.layers) == budget.layers
-    assert_same(served(model, read, 2), removed(host, read, plan, pixels_of(host, reader), 2))
+    assert_same(served(model, read, 2), removed(vlm, read, plan, pixels_of(vlm, reader), 2))
     assert (reader.sidecar.graphs.router is None) == (version == "full")
 
 
 def test_layer_indexed_keys_of_the_config_follow_the_plan(made):
-    host, _, checkpoints = made("windowed")
+    vlm, _, checkpoints = made("windowed")
     checkpoint = checkpoints["par-lite"]
     assert plan_of(checkpoint) == (0, 2, 3, 4)
     text = json.loads((checkpoint / "config.json").read_text())["text_config"]
@@ -246,20 +246,20 @@ def test_layer_indexed_keys_of_the_config_follow_the_plan(made):
     assert text["max_window_layers"] == 1
     assert text["layer_types"] == ["full_attention", *["sliding_attention"] * 3]
     reader = RowReader(checkpoint)
-    read = reader.read(PICTURE, QUESTION)
-    wanted = removed(host, read, plan_of(checkpoint), pixels_of(host, reader), 2)
+    read = reader.read(IMAGE, QUESTION)
+    wanted = removed(vlm, read, plan_of(checkpoint), pixels_of(vlm, reader), 2)
     assert_same(served(stock(checkpoint), read, 2), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_keep_dtype_and_bytes(made, dtype):
-    host, place, checkpoints = made("mistral", dtype=dtype, shards=2)
+    vlm, place, checkpoints = made("mistral", dtype=dtype, shards=2)
     checkpoint = checkpoints["par-lite"]
     plan = plan_of(checkpoint)
     files = sorted(checkpoint.glob("*.safetensors"))
     assert [file.name for file in files] == [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
-    before = {name: each for file in (place / "host").glob("*.safetensors") for name, each in load_file(file).items()}
+    before = {name: each for file in (place / "model").glob("*.safetensors") for name, each in load_file(file).items()}
     after = {name: each for file in files for name, each in load_file(file).items()}
     assert set(index["weight_map"]) == set(after)
     assert index["metadata"]["total_size"] == sum(each.nbytes for each in after.values())
@@ -273,13 +273,13 @@ def test_weights_keep_dtype_and_bytes(made, dtype):
         assert tensor.dtype == before[old].dtype == dtype
         assert torch.equal(tensor, before[old])
     outside = [name for name in before if "language_model.model.layers" not in name]
-    assert len(after) == len(outside) + len(plan) * (len(before) - len(outside)) // host.spec.decoder.layers
+    assert len(after) == len(outside) + len(plan) * (len(before) - len(outside)) // vlm.spec.decoder.layers
     assert json.loads((checkpoint / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 
 
 def test_positions_matter_and_renumbering_is_another_computation(made):
     """A stack that counts the rows it is given computes something near, but not this."""
     _, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
-    model, read = stock(checkpoints["par-lite"]), RowReader(checkpoints["par-lite"]).read(PICTURE, QUESTION)
+    model, read = stock(checkpoints["par-lite"]), RowReader(checkpoints["par-lite"]).read(IMAGE, QUESTION)
     kept, counted = served(model, read, 0), served(model, read, 0, renumbered=True)
     assert float((kept - counted).abs().max() / kept.std()) > 1e-3

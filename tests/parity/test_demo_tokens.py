@@ -1,7 +1,7 @@
 """The shipped demo model: stock masked, eager removing and runtime agree, token by token, on held-out questions.
 
 Two questions of the test split for each of the five versions; marked slow, all fifty for each. Given the runtime's own
-pixel values, keep-list and plan; router scores are compared apart, elsewhere.
+pixel values, keep indices and plan; router scores are compared apart, elsewhere.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS, resolve
-from allrounder.vlm.host import load_host
 from allrounder.vlm.masked import masked_logits
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.model import load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PrunedModel, PruningDecision
 
 QUESTIONS = 50
 NEW_TOKENS = 12
@@ -33,46 +33,48 @@ def demo_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def host():
-    """The shipped host, in float32 as its engines are."""
-    return load_host(Path(__file__).parents[2] / "models" / "demo", dtype=torch.float32)
+def vlm():
+    """The shipped model, in float32 as its engines are."""
+    return load_model(Path(__file__).parents[2] / "models" / "demo", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
 def questions():
-    """Held-out questions: neither the host nor the router saw these scenes or these handwritten digits."""
+    """Held-out questions: neither the model nor the router saw these scenes or these handwritten digits."""
     return list(examples(Split.TEST, QUESTIONS))
 
 
 @pytest.mark.parametrize("asked", [2, pytest.param(QUESTIONS, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 @pytest.mark.parametrize(("place", "version"), list(enumerate(VERSIONS)), ids=list(VERSIONS))
-def test_three_ways_one_answer(demo_bundle, host, questions, place, version, asked):
+def test_three_ways_one_answer(demo_bundle, vlm, questions, place, version, asked):
     first = place * QUESTIONS // len(VERSIONS)  # each version begins elsewhere
     chosen = [*questions[first:], *questions[:first]][:asked]
-    pruned = PrunedHost(host)
-    stops = host.stop_ids
+    pruned = PrunedModel(vlm)
+    stops = vlm.stop_ids
     with Runtime.load(demo_bundle, version=version) as runtime:
         for example in chosen:
             answer = runtime.generate(example.image, example.question, max_new_tokens=NEW_TOKENS)
             pixels = torch.from_numpy(_pixel_values(runtime, example.image))
-            visual, prompt = pruned.visual(pixels), host_prompt(host, [example.question])
-            flow = Flow(torch.tensor([answer.keep_list]), answer.layer_plan, runtime.entry.pruning.prune_layer)
-            eager = pruned.greedy(pruned.prefill(visual, prompt, flow), NEW_TOKENS, stops)[0].tolist()
+            image_embeds, prompt = pruned.image_embeds(pixels), model_prompt(vlm, [example.question])
+            decision = PruningDecision(
+                torch.tensor([answer.keep_indices]), answer.kept_layers, runtime.entry.pruning.prune_layer
+            )
+            eager = pruned.greedy(pruned.prefill(image_embeds, prompt, decision), NEW_TOKENS, stops)[0].tolist()
             assert list(answer.token_ids) == eager
             given = torch.tensor([answer.token_ids[:-1]], dtype=torch.int64)
-            masked = masked_logits(host, visual, prompt, flow, given)
+            masked = masked_logits(vlm, image_embeds, prompt, decision, given)
             assert masked[0].argmax(dim=-1).tolist() == eager
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_keep_list_is_as_long_as_the_budget(demo_bundle, host, questions, version):
-    decoder = host.spec.decoder
-    budget = resolve(version, tokens=host.spec.visual_tokens, layers=decoder.layers)
+def test_the_keep_indices_is_as_long_as_the_budget(demo_bundle, vlm, questions, version):
+    decoder = vlm.spec.decoder
+    budget = resolve(version, tokens=vlm.spec.image_tokens, layers=decoder.layers)
     with Runtime.load(demo_bundle, version=version) as runtime:
         answer = runtime.generate(questions[0].image, questions[0].question, max_new_tokens=1)
-    assert len(answer.keep_list) == budget.tokens
-    assert len(answer.layer_plan) == budget.layers
-    assert list(answer.keep_list) == sorted(set(answer.keep_list))
+    assert len(answer.keep_indices) == budget.tokens
+    assert len(answer.kept_layers) == budget.layers
+    assert list(answer.keep_indices) == sorted(set(answer.keep_indices))
 
 
 def _pixel_values(runtime, image):

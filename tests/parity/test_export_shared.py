@@ -14,20 +14,20 @@ import torch
 from allrounder.export.graph.writer import serialized
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
 from allrounder.export.vision import vision_graph
-from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.host import load_host
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import PrunedHost
+from allrounder.vlm.model import load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PrunedModel
 from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 # Of the reference's standard deviation; fp16 has eleven bits, bf16 eight.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}
 ROWS = {"fp32": np.float32, "fp16": np.float16, "bf16": np.float32}  # bf16 runs widened
-QUESTIONS = ("what?", "how many red circles are there in the picture, and where?")
+QUESTIONS = ("what?", "how many red circles are there in the image, and where?")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,19 +40,19 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
+def vlms(tmp_path_factory):
     @functools.cache
     def get(shape):
-        directory = write_random_checkpoint(tmp_path_factory.mktemp("host") / shape, shape)
+        directory = write_random_checkpoint(tmp_path_factory.mktemp("model") / shape, shape)
         (directory / FOLDER).mkdir()
-        return load_host(directory), directory
+        return load_model(directory), directory
 
     return get
 
 
-def host_weights(directory, precision):
+def model_weights(directory, precision):
     checkpoint = Checkpoint(directory)
-    layout = lay_out("host", precision, checkpoint.digest, host_tensors(checkpoint.spec), checkpoint.shape)
+    layout = lay_out("model", precision, checkpoint.digest, model_tensors(checkpoint.spec), checkpoint.shape)
     if not (directory / FOLDER / layout.name).exists():
         write(layout, checkpoint.read, directory / FOLDER / layout.name, silent)
     return layout.tensors
@@ -82,49 +82,49 @@ def difference(found, wanted):
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("shape", TINY)
-def test_vision_equals_the_stock_tower(hosts, shape, precision):
-    host, directory = hosts(shape)
-    size = host.spec.vision.image_size
+def test_vision_equals_the_stock_tower(vlms, shape, precision):
+    vlm, directory = vlms(shape)
+    size = vlm.spec.vision.image_size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    graph = vision_graph(host.spec, host_weights(directory, precision), ELEMENT_TYPES[precision])
-    (visual,) = run(graph, directory, {"pixel_values": pixels.numpy()})
-    assert visual.dtype == ROWS[precision]
-    assert difference(visual, PrunedHost(host).visual(pixels)) <= TOLERANCE[precision]
+    graph = vision_graph(vlm.spec, model_weights(directory, precision), ELEMENT_TYPES[precision])
+    (image_embeds,) = run(graph, directory, {"pixel_values": pixels.numpy()})
+    assert image_embeds.dtype == ROWS[precision]
+    assert difference(image_embeds, PrunedModel(vlm).image_embeds(pixels)) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize(("attention", "layers"), [("causal", 1), ("bidirectional", 1), ("causal", 2)])
 @pytest.mark.parametrize("shape", TINY)
-def test_router_equals_the_eager_one(hosts, shape, attention, layers, precision):
-    host, directory = hosts(shape)
+def test_router_equals_the_eager_one(vlms, shape, attention, layers, precision):
+    vlm, directory = vlms(shape)
     torch.manual_seed(1)
-    router = MetaRouter(host.spec, host.model.config.text_config, attention, layers).eval()
-    prompt = host_prompt(host, QUESTIONS)  # of unequal length: the first is padded
-    visual = torch.randn(2, host.spec.visual_tokens, host.spec.decoder.hidden)
-    weights = host_weights(directory, precision) | router_weights(router, host.spec, directory, precision)
-    graph = router_graph(host.spec, RouterShape(attention, layers), weights, ELEMENT_TYPES[precision])
+    router = MetaRouter(vlm.spec, vlm.model.config.text_config, attention, layers).eval()
+    prompt = model_prompt(vlm, QUESTIONS)  # of unequal length: the first is padded
+    image_embeds = torch.randn(2, vlm.spec.image_tokens, vlm.spec.decoder.hidden)
+    weights = model_weights(directory, precision) | router_weights(router, vlm.spec, directory, precision)
+    graph = router_graph(vlm.spec, RouterShape(attention, layers), weights, ELEMENT_TYPES[precision])
     feeds = {
         "prefix_ids": prompt.prefix_ids.numpy(),
-        "visual": visual.numpy().astype(ROWS[precision]),
+        "image_embeds": image_embeds.numpy().astype(ROWS[precision]),
         "suffix_ids": prompt.suffix_ids.numpy(),
         "suffix_lengths": prompt.suffix_lengths.numpy(),
     }
     found = run(graph, directory, feeds)
     with torch.no_grad():
-        wanted = router(PrunedHost(host).embeddings(visual, prompt), prompt)
+        wanted = router(PrunedModel(vlm).embeddings(image_embeds, prompt), prompt)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == np.float32  # rank logits never tie for want of bits
         assert difference(ours, theirs) <= TOLERANCE[precision]
 
 
-def test_a_padded_prompt_scores_as_it_does_alone(hosts):
-    host, directory = hosts("llama-mha")
+def test_a_padded_prompt_scores_as_it_does_alone(vlms):
+    vlm, directory = vlms("llama-mha")
     torch.manual_seed(2)
-    router = MetaRouter(host.spec, host.model.config.text_config, "bidirectional").eval()
-    weights = host_weights(directory, "fp32") | router_weights(router, host.spec, directory, "fp32")
-    graph = router_graph(host.spec, RouterShape("bidirectional", 1), weights, ELEMENT_TYPES["fp32"])
-    prompt = host_prompt(host, QUESTIONS)
-    visual = torch.randn(2, host.spec.visual_tokens, host.spec.decoder.hidden).numpy()
+    router = MetaRouter(vlm.spec, vlm.model.config.text_config, "bidirectional").eval()
+    weights = model_weights(directory, "fp32") | router_weights(router, vlm.spec, directory, "fp32")
+    graph = router_graph(vlm.spec, RouterShape("bidirectional", 1), weights, ELEMENT_TYPES["fp32"])
+    prompt = model_prompt(vlm, QUESTIONS)
+    image_embeds = torch.randn(2, vlm.spec.image_tokens, vlm.spec.decoder.hidden).numpy()
 
     def scores(each, rows):
         return run(
@@ -132,14 +132,14 @@ def test_a_padded_prompt_scores_as_it_does_alone(hosts):
             directory,
             {
                 "prefix_ids": each.prefix_ids.numpy(),
-                "visual": rows,
+                "image_embeds": rows,
                 "suffix_ids": each.suffix_ids.numpy(),
                 "suffix_lengths": each.suffix_lengths.numpy(),
             },
         )
 
-    together = scores(prompt, visual)
+    together = scores(prompt, image_embeds)
     for row in range(2):
-        alone = scores(prompt.row(row), visual[row : row + 1])
+        alone = scores(prompt.row(row), image_embeds[row : row + 1])
         for whole, single in zip(together, alone, strict=True):
             assert np.allclose(whole[row], single[0], atol=1e-5)

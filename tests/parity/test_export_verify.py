@@ -38,18 +38,18 @@ def _one_thread():
 
 
 def make_sources(folder, shape, **router):
-    host = write_random_checkpoint(folder / "host", shape)
-    checkpoint = Checkpoint(host)
+    vlm = write_random_checkpoint(folder / "model", shape)
+    checkpoint = Checkpoint(vlm)
     torch.manual_seed(0)
-    made = MetaRouter(checkpoint.spec, read_config(host).text_config, **router)
-    save_router(made, folder / "router", host_digest=checkpoint.digest)
-    return host, folder / "router", checkpoint.spec
+    made = MetaRouter(checkpoint.spec, read_config(vlm).text_config, **router)
+    save_router(made, folder / "router", model_digest=checkpoint.digest)
+    return vlm, folder / "router", checkpoint.spec
 
 
-def freeze(host, router, spec, out, **options):
-    freezer = Freezer(host, router, out, FreezeOptions(**options))
+def freeze(vlm, router, spec, out, **options):
+    freezer = Freezer(vlm, router, out, FreezeOptions(**options))
     freezer.shared()
-    tokens, depth = spec.visual_tokens, spec.decoder.layers
+    tokens, depth = spec.image_tokens, spec.decoder.layers
     half = (tokens // 2, depth - 2)
     freezer.add(pruning((tokens, depth), 2, tuple(range(depth)), "full"))
     freezer.add(pruning(half, 2, None, "half"))
@@ -59,37 +59,37 @@ def freeze(host, router, spec, out, **options):
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
-    """One host, its router and what was frozen from them."""
+    """One model, its router and what was frozen from them."""
     folder = tmp_path_factory.mktemp("verify")
-    host, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
-    return folder / "frozen", host, router, freeze(host, router, spec, folder / "frozen")
+    vlm, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
+    return folder / "frozen", vlm, router, freeze(vlm, router, spec, folder / "frozen")
 
 
 @pytest.mark.parametrize("shape", TINY)
 def test_every_family_is_proved(tmp_path, shape):
     number = TINY.index(shape)
     attention = ("causal", "bidirectional")[number % 2]
-    host, router, spec = make_sources(tmp_path, shape, attention=attention, layers=1 + number % 2)
-    freeze(host, router, spec, tmp_path / "frozen")
-    report = verify(tmp_path / "frozen", host, router)
+    vlm, router, spec = make_sources(tmp_path, shape, attention=attention, layers=1 + number % 2)
+    freeze(vlm, router, spec, tmp_path / "frozen")
+    report = verify(tmp_path / "frozen", vlm, router)
     assert report.graphs == 9
     assert 0 < report.worst.difference <= TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_proved(tmp_path, precision):
-    host, router, spec = make_sources(tmp_path, "qwen2-siglip")
-    freeze(host, router, spec, tmp_path / "frozen", precision=precision)
-    report = verify(tmp_path / "frozen", host, router)
+    vlm, router, spec = make_sources(tmp_path, "qwen2-siglip")
+    freeze(vlm, router, spec, tmp_path / "frozen", precision=precision)
+    report = verify(tmp_path / "frozen", vlm, router)
     assert 0 < report.worst.difference <= TOLERANCE[precision]
 
 
-def test_large_hosts_are_proved_layer_by_layer_only(honest, monkeypatch):
-    folder, host, router, _ = honest
-    whole = verify(folder, host, router)
+def test_large_models_are_proved_layer_by_layer_only(honest, monkeypatch):
+    folder, vlm, router, _ = honest
+    whole = verify(folder, vlm, router)
     monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(module, "load_host", lambda _: pytest.fail("the whole host was loaded"))
-    assert 50 < verify(folder, host, router).comparisons < whole.comparisons
+    monkeypatch.setattr(module, "load_model", lambda _: pytest.fail("the whole model was loaded"))
+    assert 50 < verify(folder, vlm, router).comparisons < whole.comparisons
 
 
 @pytest.mark.parametrize("small", [0, module.SMALL])
@@ -115,8 +115,8 @@ def test_rotary_frequencies_that_were_misread_are_found(tmp_path, monkeypatch):
 
 
 def refuse_misread(folder, monkeypatch, small, edit):
-    """Freezes and verifies a host of which every stage has the same wrong spec."""
-    host = write_random_checkpoint(folder / "host", "llama-mha")
+    """Freezes and verifies a model of which every stage has the same wrong spec."""
+    vlm = write_random_checkpoint(folder / "model", "llama-mha")
     honest = Checkpoint.__init__
 
     def misread(self, directory):
@@ -125,21 +125,21 @@ def refuse_misread(folder, monkeypatch, small, edit):
 
     monkeypatch.setattr(Checkpoint, "__init__", misread)
     monkeypatch.setattr(module, "SMALL", small)
-    freezer = Freezer(host, None, folder / "frozen")
+    freezer = Freezer(vlm, None, folder / "frozen")
     freezer.shared()
     depth = freezer.spec.decoder.layers
-    freezer.add(pruning((freezer.spec.visual_tokens, depth), 0, tuple(range(depth)), "full"))
+    freezer.add(pruning((freezer.spec.image_tokens, depth), 0, tuple(range(depth)), "full"))
     freezer.finish()
     with pytest.raises(VerificationFailed):
-        verify(folder / "frozen", host, None)
+        verify(folder / "frozen", vlm, None)
 
 
 def test_what_was_proved_before_is_not_compared_again(honest):
-    folder, host, router, frozen = honest
-    whole, nothing = verify(folder, host, router), verify(folder, host, router, proved=frozen.files)
+    folder, vlm, router, frozen = honest
+    whole, nothing = verify(folder, vlm, router), verify(folder, vlm, router, proved=frozen.files)
     assert nothing == (0, 0, None)
     known = {name for name in frozen.files if name not in (frozen.versions[-1].prefill, frozen.versions[-1].decode)}
-    assert 0 < verify(folder, host, router, proved=known).comparisons < whole.comparisons
+    assert 0 < verify(folder, vlm, router, proved=known).comparisons < whole.comparisons
 
 
 def edited(honest, tmp_path, name, edit):
@@ -191,8 +191,8 @@ def test_both_branches_of_a_routed_layer_are_run(honest, tmp_path, graph, branch
 def half(request, tmp_path_factory):
     """The same in half precision, whose tolerance is wide."""
     folder = tmp_path_factory.mktemp(request.param)
-    host, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
-    return folder / "frozen", host, router, freeze(host, router, spec, folder / "frozen", precision=request.param)
+    vlm, router, spec = make_sources(folder, "llama-gqa-tied", attention="bidirectional")
+    return folder / "frozen", vlm, router, freeze(vlm, router, spec, folder / "frozen", precision=request.param)
 
 
 @pytest.mark.parametrize("fault", ["other weights", "no norm", "no rotation", "sees all"])
@@ -320,9 +320,9 @@ def test_what_is_no_graph_is_refused(honest, tmp_path, data):
         verify(out, honest[1], honest[2])
 
 
-def test_another_host_is_refused(honest, tmp_path):
+def test_another_model_is_refused(honest, tmp_path):
     other = write_random_checkpoint(tmp_path / "other", "llama-gqa-tied", seed=5)
-    with pytest.raises(InputInvalid, match="another host"):
+    with pytest.raises(InputInvalid, match="another model"):
         verify(honest[0], other, honest[2])
 
 

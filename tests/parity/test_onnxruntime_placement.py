@@ -48,7 +48,7 @@ def facts(tiny, tmp_path_factory):
 def test_all_entries_open_with_nothing_but_shapes_on_the_cpu(facts, precision):
     assert facts[precision]["failed"] == {}
     kinds = {name.partition("-")[0] for name in facts[precision]["left"]}
-    assert kinds == {"vision", "router", "prefill", "decode"}  # pictures are the CPU's own
+    assert kinds == {"vision", "router", "prefill", "decode"}  # images are the CPU's own
 
 
 def test_a_step_sees_what_its_cells_hold_now(facts):

@@ -1,4 +1,4 @@
-"""OpenVINO's engines answer as ONNX Runtime's do: same tokens, same keep-lists, same layer plans."""
+"""OpenVINO's engines answer as ONNX Runtime's do: same tokens, same keep indices, same kept layers."""
 
 import sys
 
@@ -21,14 +21,14 @@ from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine
 from allrounder.versions import resolve
 
-FLOWS = [("full", "static"), ("par-lite", "dynamic"), ("par-lite", "static")]
+DECISIONS = [("full", "static"), ("par-lite", "dynamic"), ("par-lite", "static")]
 
 
 @pytest.fixture(scope="module")
 def both(tiny, tmp_path_factory):
-    """A published bundle that holds three flows for both backends."""
+    """A published bundle that holds three decisions for both backends."""
     folder = tmp_path_factory.mktemp("openvino")
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
@@ -49,29 +49,29 @@ def entry_of(bundle, name, version, policy):
     return found
 
 
-@pytest.mark.parametrize(("version", "policy"), FLOWS)
+@pytest.mark.parametrize(("version", "policy"), DECISIONS)
 def test_answers_are_those_of_onnx_runtime(both, version, policy):
     rng = np.random.default_rng(0)
     engines = [Engine.open(both, entry_of(both, name, version, policy)) for name in ("onnxruntime", "openvino")]
     for question in ("what is it?", "where is the red one, and how many are there?"):
         rgb = rng.integers(0, 256, (40, 52, 3), np.uint8)
         first, second = (Runtime(engine).generate(rgb, question, max_new_tokens=12) for engine in engines)
-        assert (second.token_ids, second.keep_list, second.layer_plan) == (
+        assert (second.token_ids, second.keep_indices, second.kept_layers) == (
             first.token_ids,
-            first.keep_list,
-            first.layer_plan,
+            first.keep_indices,
+            first.kept_layers,
         )
 
 
-@pytest.mark.parametrize(("version", "policy"), FLOWS)
+@pytest.mark.parametrize(("version", "policy"), DECISIONS)
 def test_logits_of_several_new_tokens_are_those_of_onnx_runtime(both, version, policy):
     """Of the same pixel values: a few pixels are rounded otherwise."""
     pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
     logits = []
     for name in ("onnxruntime", "openvino"):
         engine = Engine.open(both, entry_of(both, name, version, policy))
-        prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
-        state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
+        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
+        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=6)
         logits.append(np.concatenate([engine.decode(state, ids)[0] for ids in ([3], [5, 7, 9], [11, 4])]))
     assert np.abs(logits[0] - logits[1]).max() <= 1e-4 * logits[0].std()
 
@@ -88,7 +88,7 @@ def demo(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [(47, 90), (480, 640), (20, 31), (56, 56), (640, 97), (303, 29)], ids=str)
 def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
-    """OpenVINO's own `Resize` was up to 146 of 255 off on such a picture: it does not antialias."""
+    """OpenVINO's own `Resize` was up to 146 of 255 off on such an image: it does not antialias."""
     rgb = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
     ours, theirs = (
         Engine.open(both, entry_of(both, name, "full", "static")).preprocess(rgb).numpy()

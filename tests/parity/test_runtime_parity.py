@@ -1,6 +1,6 @@
-"""The runtime on real frozen graphs: the same tokens as the removing host, eagerly, whatever way it is asked.
+"""The runtime on real frozen graphs: the same tokens as the removing model, eagerly, whatever way it is asked.
 
-Tiny random hosts; given the graph's own pixel values, keep-list and plan, greedy tokens are identical and logits
+Tiny random models; given the graph's own pixel values, keep indices and plan, greedy tokens are identical and logits
 within 1e-4 of their standard deviation. The router's scores are compared apart.
 """
 
@@ -28,13 +28,13 @@ from allrounder.router.model import MetaRouter
 from allrounder.runtime import Cancellation, Runtime
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.versions import resolve
-from allrounder.vlm.host import load_host
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import Flow, PrunedHost
+from allrounder.vlm.model import load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PrunedModel, PruningDecision
 from allrounder.vlm.random_model import write_random_checkpoint
 
 SHAPES = ("llama-gqa-tied", "llama-mha", "qwen2-siglip", "qwen3-siglip-layers")
-FLOWS = [  # version, K, policy
+DECISIONS = [  # version, K, policy
     ("full", 2, "static"),
     ("par-max", 2, "dynamic"),
     ("par-lite", 2, "dynamic"),
@@ -57,42 +57,42 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def made():
-    """Gives (host, router, bundle, engines by flow) of a shape, made once."""
+    """Gives (model, router, bundle, engines by decision) of a shape, made once."""
     folder = Path(tempfile.mkdtemp(prefix="runtime-parity-"))
 
     @functools.cache
     def get(shape, precision="fp32"):
         place = folder / f"{shape}-{precision}"
         place.mkdir()
-        directory = write_random_checkpoint(place / "host", shape)
-        host = load_host(directory)
+        directory = write_random_checkpoint(place / "model", shape)
+        vlm = load_model(directory)
         torch.manual_seed(1)
-        router = MetaRouter(host.spec, host.model.config.text_config)
-        save_router(router, place / "router", host_digest=host.digest)
+        router = MetaRouter(vlm.spec, vlm.model.config.text_config)
+        save_router(router, place / "router", model_digest=vlm.digest)
         freezer = Freezer(directory, place / "router", place / "frozen", FreezeOptions(precision=precision))
         freezer.shared()
-        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
-        for name, gather_layer, policy in FLOWS:
+        tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
+        for name, prune_layer, policy in DECISIONS:
             budget = resolve(name, tokens=tokens, layers=layers)
-            kept = tuple(sorted({*range(gather_layer), *range(layers - budget.layers + gather_layer, layers)}))
-            freezer.add(pruning(budget, gather_layer, kept if policy == "static" else None, name))
+            kept = tuple(sorted({*range(prune_layer), *range(layers - budget.layers + prune_layer, layers)}))
+            freezer.add(pruning(budget, prune_layer, kept if policy == "static" else None, name))
         freezer.finish()
         with Staging(place / "bundle") as staging:
             build(place / "frozen", staging, BuildOptions())
             publish(staging)
         bundle = open_bundle(place / "bundle")
         engines = open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))
-        by_flow = {e.entry.pruning.key: e for e in engines}
-        return host, router.eval(), bundle, by_flow
+        by_decision = {e.entry.pruning.key: e for e in engines}
+        return vlm, router.eval(), bundle, by_decision
 
     yield get
     shutil.rmtree(folder)
 
 
-def reference(host, pixel_values, question, flow, count):
-    """Returns the greedy tokens of the removing host and the logits [count, V] that chose them."""
-    pruned = PrunedHost(host)
-    state = pruned.prefill(pruned.visual(torch.from_numpy(pixel_values)), host_prompt(host, [question]), flow)
+def reference(vlm, pixel_values, question, decision, count):
+    """Returns the greedy tokens of the removing model and the logits [count, V] that chose them."""
+    pruned = PrunedModel(vlm)
+    state = pruned.prefill(pruned.image_embeds(torch.from_numpy(pixel_values)), model_prompt(vlm, [question]), decision)
     rows = [state.logits[0]]
     ids = [int(rows[0].argmax())]
     while len(ids) < count:
@@ -102,9 +102,9 @@ def reference(host, pixel_values, question, flow, count):
 
 
 def greedy(engine: Engine, question, count):
-    """Returns tokens, logits and flow of an engine; stop tokens are passed over."""
-    prompt, visual = engine.prompt(question), engine.see(RGB)
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=count)
+    """Returns tokens, logits and decision of an engine; stop tokens are passed over."""
+    prompt, image_embeds = engine.prompt(question), engine.embed_image(RGB)
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=count)
     rows = [state.logits[0]]
     ids = [int(rows[0].argmax())]
     while len(ids) < count:
@@ -113,17 +113,17 @@ def greedy(engine: Engine, question, count):
     return ids, np.stack(rows), state
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: "-".join(map(str, flow)))
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda decision: "-".join(map(str, decision)))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_engine_says_what_the_removing_host_says(made, shape, flow):
-    host, _, _, engines = made(shape)
-    engine = engines[flow]
+def test_the_engine_says_what_the_removing_model_says(made, shape, decision):
+    vlm, _, _, engines = made(shape)
+    engine = engines[decision]
     for question in QUESTIONS:
         ids, logits, state = greedy(engine, question, NEW_TOKENS)
-        assert len(state.keep_list) == engine.entry.pruning.keep
-        assert len(state.layer_plan) == engine.entry.pruning.layers
-        eager = Flow(torch.tensor([state.keep_list]), state.layer_plan, engine.entry.pruning.prune_layer)
-        wanted_ids, wanted = reference(host, engine.preprocess(RGB).numpy(), question, eager, NEW_TOKENS)
+        assert len(state.keep_indices) == engine.entry.pruning.keep
+        assert len(state.kept_layers) == engine.entry.pruning.layers
+        eager = PruningDecision(torch.tensor([state.keep_indices]), state.kept_layers, engine.entry.pruning.prune_layer)
+        wanted_ids, wanted = reference(vlm, engine.preprocess(RGB).numpy(), question, eager, NEW_TOKENS)
         assert ids == wanted_ids
         assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
 
@@ -131,21 +131,21 @@ def test_the_engine_says_what_the_removing_host_says(made, shape, flow):
 def test_half_precision_says_nearly_the_same(made):
     _, _, _, engines = made(SHAPES[0])
     _, _, _, halves = made(SHAPES[0], "fp16")
-    for flow, half in halves.items():
-        assert half.see(RGB).numpy().dtype == np.float16
+    for decision, half in halves.items():
+        assert half.embed_image(RGB).numpy().dtype == np.float16
         _, logits, state = greedy(half, QUESTIONS[0], 3)
-        _, wanted, wanted_state = greedy(engines[flow], QUESTIONS[0], 3)
+        _, wanted, wanted_state = greedy(engines[decision], QUESTIONS[0], 3)
         assert logits.dtype == np.float32
-        if (state.keep_list, state.layer_plan) == (wanted_state.keep_list, wanted_state.layer_plan):
+        if (state.keep_indices, state.kept_layers) == (wanted_state.keep_indices, wanted_state.kept_layers):
             assert np.abs(logits[0] - wanted[0]).max() <= 0.05 * wanted.std()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_prompt_is_the_hosts(made, shape):
-    host, _, _, engines = made(shape)
-    engine = engines[FLOWS[0]]
+def test_the_prompt_is_the_models(made, shape):
+    vlm, _, _, engines = made(shape)
+    engine = engines[DECISIONS[0]]
     for question in (*QUESTIONS, " a  b\n\n", "<|x|></s>", "\N{GRINNING FACE} é e\u0301"):
-        batch = host_prompt(host, [question])
+        batch = model_prompt(vlm, [question])
         ids = engine.prompt(question)
         assert list(ids.prefix_ids) == batch.prefix_ids[0].tolist()
         assert list(ids.suffix_ids) == batch.suffix_ids[0].tolist()
@@ -153,14 +153,14 @@ def test_the_prompt_is_the_hosts(made, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_routers_scores_are_the_eager_ones(made, shape):
-    host, router, _, engines = made(shape)
-    engine, pruned = engines["par-lite", 2, "dynamic"], PrunedHost(host)
+    vlm, router, _, engines = made(shape)
+    engine, pruned = engines["par-lite", 2, "dynamic"], PrunedModel(vlm)
     for question in QUESTIONS:
-        prompt, visual = engine.prompt(question), engine.see(RGB)
-        batch = host_prompt(host, [question])
+        prompt, image_embeds = engine.prompt(question), engine.embed_image(RGB)
+        batch = model_prompt(vlm, [question])
         with torch.no_grad():
-            wanted = router(pruned.embeddings(torch.from_numpy(visual.numpy()), batch), batch)
-        got = engine.route(prompt, visual)
+            wanted = router(pruned.embeddings(torch.from_numpy(image_embeds.numpy()), batch), batch)
+        got = engine.route(prompt, image_embeds)
         for ours, theirs in ((got.token_scores, wanted.token_scores), (got.layer_scores, wanted.layer_scores)):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * float(theirs.std()))
 
@@ -184,7 +184,7 @@ def test_eight_threads_answer_as_one(runtime):
         together = list(pool.map(lambda number: ask(runtime, number, **options[number % 3]), range(24)))
     for one, other in zip(alone, together, strict=True):
         assert one.token_ids == other.token_ids
-        assert (one.text, one.keep_list, one.layer_plan) == (other.text, other.keep_list, other.layer_plan)
+        assert (one.text, one.keep_indices, one.kept_layers) == (other.text, other.keep_indices, other.kept_layers)
     assert len({answer.token_ids for answer in alone}) > 4
 
 
@@ -223,7 +223,7 @@ def test_shared_weights_and_threads_give_the_same_tokens(made):
             wanted_ids, wanted, state = greedy(mine, QUESTIONS[1], NEW_TOKENS)
             ids, logits, other_state = greedy(other, QUESTIONS[1], NEW_TOKENS)
             assert ids == wanted_ids
-            assert (state.keep_list, state.layer_plan) == (other_state.keep_list, other_state.layer_plan)
+            assert (state.keep_indices, state.kept_layers) == (other_state.keep_indices, other_state.kept_layers)
             assert np.abs(logits - wanted).max() <= 1e-4 * wanted.std()
 
 
@@ -231,10 +231,10 @@ def test_tokens_decoded_together_equal_tokens_decoded_alone(made):
     _, _, _, engines = made(SHAPES[2])
     for engine in engines.values():
         ids, logits, _ = greedy(engine, QUESTIONS[0], 9)
-        prompt, visual = engine.prompt(QUESTIONS[0]), engine.see(RGB)
-        scores = engine.route(prompt, visual)
+        prompt, image_embeds = engine.prompt(QUESTIONS[0]), engine.embed_image(RGB)
+        scores = engine.route(prompt, image_embeds)
         for parts in ([8], [3, 5], [1, 6, 1]):
-            state, start = engine.prefill(prompt, visual, scores, room=8), 0
+            state, start = engine.prefill(prompt, image_embeds, scores, free_slots=8), 0
             for count in parts:
                 got = engine.decode(state, ids[start : start + count])[0]
                 start += count
@@ -244,16 +244,16 @@ def test_tokens_decoded_together_equal_tokens_decoded_alone(made):
 def test_caches_are_grown_in_place_and_skipped_layers_hold_nothing(made):
     _, _, _, engines = made(SHAPES[0])
     engine = engines["par-lite", 2, "dynamic"]
-    prompt, visual = engine.prompt(QUESTIONS[0]), engine.see(RGB)
-    state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=6)
+    prompt, image_embeds = engine.prompt(QUESTIONS[0]), engine.embed_image(RGB)
+    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=6)
     places = {name: tensor.data_ptr() for name, tensor in state.cache._outputs.items()}
     for token in (70, 71, 72):
         engine.decode(state, [token])
     text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
     for name, tensor in state.cache._outputs.items():
         layer = int(name.rpartition(".")[2])
-        tokens = engine.model.visual_tokens if layer < 2 else engine.entry.pruning.keep
-        rows = text + tokens + 6 if layer in state.layer_plan else 0
+        tokens = engine.model.image_tokens if layer < 2 else engine.entry.pruning.keep
+        rows = text + tokens + 6 if layer in state.kept_layers else 0
         assert tensor.shape()[2] == rows
         assert tensor.data_ptr() == places[name]
         held = np.abs(tensor.numpy()).max(axis=(0, 1, 3))

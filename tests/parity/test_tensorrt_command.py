@@ -38,7 +38,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     "precision", ["fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fp16", "bf16"))]
 )
-def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
+def test_it_rankings_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
     out = tmp_path / "bundle"
     words = ("--version", "full,par-lite", "--backend", "tensorrt", "--precision", precision)
     monkeypatch.setattr(tensorrt_stub.Builder, "built", [])
@@ -49,7 +49,7 @@ def test_it_votes_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, 
     bundle = open_bundle(out)
     assert len(tensorrt_stub.Builder.built) == sum(path.endswith(PLAN) for path in bundle.manifest.files)  # each once
     full, lite = bundle.manifest.entries
-    assert {entry.backend for entry in bundle.manifest.entries} == {"tensorrt"}  # nothing of the vote is left
+    assert {entry.backend for entry in bundle.manifest.entries} == {"tensorrt"}  # nothing of the ranking is left
     assert (lite.pruning.key, len(lite.pruning.kept_layers)) == (("par-lite", 2, "static"), 6)
     for entry in (full, lite):
         assert entry.graphs.decode.endswith(PLAN)

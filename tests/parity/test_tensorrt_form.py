@@ -24,7 +24,7 @@ PLAN = (0, 1, 2, 4, 5, 7)
 def staged(tiny, tmp_path_factory):
     """An opened bundle of full, and par-lite with K = 2 and K = 0, all static."""
     folder = tmp_path_factory.mktemp("forms")
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
+    freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
@@ -42,7 +42,7 @@ def sizes(bundle, entry):
 
 
 def graph_paths(entry):
-    """The graphs that become plans; pictures are prepared by ONNX Runtime."""
+    """The graphs that become plans; images are prepared by ONNX Runtime."""
     paths = msgspec.structs.asdict(entry.graphs)
     return {name: path for name, path in paths.items() if path and name != "preprocess"}
 
@@ -65,10 +65,10 @@ def test_static_forms_answer_as_the_frozen_graphs_do(staged, which):
         results = []
         for each in (entry, static_entry(staged, entry)):
             engine = Engine.open(staged, each)
-            prompt, visual = engine.prompt(question), engine.see(rgb)
-            state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=9)
+            prompt, image_embeds = engine.prompt(question), engine.embed_image(rgb)
+            state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
             steps = [engine.decode(state, ids) for ids in ([5], [3, 9, 7], [11], [2, 4, 6, 8])]
-            results.append((state.keep_list, np.concatenate([state.logits, *(step[0] for step in steps)])))
+            results.append((state.keep_indices, np.concatenate([state.logits, *(step[0] for step in steps)])))
         (keep, frozen), (other, static) = results
         assert keep == other
         assert np.abs(frozen - static).max() <= 1e-5 * frozen.std()

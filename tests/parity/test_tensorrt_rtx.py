@@ -30,7 +30,7 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed 
 # The bindings' own destructors warn.
 pytestmark = pytest.mark.filterwarnings("ignore:Use del obj:DeprecationWarning")
 PLAN = (0, 1, 2, 4, 5, 7)
-FLOWS = [("full", 0), ("par-lite", 2), ("par-lite", 0)]
+DECISIONS = [("full", 0), ("par-lite", 2), ("par-lite", 0)]
 PLANNED = ("vision", "router", "prefill", "decode")
 
 
@@ -51,13 +51,13 @@ def networks(monkeypatch):
     gc.collect()  # what an error held, while its destructor's warning is expected
 
 
-def frozen_flows(host, router, folder, precision):
-    freezer = Freezer(host, router, folder, FreezeOptions(precision), lambda *_: None)
+def frozen_decisions(vlm, router, folder, precision):
+    freezer = Freezer(vlm, router, folder, FreezeOptions(precision), lambda *_: None)
     freezer.shared()
-    tokens, layers = freezer.spec.visual_tokens, freezer.spec.decoder.layers
-    for name, gather_layer in FLOWS:
+    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
+    for name, prune_layer in DECISIONS:
         plan = PLAN if name != "full" else tuple(range(layers))
-        freezer.add(pruning(resolve(name, tokens=tokens, layers=layers), gather_layer, plan, name))
+        freezer.add(pruning(resolve(name, tokens=tokens, layers=layers), prune_layer, plan, name))
     freezer.finish()
     return folder
 
@@ -66,10 +66,10 @@ def frozen_flows(host, router, folder, precision):
     "precision", ["fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fp16", "bf16"))]
 )
 def test_every_graph_becomes_a_plan_of_the_layers_it_should(networks, tiny, tmp_path, precision):
-    frozen = frozen_flows(tiny.host, tiny.router, tmp_path / "frozen", precision)
+    frozen = frozen_decisions(tiny.vlm, tiny.router, tmp_path / "frozen", precision)
     with Staging(tmp_path / "b") as staging:
         entries = backend("tensorrt-rtx").build(frozen, staging, BuildOptions())
-        assert sorted((entry.version, entry.pruning.prune_layer) for entry in entries) == sorted(FLOWS)
+        assert sorted((entry.version, entry.pruning.prune_layer) for entry in entries) == sorted(DECISIONS)
         paths = [[getattr(entry.graphs, kind) for kind in PLANNED] for entry in entries]
         names = {path for each in paths for path in each if path}
         for path in names:
@@ -127,14 +127,14 @@ def test_a_cache_has_a_number_of_slots(slots, takes):
 def test_what_it_refuses_is_said_in_its_words(networks, tiny, tmp_path, monkeypatch):
     """Attention that no one kernel computes, without the permission to use several."""
     monkeypatch.setattr(plans_of, "parsed_form", static_form)
-    frozen = frozen_flows(tiny.host, tiny.router, tmp_path / "frozen", "fp32")
+    frozen = frozen_decisions(tiny.vlm, tiny.router, tmp_path / "frozen", "fp32")
     with Staging(tmp_path / "b") as staging, pytest.raises(BackendError, match="decomposable") as caught:
         backend("tensorrt-rtx").build(frozen, staging, BuildOptions())
     assert "(tensorrt_rtx 1." in str(caught.value.got)
 
 
 @pytest.mark.usefixtures("networks")
-def test_the_command_votes_builds_and_publishes_what_it_cannot_run(tiny, tmp_path, capsys, monkeypatch):
+def test_the_command_rankings_builds_and_publishes_what_it_cannot_run(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpus, "gpus", tuple)  # as in CI, also where there is one
     out = tmp_path / "b"
     assert build_engine.main(tiny.arguments(out, "--backend", "tensorrt-rtx")) == 0

@@ -27,7 +27,7 @@ def saved(tmp_path_factory) -> Path:
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("router")
     router = MetaRouter(SPEC, CONFIG.text_config, "bidirectional", 2)
-    save_router(router, folder, host_digest=DIGEST, training={"steps": 3, "objective": "gate", "kl": 0.5})
+    save_router(router, folder, model_digest=DIGEST, training={"steps": 3, "objective": "gate", "kl": 0.5})
     return folder
 
 
@@ -37,7 +37,7 @@ def folder(saved, tmp_path) -> Path:
 
 
 def load(folder: Path) -> MetaRouter:
-    return load_router(folder, host_spec=SPEC, host_digest=DIGEST)
+    return load_router(folder, model_spec=SPEC, model_digest=DIGEST)
 
 
 def edit(folder: Path, **changes) -> None:
@@ -51,9 +51,9 @@ def test_round_trip_scores_the_same(shape, tmp_path):
     config = random_config(shape)
     spec = read_spec(config)
     router = MetaRouter(spec, config.text_config, "causal", 1).eval()
-    save_router(router, tmp_path / "new", host_digest=DIGEST)
-    again = load_router(tmp_path / "new", host_spec=spec, host_digest=DIGEST)
-    rows = torch.randn(1, 2 + spec.visual_tokens + 3, spec.decoder.hidden)
+    save_router(router, tmp_path / "new", model_digest=DIGEST)
+    again = load_router(tmp_path / "new", model_spec=spec, model_digest=DIGEST)
+    rows = torch.randn(1, 2 + spec.image_tokens + 3, spec.decoder.hidden)
     ids = torch.zeros(1, 3, dtype=torch.int64)
     prompt = PromptBatch(ids[:, :2], ids, torch.tensor([3]))
     for before, after in zip(router(rows, prompt), again(rows, prompt), strict=True):
@@ -63,28 +63,28 @@ def test_round_trip_scores_the_same(shape, tmp_path):
 
 def test_the_record_says_what_it_is(saved):
     record = read_record(saved)
-    assert (record.attention, record.router_layers, record.host) == ("bidirectional", 2, DIGEST)
-    assert (record.visual_tokens, record.host_layers) == (SPEC.visual_tokens, SPEC.decoder.layers)
+    assert (record.attention, record.router_layers, record.model_digest) == ("bidirectional", 2, DIGEST)
+    assert (record.image_tokens, record.model_layers) == (SPEC.image_tokens, SPEC.decoder.layers)
     assert record.training == {"steps": 3, "objective": "gate", "kl": 0.5}
     assert sorted(path.name for path in saved.iterdir()) == [RECORD, WEIGHTS]
 
 
 def test_the_same_router_gives_the_same_bytes(saved, tmp_path):
     record = read_record(saved)
-    save_router(load(saved), tmp_path, host_digest=DIGEST, training=record.training)
+    save_router(load(saved), tmp_path, model_digest=DIGEST, training=record.training)
     for name in (RECORD, WEIGHTS):
         assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
 
 
-def test_another_host_is_refused(saved):
-    with pytest.raises(RouterMismatch, match="another host"):
-        load_router(saved, host_spec=SPEC, host_digest=OTHER)
+def test_another_model_is_refused(saved):
+    with pytest.raises(RouterMismatch, match="another model"):
+        load_router(saved, model_spec=SPEC, model_digest=OTHER)
     with pytest.raises(RouterMismatch, match="another shape"):
-        load_router(saved, host_spec=read_spec(random_config("llama-gqa-tied")), host_digest=DIGEST)
+        load_router(saved, model_spec=read_spec(random_config("llama-gqa-tied")), model_digest=DIGEST)
 
 
 def test_the_future_beats_every_other_complaint(folder):
-    edit(folder, schema=2, attention="sideways", surprise=1, host=OTHER)
+    edit(folder, schema=2, attention="sideways", surprise=1, model_digest=OTHER)
     (folder / WEIGHTS).write_bytes(b"")
     with pytest.raises(RouterMismatch, match="future"):
         load(folder)
@@ -99,7 +99,7 @@ def test_the_future_beats_every_other_complaint(folder):
         {"schema": 0},
         {"attention": "sideways"},
         {"router_layers": 0},
-        {"host": "A" * 64},
+        {"model": "A" * 64},
         {"training": {"kl": None}},
         {"weights": {"sha256": "a" * 64}},
         {"decoder": []},
@@ -162,7 +162,7 @@ def test_wrong_tensors_with_a_right_digest_are_refused(folder, kind):
         load(folder)
 
 
-@pytest.mark.parametrize("bad", [{"host_digest": "short"}, {"host_digest": DIGEST, "training": {"kl": float("nan")}}])
+@pytest.mark.parametrize("bad", [{"model_digest": "short"}, {"model_digest": DIGEST, "training": {"kl": float("nan")}}])
 def test_an_invalid_record_is_never_written(tmp_path, bad):
     with pytest.raises(RouterMismatch):
         save_router(MetaRouter(SPEC, CONFIG.text_config), tmp_path, **bad)

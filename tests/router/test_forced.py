@@ -1,4 +1,4 @@
-"""Teacher-forced runs: held to the removing host, and differentiable where they must be."""
+"""Teacher-forced runs: held to the removing model, and differentiable where they must be."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from allrounder.router.training.examples import Example
 from allrounder.router.training.forced import Gates, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.training.references import Batch, References
-from allrounder.vlm.host import Host, load_host
-from allrounder.vlm.pruned import Flow, PrunedHost, full_flow
+from allrounder.vlm.model import LoadedModel, load_model
+from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
 from allrounder.vlm.random_model import write_random_checkpoint
 
 QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
@@ -26,7 +26,7 @@ def one_thread():
 
 
 class Noise:
-    """Random pictures."""
+    """Random images."""
 
     name = "noise"
 
@@ -37,7 +37,7 @@ class Noise:
         pixels = np.random.default_rng(index).integers(0, 256, (40, 50, 3), np.uint8)
         return Example(pixels, self.question(index))
 
-    def picture(self, index):
+    def image(self, index):
         return index
 
     def question(self, index):
@@ -45,102 +45,102 @@ class Noise:
 
 
 @pytest.fixture(scope="module", params=["llama-mha", "llama-gqa-tied"])
-def host(request, tmp_path_factory) -> Host:
-    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), request.param))
+def vlm(request, tmp_path_factory) -> LoadedModel:
+    return load_model(write_random_checkpoint(tmp_path_factory.mktemp("model"), request.param))
 
 
 @pytest.fixture(scope="module")
-def references(host) -> References:
-    return References(host, Noise(), answer_tokens=5)
+def references(vlm) -> References:
+    return References(vlm, Noise(), answer_tokens=5)
 
 
-def visual_of(host: Host, batch: Batch, row: int) -> torch.Tensor:
+def image_of(vlm: LoadedModel, batch: Batch, row: int) -> torch.Tensor:
     start = batch.prompt.prefix_ids.shape[1]
-    return batch.embeddings[row : row + 1, start : start + host.spec.visual_tokens]
+    return batch.embeddings[row : row + 1, start : start + vlm.spec.image_tokens]
 
 
-def random_flows(host: Host, count: int, tokens: int, gather_layer: int) -> Flow:
+def random_decisions(vlm: LoadedModel, count: int, tokens: int, prune_layer: int) -> PruningDecision:
     generator = torch.Generator().manual_seed(count)
-    spec = host.spec
-    keep = torch.stack([torch.randperm(spec.visual_tokens, generator=generator)[:tokens] for _ in range(count)])
+    spec = vlm.spec
+    keep = torch.stack([torch.randperm(spec.image_tokens, generator=generator)[:tokens] for _ in range(count)])
     plan = torch.rand(count, spec.decoder.layers, generator=generator) < 0.5
-    plan[:, :gather_layer] = True
+    plan[:, :prune_layer] = True
     plan[:, -1] = True
-    return Flow(keep.sort(dim=1).values, plan, gather_layer)
+    return PruningDecision(keep.sort(dim=1).values, plan, prune_layer)
 
 
-def test_references_are_the_hosts_own_greedy_answers(host, references):
+def test_references_are_the_models_own_greedy_answers(vlm, references):
     batch = references.batch([0, 1, 2])
-    pruned = PrunedHost(host)
+    pruned = PrunedModel(vlm)
     for row in range(3):
         prompt = batch.prompt.row(row)
-        state = pruned.prefill(visual_of(host, batch, row), prompt, full_flow(host))
-        ids = pruned.greedy(state, 5, host.stop_ids)[0]
+        state = pruned.prefill(image_of(vlm, batch, row), prompt, full_decision(vlm))
+        ids = pruned.greedy(state, 5, vlm.stop_ids)[0]
         length = int(batch.answers.lengths[row])
         assert ids[:length].tolist() == batch.answers.ids[row, :length].tolist()
-        assert not set(ids[: length - 1].tolist()) & set(host.stop_ids), "an answer ends at its first stop token"
-        logits = pruned.score(visual_of(host, batch, row), prompt, full_flow(host), ids[:length])
+        assert not set(ids[: length - 1].tolist()) & set(vlm.stop_ids), "an answer ends at its first stop token"
+        logits = pruned.score(image_of(vlm, batch, row), prompt, full_decision(vlm), ids[:length])
         torch.testing.assert_close(logits[0].log_softmax(-1), batch.log_probs[row, :length], rtol=1e-4, atol=1e-4)
         assert batch.log_probs[row, :length].argmax(-1).tolist() == ids[:length].tolist()
 
 
-@pytest.mark.parametrize("gather_layer", [0, 1, 2])
-def test_hard_flows_score_as_the_removing_host_scores_them(host, references, gather_layer):
+@pytest.mark.parametrize("prune_layer", [0, 1, 2])
+def test_hard_decisions_score_as_the_removing_model_scores_them(vlm, references, prune_layer):
     batch = references.batch([3, 1, 5])
-    forced = repeat(forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather_layer), 2)
-    flow = random_flows(host, 6, host.spec.visual_tokens // 2, gather_layer)
-    found = log_probs(host, narrow(forced, flow.keep), gather_layer, Gates(layers=flow.plan))
+    forced = repeat(forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, prune_layer), 2)
+    decision = random_decisions(vlm, 6, vlm.spec.image_tokens // 2, prune_layer)
+    found = log_probs(vlm, narrow(forced, decision.keep), prune_layer, Gates(layers=decision.plan))
     for row in range(6):
         example, length = row // 2, int(batch.answers.lengths[row // 2])
-        one = Flow(flow.keep[row : row + 1], flow.plan[row : row + 1], gather_layer)
-        wanted = PrunedHost(host).score(
-            visual_of(host, batch, example), batch.prompt.row(example), one, batch.answers.ids[example, :length]
+        one = PruningDecision(decision.keep[row : row + 1], decision.plan[row : row + 1], prune_layer)
+        wanted = PrunedModel(vlm).score(
+            image_of(vlm, batch, example), batch.prompt.row(example), one, batch.answers.ids[example, :length]
         )
         torch.testing.assert_close(found[row, :length], wanted[0].log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_gates_at_their_ends_are_the_hard_flow(host, references):
+def test_gates_at_their_ends_are_the_hard_decision(vlm, references):
     batch = references.batch([0, 1])
-    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, 1)
-    flow = random_flows(host, 2, 3, 1)
-    hard = log_probs(host, narrow(forced, flow.keep), 1, Gates(layers=flow.plan))
-    tokens = torch.zeros(2, host.spec.visual_tokens).scatter(1, flow.keep, 1.0)
-    soft = log_probs(host, forced, 1, Gates(tokens, flow.plan.float()))
+    forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, 1)
+    decision = random_decisions(vlm, 2, 3, 1)
+    hard = log_probs(vlm, narrow(forced, decision.keep), 1, Gates(layers=decision.plan))
+    tokens = torch.zeros(2, vlm.spec.image_tokens).scatter(1, decision.keep, 1.0)
+    soft = log_probs(vlm, forced, 1, Gates(tokens, decision.plan.float()))
     torch.testing.assert_close(soft, hard, rtol=1e-3, atol=1e-3)  # a closed gate is 1e-6, not 0
 
 
-def test_open_gates_are_the_unpruned_host(host, references):
+def test_open_gates_are_the_unpruned_model(vlm, references):
     batch = references.batch([0, 4])
-    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, 2)
-    ones = Gates(torch.ones(2, host.spec.visual_tokens), torch.ones(2, host.spec.decoder.layers))
-    found = divergence(batch.log_probs, log_probs(host, forced, 2, ones), forced.counted)
+    forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, 2)
+    ones = Gates(torch.ones(2, vlm.spec.image_tokens), torch.ones(2, vlm.spec.decoder.layers))
+    found = divergence(batch.log_probs, log_probs(vlm, forced, 2, ones), forced.counted)
     assert found.abs().max() < 1e-5
 
 
-def test_every_gate_from_the_gather_on_has_a_gradient(host, references):
+def test_every_gate_from_the_gather_on_has_a_gradient(vlm, references):
     batch = references.batch([0, 1])
     gather = 1
-    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)
-    tokens = torch.full((2, host.spec.visual_tokens), 0.5, requires_grad=True)
-    layers = torch.full((2, host.spec.decoder.layers), 0.5, requires_grad=True)
-    found = log_probs(host, forced, gather, Gates(tokens, layers))
+    forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, gather)
+    tokens = torch.full((2, vlm.spec.image_tokens), 0.5, requires_grad=True)
+    layers = torch.full((2, vlm.spec.decoder.layers), 0.5, requires_grad=True)
+    found = log_probs(vlm, forced, gather, Gates(tokens, layers))
     divergence(batch.log_probs, found, forced.counted).sum().backward()
     assert tokens.grad is not None
     assert layers.grad is not None
     assert (tokens.grad != 0).all()
     assert (layers.grad[:, gather:] != 0).all()
     assert (layers.grad[:, :gather] == 0).all()
-    assert all(parameter.grad is None for parameter in host.model.parameters())
+    assert all(parameter.grad is None for parameter in vlm.model.parameters())
 
 
 @pytest.mark.parametrize("frugal", [False, True])
-def test_gates_and_their_gradient_are_those_of_a_mask(host, references, frugal):
+def test_gates_and_their_gradient_are_those_of_a_mask(vlm, references, frugal):
     """Against stock layers with log g added to the attention of a token's key, and every layer run with a gradient."""
     batch, gather = references.batch([0, 1, 5]), 1
-    forced = forced_rows(host, batch.embeddings, batch.prompt, batch.answers, gather)
-    decoder, depth = host.model.model.language_model, host.spec.decoder.layers
+    forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, gather)
+    decoder, depth = vlm.model.model.language_model, vlm.spec.decoder.layers
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.rand(3, host.spec.visual_tokens, generator=generator), torch.rand(3, depth, generator=generator)
+    drawn = torch.rand(3, vlm.spec.image_tokens, generator=generator), torch.rand(3, depth, generator=generator)
     drawn[1][0, 1:], drawn[1][2, 2] = 0.0, 0.0  # closed for one prompt and for several, open for others
 
     def by_mask(tokens, layers):
@@ -154,10 +154,10 @@ def test_gates_and_their_gradient_are_those_of_a_mask(host, references, frugal):
             updated = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=rotation)
             hidden = hidden + layers[:, index, None, None] * (updated - hidden)
         read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
-        return host.model.lm_head(decoder.norm(read)).log_softmax(-1)
+        return vlm.model.lm_head(decoder.norm(read)).log_softmax(-1)
 
     def by_gates(tokens, layers):
-        return log_probs(host, forced, gather, Gates(tokens, layers), frugal=frugal)
+        return log_probs(vlm, forced, gather, Gates(tokens, layers), frugal=frugal)
 
     results = []
     for function in (by_mask, by_gates):
@@ -182,19 +182,19 @@ def test_divergence_counts_only_the_answer():
 
 
 class Album:
-    """Three pictures, with three, one and two questions; ``order`` is that of the questions about a picture."""
+    """Three images, with three, one and two questions; ``order`` is that of the questions about an image."""
 
     name = "album"
-    pictures = (0, 1, 0, 2, 2, 0)
+    images = (0, 1, 0, 2, 2, 0)
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        return Example(Noise()[self.picture(index)].image, self.question(index))
+        return Example(Noise()[self.image(index)].image, self.question(index))
 
-    def picture(self, index):
-        return self.pictures[index]
+    def image(self, index):
+        return self.images[index]
 
     def question(self, index):
         return QUESTIONS[index % 3]
@@ -204,9 +204,9 @@ def flat(batch: Batch) -> list[torch.Tensor]:
     return [batch.embeddings, *batch.prompt, *batch.answers, batch.log_probs]
 
 
-def test_a_reference_does_not_depend_on_what_was_asked_for_with_it(host):
+def test_a_reference_does_not_depend_on_what_was_asked_for_with_it(vlm):
     """To the last bit: with and without a cache, whatever is asked for first, alone or in company."""
-    sets = [References(host, Album(), answer_tokens=5, cache_mib=mib) for mib in (0, 0, 64, 64)]
+    sets = [References(vlm, Album(), answer_tokens=5, cache_mib=mib) for mib in (0, 0, 64, 64)]
     sets[1].batch([5, 3])
     sets[3].batch([4, 2, 1])
     sets[3].batch([0])
@@ -223,24 +223,24 @@ def test_a_reference_does_not_depend_on_what_was_asked_for_with_it(host):
         assert torch.equal(single.log_probs[0], found[0][6][row, :length])
 
 
-def test_references_have_what_the_host_gives_one_at_a_time(host):
-    references = References(host, Album(), answer_tokens=5)
-    batch, pruned = references.batch(range(6)), PrunedHost(host)
+def test_references_have_what_the_model_gives_one_at_a_time(vlm):
+    references = References(vlm, Album(), answer_tokens=5)
+    batch, pruned = references.batch(range(6)), PrunedModel(vlm)
     assert batch.identity == tuple(f"album/{index}" for index in range(6))
     for row in range(6):
         prompt, length = batch.prompt.row(row), int(batch.answers.lengths[row])
-        visual, ids = visual_of(host, batch, row), batch.answers.ids[row, :length]
-        wanted = pruned.score(visual, prompt, full_flow(host), ids)[0].log_softmax(-1)
+        image_embeds, ids = image_of(vlm, batch, row), batch.answers.ids[row, :length]
+        wanted = pruned.score(image_embeds, prompt, full_decision(vlm), ids)[0].log_softmax(-1)
         torch.testing.assert_close(batch.log_probs[row, :length], wanted, rtol=1e-4, atol=1e-4)
         assert torch.equal(wanted.argmax(-1), ids)
-        assert length == 5 or int(ids[-1]) in host.stop_ids
+        assert length == 5 or int(ids[-1]) in vlm.stop_ids
 
 
-def test_a_picture_is_seen_once_and_remembered_up_to_the_limit(host, monkeypatch):
-    references = References(host, Album(), answer_tokens=5)
+def test_a_image_is_seen_once_and_remembered_up_to_the_limit(vlm, monkeypatch):
+    references = References(vlm, Album(), answer_tokens=5)
     seen = []
-    real = PrunedHost.visual
-    monkeypatch.setattr(PrunedHost, "visual", lambda self, pixels: seen.append(1) or real(self, pixels))
+    real = PrunedModel.image_embeds
+    monkeypatch.setattr(PrunedModel, "image_embeds", lambda self, pixels: seen.append(1) or real(self, pixels))
     references.batch([0, 2, 5])
     assert len(seen) == 1
     references.batch([2, 0])
@@ -249,5 +249,5 @@ def test_a_picture_is_seen_once_and_remembered_up_to_the_limit(host, monkeypatch
     assert len(seen) == 3
     size = references._cache[0].bytes
     assert size == sum(part.nbytes for one in references._cache[0].said.values() for part in one.spoken) + (
-        references._cache[0].visual.nbytes
+        references._cache[0].image_embeds.nbytes
     )

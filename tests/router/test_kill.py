@@ -33,19 +33,19 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory) -> tuple[Path, Path]:
-    """A host, and a folder of five pictures with three questions each: references are made three at a time."""
-    host = write_random_checkpoint(tmp_path_factory.mktemp("host"), Shape(vision={"image_size": 84}))
+    """A model, and a folder of five images with three questions each: references are made three at a time."""
+    vlm = write_random_checkpoint(tmp_path_factory.mktemp("model"), Shape(vision={"image_size": 84}))
     folder = tmp_path_factory.mktemp("prompts")
     for seed in range(5):
         pixels = np.random.default_rng(seed).integers(0, 256, (30, 30, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{seed}.png")
         (folder / f"{seed}.txt").write_text("what is this?\nwhere?\nhow many of them are there?\n")
-    return host, folder
+    return vlm, folder
 
 
 def arguments(setting: tuple[Path, Path], out: Path) -> list[str]:
-    host, folder = setting
-    words = ["--model", str(host), "--out", str(out), "--prompts", str(folder), "--steps", str(STEPS), "--batch", "4"]
+    vlm, folder = setting
+    words = ["--model", str(vlm), "--out", str(out), "--prompts", str(folder), "--steps", str(STEPS), "--batch", "4"]
     options = {"save_every": 3, "validate_every": 5, "answer_tokens": 4, "budgets_per_step": 2}
     options["cache_mib"] = 0  # references are computed again and again
     return words + [word for name, value in options.items() for word in ("--set", f"{name}={value}")]

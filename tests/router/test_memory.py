@@ -1,4 +1,4 @@
-"""The memory estimate against what the allocator really handed out, on hosts of two sizes."""
+"""The memory estimate against what the allocator really handed out, on models of two sizes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from allrounder.router.training.memory import Means, estimate
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import TOGETHER
 from allrounder.router.training.train import RunOptions, _Trainer
-from allrounder.vlm.host import Host, load_host
+from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 ANSWER = 8
-SMALL = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 168})  # 144 visual tokens
+SMALL = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 168})  # 144 image tokens
 LARGER = Shape(
     text={
         "num_hidden_layers": 10,
@@ -33,7 +33,7 @@ LARGER = Shape(
         "num_key_value_heads": 4,
         "vocab_size": 2000,
     },
-    vision={"image_size": 224},  # 256 visual tokens
+    vision={"image_size": 224},  # 256 image tokens
 )
 
 
@@ -46,12 +46,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="module", params=[SMALL, LARGER], ids=["small", "larger"])
-def host(request, tmp_path_factory) -> Host:
-    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), request.param))
+def vlm(request, tmp_path_factory) -> LoadedModel:
+    return load_model(write_random_checkpoint(tmp_path_factory.mktemp("model"), request.param))
 
 
 class Album:
-    """Two pictures with as many questions as are answered together."""
+    """Two images with as many questions as are answered together."""
 
     name = "album"
 
@@ -59,14 +59,14 @@ class Album:
         return 2 * TOGETHER
 
     def __getitem__(self, index):
-        pixels = np.random.default_rng(self.picture(index)).integers(0, 256, (40, 40, 3), np.uint8)
+        pixels = np.random.default_rng(self.image(index)).integers(0, 256, (40, 40, 3), np.uint8)
         return Example(pixels, self.question(index))
 
-    def picture(self, index):
+    def image(self, index):
         return index // TOGETHER
 
     def question(self, index):
-        return f"what is number {index} in this picture?"
+        return f"what is number {index} in this image?"
 
 
 def peak(function) -> int:
@@ -87,28 +87,28 @@ def peak(function) -> int:
         ({"budgets": ("t30-l4",), "batch": 2}, False),
     ],
 )
-def test_the_estimate_is_near_what_is_used(host, tmp_path, changes, frugal):
+def test_the_estimate_is_near_what_is_used(vlm, tmp_path, changes, frugal):
     options = TrainOptions(**({"budgets": ("par-base",)} | changes))
     run = RunOptions(steps=100, answer_tokens=ANSWER, checkpoint=frugal)
-    trainer = _Trainer(host, (Album(), Album()), tmp_path, (options, run, gate_loss))
+    trainer = _Trainer(vlm, (Album(), Album()), tmp_path, (options, run, gate_loss))
     references = trainer._training
     prompt = references.batch(range(2 * TOGETHER)).prompt
     trainer._advance()  # the optimiser's state is there from now on
     moving = peak(trainer._advance)
     reading = peak(lambda: references._compute(list(range(TOGETHER))))
-    weights = [*host.model.parameters(), *trainer._router.parameters()]
+    weights = [*vlm.model.parameters(), *trainer._router.parameters()]
     weights += [value for state in trainer._optimizer.state.values() for value in state.values()]
     used = sum(value.nbytes for value in weights) + max(moving, reading)
     text = prompt.prefix_ids.shape[1] + prompt.suffix_ids.shape[1]
-    found = estimate(host.spec, options, Means(checkpoint=frugal, answer=ANSWER, text=text))
+    found = estimate(vlm.spec, options, Means(checkpoint=frugal, answer=ANSWER, text=text))
     assert 0.6 < used / found.device < 1.2, f"{used / 2**20:.1f} MiB used, {found.device / 2**20:.1f} estimated"
-    host_weights = next(part.bytes for part in found.parts if part.name == "host, frozen")
-    assert host_weights == pytest.approx(sum(value.nbytes for value in host.model.parameters()), rel=0.02)
+    model_weights = next(part.bytes for part in found.parts if part.name == "model, frozen")
+    assert model_weights == pytest.approx(sum(value.nbytes for value in vlm.model.parameters()), rel=0.02)
 
 
 def test_more_takes_more():
     spec = known_spec("llava-1.5-7b")
-    assert (spec.visual_tokens, spec.decoder.layers, spec.decoder.hidden) == (576, 32, 4096)
+    assert (spec.image_tokens, spec.decoder.layers, spec.decoder.hidden) == (576, 32, 4096)
 
     def device(means=None, **options):
         return estimate(spec, TrainOptions(**options), means or Means(weight=2, autocast=True)).device
@@ -124,7 +124,7 @@ def test_more_takes_more():
         known_spec("llava-9")
 
 
-def test_the_known_host_has_the_published_number_of_weights():
+def test_the_known_model_has_the_published_number_of_weights():
     found = estimate(known_spec("llava-1.5-7b"), TrainOptions(), Means(weight=1))
     assert found.parts[0].bytes == pytest.approx(7_063_427_072, rel=0.001)
 
@@ -139,7 +139,7 @@ def test_the_command_needs_a_config_alone(model, tmp_path, capsys):
     assert run_command("train-router", ["--model", str(model), "--estimate", "--precision", "bf16"]) == 0
     said = capsys.readouterr().out.splitlines()
     report = json.loads(said[-1])
-    assert report["device_bytes"] > sum(size for name, size in report["parts"].items() if name.startswith("host, f"))
+    assert report["device_bytes"] > sum(size for name, size in report["parts"].items() if name.startswith("model, f"))
     assert report["main_bytes"] == 2048 << 20
     assert any("peak on the device" in line for line in said)
     assert run_command("train-router", ["--model", "nobody/nothing", "--estimate"]) == 2

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from allrounder.errors import InputInvalid
-from allrounder.router.model import MetaRouter, copy_host_layers
+from allrounder.router.model import MetaRouter, copy_model_layers
 from allrounder.vlm.llava.config import read_spec
 from allrounder.vlm.prompt import PromptBatch
 from allrounder.vlm.random_model import SHAPES, random_config
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 PREFIX, SUFFIX = 3, 6
 
@@ -25,7 +25,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make(shape: str, attention: str = "causal", layers: int = 1) -> tuple[MetaRouter, HostSpec]:
+def make(shape: str, attention: str = "causal", layers: int = 1) -> tuple[MetaRouter, ModelSpec]:
     torch.manual_seed(0)
     config = random_config(shape)
     spec = read_spec(config)
@@ -37,7 +37,7 @@ def make(shape: str, attention: str = "causal", layers: int = 1) -> tuple[MetaRo
     return router.eval(), spec
 
 
-def inputs(spec: HostSpec, lengths: list[int], seed: int = 1) -> tuple[Tensor, PromptBatch]:
+def inputs(spec: ModelSpec, lengths: list[int], seed: int = 1) -> tuple[Tensor, PromptBatch]:
     generator = torch.Generator().manual_seed(seed)
     batch, longest = len(lengths), max(lengths)
     prompt = PromptBatch(
@@ -45,7 +45,7 @@ def inputs(spec: HostSpec, lengths: list[int], seed: int = 1) -> tuple[Tensor, P
         torch.zeros(batch, longest, dtype=torch.int64),
         torch.tensor(lengths),
     )
-    rows = PREFIX + spec.visual_tokens + longest
+    rows = PREFIX + spec.image_tokens + longest
     return torch.randn(batch, rows, spec.decoder.hidden, generator=generator), prompt
 
 
@@ -56,15 +56,15 @@ def test_every_family_scores_and_a_padded_row_gives_what_it_gives_alone(shape, a
     router, spec = make(shape, attention, layers=2)
     embeddings, prompt = inputs(spec, [2, SUFFIX, 4])
     scores = router(embeddings, prompt)
-    assert scores.token_scores.shape == (3, spec.visual_tokens)
+    assert scores.token_scores.shape == (3, spec.image_tokens)
     assert scores.layer_scores.shape == (3, spec.decoder.layers)
     assert scores.token_scores.dtype == scores.layer_scores.dtype == torch.float32
     for row in range(3):
-        real = PREFIX + spec.visual_tokens + int(prompt.suffix_lengths[row])
+        real = PREFIX + spec.image_tokens + int(prompt.suffix_lengths[row])
         alone = router(embeddings[row : row + 1, :real], prompt.row(row))
         torch.testing.assert_close(alone.token_scores[0], scores.token_scores[row], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(alone.layer_scores[0], scores.layer_scores[row], rtol=1e-5, atol=1e-5)
-        assert scores.token_scores[row].unique().numel() == spec.visual_tokens, "scores tie"
+        assert scores.token_scores[row].unique().numel() == spec.image_tokens, "scores tie"
         assert scores.layer_scores[row].unique().numel() == spec.decoder.layers, "scores tie"
 
 
@@ -73,7 +73,7 @@ def test_what_stands_in_the_padding_does_not_matter():
     router, spec = make("llama-mha", "bidirectional")
     embeddings, prompt = inputs(spec, [2, SUFFIX])
     changed = embeddings.clone()
-    changed[0, PREFIX + spec.visual_tokens + 2 :] = 100.0
+    changed[0, PREFIX + spec.image_tokens + 2 :] = 100.0
     for before, after in zip(router(embeddings, prompt), router(changed, prompt), strict=True):
         assert torch.equal(before, after)
 
@@ -85,7 +85,7 @@ def test_causal_token_scores_do_not_see_the_question_and_bidirectional_ones_do(l
         router, spec = make("llama-mha", attention, layers)
         embeddings, prompt = inputs(spec, [SUFFIX])
         other = embeddings.clone()
-        other[:, PREFIX + spec.visual_tokens :] += 1.0
+        other[:, PREFIX + spec.image_tokens :] += 1.0
         before, after = router(embeddings, prompt), router(other, prompt)
         assert torch.equal(before.token_scores, after.token_scores) == (attention == "causal")
         assert not torch.allclose(before.layer_scores, after.layer_scores), "layer scores always see the question"
@@ -109,11 +109,11 @@ def test_every_parameter_learns():
 
 
 @torch.no_grad()
-def test_layers_can_start_as_the_hosts_own():
+def test_layers_can_start_as_the_models_own():
     router, _ = make("llama-mha", layers=2)
     other, _ = make("llama-mha", layers=3)
     other.layers[0].mlp.up_proj.weight.add_(1)
-    copy_host_layers(router, other.layers)
+    copy_model_layers(router, other.layers)
     assert torch.equal(router.layers[0].mlp.up_proj.weight, other.layers[0].mlp.up_proj.weight)
     assert torch.equal(router.layers[1].mlp.up_proj.weight, other.layers[1].mlp.up_proj.weight)
     router.layers[0].mlp.up_proj.weight.zero_()

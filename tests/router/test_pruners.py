@@ -11,129 +11,129 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allrounder.errors import CalibrationError, InputInvalid, InvalidBudget
-from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View, combined, look, pruner
+from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View, combined, embed_pixels, pruner
 from allrounder.router.pruners.diverse import RIDGE, greedy_determinant, greedy_max_min, relevance
 from allrounder.router.pruners.inside import PIVOTS
 from allrounder.router.pruners.plain import stride_order
-from allrounder.router.selection import keep_list, layer_plan, ranking
-from allrounder.vlm.host import Host, load_host
-from allrounder.vlm.prompt import PromptBatch, host_prompt
+from allrounder.router.selection import keep_indices, kept_layers, ranking
+from allrounder.vlm.model import LoadedModel, load_model
+from allrounder.vlm.prompt import PromptBatch, model_prompt
 from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 QUESTIONS = ("what is this?", "where is the very small red thing on the left?", "how many?")
 SHAPES = {
-    "llama": Shape(vision={"image_size": 84}),  # 36 visual tokens, more than its hidden size of 32
+    "llama": Shape(vision={"image_size": 84}),  # 36 image tokens, more than its hidden size of 32
     "qwen3": Shape(text_type="qwen3", text={"head_dim": 12}, vision={"image_size": 70}),  # 25, norms on its keys
 }
 MEASURING = {"fastv", "dart", "divprune", "cdpruner"}
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def host(request, tmp_path_factory) -> Host:
-    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), SHAPES[request.param]))
+def vlm(request, tmp_path_factory) -> LoadedModel:
+    return load_model(write_random_checkpoint(tmp_path_factory.mktemp("model"), SHAPES[request.param]))
 
 
-def view_of(host: Host, questions=QUESTIONS, seed: int = 0, width: int | None = None) -> View:
+def view_of(vlm: LoadedModel, questions=QUESTIONS, seed: int = 0, width: int | None = None) -> View:
     generator = torch.Generator().manual_seed(seed)
-    width = width or host.spec.decoder.hidden
-    visual = torch.randn(len(questions), host.spec.visual_tokens, width, generator=generator)
+    width = width or vlm.spec.decoder.hidden
+    image_embeds = torch.randn(len(questions), vlm.spec.image_tokens, width, generator=generator)
     # a common part, as real features have one: cosines are then mostly positive
-    visual = visual + torch.randn(1, 1, width, generator=generator)
-    return look(host, visual, host_prompt(host, list(questions)), [f"{seed}/{text}" for text in questions])
+    image_embeds = image_embeds + torch.randn(1, 1, width, generator=generator)
+    return embed_pixels(vlm, image_embeds, model_prompt(vlm, list(questions)), [f"{seed}/{text}" for text in questions])
 
 
-def alone(host: Host, view: View, row: int) -> View:
-    return look(host, view.visual[row : row + 1], view.prompt.row(row), [view.identity[row]])
+def alone(vlm: LoadedModel, view: View, row: int) -> View:
+    return embed_pixels(vlm, view.image_embeds[row : row + 1], view.prompt.row(row), [view.identity[row]])
 
 
-def setting_of(host: Host, gather_layer: int = 2, seed: int = 0) -> Setting:
-    return Setting(host, gather_layer, seed, (view_of(host, seed=7), view_of(host, QUESTIONS[1:2], seed=8)))
+def setting_of(vlm: LoadedModel, prune_layer: int = 2, seed: int = 0) -> Setting:
+    return Setting(vlm, prune_layer, seed, (view_of(vlm, seed=7), view_of(vlm, QUESTIONS[1:2], seed=8)))
 
 
 def order_of(scores: torch.Tensor) -> list[list[int]]:
     return ranking(scores).tolist()
 
 
-def stock(host: Host, view: View, row: int, **more):
+def stock(vlm: LoadedModel, view: View, row: int, **more):
     """The library's own forward of one prompt."""
-    return host.model(inputs_embeds=alone(host, view, row).embeddings, use_cache=False, **more)
+    return vlm.model(inputs_embeds=alone(vlm, view, row).embeddings, use_cache=False, **more)
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("name", TOKEN_PRUNERS)
-def test_token_scores_of_a_padded_batch_are_those_of_each_row_alone(host, name, gather_layer):
-    setting, view = setting_of(host, gather_layer), view_of(host)
+def test_token_scores_of_a_padded_batch_are_those_of_each_row_alone(vlm, name, prune_layer):
+    setting, view = setting_of(vlm, prune_layer), view_of(vlm)
     assert len(set(view.prompt.suffix_lengths.tolist())) > 1, "nothing is padded"
     prune = TOKEN_PRUNERS[name](setting)
     scores = prune(view)
-    assert scores.shape == (3, host.spec.visual_tokens)
+    assert scores.shape == (3, vlm.spec.image_tokens)
     assert scores.dtype == torch.float32
     assert scores.isfinite().all()
     assert not scores.requires_grad
     assert torch.equal(scores, TOKEN_PRUNERS[name](setting)(view)), "not deterministic"
     for row in range(3):
-        single = prune(alone(host, view, row))
+        single = prune(alone(vlm, view, row))
         torch.testing.assert_close(single[0], scores[row], rtol=1e-4, atol=1e-7)
         assert order_of(single) == order_of(scores[row : row + 1])
 
 
 @pytest.mark.parametrize("name", sorted(MEASURING | {"random"}))
-def test_token_scores_do_not_tie(host, name):
-    scores = TOKEN_PRUNERS[name](setting_of(host))(view_of(host))
-    assert all(row.unique().numel() == host.spec.visual_tokens for row in scores)
+def test_token_scores_do_not_tie(vlm, name):
+    scores = TOKEN_PRUNERS[name](setting_of(vlm))(view_of(vlm))
+    assert all(row.unique().numel() == vlm.spec.image_tokens for row in scores)
 
 
 @pytest.mark.parametrize("name", TOKEN_PRUNERS)
-def test_what_stands_in_the_padding_does_not_matter(host, name):
-    prune, view = TOKEN_PRUNERS[name](setting_of(host)), view_of(host)
+def test_what_stands_in_the_padding_does_not_matter(vlm, name):
+    prune, view = TOKEN_PRUNERS[name](setting_of(vlm)), view_of(vlm)
     changed = view.embeddings.clone()
-    for row, end in enumerate(view.prompt.prefix_ids.shape[1] + host.spec.visual_tokens + view.prompt.suffix_lengths):
+    for row, end in enumerate(view.prompt.prefix_ids.shape[1] + vlm.spec.image_tokens + view.prompt.suffix_lengths):
         changed[row, end:] = 100.0
     assert order_of(prune(view)) == order_of(prune(view._replace(embeddings=changed)))
 
 
 @pytest.mark.parametrize(("name", "sees"), [("fastv", True), ("cdpruner", True), ("divprune", False)])
-def test_which_token_scores_see_the_question(host, name, sees):
-    visual = view_of(host).visual[:1]
-    views = [look(host, visual, host_prompt(host, [text]), ["x"]) for text in QUESTIONS[:2]]
-    first, second = (TOKEN_PRUNERS[name](setting_of(host))(view) for view in views)
+def test_which_token_scores_see_the_question(vlm, name, sees):
+    image_embeds = view_of(vlm).image_embeds[:1]
+    views = [embed_pixels(vlm, image_embeds, model_prompt(vlm, [text]), ["x"]) for text in QUESTIONS[:2]]
+    first, second = (TOKEN_PRUNERS[name](setting_of(vlm))(view) for view in views)
     assert torch.equal(first, second) != sees
 
 
 @pytest.mark.parametrize("name", LAYER_PRUNERS)
-def test_layer_scores_have_one_row_per_question(host, name):
-    prune, view = LAYER_PRUNERS[name](setting_of(host)), view_of(host)
+def test_layer_scores_have_one_row_per_question(vlm, name):
+    prune, view = LAYER_PRUNERS[name](setting_of(vlm)), view_of(vlm)
     scores = prune(view)
-    assert scores.shape == (3, host.spec.decoder.layers)
+    assert scores.shape == (3, vlm.spec.decoder.layers)
     assert scores.dtype == torch.float32
     assert scores.isfinite().all()
     for row in range(3):
-        assert torch.equal(prune(alone(host, view, row))[0], scores[row])
+        assert torch.equal(prune(alone(vlm, view, row))[0], scores[row])
 
 
 @pytest.mark.parametrize("name", [f"{tokens}+{layers}" for tokens in TOKEN_PRUNERS for layers in LAYER_PRUNERS])
-def test_any_pair_makes_flows_that_nest_and_keep_the_layers_below_the_gather(host, name):
-    scores = pruner(name, setting_of(host))(view_of(host))
-    small, large = keep_list(scores.token_scores, 6), keep_list(scores.token_scores, 14)
+def test_any_pair_makes_decisions_that_nest_and_keep_the_layers_below_the_gather(vlm, name):
+    scores = pruner(name, setting_of(vlm))(view_of(vlm))
+    small, large = keep_indices(scores.token_scores, 6), keep_indices(scores.token_scores, 14)
     for few, many in zip(small.tolist(), large.tolist(), strict=True):
         assert set(few) < set(many)
-    assert layer_plan(scores.layer_scores, 3, 2)[:, :2].all()
+    assert kept_layers(scores.layer_scores, 3, 2)[:, :2].all()
 
 
-def test_nobody_scoring_keeps_the_first(host):
-    scores = pruner("none+none", setting_of(host))(view_of(host))
-    assert keep_list(scores.token_scores, 5).tolist() == [list(range(5))] * 3
-    assert layer_plan(scores.layer_scores, 4, 2).tolist() == [[True] * 4 + [False]] * 3
-    first = pruner("none+first", setting_of(host))(view_of(host))
+def test_nobody_scoring_keeps_the_first(vlm):
+    scores = pruner("none+none", setting_of(vlm))(view_of(vlm))
+    assert keep_indices(scores.token_scores, 5).tolist() == [list(range(5))] * 3
+    assert kept_layers(scores.layer_scores, 4, 2).tolist() == [[True] * 4 + [False]] * 3
+    first = pruner("none+first", setting_of(vlm))(view_of(vlm))
     assert torch.equal(first.layer_scores, scores.layer_scores)
 
 
-def test_a_pruner_of_ones_own_and_a_layer_pruner_measured_once(host, monkeypatch):
+def test_a_pruner_of_ones_own_and_a_layer_pruner_measured_once(vlm, monkeypatch):
     monkeypatch.setitem(TOKEN_PRUNERS, "last", lambda setting: lambda view: torch.arange(9.0).repeat(3, 1))
-    setting, view = setting_of(host), view_of(host)
+    setting, view = setting_of(vlm), view_of(vlm)
     assert pruner("last+none", setting)(view).token_scores[0].tolist() == list(range(9))
     layers = LAYER_PRUNERS["shortgpt"](setting)
     shared = combined(setting, TOKEN_PRUNERS["stride"](setting), layers)(view)
@@ -154,34 +154,34 @@ def test_a_pruner_of_ones_own_and_a_layer_pruner_measured_once(host, monkeypatch
         ("random+random+random", "layer"),
     ],
 )
-def test_unknown_names_are_told_what_there_is(host, name, told):
+def test_unknown_names_are_told_what_there_is(vlm, name, told):
     with pytest.raises(InputInvalid, match=told):
-        pruner(name, setting_of(host))
+        pruner(name, setting_of(vlm))
 
 
-def test_wrong_settings_and_views_are_refused(host):
-    setting, view = setting_of(host), view_of(host)
-    for gather_layer in (-1, host.spec.decoder.layers):
+def test_wrong_settings_and_views_are_refused(vlm):
+    setting, view = setting_of(vlm), view_of(vlm)
+    for prune_layer in (-1, vlm.spec.decoder.layers):
         with pytest.raises(InvalidBudget):
-            pruner("random+random", setting._replace(gather_layer=gather_layer))
+            pruner("random+random", setting._replace(prune_layer=prune_layer))
     with pytest.raises(CalibrationError, match="shortgpt"):
         pruner("random+shortgpt", setting._replace(calibration=()))
     prune = pruner("random+none", setting)
-    with pytest.raises(InputInvalid, match="visual"):
-        prune(view._replace(visual=view.visual[:, 1:]))
+    with pytest.raises(InputInvalid, match="image_embeds"):
+        prune(view._replace(image_embeds=view.image_embeds[:, 1:]))
     with pytest.raises(InputInvalid, match="embeddings"):
         prune(view._replace(embeddings=view.embeddings[:, 1:]))
-    with pytest.raises(InputInvalid, match="visual"):
+    with pytest.raises(InputInvalid, match="image_embeds"):
         prune(view._replace(identity=("x",)))
     with pytest.raises(InputInvalid):
-        look(host, view.visual, view.prompt, ["x", "y"])
+        embed_pixels(vlm, view.image_embeds, view.prompt, ["x", "y"])
 
 
-def test_a_host_in_half_precision_still_gives_float32_scores_that_rank(tmp_path):
-    host = load_host(write_random_checkpoint(tmp_path, SHAPES["llama"]), dtype=torch.bfloat16)
-    visual = view_of(host).visual.bfloat16()
-    view = look(host, visual, host_prompt(host, list(QUESTIONS)), QUESTIONS)
-    setting = Setting(host, 2, 0, (view,))
+def test_a_model_in_half_precision_still_gives_float32_scores_that_rank(tmp_path):
+    vlm = load_model(write_random_checkpoint(tmp_path, SHAPES["llama"]), dtype=torch.bfloat16)
+    image_embeds = view_of(vlm).image_embeds.bfloat16()
+    view = embed_pixels(vlm, image_embeds, model_prompt(vlm, list(QUESTIONS)), QUESTIONS)
+    setting = Setting(vlm, 2, 0, (view,))
     for name in MEASURING:
         scores = pruner(f"{name}+shortgpt", setting)(view)
         assert scores.token_scores.dtype == scores.layer_scores.dtype == torch.float32
@@ -194,22 +194,22 @@ def test_a_host_in_half_precision_still_gives_float32_scores_that_rank(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["token_scores", "layer_scores"])
-def test_random_scores_depend_on_seed_and_identity_alone(host, kind):
-    view = view_of(host)
-    other = view_of(host, QUESTIONS[::-1], seed=3)._replace(identity=view.identity[::-1])
-    first = getattr(pruner("random+random", setting_of(host, seed=5))(view), kind)
-    again = getattr(pruner("random+random", setting_of(host, 0, seed=5))(other), kind)
-    assert torch.equal(first, again.flip(0)), "pictures, questions, order and K must not matter"
-    seeded = getattr(pruner("random+random", setting_of(host, seed=6))(view), kind)
+def test_random_scores_depend_on_seed_and_identity_alone(vlm, kind):
+    view = view_of(vlm)
+    other = view_of(vlm, QUESTIONS[::-1], seed=3)._replace(identity=view.identity[::-1])
+    first = getattr(pruner("random+random", setting_of(vlm, seed=5))(view), kind)
+    again = getattr(pruner("random+random", setting_of(vlm, 0, seed=5))(other), kind)
+    assert torch.equal(first, again.flip(0)), "images, questions, order and K must not matter"
+    seeded = getattr(pruner("random+random", setting_of(vlm, seed=6))(view), kind)
     assert not torch.equal(first, seeded)
     assert len({tuple(row) for row in first.tolist()}) == 3, "every question has its own draw"
 
 
-def test_random_tokens_are_near_uniform(host):
-    view = view_of(host)._replace(identity=tuple(map(str, range(600))))
-    scores = TOKEN_PRUNERS["random"](setting_of(host))(view)
-    share = torch.zeros(host.spec.visual_tokens).index_add_(0, keep_list(scores, 5).flatten(), torch.ones(3000)) / 600
-    expected = 5 / host.spec.visual_tokens
+def test_random_tokens_are_near_uniform(vlm):
+    view = view_of(vlm)._replace(identity=tuple(map(str, range(600))))
+    scores = TOKEN_PRUNERS["random"](setting_of(vlm))(view)
+    share = torch.zeros(vlm.spec.image_tokens).index_add_(0, keep_indices(scores, 5).flatten(), torch.ones(3000)) / 600
+    expected = 5 / vlm.spec.image_tokens
     assert (share - expected).abs().max() < 5 * (expected / 600) ** 0.5
 
 
@@ -245,10 +245,10 @@ def brute_divprune(features: np.ndarray) -> list[int]:
     return kept
 
 
-def test_divprune_equals_a_brute_force_greedy(host):
-    view = view_of(host)
-    order = order_of(TOKEN_PRUNERS["divprune"](setting_of(host))(view))
-    assert order == [brute_divprune(row.double().numpy()) for row in view.visual]
+def test_divprune_equals_a_brute_force_greedy(vlm):
+    view = view_of(vlm)
+    order = order_of(TOKEN_PRUNERS["divprune"](setting_of(vlm))(view))
+    assert order == [brute_divprune(row.double().numpy()) for row in view.image_embeds]
 
 
 def test_divprune_by_hand():
@@ -259,15 +259,15 @@ def test_divprune_by_hand():
     assert greedy_max_min(distance[None]).tolist() == [[4, 1, 3, 0, 2]]
 
 
-def test_equal_tokens_still_give_an_order(host):
-    view = view_of(host)
-    same = look(host, view.visual[:, :1].expand_as(view.visual), view.prompt, view.identity)
-    empty = look(host, torch.zeros_like(view.visual), view.prompt, view.identity)
+def test_equal_tokens_still_give_an_order(vlm):
+    view = view_of(vlm)
+    same = embed_pixels(vlm, view.image_embeds[:, :1].expand_as(view.image_embeds), view.prompt, view.identity)
+    empty = embed_pixels(vlm, torch.zeros_like(view.image_embeds), view.prompt, view.identity)
     for name, flat in itertools.product(sorted(MEASURING), (same, empty)):
-        scores = TOKEN_PRUNERS[name](setting_of(host))(flat)
+        scores = TOKEN_PRUNERS[name](setting_of(vlm))(flat)
         assert scores.isfinite().all(), name
-        assert keep_list(scores, 4).diff(dim=1).min() > 0, name
-    assert order_of(TOKEN_PRUNERS["divprune"](setting_of(host))(same))[0] == list(range(host.spec.visual_tokens))
+        assert keep_indices(scores, 4).diff(dim=1).min() > 0, name
+    assert order_of(TOKEN_PRUNERS["divprune"](setting_of(vlm))(same))[0] == list(range(vlm.spec.image_tokens))
 
 
 def brute_determinants(kernel: np.ndarray) -> list[int]:
@@ -299,12 +299,12 @@ def test_the_greedy_order_by_hand():
     assert greedy_determinant(similarity[None], weight[None]).tolist() == [[0, 2, 1, 3]]
 
 
-def test_cdpruner_is_that_order_on_the_papers_kernel(host):
-    view = view_of(host)
-    order = order_of(TOKEN_PRUNERS["cdpruner"](setting_of(host))(view))
-    start = view.prompt.prefix_ids.shape[1] + host.spec.visual_tokens
+def test_cdpruner_is_that_order_on_the_papers_kernel(vlm):
+    view = view_of(vlm)
+    order = order_of(TOKEN_PRUNERS["cdpruner"](setting_of(vlm))(view))
+    start = view.prompt.prefix_ids.shape[1] + vlm.spec.image_tokens
     for row in range(3):
-        features = view.visual[row].double().numpy()
+        features = view.image_embeds[row].double().numpy()
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         question = view.embeddings[row, start : start + int(view.prompt.suffix_lengths[row])].double().mean(0).numpy()
         cosine = unit @ question / np.linalg.norm(question)
@@ -326,73 +326,73 @@ def test_cdpruner_is_that_order_on_the_papers_kernel(host):
 # --- FastV, DART ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gather_layer", [0, 1, 2, 4])
-def test_fastv_is_the_attention_that_the_stock_model_tells(host, gather_layer):
-    view = view_of(host)
-    scores = TOKEN_PRUNERS["fastv"](setting_of(host, gather_layer))(view)
-    start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
-    host.model.set_attn_implementation("eager")
+@pytest.mark.parametrize("prune_layer", [0, 1, 2, 4])
+def test_fastv_is_the_attention_that_the_stock_model_tells(vlm, prune_layer):
+    view = view_of(vlm)
+    scores = TOKEN_PRUNERS["fastv"](setting_of(vlm, prune_layer))(view)
+    start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
+    vlm.model.set_attn_implementation("eager")
     try:
         for row in range(3):
-            weights = stock(host, view, row, output_attentions=True).attentions[max(gather_layer, 1) - 1]
+            weights = stock(vlm, view, row, output_attentions=True).attentions[max(prune_layer, 1) - 1]
             expected = weights[0].mean(dim=0)[-1, start : start + tokens]
             torch.testing.assert_close(scores[row], expected, rtol=1e-4, atol=1e-6)
     finally:
-        host.model.set_attn_implementation("sdpa")
+        vlm.model.set_attn_implementation("sdpa")
 
 
-@pytest.mark.parametrize("gather_layer", [0, 1, 3])
+@pytest.mark.parametrize("prune_layer", [0, 1, 3])
 @pytest.mark.parametrize("name", ["fastv", "dart"])
-def test_no_layer_runs_that_pruning_could_have_saved(host, name, gather_layer):
+def test_no_layer_runs_that_pruning_could_have_saved(vlm, name, prune_layer):
     ran: list[int] = []
-    layers = host.model.model.language_model.layers
+    layers = vlm.model.model.language_model.layers
     hooks = [
         layer.register_forward_hook(lambda *_, index=index: ran.append(index)) for index, layer in enumerate(layers)
     ]
-    before = host.model.model.language_model.config._attn_implementation
-    TOKEN_PRUNERS[name](setting_of(host, gather_layer))(view_of(host))
+    before = vlm.model.model.language_model.config._attn_implementation
+    TOKEN_PRUNERS[name](setting_of(vlm, prune_layer))(view_of(vlm))
     for hook in hooks:
         hook.remove()
     # FastV takes the attention of layer K-1 out of its stock module, without the layer around it
-    assert ran == list(range(gather_layer - (name == "fastv" and gather_layer > 0)))
-    assert host.model.model.language_model.config._attn_implementation == before
+    assert ran == list(range(prune_layer - (name == "fastv" and prune_layer > 0)))
+    assert vlm.model.model.language_model.config._attn_implementation == before
 
 
 def loop_dart(hidden: np.ndarray, norms: np.ndarray, start: int, tokens: int) -> list[int]:
     def cosine(one: int, other: int) -> float:
         return hidden[one] @ hidden[other] / np.linalg.norm(hidden[one]) / np.linalg.norm(hidden[other])
 
-    visual = list(range(start, start + tokens))
-    text = [row for row in range(len(hidden)) if row not in visual]
-    longest = [sorted(group, key=lambda row: (-norms[row], row))[:PIVOTS] for group in (visual, text)]
+    image_embeds = list(range(start, start + tokens))
+    text = [row for row in range(len(hidden)) if row not in image_embeds]
+    longest = [sorted(group, key=lambda row: (-norms[row], row))[:PIVOTS] for group in (image_embeds, text)]
     kept, turns = list(longest[0]), itertools.cycle(longest[0] + longest[1])
     while len(kept) < tokens:
         pivot = next(turns)
-        kept.append(min((row for row in visual if row not in kept), key=lambda row: cosine(pivot, row)))
+        kept.append(min((row for row in image_embeds if row not in kept), key=lambda row: cosine(pivot, row)))
     return [row - start for row in kept]
 
 
-def short_view(host: Host) -> View:
+def short_view(vlm: LoadedModel) -> View:
     """Three text rows or four: fewer than there are pivots of the text, in one row of a padded batch."""
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(5, 200, (2, 4), generator=generator)
     prompt = PromptBatch(ids[:, :1], ids, torch.tensor([2, 4]))
-    visual = torch.randn(2, host.spec.visual_tokens, host.spec.decoder.hidden, generator=generator)
-    return look(host, visual, prompt, ["a", "b"])
+    image_embeds = torch.randn(2, vlm.spec.image_tokens, vlm.spec.decoder.hidden, generator=generator)
+    return embed_pixels(vlm, image_embeds, prompt, ["a", "b"])
 
 
-@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("make", [view_of, short_view])
-def test_dart_equals_a_loop_over_what_the_stock_model_has(host, gather_layer, make):
-    view = make(host)
-    order = order_of(TOKEN_PRUNERS["dart"](setting_of(host, gather_layer))(view))
-    layer = host.model.model.language_model.layers[gather_layer]
+def test_dart_equals_a_loop_over_what_the_stock_model_has(vlm, prune_layer, make):
+    view = make(vlm)
+    order = order_of(TOKEN_PRUNERS["dart"](setting_of(vlm, prune_layer))(view))
+    layer = vlm.model.model.language_model.layers[prune_layer]
     keys: list[torch.Tensor] = []
     producer = getattr(layer.self_attn, "k_norm", layer.self_attn.k_proj)
     hook = producer.register_forward_hook(lambda module, inputs, output: keys.append(output))
-    start, tokens = view.prompt.prefix_ids.shape[1], host.spec.visual_tokens
+    start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
     for row in range(len(order)):
-        hidden = stock(host, view, row, output_hidden_states=True).hidden_states[gather_layer][0]
+        hidden = stock(vlm, view, row, output_hidden_states=True).hidden_states[prune_layer][0]
         norms = keys[row][0].flatten(1).norm(dim=1)
         assert order[row] == loop_dart(hidden.double().numpy(), norms.double().numpy(), start, tokens)
     hook.remove()
@@ -402,9 +402,9 @@ def test_dart_equals_a_loop_over_what_the_stock_model_has(host, gather_layer, ma
 # --- ShortGPT -------------------------------------------------------------------------------------------------------
 
 
-def test_shortgpt_is_the_influence_that_hooks_on_the_stock_model_measure(host):
-    setting = setting_of(host)
-    count = host.spec.decoder.layers
+def test_shortgpt_is_the_influence_that_hooks_on_the_stock_model_measure(vlm):
+    setting = setting_of(vlm)
+    count = vlm.spec.decoder.layers
     cosines: list[list[torch.Tensor]] = [[] for _ in range(count)]
 
     def watch(index):
@@ -414,28 +414,28 @@ def test_shortgpt_is_the_influence_that_hooks_on_the_stock_model_measure(host):
 
         return hook
 
-    layers = host.model.model.language_model.layers
+    layers = vlm.model.model.language_model.layers
     hooks = [layer.register_forward_hook(watch(index)) for index, layer in enumerate(layers)]
     for view in setting.calibration:
         for row in range(len(view.identity)):
-            stock(host, view, row)
+            stock(vlm, view, row)
     for hook in hooks:
         hook.remove()
     expected = torch.stack([1 - torch.cat(rows).mean() for rows in cosines])
-    scores = LAYER_PRUNERS["shortgpt"](setting)(view_of(host))
+    scores = LAYER_PRUNERS["shortgpt"](setting)(view_of(vlm))
     torch.testing.assert_close(scores, expected.float().expand(3, -1), rtol=1e-4, atol=1e-6)
     assert expected.unique().numel() == count
 
 
 def test_shortgpt_drops_a_layer_that_does_nothing(tmp_path):
-    host = load_host(write_random_checkpoint(tmp_path, SHAPES["llama"]))
+    vlm = load_model(write_random_checkpoint(tmp_path, SHAPES["llama"]))
     with torch.no_grad():
         for part in ("self_attn.o_proj", "mlp.down_proj"):
-            host.model.model.language_model.layers[3].get_submodule(part).weight.zero_()
-    scores = LAYER_PRUNERS["shortgpt"](setting_of(host))(view_of(host))
+            vlm.model.model.language_model.layers[3].get_submodule(part).weight.zero_()
+    scores = LAYER_PRUNERS["shortgpt"](setting_of(vlm))(view_of(vlm))
     assert scores[0].argmin() == 3
     assert scores[0, 3] < 1e-6
-    assert not layer_plan(scores, 4, 2)[:, 3].any()
+    assert not kept_layers(scores, 4, 2)[:, 3].any()
 
 
 @settings(max_examples=25, deadline=None)

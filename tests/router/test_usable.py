@@ -12,17 +12,17 @@ from PIL import Image
 from allrounder.errors import PromptsInvalid
 from allrounder.prompts import Prompt, PromptSet, Unusable, read_prompts, read_usable
 from allrounder.router.training.usable import checks, held_out
-from allrounder.vlm.host import Host, load_host
+from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory) -> Host:
+def vlm(tmp_path_factory) -> LoadedModel:
     shape = Shape(vision={"image_size": 56}, text={"max_position_embeddings": 128})
-    return load_host(write_random_checkpoint(tmp_path_factory.mktemp("host"), shape))
+    return load_model(write_random_checkpoint(tmp_path_factory.mktemp("model"), shape))
 
 
-def picture(path: Path, seed: int = 0) -> Path:
+def image(path: Path, seed: int = 0) -> Path:
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)).save(path)
     return path
 
@@ -31,12 +31,12 @@ def line(image: str, question: str) -> str:
     return json.dumps({"image": image, "question": question})
 
 
-def test_bad_lines_are_named_and_left_out(host, tmp_path):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png", 1)
+def test_bad_lines_are_named_and_left_out(vlm, tmp_path):
+    image(tmp_path / "a.png")
+    image(tmp_path / "b.png", 1)
     whole = (tmp_path / "b.png").read_bytes()
     (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     file = tmp_path / "prompts.jsonl"
     bad = {
         2: ("", "line is empty", "remove it"),
@@ -52,7 +52,7 @@ def test_bad_lines_are_named_and_left_out(host, tmp_path):
     }
     lines = [line("a.png", "what?"), *(text for text, _, _ in bad.values()), line("b.png", "what?")]
     file.write_text("\n".join(lines) + "\n")
-    prompts, complaints = read_usable(file, checks(host, answer_tokens=16))
+    prompts, complaints = read_usable(file, checks(vlm, answer_tokens=16))
     assert [(prompt.image.name, prompt.question) for prompt in prompts.prompts] == [
         ("a.png", "what?"),
         ("b.png", "what?"),
@@ -67,7 +67,7 @@ def test_bad_lines_are_named_and_left_out(host, tmp_path):
 
 
 def test_the_name_is_of_what_is_used(tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     file = tmp_path / "prompts.jsonl"
     file.write_text(line("a.png", "what?"))
     name = read_usable(file)[0].name
@@ -75,11 +75,11 @@ def test_the_name_is_of_what_is_used(tmp_path):
     assert read_usable(file)[0].name == name, "what was left out does not count"
     file.write_text(line("a.png", "which?"))
     other = read_usable(file)[0].name
-    picture(tmp_path / "a.png", 1)
+    image(tmp_path / "a.png", 1)
     assert len({name, other, read_usable(file)[0].name}) == 3
 
 
-def test_nothing_left_is_an_error(host, tmp_path):
+def test_nothing_left_is_an_error(vlm, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text("\n\n")
     with pytest.raises(PromptsInvalid, match=r"nothing in it.*line 1: the line is empty"):
@@ -94,9 +94,9 @@ def test_nothing_left_is_an_error(host, tmp_path):
         read_usable(tmp_path / "empty")
 
 
-def test_a_folder_of_pictures_and_texts(tmp_path):
+def test_a_folder_of_images_and_texts(tmp_path):
     for seed, name in enumerate(("a.png", "b.JPG", "lonely.png", "broken.png")):
-        picture(tmp_path / name, seed)
+        image(tmp_path / name, seed)
     (tmp_path / "a.txt").write_text("\ufeffwhat?\n  how many? \n\nwhat?\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("where?")
     (tmp_path / "orphan.txt").write_text("who?")
@@ -113,7 +113,7 @@ def test_a_folder_of_pictures_and_texts(tmp_path):
 
 
 def test_a_folder_with_a_prompts_file_is_that_file(tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("not this one")
     (tmp_path / "prompts.jsonl").write_text(line("a.png", "this one?"))
     prompts, complaints = read_usable(tmp_path)
@@ -121,7 +121,7 @@ def test_a_folder_with_a_prompts_file_is_that_file(tmp_path):
     assert not complaints
 
 
-def test_whole_pictures_are_held_out():
+def test_whole_images_are_held_out():
     def album(*names):
         return PromptSet("set", tuple(Prompt(Path(name), f"{place}?", None, "") for place, name in enumerate(names)))
 
@@ -135,13 +135,13 @@ def test_whole_pictures_are_held_out():
         held_out(album(*"aaaa"), one_in=10)
 
 
-def test_a_question_that_just_fits_is_used(host):
-    check = checks(host, answer_tokens=16)
+def test_a_question_that_just_fits_is_used(vlm):
+    check = checks(vlm, answer_tokens=16)
     fits = 0
     for length in range(200):
         try:
             check(Prompt(Path("unseen.png"), "x " * length + "?", None, ""))
         except Unusable as error:
-            if "not a picture" in str(error):
+            if "not an image" in str(error):
                 fits = length
     assert 10 < fits < 120

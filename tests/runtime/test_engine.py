@@ -25,21 +25,23 @@ def engines(bundle):
     return {e.entry.version: e for e in open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))}
 
 
-def start(engine, question="what is it?", room=8):
-    prompt, visual = engine.prompt(question), engine.see(RGB)
-    scores = engine.route(prompt, visual)
-    return prompt, visual, scores, engine.prefill(prompt, visual, scores, room=room)
+def start(engine, question="what is it?", free_slots=8):
+    prompt, image_embeds = engine.prompt(question), engine.embed_image(RGB)
+    scores = engine.route(prompt, image_embeds)
+    return prompt, image_embeds, scores, engine.prefill(prompt, image_embeds, scores, free_slots=free_slots)
 
 
 @pytest.mark.parametrize("version", fake_bundle.PLANS)
 def test_decoding_equals_a_longer_prompt(engines, version):
     engine = engines[version]
-    prompt, visual, scores, state = start(engine)
+    prompt, image_embeds, scores, state = start(engine)
     tokens = [70, 71, 72, 73]
     rows = [engine.decode(state, [token])[0, 0] for token in tokens]
     for count, row in enumerate(rows, start=1):
         longer = PromptIds(prompt.prefix_ids, (*prompt.suffix_ids, *tokens[:count]))
-        np.testing.assert_allclose(row, engine.prefill(longer, visual, scores, room=0).logits[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            row, engine.prefill(longer, image_embeds, scores, free_slots=0).logits[0], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("version", fake_bundle.PLANS)
@@ -55,29 +57,29 @@ def test_tokens_may_come_alone_or_together(engines, version, parts):
 
 
 def test_two_clocks(engines):
-    for version, tokens in (("full", fake_bundle.VISUAL), ("t2-l2", 2)):
-        prompt, _, _, state = start(engines[version], room=3)
+    for version, tokens in (("full", fake_bundle.IMAGE_EMBEDS), ("t2-l2", 2)):
+        prompt, _, _, state = start(engines[version], free_slots=3)
         text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        assert state.cache.clocks == (text + fake_bundle.VISUAL, text + tokens, 3)
+        assert state.cache.clocks == (text + fake_bundle.IMAGE_EMBEDS, text + tokens, 3)
         engines[version].decode(state, [60, 61])
-        assert state.cache.clocks == (text + fake_bundle.VISUAL + 2, text + tokens + 2, 1)
+        assert state.cache.clocks == (text + fake_bundle.IMAGE_EMBEDS + 2, text + tokens + 2, 1)
 
 
-def test_the_flow_is_reported(engines):
+def test_the_decision_is_reported(engines):
     state = start(engines["full"])[3]
-    assert state.keep_list == tuple(range(fake_bundle.VISUAL))
-    assert state.layer_plan == (0, 1, 2)
+    assert state.keep_indices == tuple(range(fake_bundle.IMAGE_EMBEDS))
+    assert state.kept_layers == (0, 1, 2)
     _, _, scores, state = start(engines["t2-l2"])
-    assert state.keep_list == tuple(sorted(np.argsort(-scores.token_scores[0], kind="stable")[:2].tolist()))
-    assert state.layer_plan == (0, 2)
-    assert scores.token_scores.shape == (1, fake_bundle.VISUAL)
+    assert state.keep_indices == tuple(sorted(np.argsort(-scores.token_scores[0], kind="stable")[:2].tolist()))
+    assert state.kept_layers == (0, 2)
+    assert scores.token_scores.shape == (1, fake_bundle.IMAGE_EMBEDS)
     assert scores.layer_scores.shape == (1, fake_bundle.LAYERS)
 
 
 def test_the_cache_grows_in_place_and_its_size_is_that_of_its_rows(engines):
-    prompt, _, _, state = start(engines["t2-l2"], room=5)
+    prompt, _, _, state = start(engines["t2-l2"], free_slots=5)
     text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-    rows = (text + fake_bundle.VISUAL + 5) + (text + 2 + 5)  # layer 0 sees all, layer 2 the kept ones
+    rows = (text + fake_bundle.IMAGE_EMBEDS + 5) + (text + 2 + 5)  # layer 0 sees all, layer 2 the kept ones
     assert state.cache.numbers == rows * 2 * fake_bundle.HIDDEN
     before = state.cache._outputs["cache_key_out.2"].data_ptr()
     engines["t2-l2"].decode(state, [60])
@@ -102,24 +104,24 @@ def test_results_stay_when_other_requests_run(engines):
 
 def test_room_is_kept(engines):
     engine = engines["full"]
-    state = start(engine, room=2)[3]
-    with pytest.raises(InputInvalid, match="room"):
+    state = start(engine, free_slots=2)[3]
+    with pytest.raises(InputInvalid, match="free slots"):
         engine.decode(state, [])
-    with pytest.raises(InputInvalid, match="room"):
+    with pytest.raises(InputInvalid, match="free slots"):
         engine.decode(state, [60, 61, 62])
     engine.decode(state, [60, 61])
-    with pytest.raises(InputInvalid, match="room"):
+    with pytest.raises(InputInvalid, match="free slots"):
         engine.decode(state, [62])
-    for room in (-1, fake_bundle.LIMITS.new_tokens + 1):
-        with pytest.raises(InputInvalid, match="room"):
-            start(engine, room=room)
+    for free_slots in (-1, fake_bundle.LIMITS.new_tokens + 1):
+        with pytest.raises(InputInvalid, match="free slots"):
+            start(engine, free_slots=free_slots)
 
 
 def test_scores_are_demanded_where_they_are_needed(engines):
     engine = engines["t2-l2"]
     with pytest.raises(InputInvalid, match="scores"):
-        engine.prefill(engine.prompt("what?"), engine.see(RGB), None, room=1)
-    assert engines["full"].route(engine.prompt("what?"), engine.see(RGB)) is None
+        engine.prefill(engine.prompt("what?"), engine.embed_image(RGB), None, free_slots=1)
+    assert engines["full"].route(engine.prompt("what?"), engine.embed_image(RGB)) is None
 
 
 def test_a_prompt_over_the_limit_is_refused_with_its_count(engines):
@@ -181,7 +183,7 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(tmp_path):
 
 def test_a_failing_graph_is_a_backend_error(engines):
     with pytest.raises(BackendError, match=r"vision\.onnx"):
-        engines["full"].look(np.zeros((1, 3, 5, 5), np.float32))
+        engines["full"].embed_pixels(np.zeros((1, 3, 5, 5), np.float32))
 
 
 KINDS = ("preprocess", "vision", "router", "prefill", "decode")
@@ -201,7 +203,7 @@ def test_a_graph_in_the_place_of_another_is_the_backends_error(bundle, kind, oth
 
 
 def test_a_manifest_that_counts_otherwise_is_the_backends_error(bundle):
-    for change in ({"vocabulary": 2**40}, {"visual_tokens": 5}, {"layers": 7}):
+    for change in ({"vocabulary": 2**40}, {"image_tokens": 5}, {"layers": 7}):
         model = msgspec.structs.replace(bundle.manifest.model, **change)
         lying = bundle._replace(manifest=msgspec.structs.replace(bundle.manifest, model=model))
         engine = Engine.open(lying, bundle.manifest.entries[1], EngineOptions(threads=1))

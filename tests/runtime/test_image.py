@@ -1,4 +1,4 @@
-"""From what users call a picture to uint8 RGB, and what is refused."""
+"""From what users call an image to uint8 RGB, and what is refused."""
 
 import io
 import os
@@ -16,7 +16,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
 def test_paths_images_and_arrays_give_the_same_pixels(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(RGB).save(path)
     for given in (RGB, Image.fromarray(RGB), path, str(path)):
         got = to_rgb(given)
@@ -94,8 +94,8 @@ def test_other_arrays_are_refused(array):
 
 
 @pytest.mark.parametrize("thing", [None, 3, b"bytes", [[1]], object(), io.BytesIO(b"")])
-def test_what_is_no_picture_is_refused(thing):
-    with pytest.raises(ImageInvalid, match="not a picture"):
+def test_what_is_no_image_is_refused(thing):
+    with pytest.raises(ImageInvalid, match="not an image"):
         to_rgb(thing)
 
 

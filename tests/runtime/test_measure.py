@@ -41,8 +41,8 @@ def test_samples_have_a_row_per_round_and_a_column_per_further_token(engines):
 
 def test_engines_take_turns_and_the_warm_up_is_not_counted(engines, monkeypatch):
     turns = []
-    see = Engine.preprocess
-    monkeypatch.setattr(Engine, "preprocess", lambda engine, rgb: turns.append(engine) or see(engine, rgb))
+    embed_image = Engine.preprocess
+    monkeypatch.setattr(Engine, "preprocess", lambda engine, rgb: turns.append(engine) or embed_image(engine, rgb))
     sample_latency(engines, default_workload(engines[0], new_tokens=2), repeats=3)
     assert turns == list(engines) * 5
 

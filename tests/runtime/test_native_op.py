@@ -51,7 +51,7 @@ def test_without_the_library_the_same_file_runs_and_the_log_says_so_once(asking,
     assert "its own function runs instead" in told[0].message
     wanted = answer(plain, "t2-l2")
     for each in (found, again):
-        assert (each.token_ids, each.keep_list) == (wanted.token_ids, wanted.keep_list)
+        assert (each.token_ids, each.keep_indices) == (wanted.token_ids, wanted.keep_indices)
 
 
 def test_a_bundle_that_does_not_ask_has_nothing_to_do_with_the_library(tmp_path, op_library, caplog):

@@ -33,8 +33,8 @@ def test_an_answer_says_all_there_is_to_say(runtime):
     assert answer.finish == "length"
     assert answer.text == fake_bundle.tokenizer().decode(answer.token_ids)
     assert fake_bundle.tokenizer().decode(answer.prompt_ids) == "USER: \nwhat is it? ASSISTANT:"
-    assert len(answer.keep_list) == runtime.entry.pruning.keep
-    assert answer.layer_plan == runtime.entry.pruning.kept_layers
+    assert len(answer.keep_indices) == runtime.entry.pruning.keep
+    assert answer.kept_layers == runtime.entry.pruning.kept_layers
 
 
 def test_times_add_up(runtime):
@@ -49,13 +49,13 @@ def test_times_add_up(runtime):
 
 
 def test_paths_and_images_answer_like_arrays(runtime, tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(RGB).save(path)
     answers = [runtime.generate(image, "what?", max_new_tokens=4) for image in (RGB, path, str(path), Image.open(path))]
     assert len({answer.token_ids for answer in answers}) == 1
 
 
-def test_the_picture_matters(runtime):
+def test_the_image_matters(runtime):
     logits = [runtime.generate(np.full_like(RGB, value), "what?", max_new_tokens=8).token_ids for value in (0, 255)]
     assert logits[0] != logits[1]
 
@@ -67,7 +67,7 @@ def test_a_stream_is_the_answer_in_pieces(runtime, question, options):
     stream = runtime.stream(RGB, question, max_new_tokens=12, **options)
     assert "".join(stream) == answer.text == stream.answer.text
     assert stream.answer.token_ids == answer.token_ids
-    assert stream.answer.keep_list == answer.keep_list
+    assert stream.answer.keep_indices == answer.keep_indices
 
 
 def test_a_seed_repeats_the_answer(runtime):
@@ -127,7 +127,7 @@ def test_impossible_requests_are_refused_at_once(runtime, ask, question, options
 
 
 @pytest.mark.parametrize("image", [None, "none.png", np.zeros((3, 3), np.uint8)])
-def test_what_is_no_picture_is_refused(runtime, image):
+def test_what_is_no_image_is_refused(runtime, image):
     with pytest.raises(ImageInvalid):
         runtime.generate(image, "what?")
     stream = runtime.stream(image, "what?")

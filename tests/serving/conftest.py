@@ -1,4 +1,4 @@
-"""Pruned checkpoints of tiny random hosts, made once for a whole run."""
+"""Pruned checkpoints of tiny random models, made once for a whole run."""
 
 import functools
 from pathlib import Path
@@ -18,7 +18,7 @@ from allrounder.export.freezer import Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.versions import resolve
-from allrounder.vlm.host import load_host
+from allrounder.vlm.model import load_model
 from allrounder.vlm.random_model import write_random_checkpoint
 
 
@@ -29,20 +29,20 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="session")
 def pruned(tmp_path_factory):
-    """Gives the checkpoint of a shape and dtype, with one layer and most visual tokens gone."""
+    """Gives the checkpoint of a shape and dtype, with one layer and most image tokens gone."""
     folder = tmp_path_factory.mktemp("pruned")
 
     @functools.cache
     def get(shape, dtype) -> Made:
         place = folder / f"{shape}-{dtype}"
         place.mkdir()
-        directory = write_random_checkpoint(place / "host", shape, dtype=dtype)
-        host = load_host(directory, dtype=torch.float32)
+        directory = write_random_checkpoint(place / "model", shape, dtype=dtype)
+        vlm = load_model(directory, dtype=torch.float32)
         torch.manual_seed(1)
-        save_router(MetaRouter(host.spec, host.model.config.text_config), place / "router", host_digest=host.digest)
+        save_router(MetaRouter(vlm.spec, vlm.model.config.text_config), place / "router", model_digest=vlm.digest)
         freezer = Freezer(directory, place / "router", place / "frozen")
         freezer.shared()
-        tokens, layers = host.spec.visual_tokens, host.spec.decoder.layers
+        tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
         budget = resolve("par-lite", tokens=tokens, layers=layers)
         plan = tuple(layer for layer in range(layers) if layer != 1)[: budget.layers]
         freezer.add(pruning(budget, 0, plan, "par-lite"))
@@ -56,6 +56,6 @@ def pruned(tmp_path_factory):
 
 
 @pytest.fixture
-def picture():
-    """A picture of noise, higher than wide."""
+def image():
+    """An image of noise, higher than wide."""
     return Image.fromarray(np.random.default_rng(7).integers(0, 256, (53, 37, 3), np.uint8))

@@ -79,11 +79,11 @@ class Reader:
 
 
 @torch.no_grad()
-def stock_answer(checkpoint, picture, question, new_tokens, *, kept=False):
+def stock_answer(checkpoint, image, question, new_tokens, *, kept=False):
     """The greedy answer of stock transformers, rows side by side, or with their positions in the unpruned prompt."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     reader = RowReader(checkpoint)
-    read, embed = reader.read(picture, question), model.get_input_embeddings()
+    read, embed = reader.read(image, question), model.get_input_embeddings()
     before, after = (embed(torch.tensor([list(ids)])) for ids in read.prompt)
     rows, ids = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1), []
     places = torch.from_numpy(read.positions)[None] if kept else torch.arange(rows.shape[1])[None]

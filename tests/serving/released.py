@@ -26,7 +26,7 @@ TRTLLM_BUILD = set(_BUILD.split())
 # --custom_module_dirs; the script must refuse it. The second: main in the winter of 2025/26, after #9269, which the
 # notes of 1.2.0rc4 list.
 _SERVE = """
-    tokenizer host port backend log_level max_beam_width max_batch_size max_num_tokens max_seq_len tp_size pp_size
+    tokenizer model port backend log_level max_beam_width max_batch_size max_num_tokens max_seq_len tp_size pp_size
     ep_size cluster_size gpus_per_node kv_cache_free_gpu_memory_fraction num_postprocess_workers trust_remote_code
     extra_llm_api_options reasoning_parser metadata_server_config_file server_role
     fail_fast_on_attention_window_too_large disagg_cluster_uri enable_chunked_prefill media_io_kwargs

@@ -83,10 +83,10 @@ def run(model, key_heads, rows, positions, theta):
 
 
 @torch.no_grad()
-def prompt_rows(checkpoint, picture):
+def prompt_rows(checkpoint, image):
     """The stock model, the decoder's input rows [n, H] and their positions in the unpruned prompt."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    read = RowReader(checkpoint).read(picture, "what is on the left?")
+    read = RowReader(checkpoint).read(image, "what is on the left?")
     embed = model.get_input_embeddings()
     before, after = (embed(torch.tensor(ids)) for ids in read.prompt)
     return model, torch.cat([before, torch.from_numpy(read.rows), after]), read.positions
@@ -103,9 +103,9 @@ def test_its_decoder_has_the_kept_layers_and_their_weights(exported):
         assert any(np.array_equal(weight, each) or np.array_equal(weight.T, each) for each in held)
 
 
-def test_kept_rows_give_the_stock_models_logits_at_their_own_positions(exported, picture):
+def test_kept_rows_give_the_stock_models_logits_at_their_own_positions(exported, image):
     key_heads, checkpoint, graph = exported
-    model, rows, positions = prompt_rows(checkpoint, picture)
+    model, rows, positions = prompt_rows(checkpoint, image)
     theta = model.config.text_config.rope_parameters["rope_theta"]
     seen = torch.ones(1, len(rows), dtype=torch.int64)
     with torch.no_grad():

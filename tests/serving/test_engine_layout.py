@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlavaForConditionalGeneration, MistralConf
 
 from allrounder.engines.tensorrt_llm.build import ConvertOptions, convert
 from allrounder.engines.tensorrt_llm.layout import decoder_of
-from allrounder.errors import BundleCorrupt, BundleError, HostUnreadable, HostUnsupported, InputInvalid
+from allrounder.errors import BundleCorrupt, BundleError, InputInvalid, ModelUnreadable, ModelUnsupported
 from allrounder.hashing import file_record
 
 SHAPES = ["llama-mha", "llama-gqa-tied", "llama-wide-bias", "llama-rope3-layers", "llama-linear-nobias", "mistral"]
@@ -85,9 +85,9 @@ def test_a_plain_reading_gives_the_logits_of_stock_transformers(pruned, tmp_path
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     torch.manual_seed(0)
     ids = torch.randint(WORDS, (24,))
-    visual = torch.randn(5, HIDDEN)  # rows of a prompt table, in the midst
+    image_embeds = torch.randn(5, HIDDEN)  # rows of a prompt table, in the midst
     table = embedding(ids, reader.ranks[0]["transformer.vocab_embedding.weight"])
-    rows = torch.cat([table[:9], visual, table[9:]])
+    rows = torch.cat([table[:9], image_embeds, table[9:]])
     got = reader.logits(rows)
     reference = model(inputs_embeds=rows[None], attention_mask=torch.ones(1, len(rows), dtype=torch.int64)).logits[0]
     assert torch.equal(table, model.get_input_embeddings()(ids))
@@ -159,7 +159,7 @@ def test_rotary_keys_of_transformers_4_and_5_mean_the_same(text):
     ],
 )
 def test_a_decoder_without_a_place_in_the_layout_is_refused(text, key):
-    with pytest.raises(HostUnsupported, match=key):
+    with pytest.raises(ModelUnsupported, match=key):
         decoder_of(text, tied=False)
 
 
@@ -193,7 +193,7 @@ def test_damaged_weights_are_refused(pruned, tmp_path):
     for damage in ("truncated", "missing", "smaller", "mixed"):
         copied(source, checkpoint)
         damaged(checkpoint / "model.safetensors", damage)
-        with pytest.raises((HostUnreadable, HostUnsupported)) as error:
+        with pytest.raises((ModelUnreadable, ModelUnsupported)) as error:
             convert_unverified(checkpoint, tmp_path / damage)
         assert "got" in str(error.value) or "wanted" in str(error.value)
         assert not (tmp_path / damage).exists()

@@ -54,8 +54,8 @@ def machine(tmp_path, monkeypatch, *, version=None, capability=None, build=None)
 def test_the_build_script_names_only_flags_that_the_release_has(converted):
     script = (converted / "build.sh").read_text()
     assert unknown_flags(script, TRTLLM_BUILD, "trtllm-build \\") == set()
-    invented = script.replace("--workers", "--prune_visual_tokens")
-    assert unknown_flags(invented, TRTLLM_BUILD, "trtllm-build \\") == {"prune_visual_tokens"}
+    invented = script.replace("--workers", "--prune_image_tokens")
+    assert unknown_flags(invented, TRTLLM_BUILD, "trtllm-build \\") == {"prune_image_tokens"}
 
 
 def test_the_build_script_passes_shellcheck(converted):
@@ -102,16 +102,16 @@ def test_the_runner_script_is_whole(converted):
             assert all(hasattr(module, alias.name) for alias in node.names)
     done = subprocess.run([sys.executable, converted / "run.py", "one"], check=False, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "a picture without a question" in done.stderr
+    assert "an image without a question" in done.stderr
 
 
-def opened_by(script, picture, monkeypatch):
+def opened_by(script, image, monkeypatch):
     """The checkpoint that a runner script opens."""
     asked = []
     monkeypatch.setattr(
         EngineRunner, "open", lambda *places: asked.append(places) or SimpleNamespace(answer=lambda *_, **__: [])
     )
-    monkeypatch.setattr(sys, "argv", [str(script), str(picture), QUESTION])
+    monkeypatch.setattr(sys, "argv", [str(script), str(image), QUESTION])
     runpy.run_path(str(script), run_name="__main__")
     ((checkpoint, engine),) = asked
     assert engine == script.parent / "engine"
@@ -119,7 +119,7 @@ def opened_by(script, picture, monkeypatch):
 
 
 def test_the_runner_script_opens_the_checkpoint_that_it_was_made_from(pruned, converted, tmp_path, monkeypatch):
-    assert opened_by(converted / "run.py", "picture.png", monkeypatch) == pruned().checkpoint.resolve()
+    assert opened_by(converted / "run.py", "image.png", monkeypatch) == pruned().checkpoint.resolve()
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_as_a_backend_it_writes_both_and_lists_every_file(pruned, tmp_path, monk
     assert sidecar.entry == told
     assert told.backend == "tensorrt-llm"
     assert os.access(root / "tensorrt_llm/build.sh", os.X_OK)
-    assert opened_by(root / "tensorrt_llm/run.py", "picture.png", monkeypatch) == root
+    assert opened_by(root / "tensorrt_llm/run.py", "image.png", monkeypatch) == root
 
 
 class Session:
@@ -282,13 +282,13 @@ def with_engine(folder, version, monkeypatch, session=None):
     monkeypatch.setitem(sys.modules, "tensorrt_llm.runtime", SimpleNamespace(ModelRunner=runner))
 
 
-def test_the_runner_feeds_one_prompt_table_for_the_batch(pruned, converted, tmp_path, monkeypatch, picture):
+def test_the_runner_feeds_one_prompt_table_for_the_batch(pruned, converted, tmp_path, monkeypatch, image):
     checkpoint = pruned().checkpoint
     machine(tmp_path, monkeypatch, version="1.2.1")
     session = Session(converted / "engine")
     with_engine(converted, "1.2.1", monkeypatch, session)
     runner = EngineRunner.open(checkpoint, converted / "engine")
-    pairs = [(picture, QUESTION), (picture.rotate(90), "and this one, please?")]
+    pairs = [(image, QUESTION), (image.rotate(90), "and this one, please?")]
     answers = runner.answer(pairs, max_new_tokens=6)
     tokens = open_sidecar(checkpoint)[1].entry.pruning.keep
     assert session.asked == [list(range(tokens)), list(range(tokens, 2 * tokens))]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allrounder.runtime.prompt import PromptIds
-from allrounder.serving.kept_rows import KeptRows, keep_list
+from allrounder.serving.kept_rows import KeptRows, keep_indices
 
 SCORE = st.one_of(st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(width=32))
 
@@ -16,7 +16,7 @@ SCORE = st.one_of(st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st
 def test_the_best_are_kept_ties_go_to_the_lower_index_and_nan_is_the_least(data, scores):
     tokens = data.draw(st.integers(1, len(scores)))
     ranked = sorted(range(len(scores)), key=lambda i: (-(-math.inf if math.isnan(scores[i]) else scores[i]), i))
-    assert keep_list(np.array(scores, np.float32), tokens).tolist() == sorted(ranked[:tokens])
+    assert keep_indices(np.array(scores, np.float32), tokens).tolist() == sorted(ranked[:tokens])
 
 
 @given(

@@ -18,7 +18,7 @@ import torch
 from released import installed
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
-from allrounder.errors import EngineUnavailable, HostUnreadable, HostUnsupported, ImageInvalid, InputInvalid
+from allrounder.errors import EngineUnavailable, ImageInvalid, InputInvalid, ModelUnreadable, ModelUnsupported
 from allrounder.runtime.prompt import PromptIds
 from allrounder.serving.kept_rows import RowReader
 from allrounder.serving.tensorrt_llm import register
@@ -73,8 +73,8 @@ def stock_logits(checkpoint, read, positions=None):
     return model(inputs_embeds=rows, position_ids=places, attention_mask=torch.ones_like(places)).logits[0]
 
 
-def asked(reader, picture, question=QUESTION):
-    return {"prompt": prompt_text(reader.sidecar.prompt, question), "multi_modal_data": {"image": [picture]}}
+def asked(reader, image, question=QUESTION):
+    return {"prompt": prompt_text(reader.sidecar.prompt, question), "multi_modal_data": {"image": [image]}}
 
 
 def close(got, wanted):
@@ -97,21 +97,21 @@ def test_importing_registers_model_and_processor(stub):
 
 
 @torch.no_grad()
-def test_answers_are_those_of_stock_transformers_fed_the_same_rows(stub, pruned, picture):
+def test_answers_are_those_of_stock_transformers_fed_the_same_rows(stub, pruned, image):
     checkpoint = pruned().checkpoint
     model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
-    read = reader.read(picture, QUESTION)
-    ids, data = stub.prepared(processor, asked(reader, picture), SAMPLING)
+    read = reader.read(image, QUESTION)
+    ids, data = stub.prepared(processor, asked(reader, image), SAMPLING)
     words = model.config.vocab_size
     assert ids == [*read.prompt.prefix_ids, *(words + each for each in read.keep), *read.prompt.suffix_ids]
     assert data["multimodal_embedding"].dtype == processor.dtype == torch.float32
     close(stub.run(model, [(ids, data)], whole=True), stock_logits(checkpoint, read))
-    assert model.infer_max_seq_len() == 512 - read.visual_tokens + len(read.keep)
+    assert model.infer_max_seq_len() == 512 - read.image_tokens + len(read.keep)
     assert model.vocab_size_padded == words
 
 
-def test_the_newest_executor_takes_it_for_a_model_with_pictures(release, pruned, picture):
+def test_the_newest_executor_takes_it_for_a_model_with_images(release, pruned, image):
     behaviour = release(STUBS / "v1_4_0rc1")
     register()
     executor = importlib.import_module("tensorrt_llm._torch.pyexecutor.engine.multimodal")
@@ -120,7 +120,7 @@ def test_the_newest_executor_takes_it_for_a_model_with_pictures(release, pruned,
     model, processor = behaviour.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     assert not isinstance(model, executor.MultimodalModelMixin)  # no tower of ours runs in the executor
     assert executor.is_multimodal(model, processor)
-    ids, data = behaviour.prepared(processor, asked(RowReader(checkpoint), picture), SAMPLING)
+    ids, data = behaviour.prepared(processor, asked(RowReader(checkpoint), image), SAMPLING)
     text, rows = calls.prepare_multimodal_indices(ids, model=model)
     assert len(rows) == len(data["multimodal_embedding"])
     assert len(text) + len(rows) == len(ids)
@@ -150,12 +150,12 @@ def test_an_executor_that_takes_it_for_a_model_of_text_is_refused(release, prune
 
 
 @torch.no_grad()
-def test_a_batch_of_prompts_and_generating_requests(stub, pruned, picture):
+def test_a_batch_of_prompts_and_generating_requests(stub, pruned, image):
     checkpoint = pruned().checkpoint
     model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
-    first = stub.prepared(processor, asked(reader, picture), SAMPLING)
-    last = stub.prepared(processor, asked(reader, picture.rotate(180), "and this?"), SAMPLING)
+    first = stub.prepared(processor, asked(reader, image), SAMPLING)
+    last = stub.prepared(processor, asked(reader, image.rotate(180), "and this?"), SAMPLING)
     new = [(5, 40), (7, 41)]
     together = stub.run(model, [first, last], generating=new)
     alone = [stub.run(model, [each]) for each in (first, last)]
@@ -163,32 +163,32 @@ def test_a_batch_of_prompts_and_generating_requests(stub, pruned, picture):
 
 
 @torch.no_grad()
-def test_rows_made_elsewhere_come_through_multi_modal_embeddings(stub, pruned, picture):
+def test_rows_made_elsewhere_come_through_multi_modal_embeddings(stub, pruned, image):
     checkpoint = pruned().checkpoint
     _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
-    read = reader.read(picture, QUESTION)
+    read = reader.read(image, QUESTION)
     request = embedding_request(prompt_text(reader.sidecar.prompt, QUESTION), read.rows, read.keep)
     ids, data = stub.prepared(processor, request, SAMPLING)
-    wanted_ids, wanted = stub.prepared(processor, asked(reader, picture), SAMPLING)
+    wanted_ids, wanted = stub.prepared(processor, asked(reader, image), SAMPLING)
     assert ids == wanted_ids
     assert torch.equal(data["multimodal_embedding"], wanted["multimodal_embedding"])
     for rows in (np.zeros((3, 32), np.float32), np.zeros((len(wanted["multimodal_embedding"]), 31), np.float32)):
         with pytest.raises(InputInvalid, match="rows"):
             stub.prepared(processor, embedding_request(request["prompt"], rows, read.keep), SAMPLING)
-    for keep in (None, read.keep[:-1], read.keep[::-1], (*read.keep[:-1], read.visual_tokens), (0,) * len(read.keep)):
-        with pytest.raises(InputInvalid, match="keep-list"):
+    for keep in (None, read.keep[:-1], read.keep[::-1], (*read.keep[:-1], read.image_tokens), (0,) * len(read.keep)):
+        with pytest.raises(InputInvalid, match="keep indices"):
             stub.prepared(processor, embedding_request(request["prompt"], read.rows, keep), SAMPLING)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["v1_1_0", "v1_2_1", "v1_3_0rc22", "v1_4_0rc1"])
-def test_a_chunk_of_a_prompt_takes_its_own_rows(release, name, pruned, picture):
+def test_a_chunk_of_a_prompt_takes_its_own_rows(release, name, pruned, image):
     stub = release(STUBS / name)
     register()
     checkpoint = pruned().checkpoint
     model, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
-    ids, data = stub.prepared(processor, asked(RowReader(checkpoint), picture), SAMPLING)
+    ids, data = stub.prepared(processor, asked(RowReader(checkpoint), image), SAMPLING)
     rows = data["multimodal_embedding"]
     first = next(at for at, each in enumerate(ids) if each >= model.config.vocab_size)  # the chunk: two rows of it
     runtime = SimpleNamespace(num_unseen_mm_tokens=0, num_mm_tokens_in_chunk=2)
@@ -202,24 +202,24 @@ def test_a_chunk_of_a_prompt_takes_its_own_rows(release, name, pruned, picture):
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", ["mistral", "qwen2-siglip", "qwen3-siglip-layers", "llama-wide-bias"])
-def test_every_decoder_family(release, shape, pruned, picture):
+def test_every_decoder_family(release, shape, pruned, image):
     stub = release(STUBS / "v1_2_1")
     register()
     checkpoint = pruned(shape).checkpoint
     config = AutoConfig.from_pretrained(str(checkpoint))
     model, processor = stub.created(checkpoint, config)
     reader = RowReader(checkpoint)
-    read = reader.read(picture, QUESTION)
-    got = stub.run(model, [stub.prepared(processor, asked(reader, picture), SAMPLING)], whole=True)
+    read = reader.read(image, QUESTION)
+    got = stub.run(model, [stub.prepared(processor, asked(reader, image), SAMPLING)], whole=True)
     close(got, stock_logits(checkpoint, read))
 
 
 @torch.no_grad()
-def test_positions_follow_from_ids_and_counted_positions_alone(pruned, picture):
+def test_positions_follow_from_ids_and_counted_positions_alone(pruned, image):
     reader = RowReader(pruned().checkpoint)
-    read, words = reader.read(picture, QUESTION), reader.sidecar.model.vocabulary
+    read, words = reader.read(image, QUESTION), reader.sidecar.model.vocabulary
     layout = Positions.of(pruned().checkpoint)
-    assert layout == (len(read.prompt.prefix_ids), len(read.keep), read.visual_tokens)
+    assert layout == (len(read.prompt.prefix_ids), len(read.keep), read.image_tokens)
     ids = torch.tensor([*with_rows(read.prompt, read.keep, words), 5, 6])  # two new tokens
     wanted = [*read.positions.tolist(), read.positions[-1] + 1, read.positions[-1] + 2]
     counted = torch.arange(len(ids), dtype=torch.int32)[None]
@@ -232,7 +232,7 @@ def test_positions_follow_from_ids_and_counted_positions_alone(pruned, picture):
 
 
 @torch.no_grad()
-def test_attention_that_counts_positions_is_refused_unless_asked_for(stub, pruned, picture, monkeypatch):
+def test_attention_that_counts_positions_is_refused_unless_asked_for(stub, pruned, image, monkeypatch):
     checkpoint = pruned().checkpoint
     config = AutoConfig.from_pretrained(str(checkpoint))
     with pytest.raises(EngineUnavailable, match="attn_backend") as error:
@@ -243,22 +243,22 @@ def test_attention_that_counts_positions_is_refused_unless_asked_for(stub, prune
     model, processor = stub.created(checkpoint, config, attn_backend="TRTLLM")
     assert "attn_backend" not in type(model).get_model_defaults(None)
     reader = RowReader(checkpoint)
-    read = reader.read(picture, QUESTION)
-    got = stub.run(model, [stub.prepared(processor, asked(reader, picture), SAMPLING)], whole=True)
+    read = reader.read(image, QUESTION)
+    got = stub.run(model, [stub.prepared(processor, asked(reader, image), SAMPLING)], whole=True)
     close(got, stock_logits(checkpoint, read, np.arange(len(read.positions))))
     kept = stock_logits(checkpoint, read)
     assert float((got - kept).abs().max() / kept.std()) > 1e-2  # another computation: this test could fail
 
 
-def test_pictures_come_in_the_forms_of_its_loaders(release, pruned, picture):
+def test_images_come_in_the_forms_of_its_loaders(release, pruned, image):
     stub = release(STUBS / "v1_2_1")
     register()
     checkpoint = pruned().checkpoint
     _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
-    array = np.asarray(picture)
+    array = np.asarray(image)
     chw = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    wanted = stub.prepared(processor, asked(reader, picture), SAMPLING)[1]["multimodal_embedding"]
+    wanted = stub.prepared(processor, asked(reader, image), SAMPLING)[1]["multimodal_embedding"]
     for form in (array, chw, chw.float() / 255):  # an array, and what torchvision's PILToTensor and ToTensor give
         got = stub.prepared(processor, asked(reader, form), SAMPLING)[1]["multimodal_embedding"]
         assert torch.equal(got, wanted)
@@ -267,19 +267,19 @@ def test_pictures_come_in_the_forms_of_its_loaders(release, pruned, picture):
             stub.prepared(processor, asked(reader, wrong), SAMPLING)
 
 
-def test_what_does_not_go_together_is_refused(release, pruned, picture):
+def test_what_does_not_go_together_is_refused(release, pruned, image):
     stub = release(STUBS / "v1_3_0rc22")
     register()
     checkpoint = pruned().checkpoint
     _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
-    one = {"image": [picture]}
+    one = {"image": [image]}
     for request, says in [
-        ({"prompt": "<image> a <image> b", "multi_modal_data": one}, "one picture"),
-        ({"prompt": "no picture", "multi_modal_data": one}, "do not go together"),
-        ({"prompt": "no picture"}, "about a picture"),
+        ({"prompt": "<image> a <image> b", "multi_modal_data": one}, "one image"),
+        ({"prompt": "no image", "multi_modal_data": one}, "do not go together"),
+        ({"prompt": "no image"}, "about an image"),
         ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's words"),
         ({"prompt": "<image> and none", "multi_modal_data": {}}, "do not go together"),
-        ({"prompt": "<image> and two", "multi_modal_data": {"image": [picture, picture]}}, "do not go together"),
+        ({"prompt": "<image> and two", "multi_modal_data": {"image": [image, image]}}, "do not go together"),
         ({"prompt_token_ids": [1, 2]}, "as text"),
     ]:
         with pytest.raises(InputInvalid, match=says):
@@ -298,17 +298,17 @@ def test_checkpoints_that_do_not_fit_are_refused(release, pruned, tmp_path):
     checkpoint = pruned().checkpoint
     config = AutoConfig.from_pretrained(str(checkpoint))
     model, _ = stub.created(checkpoint, config)
-    with pytest.raises(HostUnreadable, match="no decoder weights"):
+    with pytest.raises(ModelUnreadable, match="no decoder weights"):
         model.load_weights({"vision_tower.x": torch.zeros(1)})
     config.text_config.model_type = "gemma"
-    with pytest.raises(HostUnsupported, match="gemma"):
+    with pytest.raises(ModelUnsupported, match="gemma"):
         stub.MODELS["LlavaForConditionalGeneration"](SimpleNamespace(pretrained_config=config))
     # transformers 4 passes over rope_parameters, and would rotate by another base in silence.
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     written = json.loads((copy / "config.json").read_text())
     written["text_config"]["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     (copy / "config.json").write_text(json.dumps(written))
-    with pytest.raises(HostUnsupported, match="rotary base"):
+    with pytest.raises(ModelUnsupported, match="rotary base"):
         stub.created(copy, AutoConfig.from_pretrained(str(checkpoint)))
 
 
@@ -380,7 +380,7 @@ def test_a_package_that_is_missing_unknown_or_broken_is_refused(release, tmp_pat
     assert "container" in str(error.value)
 
 
-def test_a_run_of_image_tokens_is_one_picture():
+def test_a_run_of_image_tokens_is_one_image():
     assert split_at_image([1, 9, 9, 9, 2], 9) == PromptIds((1,), (2,))
     assert split_at_image([9], 9) == PromptIds((), ())
     assert split_at_image([1, 2], 9) is None

@@ -36,7 +36,7 @@ def test_it_is_written_whole_and_only_once(pruned, directory):
         write_directory(pruned().checkpoint, directory)
     with pytest.raises(InputInvalid, match="begin at 1"):
         write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(batch=0))
-    with pytest.raises(InputInvalid, match="16 visual"):  # 480 + 16 + 17 places; the rows that are left would fit
+    with pytest.raises(InputInvalid, match="16 image"):  # 480 + 16 + 17 places; the rows that are left would fit
         write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(text_tokens=480, new_tokens=17))
     with pytest.raises(BundleCorrupt, match="not a pruned checkpoint"):
         write_directory(directory, directory.parent / "other")
@@ -57,8 +57,8 @@ def test_the_launch_script_names_only_flags_that_the_release_has(directory):
     script = (directory / "serve.sh").read_text()
     assert unknown_flags(script, TRTLLM_SERVE_1_2, "exec trtllm-serve") == set()
     assert unknown_flags(script, TRTLLM_SERVE_1_1, "exec trtllm-serve") == {"custom_module_dirs"}  # it asks first
-    invented = script.replace("--backend pytorch", "--backend pytorch --visual_keep_ratio 0.25")
-    assert unknown_flags(invented, TRTLLM_SERVE_1_2, "exec trtllm-serve") == {"visual_keep_ratio"}
+    invented = script.replace("--backend pytorch", "--backend pytorch --image_keep_ratio 0.25")
+    assert unknown_flags(invented, TRTLLM_SERVE_1_2, "exec trtllm-serve") == {"image_keep_ratio"}
     tool = shutil.which("shellcheck")
     if tool is None:
         pytest.skip("shellcheck is not installed")
@@ -102,14 +102,14 @@ def test_without_a_server_it_says_what_is_missing(directory):
 
 
 @pytest.mark.parametrize("release", ["v1_0_0", "v1_4_0rc1"])
-def test_the_script_answers_with_the_registered_model(pruned, directory, picture, tmp_path, release):
+def test_the_script_answers_with_the_registered_model(pruned, directory, image, tmp_path, release):
     checkpoint, question = pruned().checkpoint, "what is it?"
-    picture.save(tmp_path / "picture.png")
+    image.save(tmp_path / "image.png")
     environment = {**os.environ, "PYTHONPATH": f"{STUBS / release}:{STUBS}"}
-    words = [sys.executable, directory / "ask.py", tmp_path / "picture.png", question, "--max-tokens", "6"]
+    words = [sys.executable, directory / "ask.py", tmp_path / "image.png", question, "--max-tokens", "6"]
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip("\n") == stock_answer(checkpoint, picture, question, 6, kept=True)
+    assert done.stdout.rstrip("\n") == stock_answer(checkpoint, image, question, 6, kept=True)
 
 
 def test_the_module_and_the_script_import_what_there_is(directory):

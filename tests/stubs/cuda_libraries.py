@@ -1,8 +1,8 @@
 """Stand-ins of CUDA's libraries, with which ONNX Runtime's CUDA provider opens graphs where there is no GPU.
 
 What it is: shared libraries that hold every symbol which the provider wants; one GPU of compute capability 9.0, memory
-of the host, copies that are made, and kernels that are not. What it shows: which operators the provider takes, and what
-is bound where. What it does not know: any number that a GPU would compute.
+of the model, copies that are made, and kernels that are not. What it shows: which operators the provider takes, and
+what is bound where. What it does not know: any number that a GPU would compute.
 """
 
 import subprocess
@@ -19,11 +19,11 @@ LIBRARIES = {
 
 _BODIES = """
 int cudaMalloc(void **p, size_t n) { *p = malloc(n + 1); return 0; }
-int cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
+int cudaMallocModel(void **p, size_t n) { return cudaMalloc(p, n); }
 int cudaHostAlloc(void **p, size_t n, unsigned flags) { return cudaMalloc(p, n); }
 int cudaMallocFromPoolAsync(void **p, size_t n, void *pool, void *stream) { return cudaMalloc(p, n); }
 int cudaFree(void *p) { free(p); return 0; }
-int cudaFreeHost(void *p) { return cudaFree(p); }
+int cudaFreeModel(void *p) { return cudaFree(p); }
 int cudaFreeAsync(void *p, void *stream) { return cudaFree(p); }
 int cudaMemcpy(void *to, const void *from, size_t n, int kind) { memcpy(to, from, n); return 0; }
 int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream) { memcpy(to, from, n); return 0; }

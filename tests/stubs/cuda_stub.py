@@ -1,4 +1,4 @@
-"""A stand-in for `cuda.bindings.runtime` (cuda-bindings 13.5), as far as we call it, on the host's memory.
+"""A stand-in for `cuda.bindings.runtime` (cuda-bindings 13.5), as far as we call it, in CPU memory.
 
 Every function returns a tuple that begins with a status, as there. Memory that is written after it was freed, a copy
 that is not waited for, and work that is launched into a stream that ended are errors of the test.

@@ -1,6 +1,6 @@
 """What runs plans in the stand-in of TensorRT (`tensorrt_stub`): runtime, engine, context.
 
-Its plans hold the graph that was parsed; its contexts run it in ONNX Runtime, on "device" memory that is the host's.
+Its plans hold the graph that was parsed; its contexts run it in ONNX Runtime, on "device" memory that is the model's.
 """
 
 # ruff: noqa: RUF012 - what is counted is counted per class

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.names import canonical_name
 from allrounder.vlm.random_model import TINY, Shape, write_random_checkpoint
@@ -20,13 +20,13 @@ from allrounder.vlm.random_model import TINY, Shape, write_random_checkpoint
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    return write_random_checkpoint(tmp_path_factory.mktemp("stored") / "host", "llama-gqa-tied")
+    return write_random_checkpoint(tmp_path_factory.mktemp("stored") / "model", "llama-gqa-tied")
 
 
 @pytest.fixture
-def host(stored, tmp_path):
-    """A copy of a host that a test may damage."""
-    return shutil.copytree(stored, tmp_path / "host")
+def vlm(stored, tmp_path):
+    """A copy of a model that a test may damage."""
+    return shutil.copytree(stored, tmp_path / "model")
 
 
 def sharded(directory):
@@ -65,12 +65,12 @@ def test_canonical_names(on_disk, name):
     assert canonical_name(on_disk) == name
 
 
-def test_foreign_weights_are_refused_named_and_counted(host):
-    tensors = load_file(host / "model.safetensors")
+def test_foreign_weights_are_refused_named_and_counted(vlm):
+    tensors = load_file(vlm / "model.safetensors")
     foreign = {f"transformer.h.{i}.attn.weight": torch.zeros(2) for i in range(6)}
-    save_file(tensors | foreign, host / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(HostUnsupported, match=r"6 weights.*transformer\.h\.0.*h\.3\.attn\.weight, \.\.\."):
-        Checkpoint(host)
+    save_file(tensors | foreign, vlm / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnsupported, match=r"6 weights.*transformer\.h\.0.*h\.3\.attn\.weight, \.\.\."):
+        Checkpoint(vlm)
 
 
 @pytest.mark.parametrize("shape", TINY)
@@ -84,64 +84,64 @@ def test_layouts_hold_the_same_tensors_under_the_same_names(tmp_path, shape):
         assert older.shape(name) == tuple(older.read(name).shape)
 
 
-def test_shards_read_like_one_file(stored, host):
-    sharded(host)
-    whole, parts = Checkpoint(stored), Checkpoint(host)
+def test_shards_read_like_one_file(stored, vlm):
+    sharded(vlm)
+    whole, parts = Checkpoint(stored), Checkpoint(vlm)
     assert whole.names() == parts.names()
     assert len(parts.files) == 2
     assert all(torch.equal(whole.read(name), parts.read(name)) for name in whole.names())
 
 
 def test_an_absent_weight_is_named(stored):
-    with pytest.raises(HostUnreadable, match=r"decoder\.layers\.99\.mlp"):
+    with pytest.raises(ModelUnreadable, match=r"decoder\.layers\.99\.mlp"):
         Checkpoint(stored).read("decoder.layers.99.mlp.up_proj.weight")
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
-def test_truncated_weights(host, keep):
-    file = host / "model.safetensors"
+def test_truncated_weights(vlm, keep):
+    file = vlm / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(HostUnreadable, match=r"truncated.*model\.safetensors"):
-        Checkpoint(host)
+    with pytest.raises(ModelUnreadable, match=r"truncated.*model\.safetensors"):
+        Checkpoint(vlm)
 
 
-def test_a_missing_shard_is_named(host):
-    first, second = sharded(host)
-    (host / second).unlink()
-    with pytest.raises(HostUnreadable, match=second):
-        Checkpoint(host)
+def test_a_missing_shard_is_named(vlm):
+    first, second = sharded(vlm)
+    (vlm / second).unlink()
+    with pytest.raises(ModelUnreadable, match=second):
+        Checkpoint(vlm)
     assert first != second
 
 
-def test_a_truncated_shard(host):
-    shard = host / sharded(host)[1]
+def test_a_truncated_shard(vlm):
+    shard = vlm / sharded(vlm)[1]
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(HostUnreadable, match=shard.name):
-        Checkpoint(host)
+    with pytest.raises(ModelUnreadable, match=shard.name):
+        Checkpoint(vlm)
 
 
 @pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
-def test_an_index_that_is_none(host, index):
-    (host / "model.safetensors").unlink()
-    (host / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(HostUnreadable, match=r"index\.json"):
-        Checkpoint(host)
+def test_an_index_that_is_none(vlm, index):
+    (vlm / "model.safetensors").unlink()
+    (vlm / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelUnreadable, match=r"index\.json"):
+        Checkpoint(vlm)
 
 
-def test_a_shard_outside_the_directory_is_refused(host):
-    shutil.copy(host / "model.safetensors", host.parent / "elsewhere.safetensors")
-    (host / "model.safetensors").unlink()
+def test_a_shard_outside_the_directory_is_refused(vlm):
+    shutil.copy(vlm / "model.safetensors", vlm.parent / "elsewhere.safetensors")
+    (vlm / "model.safetensors").unlink()
     index = {"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
-    (host / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(HostUnreadable, match="elsewhere"):
-        Checkpoint(host)
+    (vlm / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelUnreadable, match="elsewhere"):
+        Checkpoint(vlm)
 
 
 @pytest.mark.parametrize("shape", ["llama-mha", "qwen3-siglip-layers"])
 @pytest.mark.parametrize("change", ["dropped", "reshaped"])
 def test_the_check_names_what_is_absent_or_of_another_shape(tmp_path, shape, change):
-    """Those that the host computes with are missed, the others are not; transformers loads no odd shape at all."""
+    """Those that the model computes with are missed, the others are not; transformers loads no odd shape at all."""
     write_random_checkpoint(tmp_path, shape)
     tensors = load_file(tmp_path / "model.safetensors")
     unused = (
@@ -159,29 +159,29 @@ def test_the_check_names_what_is_absent_or_of_another_shape(tmp_path, shape, cha
         if change == "dropped" and any(part in stored_name for part in unused):
             Checkpoint(tmp_path)
             continue
-        with pytest.raises(HostUnreadable, match=re.escape(canonical_name(stored_name) or "")):
+        with pytest.raises(ModelUnreadable, match=re.escape(canonical_name(stored_name) or "")):
             Checkpoint(tmp_path)
 
 
-def test_pickled_weights_are_not_read(host):
-    (host / "model.safetensors").rename(host / "pytorch_model.bin")
-    with pytest.raises(HostUnreadable, match="save_pretrained"):
-        Checkpoint(host)
+def test_pickled_weights_are_not_read(vlm):
+    (vlm / "model.safetensors").rename(vlm / "pytorch_model.bin")
+    with pytest.raises(ModelUnreadable, match="save_pretrained"):
+        Checkpoint(vlm)
 
 
-def test_the_digest_sees_every_byte_and_nothing_else(stored, host):
+def test_the_digest_sees_every_byte_and_nothing_else(stored, vlm):
     digest = Checkpoint(stored).digest
     assert len(digest) == 64
-    assert Checkpoint(host).digest == digest  # neither place nor time
-    (host / "README.md").write_text("hello")
-    assert Checkpoint(host).digest == digest
+    assert Checkpoint(vlm).digest == digest  # neither place nor time
+    (vlm / "README.md").write_text("hello")
+    assert Checkpoint(vlm).digest == digest
     for name, last in (("model.safetensors", b"\x7f"), ("config.json", b"} ")):
-        before = (host / name).read_bytes()
+        before = (vlm / name).read_bytes()
         assert not before.endswith(last)
-        (host / name).write_bytes(before.rstrip(b"\n")[:-1] + last)
-        assert Checkpoint(host).digest != digest
-        (host / name).write_bytes(before)
-    assert Checkpoint(host).digest == digest
+        (vlm / name).write_bytes(before.rstrip(b"\n")[:-1] + last)
+        assert Checkpoint(vlm).digest != digest
+        (vlm / name).write_bytes(before)
+    assert Checkpoint(vlm).digest == digest
 
 
 _MEASURE = """

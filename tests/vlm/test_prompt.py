@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from allrounder.errors import HostUnsupported, InputInvalid
+from allrounder.errors import InputInvalid, ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.llava.template import freeze_template
 from allrounder.vlm.prompt import PromptEncoder
@@ -171,18 +171,18 @@ def test_a_prompt_with_nothing_after_the_image_is_refused():
     ],
 )
 def test_templates_that_cannot_be_frozen(chat_template, where, says):
-    with pytest.raises(HostUnsupported, match=says) as caught:
+    with pytest.raises(ModelUnsupported, match=says) as caught:
         freeze_template(processor_of(build_tokenizer(), chat_template), IMAGE_ID)
     assert caught.value.where == where
 
 
 def test_a_tokenizer_without_the_image_token():
     processor = processor_of(build_tokenizer(), VICUNA)
-    with pytest.raises(HostUnsupported) as caught:
+    with pytest.raises(ModelUnsupported) as caught:
         freeze_template(processor, 77)
     assert caught.value.where == "image_token_index"
-    processor.image_token = "<picture>"
-    with pytest.raises(HostUnsupported, match="<picture>"):
+    processor.image_token = "<photo>"
+    with pytest.raises(ModelUnsupported, match="<photo>"):
         freeze_template(processor, IMAGE_ID)
 
 
@@ -191,7 +191,7 @@ def test_a_tokenizer_that_ends_every_text_is_refused():
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {BOS}", pair=f"$A $B {BOS}", special_tokens=[(BOS, 0)]
     )
-    with pytest.raises(HostUnsupported, match="in parts"):
+    with pytest.raises(ModelUnsupported, match="in parts"):
         freeze_template(processor_of(tokenizer, VICUNA), IMAGE_ID)
 
 
@@ -199,5 +199,5 @@ def test_an_image_token_that_swallows_its_neighbours_is_refused():
     raw = json.loads(build_tokenizer().backend_tokenizer.to_str())
     next(token for token in raw["added_tokens"] if token["content"] == IMAGE)["rstrip"] = True
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(raw)))
-    with pytest.raises(HostUnsupported, match="in parts"):
+    with pytest.raises(ModelUnsupported, match="in parts"):
         freeze_template(processor_of(tokenizer, VICUNA), IMAGE_ID)

@@ -26,7 +26,7 @@ def test_stock_classes_load_and_answer(tmp_path, shape):
     with torch.no_grad():
         logits = model(**inputs).logits
     assert 0.7 < logits.std() < 1.4
-    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == Checkpoint(tmp_path).spec.visual_tokens
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == Checkpoint(tmp_path).spec.image_tokens
 
 
 def test_the_seed_decides(tmp_path):

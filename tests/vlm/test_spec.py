@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.llava.config import read_config, read_spec
 from allrounder.vlm.random_model import SHAPES, TINY, Shape, random_config
 
@@ -24,7 +24,7 @@ def test_half_a_billion():
     decoder = spec.decoder
     assert (decoder.hidden, decoder.layers, decoder.heads, decoder.kv_heads, decoder.head_dim) == (896, 24, 14, 2, 64)
     assert (decoder.feed_forward, decoder.vocabulary, decoder.tied) == (4864, 32000, False)
-    assert (spec.visual_tokens, spec.vision.grid, spec.vision.rows) == (576, 24, 577)
+    assert (spec.image_tokens, spec.vision.grid, spec.vision.rows) == (576, 24, 577)
     assert spec.vision.feature_layers == (23,)  # -2 of 25 hidden states
     assert (spec.projector.inputs, spec.projector.hidden) == (1024, 896)
 
@@ -91,11 +91,11 @@ def test_configs_written_before_transformers_5(tmp_path):
         return read_spec(read_config(tmp_path))
 
     vicuna = spec(LLAVA_1_5_7B)
-    assert (vicuna.visual_tokens, vicuna.decoder.layers, vicuna.decoder.hidden) == (576, 32, 4096)
+    assert (vicuna.image_tokens, vicuna.decoder.layers, vicuna.decoder.hidden) == (576, 32, 4096)
     assert (vicuna.decoder.kv_heads, vicuna.decoder.head_dim, vicuna.decoder.tied) == (32, 128, False)
     assert vicuna.vision.feature_layers == (23,)
     qwen = spec(LLAVA_QWEN_0_5B)
-    assert (qwen.visual_tokens, qwen.vision.feature_layers, qwen.decoder.tied) == (729, (26,), True)
+    assert (qwen.image_tokens, qwen.vision.feature_layers, qwen.decoder.tied) == (729, (26,), True)
     assert qwen.decoder.rope.inverse_frequencies[-1] == pytest.approx(1e6 ** (-31 / 32))
 
 
@@ -129,7 +129,7 @@ def test_a_spec_cannot_be_changed_and_compares_by_value():
     assert spec == read_spec(random_config("mistral"))
     assert hash(spec) == hash(read_spec(random_config("mistral")))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.visual_tokens = 1  # pyright: ignore[reportAttributeAccessIssue]
+        spec.image_tokens = 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 ROPES = [
@@ -158,10 +158,10 @@ def test_feature_layers_count_from_the_embeddings():
 
 
 def test_siglip_has_no_class_token_and_default_cuts_a_patch_as_the_library_does():
-    assert spec_of(vision_type="siglip_vision_model").visual_tokens == 3
+    assert spec_of(vision_type="siglip_vision_model").image_tokens == 3
     full = spec_of(vision_type="siglip_vision_model", top={"vision_feature_select_strategy": "full"})
-    assert (full.visual_tokens, full.vision.class_token) == (4, False)
-    assert spec_of(top={"vision_feature_select_strategy": "full"}).visual_tokens == 5
+    assert (full.image_tokens, full.vision.class_token) == (4, False)
+    assert spec_of(top={"vision_feature_select_strategy": "full"}).image_tokens == 5
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_siglip_has_no_class_token_and_default_cuts_a_patch_as_the_library_does(
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_not_understood_is_refused_by_its_key(shape, key):
-    with pytest.raises(HostUnsupported) as caught:
+    with pytest.raises(ModelUnsupported) as caught:
         read_spec(random_config(Shape(**shape)))
     assert caught.value.where == key
     assert key in str(caught.value)
@@ -213,7 +213,7 @@ def test_what_is_not_understood_is_refused_by_its_key(shape, key):
     ids=["dynamic", "longrope", "partial"],
 )
 def test_rotary_embeddings_that_depend_on_length_are_refused(rope, key):
-    with pytest.raises(HostUnsupported) as caught:
+    with pytest.raises(ModelUnsupported) as caught:
         spec_of(text={"rope_parameters": rope})
     assert caught.value.where == key
 
@@ -255,14 +255,14 @@ def test_a_directory_gives_the_same_spec(tmp_path):
     ],
 )
 def test_other_checkpoints_are_refused_by_their_key(tmp_path, changes, key):
-    with pytest.raises(HostUnsupported) as caught:
+    with pytest.raises(ModelUnsupported) as caught:
         read_config(written(tmp_path, **changes))
     assert caught.value.where == key
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_size", "many"), ("head_dim", 7)])
 def test_what_transformers_refuses_is_one_of_our_errors(tmp_path, key, value):
-    with pytest.raises(HostUnsupported, match=key):
+    with pytest.raises(ModelUnsupported, match=key):
         read_config(written(tmp_path, **{f"text_config__{key}": value}))
 
 
@@ -270,5 +270,5 @@ def test_what_transformers_refuses_is_one_of_our_errors(tmp_path, key, value):
 def test_no_readable_config(tmp_path, text):
     if text is not None:
         (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(HostUnreadable, match=r"config\.json"):
+    with pytest.raises(ModelUnreadable, match=r"config\.json"):
         read_config(tmp_path)

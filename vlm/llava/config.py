@@ -1,4 +1,4 @@
-"""LLaVA's config: read, checked, and turned into a `HostSpec`.
+"""LLaVA's config: read, checked, and turned into a `ModelSpec`.
 
 It knows the config keys of `LlavaConfig`, of the Llama-like decoders (Llama, Mistral, Qwen2, Qwen3) and of the CLIP and
 SigLIP towers; and what must be refused so that a removed token equals a masked one.
@@ -15,8 +15,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from allrounder.errors import HostUnreadable, HostUnsupported
-from allrounder.vlm.spec import DecoderSpec, HostSpec, ProjectorSpec, RopeSpec, VisionSpec
+from allrounder.errors import ModelUnreadable, ModelUnsupported
+from allrounder.vlm.spec import DecoderSpec, ModelSpec, ProjectorSpec, RopeSpec, VisionSpec
 
 __all__ = ["read_config", "read_spec"]
 
@@ -30,43 +30,43 @@ STATIC_ROPES = ("default", "linear", "llama3", "yarn")
 
 
 def read_config(directory: Path | str) -> LlavaConfig:
-    """Returns the stock config of a host directory.
+    """Returns the stock config of a model directory.
 
     Raises:
-        HostUnreadable: There is no readable ``config.json``.
-        HostUnsupported: It is not a Llava whose parts are known; names the key.
+        ModelUnreadable: There is no readable ``config.json``.
+        ModelUnsupported: It is not a Llava whose parts are known; names the key.
     """
     path = Path(directory) / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise HostUnreadable(
+        raise ModelUnreadable(
             "no readable config.json", where=path, got=error, remedy="give a Hugging Face model directory"
         ) from error
     if not isinstance(raw, dict):
-        raise HostUnreadable("config.json is not an object", where=path, got=type(raw).__name__)
+        raise ModelUnreadable("config.json is not an object", where=path, got=type(raw).__name__)
     # Before transformers sees it: its own errors for unknown types name no key, and a quantised one needs packages.
     _check_model_types(raw)
     try:
         return LlavaConfig.from_pretrained(str(directory), local_files_only=True)
     except (StrictDataclassError, OSError, ValueError, TypeError, KeyError) as error:
-        raise HostUnsupported("transformers does not accept this config", where=path, got=error) from error
+        raise ModelUnsupported("transformers does not accept this config", where=path, got=error) from error
 
 
-def read_spec(config: LlavaConfig) -> HostSpec:
+def read_spec(config: LlavaConfig) -> ModelSpec:
     """Returns the spec of a Hugging Face config.
 
     Raises:
-        HostUnsupported: Something that pruning does not understand, or that would make a removed token differ
+        ModelUnsupported: Something that pruning does not understand, or that would make a removed token differ
             from a masked one. ``where`` is the config key.
     """
     _check_model_types(config.to_dict())
     decoder, vision = _decoder(config), _vision(config)
-    visual_tokens = vision.rows - vision.drop_first
-    if visual_tokens < 1:
-        raise HostUnsupported("the tower gives no visual token", where="vision_config.image_size", got=visual_tokens)
+    image_tokens = vision.rows - vision.drop_first
+    if image_tokens < 1:
+        raise ModelUnsupported("the tower gives no image token", where="vision_config.image_size", got=image_tokens)
     if not 0 <= config.image_token_id < decoder.vocabulary:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "the image token is outside the vocabulary",
             where="image_token_index",
             got=config.image_token_id,
@@ -78,7 +78,7 @@ def read_spec(config: LlavaConfig) -> HostSpec:
         activation=_activation(config.projector_hidden_act, "projector_hidden_act"),
         bias=config.multimodal_projector_bias,
     )
-    return HostSpec(config.model_type, decoder, vision, projector, visual_tokens, config.image_token_id)
+    return ModelSpec(config.model_type, decoder, vision, projector, image_tokens, config.image_token_id)
 
 
 def _check_model_types(raw: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def _check_model_types(raw: dict[str, Any]) -> None:
         _one_of(inner.get("model_type", known[0]), f"{part}.model_type", known, None)
     for where, holder in (("", raw), ("text_config.", raw.get("text_config") or {})):
         if holder.get("quantization_config") is not None:
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 "quantised weights cannot be pruned into graphs",
                 where=f"{where}quantization_config",
                 remedy="use the checkpoint in float32, bfloat16 or float16",
@@ -97,14 +97,14 @@ def _check_model_types(raw: dict[str, Any]) -> None:
 
 def _one_of(got: object, where: str, wanted: tuple[str, ...], remedy: str | None) -> None:
     if got not in wanted:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "this kind of model is not supported", where=where, got=got, wanted=" or ".join(wanted), remedy=remedy
         )
 
 
 def _activation(name: str, where: str) -> str:
     if name not in ACTIVATIONS:
-        raise HostUnsupported("unknown activation", where=where, got=name, wanted=", ".join(ACTIVATIONS))
+        raise ModelUnsupported("unknown activation", where=where, got=name, wanted=", ".join(ACTIVATIONS))
     return name
 
 
@@ -113,7 +113,7 @@ def _decoder(config: LlavaConfig) -> DecoderSpec:
     family = text.model_type
     heads, kv_heads = text.num_attention_heads, text.num_key_value_heads or text.num_attention_heads
     if heads % kv_heads:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "heads do not divide into kv heads", where="text_config.num_key_value_heads", got=f"{heads} / {kv_heads}"
         )
     _check_attention(text)
@@ -148,13 +148,13 @@ def _check_attention(text: Any) -> None:
     """
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds - {"full_attention", "sliding_attention"}:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "unknown kind of attention", where="text_config.layer_types", got=", ".join(sorted(kinds)), wanted="full"
         )
     window = getattr(text, "sliding_window", None)
     windowed = text.model_type == "mistral" or "sliding_attention" in kinds
     if windowed and window is not None and window < text.max_position_embeddings:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "a sliding window would bind, and removing tokens would change what it reaches",
             where="text_config.sliding_window",
             got=window,
@@ -162,21 +162,21 @@ def _check_attention(text: Any) -> None:
             remedy="if your sequences fit into the window, lower max_position_embeddings to it in config.json",
         )
     if not getattr(text, "is_causal", True):
-        raise HostUnsupported("the decoder is not causal", where="text_config.is_causal", got=False, wanted=True)
+        raise ModelUnsupported("the decoder is not causal", where="text_config.is_causal", got=False, wanted=True)
 
 
 def _rope(text: Any, head_dim: int) -> RopeSpec:
     settings = text.rope_parameters
     kind = settings.get("rope_type", "default") if isinstance(settings, dict) else None
     if kind not in STATIC_ROPES:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "rotary frequencies that depend on the length of the sequence, or are unknown",
             where="text_config.rope_parameters.rope_type",
             got=kind,
             wanted=", ".join(STATIC_ROPES),
         )
     if settings.get("partial_rotary_factor", 1.0) != 1.0:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "partly rotated heads",
             where="text_config.rope_parameters.partial_rotary_factor",
             got=settings["partial_rotary_factor"],
@@ -194,7 +194,7 @@ def _rope(text: Any, head_dim: int) -> RopeSpec:
 def _vision(config: LlavaConfig) -> VisionSpec:
     tower: Any = config.vision_config
     if tower.num_channels != 3:
-        raise HostUnsupported("not RGB", where="vision_config.num_channels", got=tower.num_channels, wanted=3)
+        raise ModelUnsupported("not RGB", where="vision_config.num_channels", got=tower.num_channels, wanted=3)
     return VisionSpec(
         family=VISION_FAMILIES[tower.model_type],
         hidden=tower.hidden_size,
@@ -213,7 +213,7 @@ def _vision(config: LlavaConfig) -> VisionSpec:
 def _square(size: Any, where: str) -> int:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or sides[0] != sides[1]:
-        raise HostUnsupported("not a square", where=where, got=size, wanted="one whole number")
+        raise ModelUnsupported("not a square", where=where, got=size, wanted="one whole number")
     return sides[0]
 
 
@@ -221,7 +221,7 @@ def _feature_layers(layers: int | list[int], depth: int) -> tuple[int, ...]:
     """Returns indices into the tower's depth + 1 hidden states, none negative."""
     listed = [layers] if isinstance(layers, int) else list(layers)
     if not listed or not all(-depth - 1 <= layer <= depth for layer in listed):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "a vision layer that the tower does not have",
             where="vision_feature_layer",
             got=layers,

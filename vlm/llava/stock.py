@@ -1,4 +1,4 @@
-"""The stock model of a host directory, as `from_pretrained` makes it of the files.
+"""The stock model of a model directory, as `from_pretrained` makes it of the files.
 
 What it is: `load_stock`, through which every stage loads the library's own model.
 What it knows: that transformers fills what it does not find with random numbers and drops what it does not know, and
@@ -16,7 +16,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging
 
-from allrounder.errors import HostUnsupported
+from allrounder.errors import ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.names import canonical_name, never_computed
 
@@ -31,7 +31,7 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditiona
         dtype: Of all weights, whatever the files hold.
 
     Raises:
-        HostUnsupported: transformers does not load these files, or reads them otherwise than `Checkpoint`.
+        ModelUnsupported: transformers does not load these files, or reads them otherwise than `Checkpoint`.
     """
     directory = checkpoint.directory
     try:
@@ -44,12 +44,12 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditiona
                 output_loading_info=True,
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise HostUnsupported("transformers does not load this model", where=directory, got=error) from error
+        raise ModelUnsupported("transformers does not load this model", where=directory, got=error) from error
     model, report = loaded
     lost = [name for name in report["missing_keys"] if (canonical_name(name) or "") in checkpoint]
     dropped = [name for name in report["unexpected_keys"] if not never_computed(canonical_name(name) or "")]
     if lost or dropped:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "transformers reads the names of the weights otherwise than we do",
             where=directory,
             got=", ".join(sorted([*lost, *dropped])[:4]),
@@ -65,7 +65,7 @@ def load_mapped(checkpoint: Checkpoint) -> LlavaForConditionalGeneration:
     another one are put back as they are stored.
 
     Raises:
-        HostUnsupported: See `load_stock`.
+        ModelUnsupported: See `load_stock`.
     """
     model: Any = load_stock(checkpoint, checkpoint.dtype)
     table = model.get_input_embeddings()

@@ -1,4 +1,4 @@
-"""The chat template of a host, frozen as text around image and question.
+"""The chat template of a model, frozen as text around image and question.
 
 What it is: `freeze_template`, which renders a processor's Jinja template with marks in place of the question,
 cuts the result, and proves on probes that the cut holds.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from allrounder.errors import HostUnsupported
+from allrounder.errors import ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.control_tokens import sealed_tokenizer, template_words
 from allrounder.vlm.prompt import PromptEncoder
@@ -34,14 +34,14 @@ def freeze_template(processor: Any, image_token_id: int, named: Collection[int] 
         named: Token ids that the model's configs name.
 
     Raises:
-        HostUnsupported: There is no template or no image token, the image does not stand before the question, or the
+        ModelUnsupported: There is no template or no image token, the image does not stand before the question, or the
             template does something with the question that concatenation cannot express; it cannot be rendered, or
             asks for time or chance.
     """
     image = processor.image_token
     known = processor.tokenizer.convert_tokens_to_ids(image)
     if known != image_token_id or image == processor.tokenizer.unk_token:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             f"the tokenizer does not know {image!r} as the model's image token",
             where="image_token_index",
             got=known,
@@ -49,7 +49,7 @@ def freeze_template(processor: Any, image_token_id: int, named: Collection[int] 
             remedy="use the processor that belongs to this checkpoint",
         )
     if not processor.chat_template:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "no chat template",
             where="chat_template",
             remedy="save the processor with the template that the model was trained with",
@@ -57,7 +57,7 @@ def freeze_template(processor: Any, image_token_id: int, named: Collection[int] 
     rendered = _render(processor, _MARK)
     _check_lasting(processor)
     if rendered.count(image) != 1 or rendered.count(_MARK) != 1 or rendered.index(image) > rendered.index(_MARK):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "a prompt must hold one image and, after it, the question once",
             where="chat_template",
             got=repr(rendered),
@@ -83,8 +83,8 @@ def _render(processor: Any, question: str) -> str:
     try:
         return processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
     except Exception as error:  # a template is a program, and raises what it likes
-        raise HostUnsupported(
-            "the chat template cannot be rendered with one picture and one question",
+        raise ModelUnsupported(
+            "the chat template cannot be rendered with one image and one question",
             where="chat_template",
             got=f"{type(error).__name__}: {error}",
             wanted="a template that takes a user's message as a list of an image and a text",
@@ -96,7 +96,7 @@ def _check_lasting(processor: Any) -> None:
     """Checks that the template renders alike at all times: it is rendered once, when the bundle is built."""
     names = {word for kind, word in template_words(processor.chat_template) if kind == "name"}
     if changing := sorted(names & _CHANGING):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "the chat template asks for time or chance, and a bundle's prompt is fixed when it is built",
             where="chat_template",
             got=", ".join(changing),
@@ -112,7 +112,7 @@ def _check_probes(processor: Any, template: PromptTemplate, encoder: PromptEncod
         joined = template.before_image + image + template.after_image + probe + template.after_question
         rendered = _render(processor, probe)
         if rendered != joined:
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 "the chat template changes the question",
                 where="chat_template",
                 got=repr(rendered),
@@ -122,7 +122,7 @@ def _check_probes(processor: Any, template: PromptTemplate, encoder: PromptEncod
         whole = processor.tokenizer(rendered, add_special_tokens=template.prefix_special)["input_ids"]
         ours = [*encoder.prefix_ids, image_id, *encoder.suffix_ids(probe)]
         if list(whole) != ours:
-            raise HostUnsupported(
+            raise ModelUnsupported(
                 "the tokenizer cannot tokenise the prompt in parts",
                 where="tokenizer.json",
                 got=ours,

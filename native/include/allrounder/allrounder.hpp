@@ -1,4 +1,4 @@
-// allrounder for C++17 programs: load a bundle, ask questions about pictures.
+// allrounder for C++17 programs: load a bundle, ask questions about images.
 //
 //     #include <allrounder/allrounder.hpp>
 //
@@ -61,18 +61,18 @@ class Error : public std::runtime_error {
 // What one request took, in milliseconds by phase.
 struct Timing {
   double preprocess_ms = 0, vision_ms = 0, router_ms = 0, prefill_ms = 0, decode_ms = 0;
-  double ttft_ms = 0;             // picture in to first token out
+  double ttft_ms = 0;             // image in to first token out
   std::optional<double> tpot_ms;  // mean over the further tokens, where there are any
 };
 
-// A question's token ids on both sides of the picture.
+// A question's token ids on both sides of the image.
 struct PromptIds {
   std::vector<std::int64_t> prefix, suffix;
 };
 
 struct LoadOptions {
   std::optional<std::string> version;   // the most faithful entry of that name; not with a target
-  std::optional<double> ttft_ms;        // target: milliseconds from picture in to first token out
+  std::optional<double> ttft_ms;        // target: milliseconds from image in to first token out
   std::optional<double> tpot_ms;        // target: milliseconds per further token
   std::int32_t percentile = 95;         // which share of requests must meet the target: 50, 95 or 99
   bool fallback_fastest = false;        // the entry nearest to the target where none meets it
@@ -169,14 +169,14 @@ class Cancellation {
   std::unique_ptr<ar_cancellation, detail::Freed<ar_cancellation_free>> handle_;
 };
 
-// One question about one picture, by its text or by token ids. The pixels are read before the first piece is given, and
+// One question about one image, by its text or by token ids. The pixels are read before the first piece is given, and
 // not kept; until then nobody may change them.
 struct Request {
   const std::uint8_t* rgb = nullptr;  // height rows of width pixels of 3 bytes: red, green, blue
   std::int64_t width = 0, height = 0;
   std::int64_t row_bytes = 0;                        // from one row to the next; 0: 3 * width
   std::string question;                              // plain text: what spells a special token in it stays text
-  std::vector<std::int64_t> prefix_ids, suffix_ids;  // in place of a question: what is before and after the picture
+  std::vector<std::int64_t> prefix_ids, suffix_ids;  // in place of a question: what is before and after the image
   std::optional<std::int64_t> max_new_tokens;        // default: 128, or the bundle's limit where that is lower
   double temperature = 0;                            // 0: the best token
   std::int64_t top_k = 0;                            // 0: all
@@ -199,8 +199,8 @@ class Answer {
   }
   std::vector<std::int64_t> token_ids() const { return detail::ids(ar_answer_token_ids, handle_.get()); }
   std::vector<std::int64_t> prompt_ids() const { return detail::ids(ar_answer_prompt_ids, handle_.get()); }
-  std::vector<std::int64_t> keep_list() const { return detail::ids(ar_answer_keep_list, handle_.get()); }
-  std::vector<std::int64_t> layer_plan() const { return detail::ids(ar_answer_layer_plan, handle_.get()); }
+  std::vector<std::int64_t> keep_indices() const { return detail::ids(ar_answer_keep_indices, handle_.get()); }
+  std::vector<std::int64_t> kept_layers() const { return detail::ids(ar_answer_kept_layers, handle_.get()); }
   ar_finish finish() const noexcept { return ar_answer_finish(handle_.get()); }
   Timing timing() const noexcept {
     ar_timing raw{};
@@ -271,7 +271,7 @@ class Runtime {
     return Answer(answer.release());
   }
 
-  // Gives the ids around the picture for a question, as `generate` would.
+  // Gives the ids around the image for a question, as `generate` would.
   PromptIds encode(const std::string& question) const {
     std::unique_ptr<ar_prompt, detail::Freed<ar_prompt_free>> prompt;
     detail::checked([&] {

@@ -1,4 +1,4 @@
-/* allrounder's C interface: load a bundle, ask questions about pictures.
+/* allrounder's C interface: load a bundle, ask questions about images.
  *
  *     ar_runtime* runtime = NULL;
  *     ar_error* error = ar_runtime_load("bundles/demo", NULL, &runtime);
@@ -13,7 +13,7 @@
  *     ar_answer_free(answer); ar_error_free(error); ar_runtime_free(runtime);
  *
  * What it is: the only door of the shared library; C++ programs use allrounder.hpp, which is made of it.
- * What it knows: opaque handles, plain numbers and UTF-8. What it does not know: picture files, and C++ types.
+ * What it knows: opaque handles, plain numbers and UTF-8. What it does not know: image files, and C++ types.
  *
  * Rules. Every call that can fail returns an error, or NULL where it went well; what it was to write is then left
  * alone or set. Handles are freed by their `*_free`, which takes NULL. Text is UTF-8 and ends in a zero byte; texts and
@@ -38,7 +38,7 @@
  * TensorRT is not linked either. Where this library was built with it, it is opened when a bundle with TensorRT's entries
  * is loaded: ALLROUNDER_TENSORRT_LIBRARY, else the system's libnvinfer.so of that major version. Those entries run on a
  * GPU whatever `device` says: "cpu" means the first one. Where TensorRT or a GPU is missing they are left aside, which
- * the log is told. Pictures are prepared by ONNX Runtime all the same.
+ * the log is told. Images are prepared by ONNX Runtime all the same.
  */
 #ifndef ALLROUNDER_C_API_H
 #define ALLROUNDER_C_API_H
@@ -109,7 +109,7 @@ typedef void (*ar_log_fn)(void* user, ar_level level, const char* message);
 typedef struct ar_load_options {
   size_t size;             /* sizeof(ar_load_options) */
   const char* version;     /* takes the most faithful entry of that name; not with a target */
-  double ttft_ms;          /* target: milliseconds from picture in to first token out; 0: none */
+  double ttft_ms;          /* target: milliseconds from image in to first token out; 0: none */
   double tpot_ms;          /* target: milliseconds per further token; 0: none */
   int32_t percentile;      /* which share of requests must meet the target: 50, 95 (default) or 99 */
   int32_t fallback_fastest; /* 1: the entry nearest to the target where none meets it */
@@ -170,7 +170,7 @@ typedef struct ar_request {
   int64_t row_bytes;         /* bytes from one row to the next, negative where rows go up; 0: 3 * width */
   const char* question;      /* plain text: what spells a special token in it stays text */
   size_t question_bytes;     /* 0: the question ends at its zero byte */
-  const int64_t* prefix_ids; /* in place of a question: token ids before the picture, at least one */
+  const int64_t* prefix_ids; /* in place of a question: token ids before the image, at least one */
   size_t prefix_count;
   const int64_t* suffix_ids; /* and after it, at least one */
   size_t suffix_count;
@@ -208,15 +208,15 @@ typedef struct ar_timing {
 AR_API const char* ar_answer_text(const ar_answer* answer, size_t* bytes); /* without stop token and stop text */
 AR_API const int64_t* ar_answer_token_ids(const ar_answer* answer, size_t* count); /* the stop token included */
 AR_API const int64_t* ar_answer_prompt_ids(const ar_answer* answer, size_t* count);
-AR_API const int64_t* ar_answer_keep_list(const ar_answer* answer, size_t* count);
-AR_API const int64_t* ar_answer_layer_plan(const ar_answer* answer, size_t* count);
+AR_API const int64_t* ar_answer_keep_indices(const ar_answer* answer, size_t* count);
+AR_API const int64_t* ar_answer_kept_layers(const ar_answer* answer, size_t* count);
 AR_API ar_finish ar_answer_finish(const ar_answer* answer);
 AR_API void ar_answer_timing(const ar_answer* answer, ar_timing* timing); /* where `timing->size` is right */
 AR_API void ar_answer_free(ar_answer* answer);
 
 /* ---- Token ids alone ---- */
 
-/* Gives the ids around the picture for a question, as ar_generate would. `bytes` 0: up to the zero byte. */
+/* Gives the ids around the image for a question, as ar_generate would. `bytes` 0: up to the zero byte. */
 AR_API ar_error* ar_prompt_encode(ar_runtime* runtime, const char* question, size_t bytes, ar_prompt** prompt);
 AR_API const int64_t* ar_prompt_prefix_ids(const ar_prompt* prompt, size_t* count);
 AR_API const int64_t* ar_prompt_suffix_ids(const ar_prompt* prompt, size_t* count);

@@ -101,11 +101,11 @@ const int64_t* ar_answer_token_ids(const ar_answer* answer, size_t* count) {
 const int64_t* ar_answer_prompt_ids(const ar_answer* answer, size_t* count) {
   return row_of(answer, [](const ar_answer& it) -> auto& { return it.answer.prompt_ids; }, count);
 }
-const int64_t* ar_answer_keep_list(const ar_answer* answer, size_t* count) {
-  return row_of(answer, [](const ar_answer& it) -> auto& { return it.answer.keep_list; }, count);
+const int64_t* ar_answer_keep_indices(const ar_answer* answer, size_t* count) {
+  return row_of(answer, [](const ar_answer& it) -> auto& { return it.answer.keep_indices; }, count);
 }
-const int64_t* ar_answer_layer_plan(const ar_answer* answer, size_t* count) {
-  return row_of(answer, [](const ar_answer& it) -> auto& { return it.answer.layer_plan; }, count);
+const int64_t* ar_answer_kept_layers(const ar_answer* answer, size_t* count) {
+  return row_of(answer, [](const ar_answer& it) -> auto& { return it.answer.kept_layers; }, count);
 }
 ar_finish ar_answer_finish(const ar_answer* answer) {
   return answer != nullptr && answer->answer.finish == ar::Finish::kLength ? AR_FINISH_LENGTH : AR_FINISH_STOP;

@@ -56,7 +56,7 @@ std::variant<std::string, PromptIds> prompt_of(const ar_request& given) {
   const bool by_ids = given.prefix_count != 0 || given.suffix_count != 0;
   if (by_ids == (given.question != nullptr)) {
     throw Error(AR_INPUT_INVALID, by_ids ? "give a question or token ids, not both" : "there is no question",
-                {"question", "", "a text, or ids on both sides of the picture", ""});
+                {"question", "", "a text, or ids on both sides of the image", ""});
   }
   if (by_ids) {
     return PromptIds{ids_of(given.prefix_ids, given.prefix_count, "prefix_ids"),

@@ -39,19 +39,19 @@ void check_kept_layers(const Pruning& pruning, const Model& model, const std::st
 
 void check_pruning(const Pruning& pruning, const Model& model, const std::string& place) {
   check_budget("prune layer", pruning.prune_layer, 0, model.layers - 1, place);
-  check_budget("visual tokens", pruning.keep, 1, model.visual_tokens, place);
+  check_budget("image tokens", pruning.keep, 1, model.image_tokens, place);
   check_budget("decoder layers", pruning.layers, std::max<int64_t>(pruning.prune_layer, 1), model.layers, place);
-  const bool whole = pruning.keep == model.visual_tokens && pruning.layers == model.layers;
+  const bool whole = pruning.keep == model.image_tokens && pruning.layers == model.layers;
   if (pruning.version == kFull && (!whole || pruning.dynamic())) {
     refuse("full keeps everything and is static",
            {place, std::to_string(pruning.keep) + "/" + std::to_string(pruning.layers) + ", " + pruning.layer_policy,
-            std::to_string(model.visual_tokens) + "/" + std::to_string(model.layers) + ", static", ""});
+            std::to_string(model.image_tokens) + "/" + std::to_string(model.layers) + ", static", ""});
   }
   check_kept_layers(pruning, model, place);
 }
 
 void check_router(const Entry& entry, const Model& model, const std::string& place) {
-  const bool routes = entry.pruning.keep < model.visual_tokens || entry.pruning.dynamic();
+  const bool routes = entry.pruning.keep < model.image_tokens || entry.pruning.dynamic();
   if (routes && !entry.graphs.router) refuse("an entry that routes has no router graph", {place, "", "", ""});
   if (entry.graphs.router && !model.router)
     refuse("a router graph without a router in `model`", {place, quoted(*entry.graphs.router), "", ""});

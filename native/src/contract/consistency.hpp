@@ -10,7 +10,7 @@
 
 namespace ar {
 
-// Throws AR_BUNDLE_CORRUPT: no entry, an entry twice, an impossible flow or plan, or a graph that is not listed.
+// Throws AR_BUNDLE_CORRUPT: no entry, an entry twice, an impossible pruning, or a graph that is not listed.
 void check_manifest(const Manifest& manifest, const std::string& where);
 
 }  // namespace ar

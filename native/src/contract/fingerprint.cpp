@@ -38,10 +38,10 @@ std::optional<double> share(const std::optional<int64_t>& limit, const std::opti
 
 int64_t affinity() {
   // The mask must have room for every processor the kernel could know.
-  for (std::size_t room = 1024; room <= 1 << 20; room *= 2) {
-    cpu_set_t* mask = CPU_ALLOC(room);
-    const bool known = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(room), mask) == 0;
-    const int count = known ? CPU_COUNT_S(CPU_ALLOC_SIZE(room), mask) : 0;
+  for (std::size_t free_slots = 1024; free_slots <= 1 << 20; free_slots *= 2) {
+    cpu_set_t* mask = CPU_ALLOC(free_slots);
+    const bool known = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(free_slots), mask) == 0;
+    const int count = known ? CPU_COUNT_S(CPU_ALLOC_SIZE(free_slots), mask) : 0;
     CPU_FREE(mask);
     if (known) return count;
   }

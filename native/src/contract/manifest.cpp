@@ -23,9 +23,9 @@ Model read_model(const JsonView& view) {
   JsonFields fields(view);
   Model model;
   fields.need("name", model.name, read_text);
-  fields.need("host", model.host, read_sha256);
+  fields.need("digest", model.digest, read_sha256);
   fields.need("router", model.router, nullable(read_sha256));
-  fields.need("visual_tokens", model.visual_tokens, read_positive);
+  fields.need("image_tokens", model.image_tokens, read_positive);
   fields.need("layers", model.layers, read_positive);
   fields.need("hidden", model.hidden, read_positive);
   fields.need("vocabulary", model.vocabulary, read_positive);

@@ -30,9 +30,9 @@ struct Machine {  // a machine as far as latency depends on it
 
 struct Model {
   std::string name;
-  std::string host;                   // sha256
+  std::string digest;                   // sha256
   std::optional<std::string> router;  // sha256
-  int64_t visual_tokens = 0;          // N
+  int64_t image_tokens = 0;          // N
   int64_t layers = 0;                 // M
   int64_t hidden = 0;
   int64_t vocabulary = 0;

@@ -29,7 +29,7 @@ std::uint64_t candidate(float score, std::uint32_t index) {
 }
 
 // Writes the k kept indices of one row, ascending.
-void keep_list(const float* scores, const Shape& shape, std::vector<std::uint64_t>* candidates, std::int64_t* keep) {
+void keep_indices(const float* scores, const Shape& shape, std::vector<std::uint64_t>* candidates, std::int64_t* keep) {
   candidates->resize(static_cast<std::size_t>(shape.tokens));
   for (std::int64_t i = 0; i < shape.tokens; ++i) {
     (*candidates)[static_cast<std::size_t>(i)] = candidate(scores[i], static_cast<std::uint32_t>(i));
@@ -82,7 +82,7 @@ void gather_cpu(const Shape& shape, std::size_t element_bytes, const Tensors& te
   std::vector<std::uint64_t> candidates;
   for (std::size_t row = 0; row < static_cast<std::size_t>(shape.batch); ++row) {
     std::int64_t* keep = tensors.keep + row * kept;
-    keep_list(tensors.scores + row * tokens, shape, &candidates, keep);
+    keep_indices(tensors.scores + row * tokens, shape, &candidates, keep);
     const std::int64_t* positions = tensors.positions + row * tokens;
     std::transform(keep, keep + kept, tensors.gathered_positions + row * kept,
                    [positions](std::int64_t token) { return positions[token]; });

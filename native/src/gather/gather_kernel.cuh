@@ -26,7 +26,7 @@ struct Launch {
   const Unit* hidden;                // [B, tokens, units]
   Unit* gathered;                    // [B, keep, units]
   std::int64_t* gathered_positions;  // [B, keep]
-  std::int64_t* keep_list;           // [B, keep]
+  std::int64_t* keep_indices;           // [B, keep]
   int tokens;
   int keep;
   int units;
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) token_gather(const Launch<Unit> laun
   const Threshold threshold = find_threshold<kThreads>(launch.score_bits + in, launch.tokens, launch.keep);
   compact<kThreads>(threshold, launch.score_bits + in, launch.tokens, first, last, sources);
   for (int i = static_cast<int>(threadIdx.x); i < last - first; i += kThreads) {
-    launch.keep_list[out + static_cast<std::size_t>(i)] = sources[i];
+    launch.keep_indices[out + static_cast<std::size_t>(i)] = sources[i];
     launch.gathered_positions[out + static_cast<std::size_t>(i)] =
         launch.positions[in + static_cast<std::size_t>(sources[i])];
   }

@@ -48,16 +48,16 @@ std::size_t Cache::bytes() const {
 
 std::vector<float> Cache::advance(const std::vector<int64_t>& ids) {
   const auto count = static_cast<int64_t>(ids.size());
-  if (count < 1 || count > clocks_.room) {
-    throw Error(AR_INPUT_INVALID, "the cache has no such room",
-                {"ids", std::to_string(count), "1 to " + std::to_string(clocks_.room) + " tokens", ""});
+  if (count < 1 || count > clocks_.free_slots) {
+    throw Error(AR_INPUT_INVALID, "the cache has no such free slots",
+                {"ids", std::to_string(count), "1 to " + std::to_string(clocks_.free_slots) + " tokens", ""});
   }
   if (tied_ != count) tie(count);
   std::memcpy(ids_->values(), ids.data(), ids.size() * sizeof(int64_t));
   step_->run();
   clocks_.position += count;
   clocks_.slot += count;
-  clocks_.room -= count;
+  clocks_.free_slots -= count;
   set(*position_, clocks_.position);
   set(*slot_, clocks_.slot);
   const auto* first = static_cast<const float*>(logits_->data());

@@ -17,7 +17,7 @@ namespace ar {
 // Where the next token goes: its position counts the unpruned prompt, its slot the rows that are held.
 struct Clocks {
   int64_t position = 0, slot = 0;
-  int64_t room = 0;  // free slots
+  int64_t free_slots = 0;  // free slots
 };
 
 // Returns the output's name of a cache input, whose memory it shares: cache_key.3 -> cache_key_out.3; of any other
@@ -26,7 +26,7 @@ std::optional<std::string> cache_output(const std::string& input);
 
 class Cache {
  public:
-  // `tensors` are prefill's outputs `cache_*` and, where routed, `layer_mask`; `clocks` stand after the prompt. Throws
+  // `tensors` are prefill's outputs `cache_*` and, where dynamic, `layer_mask`; `clocks` stand after the prompt. Throws
   // AR_BACKEND_ERROR where the decode graph wants an input that is not among them.
   Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, const Clocks& clocks, int64_t vocabulary);
 

@@ -112,13 +112,13 @@ TensorPtr Engine::preprocess(const Array& rgb) const {
 }
 
 TensorPtr Engine::look(const TensorPtr& pixel_values) const {
-  TensorPtr visual = output(sessions_.vision->run({{t::kPixelValues, pixel_values}}, kReadHere), t::kVisual);
-  const std::vector<int64_t> shape = visual->shape();
-  if (shape.size() != 3 || shape[0] != 1 || shape[1] != model().visual_tokens) {
-    throw Error(AR_BACKEND_ERROR, "the vision graph gives another number of visual tokens than the manifest says",
-                {t::kVisual, "", std::to_string(model().visual_tokens), ""});
+  TensorPtr image_embeds = output(sessions_.vision->run({{t::kPixelValues, pixel_values}}, kReadHere), t::kImageEmbeds);
+  const std::vector<int64_t> shape = image_embeds->shape();
+  if (shape.size() != 3 || shape[0] != 1 || shape[1] != model().image_tokens) {
+    throw Error(AR_BACKEND_ERROR, "the vision graph gives another number of image tokens than the manifest says",
+                {t::kImageEmbeds, "", std::to_string(model().image_tokens), ""});
   }
-  return visual;
+  return image_embeds;
 }
 
 PromptIds Engine::prompt(std::string_view question) const {
@@ -134,7 +134,7 @@ void Engine::check(const PromptIds& prompt) const {
   for (const auto& [name, ids] :
        {std::pair("prefix_ids", &prompt.prefix_ids), std::pair("suffix_ids", &prompt.suffix_ids)}) {
     if (ids->empty())
-      throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the picture", {name, "none", "", ""});
+      throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the image", {name, "none", "", ""});
     const auto strange =
         std::find_if(ids->begin(), ids->end(), [&](int64_t id) { return id < 0 || id >= model().vocabulary; });
     if (strange == ids->end()) continue;
@@ -146,37 +146,37 @@ void Engine::check(const PromptIds& prompt) const {
 
 std::string Engine::text(const std::vector<int64_t>& ids) const { return facts_.prompter->decode(ids); }
 
-std::optional<Scores> Engine::route(const PromptIds& prompt, const TensorPtr& visual) const {
+std::optional<Scores> Engine::route(const PromptIds& prompt, const TensorPtr& image_embeds) const {
   if (!sessions_.router || !routes()) return std::nullopt;
   const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
   Feeds known = feeds_of(prompt, length);
-  known[t::kVisual] = visual;
+  known[t::kImageEmbeds] = image_embeds;
   const Tensors outputs = sessions_.router->run(wanted(*sessions_.router, known), kReadHere);
-  return Scores{values<float>(outputs, t::kTokenScores, Kind::kFloat32, model().visual_tokens),
+  return Scores{values<float>(outputs, t::kTokenScores, Kind::kFloat32, model().image_tokens),
                 values<float>(outputs, t::kLayerScores, Kind::kFloat32, model().layers)};
 }
 
-Prefilled Engine::prefill(const PromptIds& prompt, const TensorPtr& visual, const std::optional<Scores>& scores,
-                          int64_t room) const {
-  if (room < 0 || room > limits().new_tokens) {
-    throw Error(AR_INPUT_INVALID, "impossible room",
-                {"room", std::to_string(room), "0 to " + std::to_string(limits().new_tokens), ""});
+Prefilled Engine::prefill(const PromptIds& prompt, const TensorPtr& image_embeds, const std::optional<Scores>& scores,
+                          int64_t free_slots) const {
+  if (free_slots < 0 || free_slots > limits().new_tokens) {
+    throw Error(AR_INPUT_INVALID, "impossible number of free slots",
+                {"free_slots", std::to_string(free_slots), "0 to " + std::to_string(limits().new_tokens), ""});
   }
   if (!scores && routes()) {
     throw Error(AR_INPUT_INVALID, "this entry needs the router's scores", {entry_.label(), "", "", "call route"});
   }
   const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
   Feeds known = feeds_of(prompt, length);
-  known[t::kVisual] = visual;
-  known[t::kRoom] = Array{Kind::kInt64, {1}, &room};
+  known[t::kImageEmbeds] = image_embeds;
+  known[t::kFreeSlots] = Array{Kind::kInt64, {1}, &free_slots};
   if (scores) {
     known[t::kTokenScores] = row(scores->tokens);
     known[t::kLayerScores] = row(scores->layers);
   }
-  return start(sessions_.prefill->run(wanted(*sessions_.prefill, known), kReadHere), text_tokens(prompt), room);
+  return start(sessions_.prefill->run(wanted(*sessions_.prefill, known), kReadHere), text_tokens(prompt), free_slots);
 }
 
-Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) const {
+Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t free_slots) const {
   Tensors held;
   for (const auto& [name, tensor] : outputs) {
     if (name.rfind(t::kCachePrefix, 0) == 0 || name == t::kLayerMask) held[name] = tensor;
@@ -185,19 +185,19 @@ Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t room) cons
       values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
       {},
       entry_.pruning.kept_layers.value_or(std::vector<int64_t>{}),
-      Cache(sessions_.decode, held, {text + model().visual_tokens, text + entry_.pruning.keep, room},
+      Cache(sessions_.decode, held, {text + model().image_tokens, text + entry_.pruning.keep, free_slots},
             model().vocabulary)};
-  if (outputs.count(t::kKeep) != 0 || entry_.pruning.keep < model().visual_tokens) {
-    state.keep_list = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.pruning.keep);
+  if (outputs.count(t::kKeep) != 0 || entry_.pruning.keep < model().image_tokens) {
+    state.keep_indices = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.pruning.keep);
   } else {
-    state.keep_list.resize(static_cast<std::size_t>(model().visual_tokens));
-    std::iota(state.keep_list.begin(), state.keep_list.end(), int64_t{0});
+    state.keep_indices.resize(static_cast<std::size_t>(model().image_tokens));
+    std::iota(state.keep_indices.begin(), state.keep_indices.end(), int64_t{0});
   }
   if (outputs.count(t::kLayerMask) != 0 || !entry_.pruning.kept_layers) {
     const std::vector<uint8_t> mask = values<uint8_t>(outputs, t::kLayerMask, Kind::kBool, model().layers);
-    state.layer_plan.clear();
+    state.kept_layers.clear();
     for (std::size_t layer = 0; layer < mask.size(); ++layer) {
-      if (mask[layer] != 0) state.layer_plan.push_back(static_cast<int64_t>(layer));
+      if (mask[layer] != 0) state.kept_layers.push_back(static_cast<int64_t>(layer));
     }
   }
   return state;
@@ -211,10 +211,10 @@ Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOpt
   options.check();
   check_provider(entry, options);
   check_precision(entry, options);
-  // Pictures are prepared on the CPU on every device: its pixels are those that the graph was verified with.
-  EngineOptions for_pictures = options;
-  for_pictures.device = "cpu";
-  for_pictures.provider = EngineOptions().provider;
+  // Images are prepared on the CPU on every device: its pixels are those that the graph was verified with.
+  EngineOptions for_images = options;
+  for_images.device = "cpu";
+  for_images.provider = EngineOptions().provider;
   const auto session = [&](const std::string& graph, const EngineOptions& chosen, bool native_op = false) {
     return backend(entry.backend).open_session(bundle.path / graph, chosen, native_op);
   };
@@ -222,7 +222,7 @@ Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOpt
   const EntryGraphs& graphs = entry.graphs;
   EngineFacts facts{manifest.model, manifest.limits, with_text ? read_prompter(bundle) : nullptr};
   // The native op stands in prefill graphs alone.
-  Sessions sessions{session(graphs.preprocess, for_pictures), session(graphs.vision, options),
+  Sessions sessions{session(graphs.preprocess, for_images), session(graphs.vision, options),
                     graphs.router ? session(*graphs.router, options) : nullptr,
                     session(graphs.prefill, options, entry.native_op), session(graphs.decode, options)};
   return {entry, std::move(facts), std::move(sessions)};

@@ -26,7 +26,7 @@ struct Scores {               // the router's word
 
 struct Prefilled {            // a request after its prompt
   std::vector<float> logits;  // [V], of its last token
-  std::vector<int64_t> keep_list, layer_plan;
+  std::vector<int64_t> keep_indices, kept_layers;
   Cache cache;
 };
 
@@ -53,24 +53,24 @@ class Engine {
 
   // Returns pixel_values [1, 3, size, size] of uint8 [height, width, 3].
   TensorPtr preprocess(const Array& rgb) const;
-  // Returns visual [1, N, H] in engine precision.
+  // Returns the image embeds [1, N, H] in engine precision.
   TensorPtr look(const TensorPtr& pixel_values) const;
-  // Returns the ids around the picture. Throws AR_INPUT_INVALID (empty, not UTF-8) or AR_PROMPT_TOO_LONG.
+  // Returns the ids around the image. Throws AR_INPUT_INVALID (empty, not UTF-8) or AR_PROMPT_TOO_LONG.
   PromptIds prompt(std::string_view question) const;
   // Checks ids that a program brought: both sides there, in the vocabulary, within the limit. Throws as `prompt`.
   void check(const PromptIds& prompt) const;
   std::string text(const std::vector<int64_t>& ids) const;  // without special tokens
   // Returns the router's scores, or nothing where this entry needs none (`full`).
-  std::optional<Scores> route(const PromptIds& prompt, const TensorPtr& visual) const;
-  // Runs the prompt; `room` is how many further tokens `decode` may be given. Throws AR_INPUT_INVALID or
+  std::optional<Scores> route(const PromptIds& prompt, const TensorPtr& image_embeds) const;
+  // Runs the prompt; `free_slots` is how many further tokens `decode` may be given. Throws AR_INPUT_INVALID or
   // AR_BACKEND_ERROR.
-  Prefilled prefill(const PromptIds& prompt, const TensorPtr& visual, const std::optional<Scores>& scores,
-                    int64_t room) const;
+  Prefilled prefill(const PromptIds& prompt, const TensorPtr& image_embeds, const std::optional<Scores>& scores,
+                    int64_t free_slots) const;
   // Puts `ids` behind the sequence; returns their logits [S, V]. One thread per state.
   std::vector<float> decode(Prefilled& state, const std::vector<int64_t>& ids) const;
 
  private:
-  Prefilled start(const Tensors& outputs, int64_t text, int64_t room) const;
+  Prefilled start(const Tensors& outputs, int64_t text, int64_t free_slots) const;
 
   Entry entry_;
   EngineFacts facts_;

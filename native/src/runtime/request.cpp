@@ -60,8 +60,8 @@ class Run {
 
   Answer whole() {
     Prefilled state = read_prompt();
-    answer_.keep_list = state.keep_list;
-    answer_.layer_plan = state.layer_plan;
+    answer_.keep_indices = state.keep_indices;
+    answer_.kept_layers = state.kept_layers;
     std::vector<float> logits = std::move(state.logits);
     bool stopped = draw(logits, first_ms_);
     const Timing& timing = answer_.timing;
@@ -85,7 +85,7 @@ class Run {
 
   Prefilled read_prompt() {
     Timing& timing = answer_.timing;
-    TensorPtr pixel_values, visual;
+    TensorPtr pixel_values, image_embeds;
     std::optional<Scores> scores;
     check_();
     {
@@ -96,16 +96,16 @@ class Run {
     check_();
     {
       const Phase phase(timing.vision_ms);
-      visual = engine_.look(pixel_values);
+      image_embeds = engine_.look(pixel_values);
     }
     check_();
     {
       const Phase phase(timing.router_ms);
-      scores = engine_.route(prepared_.prompt, visual);
+      scores = engine_.route(prepared_.prompt, image_embeds);
     }
     check_();
     const Phase phase(timing.prefill_ms);
-    return engine_.prefill(prepared_.prompt, visual, scores, prepared_.max_new_tokens - 1);
+    return engine_.prefill(prepared_.prompt, image_embeds, scores, prepared_.max_new_tokens - 1);
   }
 
   // Draws a token, and the text that it completes; returns whether it is a stop token.

@@ -33,7 +33,7 @@ struct Request {
   PieceFn piece;  // empty: no streaming
 };
 
-// A request whose words have been checked; the picture is read when it runs.
+// A request whose words have been checked; the image is read when it runs.
 struct Prepared {
   PromptIds prompt;
   int64_t max_new_tokens = 0;

@@ -44,7 +44,7 @@ class Runtime {
   // Throws AR_IMAGE_INVALID, AR_INPUT_INVALID, AR_PROMPT_TOO_LONG, AR_REQUEST_CANCELLED, AR_RUNTIME_CLOSED,
   // AR_BACKEND_ERROR.
   Answer generate(const Request& request);
-  // Returns the ids around the picture for a question, as `generate` would.
+  // Returns the ids around the image for a question, as `generate` would.
   PromptIds encode(std::string_view question);
   // No new requests; those that run are cancelled before their next step, or awaited. Returns when nothing runs any
   // more; not to be called from a callback of a request. May be called again. Does nothing where it is inherited.

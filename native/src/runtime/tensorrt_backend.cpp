@@ -1,6 +1,6 @@
 // The TensorRT backend: plans on NVIDIA GPUs; engines/tensorrt/opening.py.
 //
-// Pictures are prepared by ONNX Runtime on the CPU: that graph is no plan. Plans run on a GPU whatever the options say:
+// Images are prepared by ONNX Runtime on the CPU: that graph is no plan. Plans run on a GPU whatever the options say:
 // "cpu", their default, means the first one here. `weights` changes nothing: an engine holds its own.
 #include "runtime/tensorrt_backend.hpp"
 

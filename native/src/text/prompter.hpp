@@ -13,7 +13,7 @@
 namespace ar {
 
 struct PromptIds {
-  std::vector<int64_t> prefix_ids;  // before the picture
+  std::vector<int64_t> prefix_ids;  // before the image
   std::vector<int64_t> suffix_ids;  // and after it
 };
 

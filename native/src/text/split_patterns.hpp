@@ -1,7 +1,7 @@
 // The regular expressions that cut a text into words before BPE, written out by hand.
 //
 // They are recognised by their spelling: a general engine with look-ahead and Unicode classes would be a larger
-// dependency than the three patterns that hosts use.
+// dependency than the three patterns that models use.
 #pragma once
 
 #include <cstddef>

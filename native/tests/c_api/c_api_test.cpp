@@ -14,7 +14,7 @@
 
 namespace {
 
-const std::vector<uint8_t> kPixels = ar::test::picture(9, 6);
+const std::vector<uint8_t> kPixels = ar::test::image(9, 6);
 
 ar_status taken(ar_error* error) {
   const ar_status status = ar_error_status(error);
@@ -110,8 +110,8 @@ TEST_F(CApi, AnAnswerSaysAllThereIs) {
   ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
   ar_runtime_free(std::exchange(runtime_, nullptr));  // an answer outlives its runtime
   EXPECT_EQ(ids(ar_answer_token_ids, answer).size(), 8u);
-  EXPECT_EQ(ids(ar_answer_keep_list, answer).size(), 2u);
-  EXPECT_EQ(ids(ar_answer_layer_plan, answer), (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(ids(ar_answer_keep_indices, answer).size(), 2u);
+  EXPECT_EQ(ids(ar_answer_kept_layers, answer), (std::vector<int64_t>{0, 2}));
   EXPECT_GT(ids(ar_answer_prompt_ids, answer).size(), 10u);
   EXPECT_EQ(ar_answer_finish(answer), AR_FINISH_LENGTH);
   size_t bytes = 0;

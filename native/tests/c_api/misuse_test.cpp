@@ -78,7 +78,7 @@ TEST(Misuse, NullHandlesHaveNothing) {
   EXPECT_EQ(ar_bundle_manifest(nullptr), nullptr);
   EXPECT_EQ(ar_answer_text(nullptr, &count), nullptr);
   EXPECT_EQ(count, 0u);
-  for (const auto ids : {ar_answer_token_ids, ar_answer_prompt_ids, ar_answer_keep_list, ar_answer_layer_plan}) {
+  for (const auto ids : {ar_answer_token_ids, ar_answer_prompt_ids, ar_answer_keep_indices, ar_answer_kept_layers}) {
     count = 7;
     EXPECT_EQ(ids(nullptr, &count), nullptr);
     EXPECT_EQ(count, 0u);

@@ -123,7 +123,7 @@ struct Offence {
 const Offence kOffences[] = {
     {"/unknown", "1", "$"},
     {"/entries/0/unknown", "1", "$.entries[0]"},
-    {"/model/host", "\"000\"", "$.model.host"},
+    {"/model/digest", "\"000\"", "$.model.digest"},
     {"/model/layers", "0", "$.model.layers"},
     {"/model/layers", "-5", "$.model.layers"},
     {"/model/layers", "9223372036854775808", "$.model.layers"},

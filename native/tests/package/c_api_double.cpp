@@ -116,8 +116,8 @@ const char* ar_answer_text(const ar_answer*, size_t* bytes) {
 }
 const int64_t* ar_answer_token_ids(const ar_answer*, size_t* count) { return ids(0, 4, count); }
 const int64_t* ar_answer_prompt_ids(const ar_answer*, size_t* count) { return ids(1, 4, count); }
-const int64_t* ar_answer_keep_list(const ar_answer*, size_t* count) { return ids(2, 4, count); }
-const int64_t* ar_answer_layer_plan(const ar_answer*, size_t* count) { return ids(0, 0, count); }
+const int64_t* ar_answer_keep_indices(const ar_answer*, size_t* count) { return ids(2, 4, count); }
+const int64_t* ar_answer_kept_layers(const ar_answer*, size_t* count) { return ids(0, 0, count); }
 ar_finish ar_answer_finish(const ar_answer*) { return AR_FINISH_LENGTH; }
 void ar_answer_timing(const ar_answer*, ar_timing* timing) {
   const ar_timing filled = {timing->size, 1, 2, 3, 4, 5, 6, -1};

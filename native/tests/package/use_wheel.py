@@ -36,9 +36,11 @@ def same_answers(bundle: str) -> None:
     with NativeRuntime(bundle, threads=1) as ours, Runtime.load(bundle, threads=1) as theirs:
         for question in ("what is this?", "how many?"):
             got, wanted = ours.generate(rgb, question), theirs.generate(rgb, question)
-            assert (got.text, got.token_ids, got.keep_list) == (wanted.text, wanted.token_ids, wanted.keep_list), (
-                question
-            )
+            assert (got.text, got.token_ids, got.keep_indices) == (
+                wanted.text,
+                wanted.token_ids,
+                wanted.keep_indices,
+            ), question
 
 
 def accepted_op() -> None:

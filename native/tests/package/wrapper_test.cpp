@@ -152,8 +152,8 @@ TEST_F(Wrapper, GivesTheAnswer) {
   EXPECT_EQ(answer.text(), std::string("a\0red", 5));
   EXPECT_EQ(answer.token_ids(), (Ids{11, 12, 13, 14}));
   EXPECT_EQ(answer.prompt_ids(), (Ids{12, 13, 14}));
-  EXPECT_EQ(answer.keep_list(), (Ids{13, 14}));
-  EXPECT_EQ(answer.layer_plan(), Ids{});
+  EXPECT_EQ(answer.keep_indices(), (Ids{13, 14}));
+  EXPECT_EQ(answer.kept_layers(), Ids{});
   EXPECT_EQ(answer.finish(), AR_FINISH_LENGTH);
   const allrounder::Timing timing = answer.timing();
   EXPECT_EQ(timing.preprocess_ms, 1);

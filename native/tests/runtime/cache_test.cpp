@@ -33,7 +33,7 @@ TEST(Cache, TwoClocksRunTogether) {
   EXPECT_EQ((std::vector<int64_t>{seen[0].id, seen[1].id, seen[2].id}), (std::vector<int64_t>{3, 4, 6}));
   EXPECT_EQ(cache.clocks().position, 24);
   EXPECT_EQ(cache.clocks().slot, 16);
-  EXPECT_EQ(cache.clocks().room, 1);
+  EXPECT_EQ(cache.clocks().free_slots, 1);
 }
 
 TEST(Cache, GivesOneRowOfLogitsPerToken) {

@@ -35,7 +35,7 @@ void cycle(int number, const std::vector<uint8_t>& pixels) {
 class Cycles : public test::OnBundle {};
 
 TEST_F(Cycles, LeaveNoMemoryBehind) {
-  const std::vector<uint8_t> pixels = test::picture(9, 6);
+  const std::vector<uint8_t> pixels = test::image(9, 6);
   int64_t settled = 0;
   for (int number = 0; number < kCycles; ++number) {
     if (number == kWarmUp) settled = resident_bytes();

@@ -11,9 +11,9 @@ namespace {
 
 const PromptIds kPrompt{{1, 2}, {3, 4, 5}};
 
-Prefilled start(const Engine& engine, int64_t room = 3) {
-  const TensorPtr visual = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
-  return engine.prefill(kPrompt, visual, engine.route(kPrompt, visual), room);
+Prefilled start(const Engine& engine, int64_t free_slots = 3) {
+  const TensorPtr image_embeds = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
+  return engine.prefill(kPrompt, image_embeds, engine.route(kPrompt, image_embeds), free_slots);
 }
 
 // An engine whose prefill graph gives `change(outputs)`.
@@ -32,11 +32,11 @@ TEST(Engine, ReportsTheFlowAndTheClocks) {
   const Engine engine = test::fake_engine();
   EXPECT_TRUE(engine.routes());
   const Prefilled state = start(engine);
-  EXPECT_EQ(state.keep_list, (std::vector<int64_t>{1, 3}));
-  EXPECT_EQ(state.layer_plan, (std::vector<int64_t>{0, 2}));
-  EXPECT_EQ(state.cache.clocks().position, 5 + test::kVisual);
+  EXPECT_EQ(state.keep_indices, (std::vector<int64_t>{1, 3}));
+  EXPECT_EQ(state.kept_layers, (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(state.cache.clocks().position, 5 + test::kImageEmbeds);
   EXPECT_EQ(state.cache.clocks().slot, 5 + test::kKept);
-  EXPECT_EQ(state.cache.clocks().room, 3);
+  EXPECT_EQ(state.cache.clocks().free_slots, 3);
 }
 
 TEST(Engine, RouterScoresGoToPrefill) {
@@ -56,7 +56,7 @@ TEST(Engine, RouterScoresGoToPrefill) {
 TEST(Engine, WithoutPruningAllTokensAndThePlanOfTheManifestAreReported) {
   Sessions sessions = test::fake_sessions();
   sessions.prefill =
-      std::make_shared<test::FakeSession>(std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kRoom},
+      std::make_shared<test::FakeSession>(std::vector<std::string>{t::kPrefixIds, t::kImageEmbeds, t::kSuffixIds, t::kFreeSlots},
                                           std::vector<std::string>{t::kLogits}, [](const Feeds& feeds) {
                                             Tensors outputs = test::prefilled(feeds);
                                             outputs.erase(t::kKeep);
@@ -68,13 +68,13 @@ TEST(Engine, WithoutPruningAllTokensAndThePlanOfTheManifestAreReported) {
                                           std::vector<std::string>{t::kLogits}, test::FakeSession::Compute{});
   sessions.router = nullptr;
   Entry entry = test::fake_entry();
-  entry.pruning.keep = test::kVisual;
+  entry.pruning.keep = test::kImageEmbeds;
   entry.pruning.kept_layers = {{0, 1, 2}};
   const Engine engine(entry, test::fake_facts(), sessions);
   EXPECT_FALSE(engine.routes());
   const Prefilled state = start(engine);
-  EXPECT_EQ(state.keep_list, (std::vector<int64_t>{0, 1, 2, 3}));
-  EXPECT_EQ(state.layer_plan, (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(state.keep_indices, (std::vector<int64_t>{0, 1, 2, 3}));
+  EXPECT_EQ(state.kept_layers, (std::vector<int64_t>{0, 1, 2}));
 }
 
 TEST(Engine, BelievesNoGraphThatGivesOtherTensors) {
@@ -100,7 +100,7 @@ TEST(Engine, BelievesNoManifestThatCountsOtherwise) {
     EXPECT_EQ(test::status_of([&] { start({test::fake_entry(), facts, test::fake_sessions()}); }), AR_BACKEND_ERROR);
   }
   EngineFacts facts = test::fake_facts();
-  facts.model.visual_tokens = std::numeric_limits<int64_t>::max();
+  facts.model.image_tokens = std::numeric_limits<int64_t>::max();
   EXPECT_EQ(test::status_of([&] { start({test::fake_entry(), facts, test::fake_sessions()}); }), AR_BACKEND_ERROR);
 }
 
@@ -116,9 +116,9 @@ TEST(Engine, RefusesAnInputThatItDoesNotKnow) {
 
 TEST(Engine, DemandsScoresAndKeepsRoom) {
   const Engine engine = test::fake_engine();
-  const TensorPtr visual = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
-  EXPECT_EQ(test::status_of([&] { engine.prefill(kPrompt, visual, std::nullopt, 1); }), AR_INPUT_INVALID);
-  for (const int64_t room : {-1, 9}) EXPECT_EQ(test::status_of([&] { start(engine, room); }), AR_INPUT_INVALID);
+  const TensorPtr image_embeds = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
+  EXPECT_EQ(test::status_of([&] { engine.prefill(kPrompt, image_embeds, std::nullopt, 1); }), AR_INPUT_INVALID);
+  for (const int64_t free_slots : {-1, 9}) EXPECT_EQ(test::status_of([&] { start(engine, free_slots); }), AR_INPUT_INVALID);
 }
 
 TEST(Engine, ChecksIdsThatAProgramBrings) {

@@ -1,6 +1,6 @@
 // Sessions that compute a toy model, so that engines and requests are tested without a backend.
 //
-// The toy: vocabulary V, N visual tokens, M layers, one cache. Prefill answers the sum of all prompt ids modulo V;
+// The toy: vocabulary V, N image tokens, M layers, one cache. Prefill answers the sum of all prompt ids modulo V;
 // decode answers (token + position) modulo V, and writes down what it saw.
 #pragma once
 
@@ -20,7 +20,7 @@ namespace t = tensors;  // in tests alone
 
 namespace ar::test {
 
-inline constexpr int64_t kVocabulary = 11, kVisual = 4, kLayers = 3, kKept = 2;
+inline constexpr int64_t kVocabulary = 11, kImageEmbeds = 4, kLayers = 3, kKept = 2;
 
 inline std::size_t bytes_of(Kind kind) { return kind == Kind::kInt64 ? 8 : kind == Kind::kFloat32 ? 4 : 1; }
 
@@ -155,7 +155,7 @@ inline Entry fake_entry() {
 
 inline EngineFacts fake_facts() {
   EngineFacts facts;
-  facts.model.visual_tokens = kVisual;
+  facts.model.image_tokens = kImageEmbeds;
   facts.model.layers = kLayers;
   facts.model.vocabulary = kVocabulary;
   facts.model.image_size = 4;
@@ -172,15 +172,15 @@ inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr) {
       std::make_shared<FakeSession>(std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
                                     gives({{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}));
   sessions.vision =
-      std::make_shared<FakeSession>(std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kVisual},
-                                    gives({{t::kVisual, tensor(Kind::kFloat32, {1, kVisual, 2})}}));
+      std::make_shared<FakeSession>(std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kImageEmbeds},
+                                    gives({{t::kImageEmbeds, tensor(Kind::kFloat32, {1, kImageEmbeds, 2})}}));
   sessions.router = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kSuffixLengths},
+      std::vector<std::string>{t::kPrefixIds, t::kImageEmbeds, t::kSuffixIds, t::kSuffixLengths},
       std::vector<std::string>{t::kTokenScores, t::kLayerScores},
-      gives({{t::kTokenScores, tensor(Kind::kFloat32, {1, kVisual}, token_scores.data())},
+      gives({{t::kTokenScores, tensor(Kind::kFloat32, {1, kImageEmbeds}, token_scores.data())},
              {t::kLayerScores, tensor(Kind::kFloat32, {1, kLayers}, layer_scores.data())}}));
   sessions.prefill = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPrefixIds, t::kVisual, t::kSuffixIds, t::kRoom, t::kTokenScores, t::kLayerScores},
+      std::vector<std::string>{t::kPrefixIds, t::kImageEmbeds, t::kSuffixIds, t::kFreeSlots, t::kTokenScores, t::kLayerScores},
       std::vector<std::string>{t::kLogits, t::kKeep, t::kLayerMask, "cache_key.0"}, prefilled);
   sessions.decode = fake_decode(seen);
   return sessions;

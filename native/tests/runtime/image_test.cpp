@@ -1,4 +1,4 @@
-// Pictures: rows of any stride, and the limits.
+// Images: rows of any stride, and the limits.
 #include "runtime/image.hpp"
 
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@ std::vector<uint8_t> dense(const Image& image) {
 }
 
 TEST(Image, DenseRowsAreNotCopied) {
-  const std::vector<uint8_t> pixels = test::picture(5, 4);
+  const std::vector<uint8_t> pixels = test::image(5, 4);
   for (const int64_t row_bytes : {0, 15}) {
     const Rgb rgb({pixels.data(), 5, 4, row_bytes});
     EXPECT_EQ(rgb.array().data, pixels.data());
@@ -24,7 +24,7 @@ TEST(Image, DenseRowsAreNotCopied) {
 }
 
 TEST(Image, RowsWithGapsAndRowsThatGoUpAreMadeDense) {
-  const std::vector<uint8_t> pixels = test::picture(5, 4);
+  const std::vector<uint8_t> pixels = test::image(5, 4);
   std::vector<uint8_t> gaps(4 * 20, 0xee), upwards;
   for (std::size_t row = 0; row < 4; ++row) {
     const auto first = pixels.begin() + static_cast<std::ptrdiff_t>(15 * row);
@@ -36,14 +36,14 @@ TEST(Image, RowsWithGapsAndRowsThatGoUpAreMadeDense) {
 }
 
 TEST(Image, TheLastRowsGapIsNotRead) {
-  const std::vector<uint8_t> exact = test::picture(4, 1);  // the address sanitizer sees more
+  const std::vector<uint8_t> exact = test::image(4, 1);  // the address sanitizer sees more
   std::vector<uint8_t> two(16 + 12);
   std::copy(exact.begin(), exact.end(), two.begin() + 16);
   EXPECT_EQ(dense({two.data(), 4, 2, 16}).size(), 24u);
 }
 
 TEST(Image, ImpossibleOnesAreRefused) {
-  const std::vector<uint8_t> pixels = test::picture(8, 8);
+  const std::vector<uint8_t> pixels = test::image(8, 8);
   const int64_t most = std::numeric_limits<int64_t>::max();
   for (const Image& bad :
        {Image{nullptr, 8, 8, 0}, Image{pixels.data(), 0, 8, 0}, Image{pixels.data(), 8, -1, 0},

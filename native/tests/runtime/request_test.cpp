@@ -9,7 +9,7 @@
 namespace ar {
 namespace {
 
-const std::vector<uint8_t> kPixels = test::picture(4, 4);
+const std::vector<uint8_t> kPixels = test::image(4, 4);
 
 Request request(int64_t max_new_tokens = 4) {
   Request made;
@@ -29,8 +29,8 @@ TEST(Request, AnswersAndSaysWhatThereIsToSay) {
   EXPECT_EQ(got.token_ids, (std::vector<int64_t>{6, (6 + 7) % 11, (2 + 8) % 11, (10 + 9) % 11}));
   EXPECT_EQ(seen.size(), 3u);
   EXPECT_EQ(got.prompt_ids, (std::vector<int64_t>{1, 2, 3}));
-  EXPECT_EQ(got.keep_list, (std::vector<int64_t>{1, 3}));
-  EXPECT_EQ(got.layer_plan, (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(got.keep_indices, (std::vector<int64_t>{1, 3}));
+  EXPECT_EQ(got.kept_layers, (std::vector<int64_t>{0, 2}));
   EXPECT_EQ(got.finish, Finish::kLength);
   EXPECT_EQ(got.text, "");
 }

@@ -13,7 +13,7 @@
 namespace ar {
 namespace {
 
-const std::vector<uint8_t> kPixels = test::picture(9, 6);
+const std::vector<uint8_t> kPixels = test::image(9, 6);
 
 LoadOptions options(const std::string& version = "full") {
   LoadOptions made;

@@ -55,7 +55,7 @@ TEST_F(Opening, APlanIsReadForItsDevice) {
   EXPECT_EQ(library_.read_plans[0].device, 2);
   EXPECT_FALSE(library_.read_plans[0].host_code);
   EXPECT_EQ(library_.gpu->captures, 0);  // it is never bound
-  EXPECT_EQ(session_->outputs(), std::vector<std::string>{t::kVisual});
+  EXPECT_EQ(session_->outputs(), std::vector<std::string>{t::kImageEmbeds});
   ASSERT_EQ(open("vision-0123456789ab-trt10.15-sm80-newer-ampere.plan"), AR_OK) << said_;
   EXPECT_EQ(library_.read_plans[1].device, 0);
   EXPECT_TRUE(library_.read_plans[1].host_code);

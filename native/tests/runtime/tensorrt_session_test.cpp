@@ -73,17 +73,17 @@ struct Step {
 TEST_F(Plans, ARunGivesWhatIsReadHereAndLeavesTheRestThere) {
   const auto vision = open(test::toy_vision());
   const auto prefill = open(test::toy_prefill());
-  EXPECT_EQ(prefill->inputs(), (std::vector<std::string>{t::kPrefixIds, t::kSuffixIds, t::kVisual}));
+  EXPECT_EQ(prefill->inputs(), (std::vector<std::string>{t::kPrefixIds, t::kSuffixIds, t::kImageEmbeds}));
   const auto pixels = test::tensor(Kind::kFloat32, {1, 3, 4, 4});  // another backend's tensor: it is copied
-  const TensorPtr visual = vision->run({{t::kPixelValues, TensorPtr(pixels)}}, {}).at(t::kVisual);
-  EXPECT_EQ(visual->kind(), Kind::kFloat16);
-  EXPECT_EQ(visual->shape(), (Shape{1, test::kVisual, 2}));
-  EXPECT_EQ(visual->bytes(), 2u * 2 * test::kVisual);
-  EXPECT_EQ(visual->data(), nullptr);
+  const TensorPtr image_embeds = vision->run({{t::kPixelValues, TensorPtr(pixels)}}, {}).at(t::kImageEmbeds);
+  EXPECT_EQ(image_embeds->kind(), Kind::kFloat16);
+  EXPECT_EQ(image_embeds->shape(), (Shape{1, test::kImageEmbeds, 2}));
+  EXPECT_EQ(image_embeds->bytes(), 2u * 2 * test::kImageEmbeds);
+  EXPECT_EQ(image_embeds->data(), nullptr);
   const std::vector<int64_t> prefix = {1, 2}, suffix = {3};
   const Tensors outputs = prefill->run({{t::kPrefixIds, Array{Kind::kInt64, {1, 2}, prefix.data()}},
                                         {t::kSuffixIds, Array{Kind::kInt64, {1, 1}, suffix.data()}},
-                                        {t::kVisual, visual}},
+                                        {t::kImageEmbeds, image_embeds}},
                                        {t::kLogits, "not there"});
   ASSERT_EQ(outputs.size(), 3u);
   EXPECT_EQ(static_cast<const float*>(outputs.at(t::kLogits)->data())[6], 5.0f);
@@ -158,12 +158,12 @@ TEST_F(Plans, ASizeOutsideAllProfilesIsRefused) {
 
 TEST_F(Plans, AnotherTypeIsRefused) {
   const auto prefill = open(test::toy_prefill());
-  const auto visual = test::tensor(Kind::kFloat32, {1, test::kVisual, 2});
-  const std::string said = refusal([&] { prefill->run({{t::kVisual, TensorPtr(visual)}}, {}); });
-  EXPECT_NE(said.find("not the type of a plan; where: toy.plan, visual; got: float32; wanted: float16"),
+  const auto image_embeds = test::tensor(Kind::kFloat32, {1, test::kImageEmbeds, 2});
+  const std::string said = refusal([&] { prefill->run({{t::kImageEmbeds, TensorPtr(image_embeds)}}, {}); });
+  EXPECT_NE(said.find("not the type of a plan; where: toy.plan, image_embeds; got: float32; wanted: float16"),
             std::string::npos)
       << said;
-  EXPECT_NE(refusal([&] { prefill->run({{"strange", TensorPtr(visual)}}, {}); }).find("'strange'"), std::string::npos);
+  EXPECT_NE(refusal([&] { prefill->run({{"strange", TensorPtr(image_embeds)}}, {}); }).find("'strange'"), std::string::npos);
 }
 
 TEST_F(Plans, OutputsAreBoundToMemoryThatFits) {
@@ -186,7 +186,7 @@ TEST_F(Plans, OutputsAreBoundToMemoryThatFits) {
 TEST_F(Plans, ATypeThatIsNotKnownIsRefusedWhenThePlanIsOpened) {
   test::Plan plan = test::toy_vision();
   plan.ports[1].kind = Kind::kOther;
-  EXPECT_NE(refusal([&] { open(plan); }).find("toy.plan, visual"), std::string::npos);
+  EXPECT_NE(refusal([&] { open(plan); }).find("toy.plan, image_embeds"), std::string::npos);
   test::Plan none = test::toy_vision();
   none.profiles.clear();
   const auto session = open(none);
@@ -208,14 +208,14 @@ TEST_F(Plans, NothingIsLeftBehind) {
 TEST_F(Plans, ManyThreadsRunAndBindAtOnce) {
   const auto prefill = open(test::toy_prefill());
   const auto session = decode();
-  const TensorPtr visual = open(test::toy_vision())
+  const TensorPtr image_embeds = open(test::toy_vision())
                                ->run({{t::kPixelValues, TensorPtr(test::tensor(Kind::kFloat32, {1, 3, 4, 4}))}}, {})
-                               .at(t::kVisual);
+                               .at(t::kImageEmbeds);
   const auto work = [&](int64_t id) {
     const Array ids{Kind::kInt64, {1, 1}, &id};
     for (int64_t at = 0; at < 20; ++at) {
       const Tensors outputs =
-          prefill->run({{t::kPrefixIds, ids}, {t::kSuffixIds, ids}, {t::kVisual, visual}}, {t::kLogits});
+          prefill->run({{t::kPrefixIds, ids}, {t::kSuffixIds, ids}, {t::kImageEmbeds, image_embeds}}, {t::kLogits});
       EXPECT_EQ(static_cast<const float*>(outputs.at(t::kLogits)->data())[2 * id % test::kVocabulary], 5.0f);
     }
     Step step(*session, 1);
@@ -226,7 +226,7 @@ TEST_F(Plans, ManyThreadsRunAndBindAtOnce) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// The toy as an engine: plans beside the session that prepares pictures, which is another backend's.
+// The toy as an engine: plans beside the session that prepares images, which is another backend's.
 TEST_F(Plans, AnEngineOnPlansGivesTheTokensOfTheToy) {
   Sessions sessions = test::fake_sessions();
   sessions.vision = open(test::toy_vision());
@@ -240,15 +240,15 @@ TEST_F(Plans, AnEngineOnPlansGivesTheTokensOfTheToy) {
   const PromptIds prompt = {{1, 2}, {3}};
   std::vector<std::vector<float>> logits;
   for (const Engine* engine : {&plans, &toy}) {
-    const TensorPtr visual = engine->look(engine->preprocess({Kind::kUint8, {4, 4, 3}, pixels.data()}));
-    Prefilled state = engine->prefill(prompt, visual, engine->route(prompt, visual), 8);
+    const TensorPtr image_embeds = engine->look(engine->preprocess({Kind::kUint8, {4, 4, 3}, pixels.data()}));
+    Prefilled state = engine->prefill(prompt, image_embeds, engine->route(prompt, image_embeds), 8);
     std::vector<float> all = state.logits;
     for (const std::vector<int64_t>& ids : std::vector<std::vector<int64_t>>{{3}, {5}, {6}, {1, 2, 3}, {4}, {9}}) {
       const std::vector<float> step = engine->decode(state, ids);
       all.insert(all.end(), step.begin(), step.end());
     }
-    EXPECT_EQ(state.keep_list, (std::vector<int64_t>{1, 3}));
-    EXPECT_EQ(state.layer_plan, (std::vector<int64_t>{0, 2}));
+    EXPECT_EQ(state.keep_indices, (std::vector<int64_t>{1, 3}));
+    EXPECT_EQ(state.kept_layers, (std::vector<int64_t>{0, 2}));
     logits.push_back(std::move(all));
   }
   EXPECT_EQ(logits[0], logits[1]);

@@ -45,11 +45,11 @@ inline Plan toy_decode() {
 inline Plan toy_prefill() {
   Plan plan;
   plan.ports = {{t::kPrefixIds, true, Kind::kInt64},   {t::kSuffixIds, true, Kind::kInt64},
-                {t::kVisual, true, Kind::kFloat16},    {t::kLogits, false, Kind::kFloat32},
+                {t::kImageEmbeds, true, Kind::kFloat16},    {t::kLogits, false, Kind::kFloat32},
                 {t::kKeep, false, Kind::kInt64},       {"cache_key.0", false, Kind::kFloat32}};
   plan.profiles = {{{t::kPrefixIds, tokens(1, 16)},
                     {t::kSuffixIds, tokens(1, 16)},
-                    {t::kVisual, fixed({1, kVisual, 2})}}};
+                    {t::kImageEmbeds, fixed({1, kImageEmbeds, 2})}}};
   plan.shape = [](const std::string& output, const PlanTensors&) -> Shape {
     if (output == t::kLogits) return {1, kVocabulary};
     return output == t::kKeep ? Shape{1, kKept} : Shape{1, kCapacity};
@@ -69,14 +69,14 @@ inline Plan toy_prefill() {
   return plan;
 }
 
-// Gives visual tokens in half precision, whatever it sees.
+// Gives image tokens in half precision, whatever it sees.
 inline Plan toy_vision() {
   Plan plan;
-  plan.ports = {{t::kPixelValues, true, Kind::kFloat32}, {t::kVisual, false, Kind::kFloat16}};
+  plan.ports = {{t::kPixelValues, true, Kind::kFloat32}, {t::kImageEmbeds, false, Kind::kFloat16}};
   plan.profiles = {{{t::kPixelValues, fixed({1, 3, 4, 4})}}};
-  plan.shape = [](const std::string&, const PlanTensors&) { return Shape{1, kVisual, 2}; };
+  plan.shape = [](const std::string&, const PlanTensors&) { return Shape{1, kImageEmbeds, 2}; };
   plan.compute = [](const PlanTensors& tensors) {
-    std::fill_n(tensors.at(t::kVisual).as<uint16_t>(), kVisual * 2, uint16_t{0x3c00});
+    std::fill_n(tensors.at(t::kImageEmbeds).as<uint16_t>(), kImageEmbeds * 2, uint16_t{0x3c00});
   };
   return plan;
 }

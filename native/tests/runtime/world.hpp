@@ -51,8 +51,8 @@ inline ar_status status_of(const std::function<void()>& work, std::string* messa
   }
 }
 
-// A picture, another one for each seed.
-inline std::vector<uint8_t> picture(int64_t width, int64_t height, unsigned seed = 0) {
+// An image, another one for each seed.
+inline std::vector<uint8_t> image(int64_t width, int64_t height, unsigned seed = 0) {
   std::mt19937 random(seed);
   std::vector<uint8_t> bytes(static_cast<std::size_t>(3 * width * height));
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());

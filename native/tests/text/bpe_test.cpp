@@ -24,8 +24,8 @@ TEST(Bpe, TheBestMergeComesFirstThenTheLeftmost) {
   EXPECT_EQ(ids(Bpe(model), "abab"), (Ids{3, 3}));
   model.merges = {{"a", "b"}, {"ab", "c"}, {"b", "c"}};
   EXPECT_EQ(ids(Bpe(model), "abcbc"), (Ids{5, 4}));
-  BpeModel twins{{{"a", 0}, {"aa", 1}}, {{"a", "a"}}, std::nullopt};
-  EXPECT_EQ(ids(Bpe(twins), "aaa"), (Ids{1, 0}));
+  BpeModel flat_copies{{{"a", 0}, {"aa", 1}}, {{"a", "a"}}, std::nullopt};
+  EXPECT_EQ(ids(Bpe(flat_copies), "aaa"), (Ids{1, 0}));
 }
 
 TEST(Bpe, OfAMergeThatStandsTwiceTheLaterRankCounts) {

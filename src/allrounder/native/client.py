@@ -1,7 +1,7 @@
 """The C++ runtime for Python programs, over its C interface: for tests, benchmarks, and programs that want it.
 
 What it is: one class with the words of `allrounder.runtime`.
-What it knows: how Python values become C ones and back. What it does not know: what the library does; picture files.
+What it knows: how Python values become C ones and back. What it does not know: what the library does; image files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NativeRuntime:
         self.manifest: bytes = self._library.ar_runtime_manifest(self._handle)  # JSON
 
     def generate(self, image: Any, question: str | None, **options: Unpack[RequestOptions]) -> NativeAnswer:
-        """Answers a question about a picture.
+        """Answers a question about an image.
 
         Args:
             image: Whatever gives its bytes as [height, width, 3]: a numpy array, or a memoryview cast to this shape.
@@ -93,8 +93,8 @@ class NativeRuntime:
             text=text,
             token_ids=_ids(library.ar_answer_token_ids, handle),
             prompt_ids=_ids(library.ar_answer_prompt_ids, handle),
-            keep_list=_ids(library.ar_answer_keep_list, handle),
-            layer_plan=_ids(library.ar_answer_layer_plan, handle),
+            keep_indices=_ids(library.ar_answer_keep_indices, handle),
+            kept_layers=_ids(library.ar_answer_kept_layers, handle),
             timing=NativeTiming(*phases, tpot_ms=raw.tpot_ms if raw.tpot_ms >= 0 else None),
             finish="length" if library.ar_answer_finish(handle) else "stop",
         )

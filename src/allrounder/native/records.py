@@ -65,7 +65,7 @@ class NativeAnswer(NamedTuple):
     text: str
     token_ids: tuple[int, ...]
     prompt_ids: tuple[int, ...]
-    keep_list: tuple[int, ...]
-    layer_plan: tuple[int, ...]
+    keep_indices: tuple[int, ...]
+    kept_layers: tuple[int, ...]
     timing: NativeTiming
     finish: Literal["stop", "length"]

@@ -1,6 +1,6 @@
 """Removed equals masked, for graphs: prefill and decode in ONNX Runtime against the stock model, masked.
 
-Tiny random hosts of every family; what counts is max |difference| <= 1e-4 x std(reference) in fp32.
+Tiny random models of every family; what counts is max |difference| <= 1e-4 x std(reference) in fp32.
 """
 
 import functools
@@ -17,19 +17,19 @@ import pytest
 import torch
 from prunings import pruning
 
+from allrounder.export.graph.decision import make_plan
 from allrounder.export.graph.decode import decode_graph
-from allrounder.export.graph.flow import make_plan
 from allrounder.export.graph.prefill import prefill_graph
 from allrounder.export.graph.writer import serialized
-from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, host_tensors, lay_out, write
+from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
-from allrounder.router.selection import keep_list, layer_plan
+from allrounder.router.selection import keep_indices, kept_layers
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.host import load_host
 from allrounder.vlm.masked import masked_logits
-from allrounder.vlm.prompt import host_prompt
-from allrounder.vlm.pruned import Flow
+from allrounder.vlm.model import load_model
+from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.pruned import PruningDecision
 from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
@@ -46,9 +46,9 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def hosts():
-    """Gives hosts by shape, loaded once, with their weights files in all precisions."""
-    folder = Path(tempfile.mkdtemp(prefix="export-flows-"))
+def vlms():
+    """Gives models by shape, loaded once, with their weights files in all precisions."""
+    folder = Path(tempfile.mkdtemp(prefix="export-decisions-"))
 
     @functools.cache
     def get(shape):
@@ -57,10 +57,10 @@ def hosts():
         (directory / FOLDER).mkdir()
         layouts = {}
         for precision in ELEMENT_TYPES:
-            layout = lay_out("host", precision, checkpoint.digest, host_tensors(checkpoint.spec), checkpoint.shape)
+            layout = lay_out("model", precision, checkpoint.digest, model_tensors(checkpoint.spec), checkpoint.shape)
             write(layout, checkpoint.read, directory / FOLDER / layout.name, silent)
             layouts[precision] = layout
-        return load_host(directory), directory, layouts
+        return load_model(directory), directory, layouts
 
     yield get
     shutil.rmtree(folder)
@@ -70,28 +70,28 @@ class Graphs:
     """Prefill and decode of one plan, run with plain numpy; decoding advances the caches."""
 
     def __init__(self, loaded, plan, precision="fp32"):
-        host, directory, layouts = loaded
-        self.host, self.plan = host, plan
+        vlm, directory, layouts = loaded
+        self.vlm, self.plan = vlm, plan
         self.dtype = np.float16 if precision == "fp16" else np.float32  # bf16 runs widened
         models = [
             make(plan, layouts[precision].tensors, ELEMENT_TYPES[precision]) for make in (prefill_graph, decode_graph)
         ]
         self.prefill_session, self.decode_session = (_session(model, directory) for model in models)
 
-    def prefill(self, visual, prompt, token_scores, layer_scores, room=4):
+    def prefill(self, image_embeds, prompt, token_scores, layer_scores, free_slots=4):
         feeds = {
             "prefix_ids": prompt.prefix_ids.numpy(),
             "suffix_ids": prompt.suffix_ids.numpy(),
             "suffix_lengths": prompt.suffix_lengths.numpy(),
-            "visual": visual.numpy().astype(self.dtype),
-            "room": np.array([room]),
+            "image_embeds": image_embeds.numpy().astype(self.dtype),
+            "free_slots": np.array([free_slots]),
         }
         feeds |= {"token_scores": token_scores.numpy()} if self.plan.prunes else {}
         feeds |= {"layer_scores": layer_scores.numpy()} if self.plan.dynamic else {}
         assert {each.name for each in self.prefill_session.get_inputs()} == set(feeds)
         found = dict(zip(_names(self.prefill_session), self.prefill_session.run(None, feeds), strict=True))
         before = prompt.prefix_ids.shape[1] + prompt.suffix_lengths.numpy()
-        self.positions = before + self.plan.spec.visual_tokens
+        self.positions = before + self.plan.spec.image_tokens
         self.slots = before + self.plan.pruning.keep
         self.kept = {name: value for name, value in found.items() if name != "logits"}
         return found
@@ -119,56 +119,58 @@ def _session(model, directory):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _inputs(host, batch):
-    spec = host.spec
+def _inputs(vlm, batch):
+    spec = vlm.spec
     generator = torch.Generator().manual_seed(batch)
-    visual = torch.randn(batch, spec.visual_tokens, spec.decoder.hidden, generator=generator)
-    token_scores = torch.randn(batch, spec.visual_tokens, generator=generator)
+    image_embeds = torch.randn(batch, spec.image_tokens, spec.decoder.hidden, generator=generator)
+    token_scores = torch.randn(batch, spec.image_tokens, generator=generator)
     layer_scores = torch.randn(batch, spec.decoder.layers, generator=generator)
     answers = torch.randint(5, spec.decoder.vocabulary, (batch, 4), generator=generator)
-    return visual, host_prompt(host, QUESTIONS[:batch]), token_scores, layer_scores, answers
+    return image_embeds, model_prompt(vlm, QUESTIONS[:batch]), token_scores, layer_scores, answers
 
 
 def _difference(graphs, batch):
     """Returns the largest difference to the masked stock model, prompt and four answer tokens, over its deviation."""
-    host, plan = graphs.host, graphs.plan
-    visual, prompt, token_scores, layer_scores, answers = _inputs(host, batch)
-    found = graphs.prefill(visual, prompt, token_scores, layer_scores)
-    keep = keep_list(token_scores, plan.pruning.keep)
+    vlm, plan = graphs.vlm, graphs.plan
+    image_embeds, prompt, token_scores, layer_scores, answers = _inputs(vlm, batch)
+    found = graphs.prefill(image_embeds, prompt, token_scores, layer_scores)
+    keep = keep_indices(token_scores, plan.pruning.keep)
     if plan.prunes:
         assert found["keep"].tolist() == keep.tolist()
-    layers = plan.pruning.kept_layers or layer_plan(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
+    layers = plan.pruning.kept_layers or kept_layers(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
     if plan.dynamic:
         assert found["layer_mask"].tolist() == layers[0].tolist()
     steps = [graphs.decode(answers[:, :2]), graphs.decode(answers[:, 2:3]), graphs.decode(answers[:, 3:])]
     assert found["logits"].dtype == steps[0].dtype == np.float32
     ours = np.concatenate([found["logits"][:, None], *steps], axis=1)
-    wanted = masked_logits(host, visual, prompt, Flow(keep, layers, plan.pruning.prune_layer), answers).numpy()
+    wanted = masked_logits(
+        vlm, image_embeds, prompt, PruningDecision(keep, layers, plan.pruning.prune_layer), answers
+    ).numpy()
     assert ours.shape == wanted.shape
     return float(np.abs(ours - wanted).max() / wanted.std())
 
 
-def _plan(host, *, tokens, gather_layer, dynamic):
-    depth = host.spec.decoder.layers
-    kept = None if dynamic else (*range(gather_layer), *range(gather_layer + 1, depth - 1))
-    return make_plan(host.spec, pruning((tokens, depth - 2), gather_layer, kept))
+def _plan(vlm, *, tokens, prune_layer, dynamic):
+    depth = vlm.spec.decoder.layers
+    kept = None if dynamic else (*range(prune_layer), *range(prune_layer + 1, depth - 1))
+    return make_plan(vlm.spec, pruning((tokens, depth - 2), prune_layer, kept))
 
 
-@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("shape", TINY)
-def test_dynamic(hosts, shape, gather_layer):
-    loaded = hosts(shape)
-    host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, dynamic=True)
+def test_dynamic(vlms, shape, prune_layer):
+    loaded = vlms(shape)
+    vlm = loaded[0]
+    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=True)
     assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
 
 
-@pytest.mark.parametrize("gather_layer", [0, 2])
+@pytest.mark.parametrize("prune_layer", [0, 2])
 @pytest.mark.parametrize("shape", TINY)
-def test_frozen_in_unequal_batches(hosts, shape, gather_layer):
-    loaded = hosts(shape)
-    host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=gather_layer, dynamic=False)
+def test_frozen_in_unequal_batches(vlms, shape, prune_layer):
+    loaded = vlms(shape)
+    vlm = loaded[0]
+    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=False)
     graphs = Graphs(loaded, plan)
     assert _difference(graphs, 1) <= TOLERANCE
     assert _difference(graphs, 3) <= TOLERANCE
@@ -176,68 +178,71 @@ def test_frozen_in_unequal_batches(hosts, shape, gather_layer):
 
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("tokens", ["one", "all"])
-def test_one_token_and_all_tokens(hosts, tokens, dynamic):
-    loaded = hosts("llama-gqa-tied")
-    host = loaded[0]
-    kept = 1 if tokens == "one" else host.spec.visual_tokens
-    plan = _plan(host, tokens=kept, gather_layer=2, dynamic=dynamic)
+def test_one_token_and_all_tokens(vlms, tokens, dynamic):
+    loaded = vlms("llama-gqa-tied")
+    vlm = loaded[0]
+    kept = 1 if tokens == "one" else vlm.spec.image_tokens
+    plan = _plan(vlm, tokens=kept, prune_layer=2, dynamic=dynamic)
     graphs = Graphs(loaded, plan)
     assert plan.prunes == (tokens == "one")
     assert _difference(graphs, 1 if dynamic else 3) <= TOLERANCE
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_no_layer_beyond_the_gather(hosts, dynamic):
-    loaded = hosts("llama-mha")
-    host = loaded[0]
-    plan = make_plan(host.spec, pruning((2, 2), 2, None if dynamic else (0, 1)))
+def test_no_layer_beyond_the_gather(vlms, dynamic):
+    loaded = vlms("llama-mha")
+    vlm = loaded[0]
+    plan = make_plan(vlm.spec, pruning((2, 2), 2, None if dynamic else (0, 1)))
     assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
 
 
-def test_the_unpruned_host(hosts):
-    loaded = hosts("qwen3-siglip-layers")
+def test_the_unpruned_model(vlms):
+    loaded = vlms("qwen3-siglip-layers")
     spec = loaded[0].spec
-    plan = make_plan(spec, pruning((spec.visual_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers))))
+    plan = make_plan(spec, pruning((spec.image_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers))))
     assert _difference(Graphs(loaded, plan), 3) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 5e-2), ("bf16", 4e-1)])
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("shape", ["llama-gqa-tied", "qwen3-siglip-layers"])
-def test_half_precision_is_near(hosts, shape, dynamic, precision, most):
+def test_half_precision_is_near(vlms, shape, dynamic, precision, most):
     """Weights, rows and caches have eleven bits or eight; 1.6e-2 and 1e-1 were seen, and a wrong op gives about 1."""
-    loaded = hosts(shape)
-    host = loaded[0]
-    plan = _plan(host, tokens=host.spec.visual_tokens // 2, gather_layer=2, dynamic=dynamic)
+    loaded = vlms(shape)
+    vlm = loaded[0]
+    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=2, dynamic=dynamic)
     difference = _difference(Graphs(loaded, plan, precision), 1 if dynamic else 3)
     assert 1e-4 < difference <= most
 
 
-def test_a_padded_row_gives_what_it_gives_alone(hosts):
-    loaded = hosts("llama-mha")
-    host = loaded[0]
-    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=2, dynamic=False))
-    visual, prompt, token_scores, layer_scores, answers = _inputs(host, 3)
-    together = [graphs.prefill(visual, prompt, token_scores, layer_scores)["logits"][:, None], graphs.decode(answers)]
+def test_a_padded_row_gives_what_it_gives_alone(vlms):
+    loaded = vlms("llama-mha")
+    vlm = loaded[0]
+    graphs = Graphs(loaded, _plan(vlm, tokens=2, prune_layer=2, dynamic=False))
+    image_embeds, prompt, token_scores, layer_scores, answers = _inputs(vlm, 3)
+    together = [
+        graphs.prefill(image_embeds, prompt, token_scores, layer_scores)["logits"][:, None],
+        graphs.decode(answers),
+    ]
     for row in range(3):
         one = slice(row, row + 1)
         alone = [
-            graphs.prefill(visual[one], prompt.row(row), token_scores[one], layer_scores[one])["logits"][:, None],
+            graphs.prefill(image_embeds[one], prompt.row(row), token_scores[one], layer_scores[one])["logits"][:, None],
             graphs.decode(answers[one]),
         ]
         for whole, single in zip(together, alone, strict=True):
             assert np.abs(whole[one] - single).max() <= TOLERANCE * single.std()
 
 
-def test_nan_and_ties_in_layer_scores(hosts):
-    loaded = hosts("llama-mha")
-    host = loaded[0]
-    graphs = Graphs(loaded, _plan(host, tokens=2, gather_layer=1, dynamic=True))
-    visual, prompt, token_scores, _, _ = _inputs(host, 1)
+def test_nan_and_ties_in_layer_scores(vlms):
+    loaded = vlms("llama-mha")
+    vlm = loaded[0]
+    graphs = Graphs(loaded, _plan(vlm, tokens=2, prune_layer=1, dynamic=True))
+    image_embeds, prompt, token_scores, _, _ = _inputs(vlm, 1)
     nan, low = float("nan"), float("-inf")
     for scores in ([9.0, nan, 1.0, 1.0, 1.0], [nan, nan, low, low, nan], [0.0, 2.0, nan, 2.0, 1.0]):
         layer_scores = torch.tensor([scores])
-        found = graphs.prefill(visual, prompt, token_scores, layer_scores)
-        assert found["layer_mask"].tolist() == layer_plan(layer_scores, 3, 1)[0].tolist()
+        found = graphs.prefill(image_embeds, prompt, token_scores, layer_scores)
+        assert found["layer_mask"].tolist() == kept_layers(layer_scores, 3, 1)[0].tolist()
         sizes = [found[f"cache_key.{layer}"].shape[2] for layer in range(5)]
         assert [size > 0 for size in sizes] == found["layer_mask"].tolist()

@@ -1,4 +1,4 @@
-"""The fidelity card: round trips, what is refused, and of which entries it speaks."""
+"""The fidelity report: round trips, what is refused, and of which entries it speaks."""
 
 import json
 
@@ -6,22 +6,22 @@ import msgspec
 import pytest
 from prunings import pruning
 
-from allrounder.card import (
-    CARD,
-    CARD_SCHEMA,
+from allrounder.errors import BundleCorrupt, CalibrationError
+from allrounder.fidelity_report import (
+    REPORT,
+    REPORT_SCHEMA,
     ROUTER,
-    Card,
     Comparison,
     Cost,
     Dataset,
+    FidelityReport,
     Row,
-    read_card,
-    write_card,
+    read_report,
+    write_report,
 )
-from allrounder.errors import BundleCorrupt, CalibrationError
 from allrounder.manifest import Entry, EntryGraphs, Estimate, Figures, Model, Recommendation
 
-HOST, OTHER = "a" * 64, "b" * 64
+MODEL, OTHER = "a" * 64, "b" * 64
 POINT = Estimate(mean=0.5, low=0.25, high=0.75)
 PLAN = (0, 1, 4, 5)
 
@@ -43,17 +43,17 @@ def made_row(policy, pruner=ROUTER, **changes):
     return Row(**facts | changes)
 
 
-def made_card(**changes):
+def made_report(**changes):
     facts = {
-        "schema": CARD_SCHEMA,
+        "schema": REPORT_SCHEMA,
         "producer": "test",
         "model": "demo",
-        "host": HOST,
+        "model_digest": MODEL,
         "router": OTHER,
         "backend": "onnxruntime",
         "precision": "fp32",
         "prune_layer": 2,
-        "visual_tokens": 18,
+        "image_tokens": 18,
         "layers": 6,
         "dataset": Dataset(name="prompts.jsonl:0", about="made up", questions=2000),
         "full": made_figures(0.0),
@@ -83,7 +83,7 @@ def made_card(**changes):
         ),
         "recommendations": (Recommendation(version="par-lite", layer_policy="static", why="because."),),
     }
-    return Card(**facts | changes)
+    return FidelityReport(**facts | changes)
 
 
 def made_entry(policy="dynamic", pruned=None, **changes):
@@ -106,9 +106,9 @@ def made_full(**changes):
 def made_model(**changes):
     facts = {
         "name": "another name",
-        "host": HOST,
+        "digest": MODEL,
         "router": OTHER,
-        "visual_tokens": 18,
+        "image_tokens": 18,
         "layers": 6,
         "hidden": 8,
         "vocabulary": 32,
@@ -118,20 +118,20 @@ def made_model(**changes):
     return Model(**facts | changes)
 
 
-def test_a_card_comes_back_and_equal_cards_give_equal_bytes(tmp_path):
-    one, two = tmp_path / CARD, tmp_path / "two.json"
-    write_card(made_card(), one)
-    assert read_card(one) == made_card()
-    write_card(read_card(one), two)
+def test_a_report_comes_back_and_equal_reports_give_equal_bytes(tmp_path):
+    one, two = tmp_path / REPORT, tmp_path / "two.json"
+    write_report(made_report(), one)
+    assert read_report(one) == made_report()
+    write_report(read_report(one), two)
     assert one.read_bytes() == two.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, "two.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [REPORT, "two.json"]
 
 
-def test_a_card_that_holds_no_number_is_not_written_over_one_that_does(tmp_path):
-    write_card(made_card(), tmp_path / CARD)
+def test_a_report_that_holds_no_number_is_not_written_over_one_that_does(tmp_path):
+    write_report(made_report(), tmp_path / REPORT)
     with pytest.raises(BundleCorrupt):
-        write_card(made_card(full=made_figures(float("nan"))), tmp_path / CARD)
-    assert read_card(tmp_path / CARD) == made_card()
+        write_report(made_report(full=made_figures(float("nan"))), tmp_path / REPORT)
+    assert read_report(tmp_path / REPORT) == made_report()
 
 
 @pytest.mark.parametrize(
@@ -139,74 +139,74 @@ def test_a_card_that_holds_no_number_is_not_written_over_one_that_does(tmp_path)
     [
         lambda plain: plain | {"schema": 2},
         lambda plain: plain | {"surprise": 1},
-        lambda plain: plain | {"host": "short"},
+        lambda plain: plain | {"model_digest": "short"},
         lambda plain: plain | {"rows": [plain["rows"][0] | {"layer_use": [1.5]}]},
         lambda plain: plain | {"comparisons": [plain["comparisons"][0] | {"p": -0.1}]},
         lambda plain: {name: plain[name] for name in plain if name != "dataset"},
         lambda plain: [plain],
     ],
 )
-def test_what_is_no_card_is_refused(tmp_path, damage):
-    path = tmp_path / CARD
-    path.write_text(json.dumps(damage(msgspec.to_builtins(made_card()))))
-    with pytest.raises(CalibrationError, match=CARD) as refused:
-        read_card(path)
+def test_what_is_no_report_is_refused(tmp_path, damage):
+    path = tmp_path / REPORT
+    path.write_text(json.dumps(damage(msgspec.to_builtins(made_report()))))
+    with pytest.raises(CalibrationError, match=REPORT) as refused:
+        read_report(path)
     assert "delete it" in str(refused.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, None])
 def test_noise_is_refused(tmp_path, data):
-    path = tmp_path / CARD
+    path = tmp_path / REPORT
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(CalibrationError):
-        read_card(path)
+        read_report(path)
 
 
 @pytest.mark.parametrize("policy", ["dynamic", "static"])
-def test_a_card_speaks_of_what_was_measured(policy):
-    card, entry = made_card(), made_entry(policy)
-    row = card.row_of(entry, made_model())
-    assert row == card.row("par-lite", policy)
+def test_a_report_speaks_of_what_was_measured(policy):
+    report, entry = made_report(), made_entry(policy)
+    row = report.row_of(entry, made_model())
+    assert row == report.row("par-lite", policy)
     assert row.pruner == ROUTER
-    assert card.figures_of(entry, made_model()) == (row.figures, row.kinds)
-    assert card.differences(entry, made_model()) == ()
+    assert report.figures_of(entry, made_model()) == (row.figures, row.kinds)
+    assert report.differences(entry, made_model()) == ()
 
 
 @pytest.mark.parametrize(
     ("entry", "model", "reason"),
     [
-        ({}, {"host": OTHER}, "another host"),
-        ({}, {"router": HOST}, "another router"),
+        ({}, {"digest": OTHER}, "another model"),
+        ({}, {"router": MODEL}, "another router"),
         ({}, {"router": None}, "another router"),
         ({"backend": "tensorrt"}, {}, "another backend"),
         ({"precision": "fp16"}, {}, "another precision"),
         ({"pruned": {"prune_layer": 0}}, {}, "another prune layer"),
-        ({"pruned": {"keep": 6}}, {}, "another number of visual tokens"),
+        ({"pruned": {"keep": 6}}, {}, "another number of image tokens"),
         ({"pruned": {"layers": 5}}, {}, "another number of decoder layers"),
         ({"pruned": {"kept_layers": (0, 1, 2, 3)}}, {}, "another list of kept layers"),
         ({"pruned": {"version": "par-nano"}}, {}, "no row for par-nano, static"),
     ],
 )
-def test_a_card_does_not_speak_of_anything_else(entry, model, reason):
+def test_a_report_does_not_speak_of_anything_else(entry, model, reason):
     changed, of = made_entry("static", **entry), made_model(**model)
-    card = made_card()
-    assert card.row_of(changed, of) is None
-    assert card.figures_of(changed, of) is None
-    assert len(card.differences(changed, of)) == 1
-    assert reason in card.differences(changed, of)[0]
+    report = made_report()
+    assert report.row_of(changed, of) is None
+    assert report.figures_of(changed, of) is None
+    assert len(report.differences(changed, of)) == 1
+    assert reason in report.differences(changed, of)[0]
 
 
 def test_full_needs_no_router_and_no_prune_layer():
-    card = made_card()
-    for model in (made_model(), made_model(router=None), made_model(router=HOST)):
-        assert card.figures_of(made_full(), model) == (card.full, card.full_kinds)
-        assert card.row_of(made_full(), model) is None
-    assert card.figures_of(made_full(), made_model(host=OTHER)) is None
-    assert card.differences(made_full(precision="fp16"), made_model()) == ("another precision",)
+    report = made_report()
+    for model in (made_model(), made_model(router=None), made_model(router=MODEL)):
+        assert report.figures_of(made_full(), model) == (report.full, report.full_kinds)
+        assert report.row_of(made_full(), model) is None
+    assert report.figures_of(made_full(), made_model(digest=OTHER)) is None
+    assert report.differences(made_full(precision="fp16"), made_model()) == ("another precision",)
 
 
 def test_other_pruners_rows_are_never_an_entrys():
-    card = made_card(rows=(made_row("dynamic", "random+random"),))
-    assert card.row("par-lite", "dynamic", "random+random") is not None
-    assert card.row_of(made_entry(), made_model()) is None
+    report = made_report(rows=(made_row("dynamic", "random+random"),))
+    assert report.row("par-lite", "dynamic", "random+random") is not None
+    assert report.row_of(made_entry(), made_model()) is None

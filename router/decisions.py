@@ -1,8 +1,8 @@
-"""Flows for training: hard ones, and soft ones that a gradient can pass.
+"""Decisions for training: hard ones, and soft ones that a gradient can pass.
 
 What it is: how scores become gates while the router learns.
 What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation.
-What it does not know: the host, and what a flow is worth.
+What it does not know: the model, and what a decision is worth.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from allrounder.router.model import Scores
-from allrounder.router.selection import keep_list, layer_plan
+from allrounder.router.selection import keep_indices, kept_layers
 from allrounder.versions import Budget
 
-__all__ = ["HardFlows", "cut", "soft_layers", "soft_top", "straight_through"]
+__all__ = ["HardDecisions", "cut", "soft_layers", "soft_top", "straight_through"]
 
 BISECTIONS = 40  # halvings of the threshold's bracket: float32 is exhausted before
 
 
-class HardFlows(NamedTuple):
+class HardDecisions(NamedTuple):
     """``keep`` int64 [B, T], ascending; ``plan`` bool [B, M]."""
 
     keep: Tensor
     plan: Tensor
 
 
-def cut(scores: Scores, budget: Budget, gather_layer: int) -> HardFlows:
-    """Returns the flow that a runtime would take at this budget."""
-    return HardFlows(
-        keep_list(scores.token_scores, budget.tokens), layer_plan(scores.layer_scores, budget.layers, gather_layer)
+def cut(scores: Scores, budget: Budget, prune_layer: int) -> HardDecisions:
+    """Returns the decision that a runtime would take at this budget."""
+    return HardDecisions(
+        keep_indices(scores.token_scores, budget.tokens), kept_layers(scores.layer_scores, budget.layers, prune_layer)
     )
 
 
@@ -63,13 +63,13 @@ def soft_top(scores: Tensor, count: int, temperature: float) -> Tensor:
     return torch.sigmoid((scores - threshold - moved) / temperature)
 
 
-def soft_layers(layer_scores: Tensor, layers: int, gather_layer: int, temperature: float) -> Tensor:
+def soft_layers(layer_scores: Tensor, layers: int, prune_layer: int, temperature: float) -> Tensor:
     """Returns gates [B, M] of the layers: ones below K, and soft ones that sum to L-K from there on."""
-    free = layers - gather_layer
-    kept = torch.ones_like(layer_scores[:, :gather_layer])
+    free = layers - prune_layer
+    kept = torch.ones_like(layer_scores[:, :prune_layer])
     if free == 0:
-        return torch.cat([kept, torch.zeros_like(layer_scores[:, gather_layer:])], dim=1)
-    return torch.cat([kept, soft_top(layer_scores[:, gather_layer:], free, temperature)], dim=1)
+        return torch.cat([kept, torch.zeros_like(layer_scores[:, prune_layer:])], dim=1)
+    return torch.cat([kept, soft_top(layer_scores[:, prune_layer:], free, temperature)], dim=1)
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

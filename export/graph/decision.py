@@ -1,4 +1,4 @@
-"""What is frozen: one version's flow on one host.
+"""What is frozen: one version's decision on one model.
 
 What it is: `Plan`, the model and the pruning that a prefill and decode graph are written for.
 What it knows: which layers stand in the graphs, and which of them behind an `If`.
@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from allrounder.pruning import PruningConfig
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["Plan", "make_plan"]
 
 
 class Plan(NamedTuple):
-    """The flow that graphs are frozen for."""
+    """The decision that graphs are frozen for."""
 
-    spec: HostSpec
+    spec: ModelSpec
     pruning: PruningConfig
 
     @property
@@ -28,8 +28,8 @@ class Plan(NamedTuple):
 
     @property
     def prunes(self) -> bool:
-        """Whether visual tokens are dropped (T < N)."""
-        return self.pruning.keep < self.spec.visual_tokens
+        """Whether image tokens are dropped (T < N)."""
+        return self.pruning.keep < self.spec.image_tokens
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -42,11 +42,11 @@ class Plan(NamedTuple):
         return self.dynamic and layer >= self.pruning.prune_layer
 
 
-def make_plan(spec: HostSpec, pruning: PruningConfig) -> Plan:
+def make_plan(spec: ModelSpec, pruning: PruningConfig) -> Plan:
     """Returns a checked plan.
 
     Raises:
         InvalidBudget: The model cannot be pruned so; see `PruningConfig.check`.
     """
-    pruning.check(tokens=spec.visual_tokens, layers=spec.decoder.layers)
+    pruning.check(tokens=spec.image_tokens, layers=spec.decoder.layers)
     return Plan(spec, pruning)

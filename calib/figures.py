@@ -1,10 +1,10 @@
-"""Card figures: outcomes, question by question, as the records of a fidelity card and of a manifest.
+"""Report figures: outcomes, question by question, as the records of a fidelity report and of a manifest.
 
 What it is: pure functions from `Outcomes` to figures, rows, comparisons and recommendations.
 What it knows: which figures there are and how sure they are. What it does not know: engines, files, and how outcomes
 come about.
 
-Intervals, and what a comparison is sure of, are bootstrapped over pictures (`allrounder.calib.bootstrap`). A
+Intervals, and what a comparison is sure of, are bootstrapped over images (`allrounder.calib.bootstrap`). A
 comparison is paired: both sides of every question are resampled together, so that a hard question is hard for both.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allrounder.calib.bootstrap import mean_estimate, paired_estimate, ratio_estimate
-from allrounder.calib.fidelity import FULL_CARD, Outcomes
-from allrounder.card import ROUTER, Card, Comparison, Row
+from allrounder.calib.fidelity import FULL_REPORT, Outcomes
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import ROUTER, Comparison, FidelityReport, Row
 from allrounder.manifest import Entry, Fidelity, Figures, Model, Recommendation
 from allrounder.pruning import LayerPolicy
 from allrounder.versions import FULL
@@ -58,14 +58,14 @@ def figures(outcomes: Outcomes) -> Figures:
     if outcomes.labelled.any():
         known = outcomes.only(outcomes.labelled)
         right = known.correct.astype(np.float64)
-        accuracy = mean_estimate(right, known.pictures)
-        retention = ratio_estimate(right, known.reference_correct.astype(np.float64), known.pictures)
+        accuracy = mean_estimate(right, known.images)
+        retention = ratio_estimate(right, known.reference_correct.astype(np.float64), known.images)
     return Figures(
         questions=len(outcomes.kl),
         accuracy=accuracy,
         retention=retention,
-        agreement=mean_estimate(outcomes.agrees.astype(np.float64), outcomes.pictures),
-        kl=mean_estimate(outcomes.kl, outcomes.pictures),
+        agreement=mean_estimate(outcomes.agrees.astype(np.float64), outcomes.images),
+        kl=mean_estimate(outcomes.kl, outcomes.images),
     )
 
 
@@ -76,7 +76,7 @@ def kinds(outcomes: Outcomes) -> dict[str, Figures]:
 
 
 def row(outcomes: Outcomes, pruner: str, entry: Entry) -> Row:
-    """Returns the card's row of a pruner whose scores were fed to ``entry``."""
+    """Returns the report's row of a pruner whose scores were fed to ``entry``."""
     return Row(
         pruner=pruner,
         pruning=entry.pruning,
@@ -87,14 +87,14 @@ def row(outcomes: Outcomes, pruner: str, entry: Entry) -> Row:
 
 
 def fidelity_of(whole: Figures, by_kind: dict[str, Figures], dataset: str) -> Fidelity:
-    """Returns a manifest's record of figures; fewer than `FULL_CARD` questions make it ``quick``."""
+    """Returns a manifest's record of figures; fewer than `FULL_REPORT` questions make it ``quick``."""
     return Fidelity(
         retention=whole.retention,
         agreement=whole.agreement,
         kl=whole.kl,
         questions=whole.questions,
         dataset=dataset,
-        quick=whole.questions < FULL_CARD,
+        quick=whole.questions < FULL_REPORT,
         accuracy=whole.accuracy,
         kinds=by_kind,
     )
@@ -106,26 +106,26 @@ def summarize(outcomes: Outcomes, *, dataset: str) -> Fidelity:
 
 
 class Copied(NamedTuple):
-    """What a card says of a bundle's entries: figures by `Entry.key`, and by label why the others have none."""
+    """What a report says of a bundle's entries: figures by `Entry.key`, and by label why the others have none."""
 
     figures: dict[tuple[str, str, str, int, str], Fidelity]
     refused: dict[str, tuple[str, ...]]
     recommendations: tuple[Recommendation, ...]  # of the versions all of whose entries here have figures
 
 
-def copy_figures(card: Card, entries: Sequence[Entry], model: Model) -> Copied:
-    """Returns what ``card`` says of ``entries`` of a bundle of ``model``."""
+def copy_figures(report: FidelityReport, entries: Sequence[Entry], model: Model) -> Copied:
+    """Returns what ``report`` says of ``entries`` of a bundle of ``model``."""
     figures: dict[tuple[str, str, str, int, str], Fidelity] = {}
     refused: dict[str, tuple[str, ...]] = {}
     for entry in entries:
-        found = card.figures_of(entry, model)
+        found = report.figures_of(entry, model)
         if found is None:
-            refused[entry.label] = card.differences(entry, model)
+            refused[entry.label] = report.differences(entry, model)
         else:
-            figures[entry.key] = fidelity_of(*found, card.dataset.name)
+            figures[entry.key] = fidelity_of(*found, report.dataset.name)
     strangers = {entry.version for entry in entries if entry.key not in figures}
     versions = {entry.version for entry in entries} - strangers
-    return Copied(figures, refused, tuple(each for each in card.recommendations if each.version in versions))
+    return Copied(figures, refused, tuple(each for each in report.recommendations if each.version in versions))
 
 
 def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> Comparison:
@@ -143,8 +143,8 @@ def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> 
         CalibrationError: They are not about the same questions.
     """
     _check_same(router, other, where=f"{version}, {pruner}")
-    agreement = paired_estimate(_number(router.agrees) - _number(other.agrees), router.pictures)
-    kl = paired_estimate(router.kl - other.kl, router.pictures)
+    agreement = paired_estimate(_number(router.agrees) - _number(other.agrees), router.images)
+    kl = paired_estimate(router.kl - other.kl, router.images)
     return Comparison(
         version=version,
         pruner=pruner,
@@ -172,7 +172,7 @@ def recommend(
     Args:
         version: Its name.
         dynamic: The router's row with layers chosen per input, if it was measured.
-        static: Its row with layers chosen once, by the vote, if it was measured.
+        static: Its row with layers chosen once, by the ranking, if it was measured.
         dynamic_ttft: Median time to first token as a share of that of `full`; told, not weighed.
         static_ttft: The same of ``static``.
 
@@ -267,8 +267,8 @@ def _missing(entry: Entry, place: Path) -> str:
         f"--precision {entry.precision} --prune-layer {entry.pruning.prune_layer} --out {place}"
     )
     return (
-        f"{entry.version}: only {entry.pruning.layer_policy} is in this bundle; to compare, build {other} as well, with the "
-        f"same --model, --router and --calib, and calibrate again: {command}"
+        f"{entry.version}: only {entry.pruning.layer_policy} is in this bundle; to compare, build {other} as well, "
+        f"with the same --model, --router and --calib, and calibrate again: {command}"
     )
 
 
@@ -280,7 +280,7 @@ def _is_enough(static: float, dynamic: float) -> bool:
 def _check_same(router: Outcomes, other: Outcomes, where: str) -> None:
     same = (
         router.kinds == other.kinds
-        and router.pictures == other.pictures
+        and router.images == other.images
         and np.array_equal(router.labelled, other.labelled)
         and np.array_equal(router.reference_correct, other.reference_correct)
     )

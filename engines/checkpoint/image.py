@@ -1,4 +1,4 @@
-"""The visual half of a frozen directory, alone: from a picture and a question to the kept visual rows.
+"""The image half of a frozen directory, alone: from an image and a question to the kept image tokens.
 
 What it is: copies of the preprocess, vision and router graphs with one weights file that holds what they point at and
 nothing else; and the tokenizer with its golden prompts.
@@ -24,7 +24,7 @@ from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.manifest import FileRecord, Frozen, SharedGraphs
 
-__all__ = ["write_visual"]
+__all__ = ["write_image"]
 
 _WEIGHTS = "weights.bin"
 _PAGE = 4096
@@ -32,7 +32,7 @@ _CHUNK = 4 << 20
 _Span = tuple[str, int, int]  # file, first byte, bytes
 
 
-def write_visual(
+def write_image(
     frozen_dir: Path, frozen: Frozen, out: Path, *, router: bool
 ) -> tuple[SharedGraphs, dict[str, FileRecord]]:
     """Writes graphs, weights and tokenizer below ``out``.

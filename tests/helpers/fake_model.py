@@ -1,4 +1,4 @@
-"""A host's files as the exporter hands them over, made by hand: tensors of a few bytes in two dtypes, eight layers."""
+"""A model's files as the exporter hands them over, made by hand: tensors of a few bytes in two dtypes, eight layers."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import numpy as np
 
 from allrounder.hashing import file_record
 from allrounder.manifest import SCHEMA, encode
-from allrounder.model_files import CONFIG, HOST_FOLDER, HOST_RECORD, HostRecord, HostTensor, SourceFile
+from allrounder.model_files import CONFIG, MODEL_FOLDER, MODEL_RECORD, ModelRecord, ModelTensor, SourceFile
 
 LAYERS = 8
 TEXT: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": LAYERS, "hidden_size": 4}
@@ -47,7 +47,7 @@ def read_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]
     return found
 
 
-def write_fake_host(
+def write_fake_model(
     frozen: Path,
     digest: str,
     *,
@@ -59,17 +59,17 @@ def write_fake_host(
     source = frozen.parent / f"{frozen.name}-source"
     source.mkdir()
     names = list(tensors())
-    record: list[HostTensor] = []
+    record: list[ModelTensor] = []
     for number in range(shards):
         file = "model.safetensors" if shards == 1 else f"model-{number + 1:05}-of-{shards:05}.safetensors"
         record += _write_source(source / file, names[number::shards])
-    folder = frozen / HOST_FOLDER
+    folder = frozen / MODEL_FOLDER
     folder.mkdir()
     config = {"model_type": "llava", "image_token_index": 2, "text_config": text or TEXT}
     (folder / CONFIG).write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "LICENSE").write_text("free")
-    host = HostRecord(
+    vlm = ModelRecord(
         schema=SCHEMA,
         producer="test",
         digest=digest,
@@ -80,11 +80,11 @@ def write_fake_host(
         text_config=resolved or text or TEXT,
         files={path.name: file_record(path) for path in sorted(folder.iterdir())},
     )
-    (folder / HOST_RECORD).write_bytes(encode(host))
+    (folder / MODEL_RECORD).write_bytes(encode(vlm))
     return source
 
 
-def _write_source(path: Path, names: list[str]) -> list[HostTensor]:
+def _write_source(path: Path, names: list[str]) -> list[ModelTensor]:
     header, place, known, found = {}, 0, tensors(), []
     for name in names:
         dtype, shape, data = known[name]
@@ -96,7 +96,7 @@ def _write_source(path: Path, names: list[str]) -> list[HostTensor]:
         begin, end = (8 + len(text) + offset for offset in header[name]["data_offsets"])
         decoder = name.startswith("language_model.model.layers.")
         found.append(
-            HostTensor(
+            ModelTensor(
                 name=_canonical(name),
                 stored=name,
                 layer=int(name.split(".")[3]) if decoder else None,

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from prunings import pruning
 
 from allrounder.calib.bootstrap import RESAMPLES
-from allrounder.calib.card import TOLERANCE, compare, fidelity_of, figures, kinds, recommend, row, summarize
-from allrounder.calib.fidelity import FULL_CARD, Outcomes
-from allrounder.card import ROUTER, Row
+from allrounder.calib.fidelity import FULL_REPORT, Outcomes
+from allrounder.calib.figures import TOLERANCE, compare, fidelity_of, figures, kinds, recommend, row, summarize
 from allrounder.errors import CalibrationError
+from allrounder.fidelity_report import ROUTER, Row
 from allrounder.manifest import Entry, EntryGraphs, Estimate, Figures
 
 LAYERS = 4
 
 
-def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=None, pictures=()):
+def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=None, images=()):
     """Outcomes of as many questions as ``agrees`` has; what is not given is as plain as can be."""
     agrees = np.asarray(agrees, dtype=bool)
     n = len(agrees)
@@ -28,7 +28,7 @@ def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=
         reference_correct=np.ones(n, bool) if truth is None else np.asarray(truth, dtype=bool),
         kinds=("read",) * n if kinds is None else tuple(kinds),
         layer_use=np.arange(LAYERS)[None] <= np.arange(n)[:, None],
-        pictures=tuple(pictures),
+        images=tuple(images),
     )
 
 
@@ -104,12 +104,12 @@ def test_a_row_names_what_was_run_and_how_often_each_layer_was():
     assert found.kinds == {"read": found.figures}
 
 
-def test_a_full_card_is_not_quick():
-    part, whole = (outcomes(np.ones(n, bool)) for n in (FULL_CARD - 1, FULL_CARD))
+def test_a_full_report_is_not_quick():
+    part, whole = (outcomes(np.ones(n, bool)) for n in (FULL_REPORT - 1, FULL_REPORT))
     assert summarize(part, dataset="d").quick
     fidelity = summarize(whole, dataset="d")
     assert not fidelity.quick
-    assert (fidelity.questions, fidelity.dataset) == (FULL_CARD, "d")
+    assert (fidelity.questions, fidelity.dataset) == (FULL_REPORT, "d")
     assert fidelity == fidelity_of(figures(whole), kinds(whole), "d")
     assert fidelity.kinds["read"].accuracy == fidelity.accuracy
 
@@ -162,15 +162,15 @@ def test_turned_round_a_comparison_turns_round(pairs):
         assert ahead.p <= 0.025
 
 
-def test_questions_about_one_picture_are_resampled_together():
-    """The lead is on 2 of 8 pictures alone: as 40 questions it looks sure, as 8 pictures it does not."""
-    pictures = np.repeat([f"{n}.png" for n in range(8)], 5)
-    router, other = np.ones(40, bool), ~np.isin(pictures, ["2.png", "5.png"])
+def test_questions_about_one_image_are_resampled_together():
+    """The lead is on 2 of 8 images alone: as 40 questions it looks sure, as 8 images it does not."""
+    images = np.repeat([f"{n}.png" for n in range(8)], 5)
+    router, other = np.ones(40, bool), ~np.isin(images, ["2.png", "5.png"])
     apart = compare(outcomes(router), outcomes(other), version="v", pruner="p")
-    together = compare(outcomes(router, pictures=pictures), outcomes(other, pictures=pictures), version="v", pruner="p")
+    together = compare(outcomes(router, images=images), outcomes(other, images=images), version="v", pruner="p")
     assert together.difference.mean == apart.difference.mean == 0.25
     assert apart.p == 1 / RESAMPLES
-    assert together.p == pytest.approx((6 / 8) ** 8, abs=0.03)  # no resampled picture is one of the two
+    assert together.p == pytest.approx((6 / 8) ** 8, abs=0.03)  # no resampled image is one of the two
     assert together.difference.low < apart.difference.low
     assert together.difference.high > apart.difference.high
 
@@ -179,7 +179,7 @@ def test_questions_about_one_picture_are_resampled_together():
     "change",
     [
         {"kinds": ["read", "what", "read"]},
-        {"pictures": ["a", "b", "c"]},
+        {"images": ["a", "b", "c"]},
         {"labelled": [1, 0, 1]},
         {"truth": [1, 1, 0]},
     ],

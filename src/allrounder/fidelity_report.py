@@ -1,8 +1,8 @@
-"""The fidelity card: what every version of one host and router keeps, beside what other pruners keep.
+"""The fidelity report: what every version of one model and router keeps, beside what other pruners keep.
 
-What it is: frozen typed records, and their reading and writing as JSON. A card is a file of its own (`card.json`),
+What it is: frozen typed records, and their reading and writing as JSON. A report is a file of its own (`report.json`),
 bound by hashes to what it was measured on; `build` copies its figures into bundles that match.
-What it knows: which figures there are, and when a card speaks of an entry.
+What it knows: which figures there are, and when a report speaks of an entry.
 What it does not know: how anything is measured (`allrounder.calib`), drawn or chosen.
 """
 
@@ -31,22 +31,22 @@ from allrounder.records import Record as _Record
 from allrounder.versions import FULL
 
 __all__ = [
-    "CARD",
-    "CARD_SCHEMA",
+    "REPORT",
+    "REPORT_SCHEMA",
     "ROUTER",
-    "Card",
     "Comparison",
     "Cost",
     "Dataset",
+    "FidelityReport",
     "Figures",
     "Recommendation",
     "Row",
-    "read_card",
-    "write_card",
+    "read_report",
+    "write_report",
 ]
 
-CARD = "card.json"  # its name inside a router directory
-CARD_SCHEMA = 1
+REPORT = "report.json"  # its name inside a router directory
+REPORT_SCHEMA = 1
 ROUTER = "router"  # the pruner that is the trained router
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -108,18 +108,18 @@ class Cost(_Record, frozen=True, kw_only=True):
     ttft_alone: float | None
 
 
-class Card(_Record, frozen=True, kw_only=True):
-    """`card.json`."""
+class FidelityReport(_Record, frozen=True, kw_only=True):
+    """`report.json`."""
 
     schema: Literal[1]
     producer: str
-    model: str  # the host's name
-    host: Sha256
+    model: str  # the model's name
+    model_digest: Sha256
     router: Sha256
     backend: str
     precision: Precision
     prune_layer: Count
-    visual_tokens: Positive
+    image_tokens: Positive
     layers: Positive
     dataset: Dataset
     full: Figures  # of `full` itself: its accuracy; agreement 1 and KL 0
@@ -139,7 +139,7 @@ class Card(_Record, frozen=True, kw_only=True):
     def row_of(self, entry: Entry, model: Model) -> Row | None:
         """Returns the router's row that was measured on what ``entry`` of a bundle of ``model`` runs, if there is one.
 
-        Host, router, backend, precision and pruning must all be the same. `full` has no row: see `figures_of`.
+        Model, router, backend, precision and pruning must all be the same. `full` has no row: see `figures_of`.
         """
         row = self.row(entry.version, entry.pruning.layer_policy)
         return None if entry.version == FULL or self.differences(entry, model) else row
@@ -147,7 +147,7 @@ class Card(_Record, frozen=True, kw_only=True):
     def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
         """Returns the figures that hold for ``entry``, whole and by class, if there are any.
 
-        They hold for `full` where host, backend and precision are the same: it has no router and drops nothing.
+        They hold for `full` where model, backend and precision are the same: it has no router and drops nothing.
         """
         if entry.version == FULL:
             return None if self.differences(entry, model) else (self.full, self.full_kinds)
@@ -155,9 +155,9 @@ class Card(_Record, frozen=True, kw_only=True):
         return row and (row.figures, row.kinds)
 
     def differences(self, entry: Entry, model: Model) -> tuple[str, ...]:
-        """Returns, in words, why the card does not speak of ``entry`` of a bundle of ``model``; empty where it does."""
+        """Returns why the report does not speak of ``entry`` of a bundle of ``model``; empty where it does."""
         pairs: list[tuple[str, object, object]] = [
-            ("host", self.host, model.host),
+            ("model", self.model_digest, model.digest),
             ("backend", self.backend, entry.backend),
             ("precision", self.precision, entry.precision),
         ]
@@ -169,7 +169,7 @@ class Card(_Record, frozen=True, kw_only=True):
         if row is None:
             return (*_unequal(pairs), f"it has no row for {entry.version}, {ours.layer_policy}")
         pairs += [
-            ("number of visual tokens", row.pruning.keep, ours.keep),
+            ("number of image tokens", row.pruning.keep, ours.keep),
             ("number of decoder layers", row.pruning.layers, ours.layers),
             ("list of kept layers", row.pruning.kept_layers, ours.kept_layers),
         ]
@@ -180,29 +180,29 @@ def _unequal(pairs: list[tuple[str, object, object]]) -> tuple[str, ...]:
     return tuple(f"another {what}" for what, ours, theirs in pairs if ours != theirs)
 
 
-def write_card(card: Card, path: Path) -> None:
-    """Writes a card; equal cards give equal bytes, and a kill leaves the old file or the new one.
+def write_report(report: FidelityReport, path: Path) -> None:
+    """Writes a report; equal reports give equal bytes, and a kill leaves the old file or the new one.
 
     Raises:
         BundleCorrupt: A figure is NaN or infinite.
     """
     temporary = path.with_name(path.name + ".next")
-    temporary.write_bytes(encode(card))
+    temporary.write_bytes(encode(report))
     temporary.replace(path)
 
 
-def read_card(path: Path) -> Card:
-    """Reads a card.
+def read_report(path: Path) -> FidelityReport:
+    """Reads a report.
 
     Raises:
-        CalibrationError: The file cannot be read, or is no card that this program knows.
+        CalibrationError: The file cannot be read, or is no report that this program knows.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Card)
+        return msgspec.json.decode(path.read_bytes(), type=FidelityReport)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise CalibrationError(
-            "the fidelity card cannot be read",
+            "the fidelity report cannot be read",
             where=path,
             got=error,
-            remedy="write it again with `allrounder card`, or delete it: build then measures a quick one",
+            remedy="write it again with `allrounder report`, or delete it: build then measures a quick one",
         ) from error

@@ -1,4 +1,4 @@
-"""Votes: how static layers are chosen.
+"""Rankings: how static layers are chosen.
 
 What it is: the rule that turns the router's layer scores on many prompts into one order of layers, and an
 order into the kept layers of a version.
@@ -32,29 +32,29 @@ __all__ = ["layer_order", "order_from", "ranked"]
 def layer_order(
     engine: Engine, prompts: Sequence[Prompt], prune_layer: int, progress: Progress = silent
 ) -> tuple[int, ...]:
-    """Returns the layers ``prune_layer`` to M-1, the most wanted first, as the prompts vote.
+    """Returns the layers ``prune_layer`` to M-1, the most wanted first, as the prompts rank them.
 
     Args:
         engine: Any engine with a router.
-        prompts: Picture questions; each has one vote.
-        prune_layer: K; the layers below it are always kept and are not voted on.
+        prompts: Image questions; each has one ranking.
+        prune_layer: K; the layers below it are always kept and are not ranked.
         progress: Told once per prompt.
 
     Raises:
         CalibrationError: No prompts, or the engine has no router.
         PromptsInvalid: A question exceeds the engine's limits.
-        ImageInvalid: A picture cannot be read.
+        ImageInvalid: An image cannot be read.
     """
     if not prompts:
-        raise CalibrationError("a layer vote needs prompts", remedy="give prompts by --calib")
+        raise CalibrationError("a layer ranking needs prompts", remedy="give prompts by --calib")
     check_questions(engine, prompts)
     scores = []
     for done, prompt in enumerate(prompts, start=1):
-        given = engine.route(engine.prompt(prompt.question), engine.see(to_rgb(prompt.image)))
+        given = engine.route(engine.prompt(prompt.question), engine.embed_image(to_rgb(prompt.image)))
         if given is None:
-            raise CalibrationError("a layer vote needs a router", where=engine.entry.label, remedy="give --router")
+            raise CalibrationError("a layer ranking needs a router", where=engine.entry.label, remedy="give --router")
         scores.append(np.asarray(given.layer_scores, dtype=np.float32).reshape(-1))
-        progress("layer vote", done, len(prompts))
+        progress("layer ranking", done, len(prompts))
     return order_from(np.stack(scores), prune_layer)
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allrounder.router.flows import soft_layers, soft_top, straight_through
-from allrounder.router.selection import keep_list
+from allrounder.router.decisions import soft_layers, soft_top, straight_through
+from allrounder.router.selection import keep_indices
 
 ROWS = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=20)
 
@@ -30,7 +30,7 @@ def test_soft_gates_sum_to_the_budget_and_keep_the_order(row, data, temperature)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 11))
 def test_cold_gates_are_the_hard_cut(seed, count):
     scores = torch.randperm(12, generator=torch.Generator().manual_seed(seed)).float()[None]
-    hard = torch.zeros(1, 12).scatter(1, keep_list(scores, count), 1.0)
+    hard = torch.zeros(1, 12).scatter(1, keep_indices(scores, count), 1.0)
     torch.testing.assert_close(soft_top(scores, count, 0.02), hard, atol=1e-3, rtol=0)
 
 
@@ -43,7 +43,7 @@ def test_the_gradient_of_soft_gates_is_that_of_finite_differences():
     assert gradient.sum().abs() < 1e-9, "shifting all scores changes nothing"
 
 
-def test_layer_gates_are_open_below_the_gather_layer():
+def test_layer_gates_are_open_below_the_prune_layer():
     scores = torch.tensor([[-9.0, -9.0, 3.0, 1.0, 2.0]])
     gates = soft_layers(scores, 4, 2, 0.01)
     torch.testing.assert_close(gates, torch.tensor([[1.0, 1.0, 1.0, 0.0, 1.0]]), atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Flat twins of real graphs compute what the graphs compute, and hold standard ops alone."""
+"""Flat copies of real graphs compute what the graphs compute, and hold standard ops alone."""
 
 import msgspec
 import numpy as np
@@ -11,7 +11,7 @@ from allrounder.engines.bundle.publish import Staging
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.bundle.references import references
 from allrounder.engines.entries import graph_paths
-from allrounder.engines.graphs.flat import write_twin
+from allrounder.engines.graphs.flat import write_flat_copy
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.manifest import EntryGraphs
 from allrounder.runtime.engine import Engine
@@ -19,10 +19,10 @@ from allrounder.versions import resolve
 
 
 @pytest.fixture(scope="module")
-def twins(tiny, tmp_path_factory):
-    """An opened bundle of dynamic and static par-lite, and the flat twin of each of its graphs."""
-    folder = tmp_path_factory.mktemp("twins")
-    freezer = Freezer(tiny.host, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
+def flat_copies(tiny, tmp_path_factory):
+    """An opened bundle of dynamic and static par-lite, and the flat copy of each of its graphs."""
+    folder = tmp_path_factory.mktemp("flat_copies")
+    freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
     budget = resolve("par-lite", tokens=16, layers=8)
     freezer.add(pruning(budget, 2, None, "par-lite"))
@@ -30,34 +30,34 @@ def twins(tiny, tmp_path_factory):
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         entries = backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
-        written = {path: write_twin(staging, path) for path in graph_paths(entries)}
+        written = {path: write_flat_copy(staging, path) for path in graph_paths(entries)}
         yield open_bundle(staging.path), written
 
 
-def test_twins_hold_standard_ops_alone(twins):
-    bundle, written = twins
+def test_flat_copies_hold_standard_ops_alone(flat_copies):
+    bundle, written = flat_copies
     assert len(written) == 7
-    for path, twin in written.items():
-        model = onnx.load(bundle.path / twin, load_external_data=False)
+    for path, flat_copy in written.items():
+        model = onnx.load(bundle.path / flat_copy, load_external_data=False)
         assert not model.functions
         assert [opset.domain for opset in model.opset_import] == [""]
         assert {node.domain for node in model.graph.node} == {""}
-        assert references(bundle.path / twin, twin) <= references(bundle.path / path, path)
+        assert references(bundle.path / flat_copy, flat_copy) <= references(bundle.path / path, path)
 
 
-def test_twins_answer_alike(twins):
-    """Of the same pixel values: a twin's resizing rounds a few pixels otherwise (tests/parity/test_openvino.py)."""
+def test_flat_copies_answer_alike(flat_copies):
+    """Of the same pixel values: a flat copy resizes some pixels otherwise (tests/parity/test_openvino.py)."""
     pixels = np.random.default_rng(0).standard_normal((1, 3, 56, 56), np.float32)
-    bundle, written = twins
+    bundle, written = flat_copies
     for entry in bundle.manifest.entries:
         paths = {name: path and written[path] for name, path in msgspec.structs.asdict(entry.graphs).items()}
         results = []
         for each in (entry, msgspec.structs.replace(entry, graphs=EntryGraphs(**paths))):
             engine = Engine.open(bundle, each)
-            prompt, visual = engine.prompt("what is it?"), engine.look(pixels)
-            state = engine.prefill(prompt, visual, engine.route(prompt, visual), room=4)
+            prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
+            state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=4)
             step = engine.decode(state, [5])
-            results.append((state.keep_list, state.layer_plan, np.array(state.logits), np.array(step)))
+            results.append((state.keep_indices, state.kept_layers, np.array(state.logits), np.array(step)))
         (keep, plan, first, second), other = results
         np.testing.assert_array_equal(keep, other[0])
         np.testing.assert_array_equal(plan, other[1])

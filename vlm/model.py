@@ -1,6 +1,6 @@
-"""A host as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
+"""A model as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
 
-What it is: `Host` and `load_host`.
+What it is: `LoadedModel` and `load_model`.
 What it knows: where the parts of a Hugging Face Llava directory lie, and how one is fetched from the hub.
 What it does not know: pruning. The model is the library's own class, unchanged and frozen.
 """
@@ -15,30 +15,30 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from allrounder.errors import HostUnreadable, HostUnsupported
+from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
 from allrounder.vlm.generation import stop_ids
 from allrounder.vlm.llava.stock import load_stock
 from allrounder.vlm.llava.template import freeze_template
-from allrounder.vlm.spec import HostSpec
+from allrounder.vlm.spec import ModelSpec
 from allrounder.vlm.vocabulary import check_vocabulary
 
-__all__ = ["Host", "HostText", "host_directory", "load_host", "load_processor", "load_text"]
+__all__ = ["LoadedModel", "ModelText", "load_model", "load_processor", "load_text", "model_directory"]
 
-# What a host consists of; a hub repository often holds other formats of the same weights as well.
+# What a model consists of; a hub repository often holds other formats of the same weights as well.
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Host:
+class LoadedModel:
     """A frozen vision-language model. All fields are to be read only."""
 
-    spec: HostSpec
+    spec: ModelSpec
     model: LlavaForConditionalGeneration  # eval, no gradients, scaled-dot-product attention
     tokenizer: PreTrainedTokenizerFast
-    processor: LlavaProcessor  # its image side works on Pillow pictures; torchvision is not needed
+    processor: LlavaProcessor  # its image side works on Pillow images; torchvision is not needed
     template: PromptTemplate
     tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
     stop_ids: tuple[int, ...]  # any of them ends an answer
@@ -46,8 +46,8 @@ class Host:
     source: str  # as the caller named it
 
 
-class HostText(NamedTuple):
-    """What turns a question into ids and ends an answer; see `Host`."""
+class ModelText(NamedTuple):
+    """What turns a question into ids and ends an answer; see `LoadedModel`."""
 
     processor: LlavaProcessor
     template: PromptTemplate
@@ -55,8 +55,10 @@ class HostText(NamedTuple):
     stop_ids: tuple[int, ...]
 
 
-def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Host:
-    """Loads a host from a directory or a hub id.
+def load_model(
+    source: Path | str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> LoadedModel:
+    """Loads a model from a directory or a hub id.
 
     Args:
         source: A Hugging Face directory, or ``owner/name`` on the hub.
@@ -64,13 +66,13 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
         device: Where the model is put.
 
     Raises:
-        HostUnreadable: Files are missing, damaged or cannot be fetched.
-        HostUnsupported: The model is not one that pruning understands.
+        ModelUnreadable: Files are missing, damaged or cannot be fetched.
+        ModelUnsupported: The model is not one that pruning understands.
     """
-    directory = host_directory(source)
+    directory = model_directory(source)
     checkpoint = Checkpoint(directory)
     text = load_text(directory, checkpoint.spec)
-    return Host(
+    return LoadedModel(
         spec=checkpoint.spec,
         model=load_stock(checkpoint, dtype).to(device),  # pyright: ignore[reportArgumentType] - torch's own stub
         tokenizer=text.processor.tokenizer,
@@ -83,34 +85,34 @@ def load_host(source: Path | str, dtype: torch.dtype = torch.float32, device: to
     )
 
 
-def host_directory(source: Path | str) -> Path:
-    """Returns the directory of a host, fetched from the hub where ``source`` is a hub id.
+def model_directory(source: Path | str) -> Path:
+    """Returns the directory of a model, fetched from the hub where ``source`` is a hub id.
 
     Raises:
-        HostUnreadable: Neither a directory nor a repository that can be fetched.
+        ModelUnreadable: Neither a directory nor a repository that can be fetched.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     remedy = "check the name and the connection, or give a local directory of the downloaded model"
     if path.is_absolute() or str(source).count("/") != 1 or path.exists():
-        raise HostUnreadable("no such directory", where=source, wanted="a directory or owner/name", remedy=remedy)
+        raise ModelUnreadable("no such directory", where=source, wanted="a directory or owner/name", remedy=remedy)
     try:
         return Path(snapshot_download(str(source), allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub client's errors have no common root: HTTP, offline, cache, validation
-        raise HostUnreadable("cannot be fetched from the hub", where=source, got=error, remedy=remedy) from error
+        raise ModelUnreadable("cannot be fetched from the hub", where=source, got=error, remedy=remedy) from error
 
 
 def load_processor(directory: Path) -> LlavaProcessor:
     """Returns the stock processor of a directory, its image side on Pillow.
 
     Raises:
-        HostUnsupported: There is no usable tokenizer or processor.
+        ModelUnsupported: There is no usable tokenizer or processor.
     """
     try:
         processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "no usable processor",
             where=directory,
             got=error,
@@ -118,7 +120,7 @@ def load_processor(directory: Path) -> LlavaProcessor:
             remedy="save the model's LlavaProcessor into the directory",
         ) from error
     if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
-        raise HostUnsupported(
+        raise ModelUnsupported(
             "the tokenizer has no tokenizer.json form",
             where=directory,
             got=type(processor.tokenizer).__name__,
@@ -127,15 +129,16 @@ def load_processor(directory: Path) -> LlavaProcessor:
     return processor
 
 
-def load_text(directory: Path, spec: HostSpec) -> HostText:
-    """Returns the text side of a host, checked against its embedding table.
+def load_text(directory: Path, spec: ModelSpec) -> ModelText:
+    """Returns the text side of a model, checked against its embedding table.
 
     Raises:
-        HostUnreadable, HostUnsupported: Tokenizer, processor, template or generation config are missing or unusable, or
+        ModelUnreadable, ModelUnsupported: Tokenizer, processor, template or generation config are missing or unusable,
+        or
             speak of ids that the model does not have.
     """
     processor, named = load_processor(directory), named_ids(directory)
     template = freeze_template(processor, spec.image_token_id, named)
     tokenizer_json, stops = sealed_tokenizer(processor, template, named), stop_ids(directory)
     check_vocabulary(tokenizer_json, template, stops, spec.decoder.vocabulary)
-    return HostText(processor, template, tokenizer_json, stops)
+    return ModelText(processor, template, tokenizer_json, stops)

@@ -9,11 +9,11 @@ from hypothesis.extra.numpy import arrays
 from msgspec.structs import replace
 from prunings import pruning
 
-from allrounder.calib.votes import order_from, ranked
+from allrounder.calib.layer_ranking import order_from, ranked
 
 
 @st.composite
-def votes(draw):
+def rankings(draw):
     layers = draw(st.integers(1, 9))
     prune_layer = draw(st.integers(0, layers - 1))
     prompts = draw(st.integers(1, 7))
@@ -22,15 +22,15 @@ def votes(draw):
     return draw(arrays(np.float32, (prompts, layers), elements=values)), prune_layer
 
 
-@given(votes())
-def test_an_order_holds_each_votable_layer_once(vote):
-    scores, prune_layer = vote
+@given(rankings())
+def test_an_order_holds_each_votable_layer_once(ranking):
+    scores, prune_layer = ranking
     assert sorted(order_from(scores, prune_layer)) == list(range(prune_layer, scores.shape[1]))
 
 
-@given(votes())
-def test_plans_of_one_order_are_nested_and_exact(vote):
-    scores, prune_layer = vote
+@given(rankings())
+def test_plans_of_one_order_are_nested_and_exact(ranking):
+    scores, prune_layer = ranking
     order = order_from(scores, prune_layer)
     budgets = [(1, count) for count in range(max(prune_layer, 1), scores.shape[1] + 1)]
     unranked = [replace(pruning(each, prune_layer), layer_policy="static") for each in budgets]
@@ -43,17 +43,17 @@ def test_plans_of_one_order_are_nested_and_exact(vote):
         assert set(smaller) < set(larger)
 
 
-@given(votes(), st.randoms(use_true_random=False))
-def test_the_order_of_prompts_does_not_matter(vote, random):
-    scores, prune_layer = vote
+@given(rankings(), st.randoms(use_true_random=False))
+def test_the_order_of_prompts_does_not_matter(ranking, random):
+    scores, prune_layer = ranking
     rows = list(range(len(scores)))
     random.shuffle(rows)
     assert order_from(scores[rows], prune_layer) == order_from(scores, prune_layer)
 
 
-@given(votes(), st.floats(0.1, 100))
-def test_only_ranks_count(vote, factor):
-    scores, prune_layer = vote
+@given(rankings(), st.floats(0.1, 100))
+def test_only_ranks_count(ranking, factor):
+    scores, prune_layer = ranking
     assert order_from(scores * np.float32(factor), prune_layer) == order_from(scores, prune_layer)
 
 

@@ -1,4 +1,4 @@
-#include "picture.hpp"
+#include "image.hpp"
 
 #include <cstdio>
 #include <fstream>
@@ -12,17 +12,17 @@ constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;  // the library refu
 
 std::ifstream open(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error(path + ": the picture cannot be opened");
+  if (!file) throw std::runtime_error(path + ": the image cannot be opened");
   return file;
 }
 
-Picture pixels(std::istream& file, std::int64_t width, std::int64_t height, const std::string& path) {
+Image pixels(std::istream& file, std::int64_t width, std::int64_t height, const std::string& path) {
   if (width < 1 || height < 1 || width > kMostPixels / height) throw std::runtime_error(path + ": an impossible size");
-  Picture picture{std::vector<std::uint8_t>(static_cast<std::size_t>(3 * width * height)), width, height};
-  const auto bytes = static_cast<std::streamsize>(picture.rgb.size());
-  file.read(reinterpret_cast<char*>(picture.rgb.data()), bytes);
-  if (file.gcount() != bytes) throw std::runtime_error(path + ": the picture ends before its last pixel");
-  return picture;
+  Image image{std::vector<std::uint8_t>(static_cast<std::size_t>(3 * width * height)), width, height};
+  const auto bytes = static_cast<std::streamsize>(image.rgb.size());
+  file.read(reinterpret_cast<char*>(image.rgb.data()), bytes);
+  if (file.gcount() != bytes) throw std::runtime_error(path + ": the image ends before its last pixel");
+  return image;
 }
 
 // Reads the next number of a PPM's head; comments run from # to the line's end.
@@ -35,7 +35,7 @@ std::int64_t next(std::istream& file) {
 
 }  // namespace
 
-Picture read_ppm(const std::string& path) {
+Image read_ppm(const std::string& path) {
   std::ifstream file = open(path);
   std::string magic(2, '\0');
   file.read(magic.data(), 2);
@@ -45,7 +45,7 @@ Picture read_ppm(const std::string& path) {
   return pixels(file, width, height, path);
 }
 
-Picture read_raw(const std::string& path, const std::string& size) {
+Image read_raw(const std::string& path, const std::string& size) {
   long long width = 0, height = 0;
   if (std::sscanf(size.c_str(), "%lldx%lld", &width, &height) != 2) {
     throw std::runtime_error("--size " + size + ": wanted WIDTHxHEIGHT");

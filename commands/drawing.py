@@ -1,8 +1,8 @@
-"""The picture of ``allrounder inspect``: what each version keeps of an image and of the layers.
+"""The image of ``allrounder inspect``: what each version keeps of an image and of the layers.
 
-What it is: one panel per version: the image as the model sees it, dropped patches faded, and the layer plan as a strip.
-What it knows: that visual tokens are the cells of a square grid, row by row.
-What it does not know: how they are chosen.
+What it is: one panel per version: the image as the model sees it, dropped patches faded, and the kept layers as a
+strip. What it knows: that image tokens are the cells of a square grid, row by row. What it does not know: how they are
+chosen.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ from allrounder.manifest import Entry, Model
 from allrounder.prompts import Prompt
 from allrounder.runtime.choice import by_faithfulness
 
-__all__ = ["write_picture"]
+__all__ = ["write_image"]
 
 _SIDE, _MARGIN, _CAPTION, _STRIP = 384, 12, 40, 26  # pixels
 _FADE = 0.8  # how far a dropped patch goes towards the background
 _INK, _PAPER, _GRID, _KEPT = (30, 30, 30), (255, 255, 255), (90, 90, 90), (38, 98, 168)
 
 
-def write_picture(
+def write_image(
     bundle: OpenBundle, image: Path, question: str, out: Path, versions: Sequence[str] | None = None
 ) -> list[str]:
-    """Asks the question with each version and writes one picture of all of them; returns a line of text for each.
+    """Asks the question with each version and writes one image of all of them; returns a line of text for each.
 
     Args:
         bundle: An open bundle.
-        image: The picture's file.
+        image: The image's file.
         question: What is asked; what is kept may depend on it.
         out: Where to write; the ending gives the format.
         versions: Which; None takes all.
 
     Raises:
         UnknownVersion: The bundle lacks one of ``versions``.
-        InputInvalid: The visual tokens are no square grid, or ``out`` cannot be written.
-        ImageInvalid: ``image`` is no picture.
+        InputInvalid: The image tokens are no square grid, or ``out`` cannot be written.
+        ImageInvalid: ``image`` is no image.
     """
-    grid = math.isqrt(bundle.manifest.model.visual_tokens)
-    if grid * grid != bundle.manifest.model.visual_tokens:
-        raise InputInvalid("the visual tokens are no square grid", got=bundle.manifest.model.visual_tokens)
+    grid = math.isqrt(bundle.manifest.model.image_tokens)
+    if grid * grid != bundle.manifest.model.image_tokens:
+        raise InputInvalid("the image tokens are no square grid", got=bundle.manifest.model.image_tokens)
     (sample,) = ask_versions(bundle, _entries(bundle, versions), [Prompt(image, question, None, "")])
-    pictures = [_panel(bundle.manifest.model, kept, sample.picture) for kept in sample.versions]
-    whole = Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height), _PAPER)
+    images = [_panel(bundle.manifest.model, kept, sample.image) for kept in sample.versions]
+    whole = Image.new("RGB", (sum(each.width for each in images), images[0].height), _PAPER)
     left = 0
-    for picture in pictures:
-        whole.paste(picture, (left, 0))
-        left += picture.width
+    for drawn in images:
+        whole.paste(drawn, (left, 0))
+        left += drawn.width
     try:
         whole.save(out)
     except (OSError, ValueError) as error:
-        raise InputInvalid("the picture cannot be written", where=out, got=error, wanted="such as kept.png") from error
+        raise InputInvalid("the image cannot be written", where=out, got=error, wanted="such as kept.png") from error
     return [f"{_title(bundle.manifest.model, kept)}: {_line(kept)!r}" for kept in sample.versions]
 
 
 def _title(model: Model, kept: Kept) -> str:
     return (
-        f"{kept.version}: {len(kept.keep_list)} of {model.visual_tokens} tokens, "
-        f"{len(kept.layer_plan)} of {model.layers} layers"
+        f"{kept.version}: {len(kept.keep_indices)} of {model.image_tokens} tokens, "
+        f"{len(kept.kept_layers)} of {model.layers} layers"
     )
 
 
@@ -75,8 +75,8 @@ def _line(kept: Kept) -> str:
 
 
 def _panel(model: Model, kept: Kept, image: Image.Image) -> Image.Image:
-    """Returns one version's picture: caption, image with dropped patches faded, layer plan."""
-    grid = math.isqrt(model.visual_tokens)
+    """Returns one version's image: caption, image with dropped patches faded, kept layers."""
+    grid = math.isqrt(model.image_tokens)
     cell = max(4, _SIDE // grid)
     side = cell * grid
     drawn = Image.new("RGB", (side + 2 * _MARGIN, _CAPTION + side + _STRIP + 2 * _MARGIN), _PAPER)
@@ -84,15 +84,15 @@ def _panel(model: Model, kept: Kept, image: Image.Image) -> Image.Image:
     font = ImageFont.load_default(size=13)
     ink.text((_MARGIN, 6), _title(model, kept), _INK, font)
     ink.text((_MARGIN, 22), _fitting(f"\N{LEFT DOUBLE QUOTATION MARK}{_line(kept)}", side, ink, font), _GRID, font)
-    drawn.paste(_faded(image, kept.keep_list, grid, side), (_MARGIN, _CAPTION))
-    for index in kept.keep_list:
+    drawn.paste(_faded(image, kept.keep_indices, grid, side), (_MARGIN, _CAPTION))
+    for index in kept.keep_indices:
         row, column = divmod(index, grid)
         left, top = _MARGIN + column * cell, _CAPTION + row * cell
         ink.rectangle((left, top, left + cell, top + cell), outline=_GRID)
     top = _CAPTION + side + _MARGIN
     for layer in range(model.layers):
         left, right = (_MARGIN + side * edge // model.layers for edge in (layer, layer + 1))
-        fill = _KEPT if layer in kept.layer_plan else None
+        fill = _KEPT if layer in kept.kept_layers else None
         ink.rectangle((left, top, right - 2, top + _STRIP - _MARGIN), fill=fill, outline=_KEPT)
     return drawn
 

@@ -1,4 +1,4 @@
-"""Pillow filters the columns of some pictures before their rows: pixels are the stock processor's, at any shape.
+"""Pillow filters the columns of some images before their rows: pixels are the stock processor's, at any shape.
 
 It rounds between its two passes, so the wrong order moves pixels by up to 29 of 255.
 """
@@ -20,7 +20,7 @@ SIZES = [
 STEPS = 2.01  # of 255: what rounding of the weights leaves
 
 
-def pictures(height, width):
+def images(height, width):
     """Hard black and white, and a photograph's smoothness with a photograph's noise."""
     generator = np.random.default_rng(height * 10_000 + width)
     yield generator.integers(0, 2, (height, width, 3), np.uint8) * np.uint8(255)
@@ -54,7 +54,7 @@ def test_pixels_are_the_stock_processors_at_any_shape(model, build, shape, chang
     session = onnxruntime.InferenceSession(built.bundle / graph, providers=["CPUExecutionProvider"])
     step = 1 / (255 * np.array(processor.image_std)).reshape(-1, 1, 1)
     for size in SIZES:
-        for rgb in pictures(*size):
+        for rgb in images(*size):
             wanted = processor(images=Image.fromarray(rgb), return_tensors="np")["pixel_values"]
             apart = np.abs(session.run(None, {"image": rgb})[0] - wanted) / step
             assert apart.max() <= STEPS, size

@@ -4,7 +4,7 @@ What it is: the public face; every name below is imported on first use, so that 
 costs next to nothing.
 What it knows: where each public name lives. What it does not know: anything else.
 
-May import: the contract, numpy, tokenizers, pillow; a backend's library inside the backend's file. Never torch.
+May import: the contract, numpy, tokenizers, pillow, and `engines`, whose sessions import the libraries. Never torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The import table of the house (docs/architecture.md), held by reading every import statement.
+"""The import table of the folders (docs/architecture.md), held by reading every import statement.
 
 What it is: for each part, the other parts and third-party packages it may import, anywhere in a file.
 What it does not know: what is imported at run time by name; the backends' dict is checked by its own tests.

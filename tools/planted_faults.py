@@ -77,7 +77,7 @@ FAULTS = {
         'f"decoder.layers.{tensor.layer}."',
     ),
     "agreement with the truth in place of full": Fault(
-        "calib/report.py", "outcomes.agrees.astype(np.float64)", "outcomes.correct.astype(np.float64)"
+        "calib/figures.py", "outcomes.agrees.astype(np.float64)", "outcomes.correct.astype(np.float64)"
     ),
 }
 

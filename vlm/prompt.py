@@ -49,7 +49,7 @@ __all__ = ["PromptBatch", "PromptEncoder", "model_prompt"]
 
 
 class PromptBatch(NamedTuple):
-    """B prompts: ``[prefix | N image_embeds tokens | suffix]``."""
+    """B prompts: ``[prefix | N image tokens | suffix]``."""
 
     prefix_ids: Tensor  # int64 [B, P], equal rows
     suffix_ids: Tensor  # int64 [B, S], padded on the right with 0

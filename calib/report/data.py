@@ -23,7 +23,7 @@ __all__ = ["Questions", "check_all", "check_apart", "draw_test_split", "read_que
 
 _PER_IMAGE = 5  # as many as the demo has classes of questions
 _FILE = "prompts.jsonl"
-_FIRST_SCENE = 1000  # behind those that `vlms.demo.evaluate` and `honesty` show: they described the model while it grew
+_FIRST_SCENE = 1000  # behind those that `demo.evaluate` and `honesty` show: they described the model while it grew
 
 
 class Questions(NamedTuple):
@@ -96,8 +96,8 @@ def check_apart(questions: Sequence[Prompt], ranking: Sequence[Prompt]) -> None:
             images[prompt.image] = hashlib.sha256(prompt.image.read_bytes()).hexdigest()
         return images[prompt.image], prompt.question
 
-    voting = {identity(prompt) for prompt in ranking}
-    both = [prompt for prompt in questions if identity(prompt) in voting]
+    ranked = {identity(prompt) for prompt in ranking}
+    both = [prompt for prompt in questions if identity(prompt) in ranked]
     if both:
         named = "; ".join(f"{prompt.question!r} about {prompt.image.name}" for prompt in both[:5])
         raise InputInvalid(

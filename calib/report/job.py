@@ -72,8 +72,8 @@ def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
     sources = Sources(request.model, request.router, request.prune_layer)
     read_record(request.router)
     engines = wanted_engines(tokens, layers, request.prune_layer)
-    voting = read_prompts(request.ranking)
-    ranking = voting.prompts
+    read = read_prompts(request.ranking)
+    ranking = read.prompts
     questions = _questions(request)
     check_apart(questions.prompts, ranking)
     grid = grid_size(questions.prompts, request.grid_questions)
@@ -87,7 +87,7 @@ def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
     # Sorted: a bundle just published lists its files in another order than one read again.
     files = {path: each.sha256 for path, each in sorted(bundle.manifest.files.items())}
     made_of = msgspec.json.encode((files, entries))
-    facts = (__version__, MEASURED_AS, model.digest, model.router or "", questions.name, voting.name, made_of.decode())
+    facts = (__version__, MEASURED_AS, model.digest, model.router or "", questions.name, read.name, made_of.decode())
     task = Assignment(
         sources=sources,
         bundle=bundle.path,

@@ -288,7 +288,7 @@ def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> t
         ranked_by = next(entry for entry in reference.manifest.entries if entry.version != FULL)
         if why_not(ranked_by, _MAPPED):
             job.say(f"note: {ranked_by.precision} does not run here: layers are ranked in fp32")
-            reference = _voting_in_fp32(job, work, kept)
+            reference = _ranking_in_fp32(job, work, kept)
             (ranked_by,) = reference.manifest.entries
         if not fits(reference, [ranked_by], _MAPPED):
             raise CalibrationError(
@@ -299,17 +299,17 @@ def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> t
         return layer_order(engine, ranking_prompts(job.prompts.prompts), job.request.prune_layer, job.progress)
 
 
-def _voting_in_fp32(job: _Job, work: Path, kept: ExitStack) -> OpenBundle:
+def _ranking_in_fp32(job: _Job, work: Path, kept: ExitStack) -> OpenBundle:
     """Returns a bundle of the version that asks the router, in a precision that runs everywhere."""
     ranked_by = _ranked_by(job)
     options = FreezeOptions("fp32", name=_name(job.request.vlm))
-    freezer = Freezer(job.vlm, job.request.router, work / "voting", options, job.progress)
+    freezer = Freezer(job.vlm, job.request.router, work / "ranking", options, job.progress)
     freezer.shared()
     freezer.add(ranked_by)
     freezer.finish()
-    verify(work / "voting", job.vlm, job.request.router, job.progress)
-    staging = kept.enter_context(Staging(work / "ranking_prompts", progress=job.progress))
-    job.build(work / "voting", staging, [ranked_by])
+    verify(work / "ranking", job.vlm, job.request.router, job.progress)
+    staging = kept.enter_context(Staging(work / "ranked", progress=job.progress))
+    job.build(work / "ranking", staging, [ranked_by])
     return open_bundle(staging.path, progress=job.progress)
 
 

@@ -2,7 +2,7 @@
 
 What it is: the arguments, the order of the work, and what is printed.
 What it knows: the demo's own defaults, and that finished work is kept in a folder of its own. What it does not know:
-how anything is measured (`report_work`), counted (`report_costs`), summarised (`report_write`) or drawn (`page`).
+how anything is measured (`calib.report.work`), counted (`costs`), summarised (`write`) or drawn (`page`).
 
 Order: questions -> work bundle (freeze, ranking, verify) -> chunks of questions by several processes -> costs -> report
 -> page. A killed command goes on where it was: whatever is in the work folder was measured on exactly what is asked

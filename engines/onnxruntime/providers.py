@@ -2,7 +2,7 @@
 
 What it is: from options to a list of providers, and the rule that a session on a GPU must pass.
 What it knows: names and options of the providers of onnxruntime-gpu 1.31; docs/gpu.md says where each comes from.
-What it does not know: the library itself (`onnxruntime_backend` asks it), and what graphs compute.
+What it does not know: the library itself (`session` asks it), and what graphs compute.
 """
 
 from __future__ import annotations

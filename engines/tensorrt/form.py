@@ -92,7 +92,7 @@ def _pad_to_capacity(graph: onnx.GraphProto) -> None:
         if len(node.input) > 1 and node.input[1] in by_room:
             capacity = capacities.get(node.output[0])
             if node.op_type != "Pad" or not isinstance(capacity, int):
-                raise GraphInvalid("room goes elsewhere than to caches", where=node.name, got=node.op_type)
+                raise GraphInvalid("free slots go elsewhere than to caches", where=node.name, got=node.op_type)
             nodes += _padded(node, capacity)
         else:
             nodes.append(node)

@@ -2,7 +2,7 @@
 
 This package is the contract between the stages: versions, manifest, tensor names, the gather op's
 declaration, fingerprints and errors. It knows no framework. The stages themselves are subpackages
-(``vlms``, ``router``, ``export``, ``engines``, ``calib``, ``runtime``) and import only what
+(``vlm``, ``router``, ``export``, ``engines``, ``calib``, ``runtime``) and import only what
 ``tests/test_layering.py`` allows.
 """
 

@@ -50,7 +50,7 @@ LOGITS = "logits"  # float32 [B, V] of the last prompt token (prefill), [B, S, V
 INPUT_IDS = "input_ids"  # int64 [B, S] new tokens; input of decode
 POSITIONS = "positions"  # int64 [B]: position of the first new token; input of decode
 SLOTS = "slots"  # int64 [B]: slot of the first new token in layers >= K; input of decode where T < N
-# Caches, per planned layer i: engine precision [B, G, C, D]. Outputs of prefill (C = prompt rows + room; a
+# Caches, per kept layer i: engine precision [B, G, C, D]. Outputs of prefill (C = prompt rows + free slots; a
 # layer that a dynamic prefill skipped has C = 0); input and output of decode, bound to the same memory, which
 # the graph updates in place (TensorScatter).
 CACHE_KEY = "cache_key.{layer}"

@@ -1,8 +1,8 @@
 """Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
 
-Knows: ``read`` (the decoder answers about coarse label images), ``embed_image`` (the tower names what every patch
+Knows: ``read`` (the decoder answers about coarse label images), ``see`` (the tower names what every patch
 shows, and the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 image tokens; the
-tower stays as ``embed_image`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning
+tower stays as ``see`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning
 too, and with holes in the ground of every second batch). Does not know: optimisers, clocks, files. No lesson drops
 layers, or image tokens that show something.
 
@@ -30,8 +30,8 @@ from allrounder.demo.packing import IGNORED, PackedText, Packer, visible
 from allrounder.demo.questions import sample_questions
 from allrounder.demo.scenes import GRID, PATCH_PX, Split, easier, sample_scene
 
-LessonName = Literal["read", "embed_image", "whole", "polish"]
-LESSONS: tuple[LessonName, ...] = ("read", "embed_image", "whole", "polish")
+LessonName = Literal["read", "see", "whole", "polish"]
+LESSONS: tuple[LessonName, ...] = ("read", "see", "whole", "polish")
 BAND = 6
 READ_NOISE = 0.3
 HOLES = 0.5  # share of the batches of ``polish`` whose ground has holes
@@ -70,7 +70,7 @@ class Learner(nn.Module):
         ]
         return torch.stack([embedding(labels[..., i], table) for i, table in enumerate(tables)]).sum(0)
 
-    def embed_pixels(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    def look(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Tower features [B, patches, tower_hidden] of ``pixels`` [B, 3, h, IMAGE_PX], a band of patch rows."""
         tower = self.model.model.vision_tower
         embeddings = tower.embeddings
@@ -134,12 +134,12 @@ def make_batch(lesson: LessonName, packer: Packer, seeds: range, questions: int)
     scenes = [sample_scene(Split.TRAIN, seed) for seed in seeds]
     if lesson == "read":
         scenes = [easier(scene) for scene in scenes]
-    text = None if lesson == "embed_image" else packer.pack([sample_questions(scene, questions) for scene in scenes])
+    text = None if lesson == "see" else packer.pack([sample_questions(scene, questions) for scene in scenes])
     if lesson == "read":
         labels = np.stack([coarse_labels(scene).reshape(-1, len(CHANNELS)) for scene in scenes])
         return Batch(text, torch.from_numpy(labels), None, 0)
     first, rows = 0, GRID
-    if lesson == "embed_image":
+    if lesson == "see":
         first, rows = int(np.random.default_rng(seeds.start).integers(GRID - BAND + 1)), BAND
     labels = np.stack([dense_labels(scene)[first : first + rows].reshape(-1, len(CHANNELS)) for scene in scenes])
     images = np.stack([draw(scene)[PATCH_PX * first : PATCH_PX * (first + rows)] for scene in scenes])
@@ -160,9 +160,9 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
         return loss, {"answer_tokens_right": right}
     assert batch.pixels is not None
     with torch.set_grad_enabled(lesson != "whole"):
-        features = learner.embed_pixels(batch.pixels, batch.first_row)
+        features = learner.look(batch.pixels, batch.first_row)
     image_embeds = learner.model.model.multi_modal_projector(features)
-    if lesson == "embed_image":
+    if lesson == "see":
         dense, kind = learner.dense_loss(features, batch.labels)
         wanted = learner.embed_labels(batch.labels).detach()
         shown = batch.labels[..., 1] > 0
@@ -206,7 +206,7 @@ def lesson_parts(learner: Learner, lesson: LessonName) -> list[nn.Module]:
     if lesson == "read":
         return [model.model.language_model, model.lm_head, learner.label_embeddings]
     projector = model.model.multi_modal_projector
-    if lesson == "embed_image":
+    if lesson == "see":
         return [model.model.vision_tower, projector, learner.dense_heads]
     tower = [model.model.vision_tower] if lesson == "polish" else []
     return [*tower, projector, model.model.language_model, model.lm_head]

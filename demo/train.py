@@ -25,8 +25,8 @@ from allrounder.demo.packing import Packer
 from allrounder.demo.tokenizer import build_tokenizer
 from allrounder.progress import TerminalProgress
 
-SHARES: dict[LessonName, float] = {"read": 0.35, "embed_image": 0.2, "whole": 0.2, "polish": 0.25}
-FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "embed_image": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
+SHARES: dict[LessonName, float] = {"read": 0.35, "see": 0.2, "whole": 0.2, "polish": 0.25}
+FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -
     """The shipped model's way through ``lesson``."""
     if lesson == "read":
         return Plan(lesson, minutes, steps, images=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
-    if lesson == "embed_image":
+    if lesson == "see":
         return Plan(lesson, minutes, steps, images=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
     if lesson == "polish":
         return Plan(lesson, minutes, steps, images=4, questions=16, muon_rate=6e-4, adam_rate=3e-4, decay_from=0.3)

@@ -1,4 +1,4 @@
-"""A service in Python: one bundle, one latency target, questions by HTTP. Its flat copy is cpp-service/service.cpp.
+"""A service in Python: one bundle, one latency target, questions by HTTP. Its counterpart is cpp-service/service.cpp.
 
 python examples/python_service.py bundles/demo 8080 [TTFT_MS]
 curl --data-binary @image.rgb 'http://127.0.0.1:8080/ask?width=640&height=480&question=what+is+the+red+object%3F'

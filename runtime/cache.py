@@ -1,7 +1,7 @@
 """The KV pool of one request.
 
 What it is: the caches that prefill gave, tied to the decode graph once and grown in place.
-What it knows: two clocks (position and slot), room, and which names are tied to which memory.
+What it knows: two clocks (position and slot), free slots, and which names are tied to which memory.
 What it does not know: what is drawn from the logits.
 """
 

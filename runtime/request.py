@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "RequestOptions", "answer", "prepare"]
 
-_NEW_TOKENS = 128  # each step's time grows with the room that is set aside, so the limit is no good default
+_NEW_TOKENS = 128  # each step's time grows with the slots that are set aside, so the limit is no good default
 
 
 class RequestOptions(TypedDict, total=False):

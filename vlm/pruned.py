@@ -5,7 +5,7 @@ the exported graphs are verified against it.
 What it knows: decisions; that the layers are those of the loaded stock model, called with explicit masks, rotary angles
 and caches. What it does not know: where a decision comes from, and the inside of a layer.
 
-Layers below K see ``[prefix | N image_embeds | suffix]``; at K the image tokens outside the keep indices leave the
+Layers below K see ``[prefix | N image tokens | suffix]``; at K the image tokens outside the keep indices leave the
 sequence for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*
 counts the rows that are really held. A row of a batch runs only the layers of its own plan and holds no KV for the
 others. Suffixes are padded on the right: being causal, no real token sees padding, and decoding masks it.

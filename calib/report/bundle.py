@@ -1,9 +1,9 @@
 """The work bundle of a fidelity report: every engine that is measured, frozen, verified and staged like any other.
 
-What it is: the stages in their order, as in `build_job`, without quick fidelity and latency.
+What it is: the stages in their order, as in `commands/pipeline/build.py`, without quick fidelity and latency.
 What it knows: the stages' entry points. What it does not know: what is measured on the engines.
 
-Layers are ranked other prompts than the report's questions, and as `build` rankings: a bundle that is built with the
+Layers are ranked by other prompts than the report's questions, and as `build` ranks them: a bundle that is built with the
 same prompts then has the same layers, and the report speaks of its entries. A graph that the bundle holds is not proved
 again.
 """
@@ -71,14 +71,14 @@ def build_work_bundle(
             freezer.finish()
             return backend(BACKEND).build(frozen, staging, BuildOptions(progress=progress))
 
-        voted = [each for each in engines if each.unranked]
-        entries = build([each for each in engines if each not in voted])
-        if voted:
+        unranked = [each for each in engines if each.unranked]
+        entries = build([each for each in engines if each not in unranked])
+        if unranked:
             ranked_by = next(entry for entry in entries if entry.pruning.layer_policy == "dynamic")
             engine = Engine.open(
                 open_bundle(staging.path, progress=progress), ranked_by, EngineOptions(weights="shared")
             )
-            build(voted, layer_order(engine, ranking_prompts(ranking), sources.prune_layer, progress))
+            build(unranked, layer_order(engine, ranking_prompts(ranking), sources.prune_layer, progress))
         proved = frozenset(staging.base.manifest.files) if staging.base else frozenset()
         verify(frozen, sources.vlm, sources.router, progress, proved=proved)
         return publish(staging)

@@ -84,7 +84,7 @@ def check_all(engine: Engine, prompts: Sequence[Prompt]) -> None:
 
 
 def check_apart(questions: Sequence[Prompt], ranking: Sequence[Prompt]) -> None:
-    """Checks that no prompt that rankings for layers is measured as well, under whatever file name.
+    """Checks that no prompt that ranks layers is measured as well, under whatever file name.
 
     Raises:
         InputInvalid: Some are; the first ones are named.
@@ -101,7 +101,7 @@ def check_apart(questions: Sequence[Prompt], ranking: Sequence[Prompt]) -> None:
     if both:
         named = "; ".join(f"{prompt.question!r} about {prompt.image.name}" for prompt in both[:5])
         raise InputInvalid(
-            f"{len(both)} questions would both ranking for layers and be measured",
+            f"{len(both)} questions would both rank layers and be measured",
             where="--rank",
             got=named + (" ..." if len(both) > 5 else ""),
             remedy="give other prompts by --rank than those of --calib",

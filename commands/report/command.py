@@ -176,7 +176,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[Path, Path, Path | None, Pa
             remedy="give the router, questions to measure on, and other prompts that rank the layers",
         )
     if ranking.resolve() == calib.resolve():
-        raise InputInvalid("layers must not be ranked the questions that are measured", where="--rank", got=ranking)
+        raise InputInvalid("layers must not be ranked by the questions that are measured", where="--rank", got=ranking)
     return Path(model), router, calib, ranking
 
 

@@ -1,4 +1,4 @@
-// A service in C++: one bundle, one latency target, questions by HTTP. Its flat copy is ../python_service.py.
+// A service in C++: one bundle, one latency target, questions by HTTP. Its counterpart is ../python_service.py.
 //
 //     service bundles/demo 8080 [TTFT_MS]
 //     curl --data-binary @image.rgb

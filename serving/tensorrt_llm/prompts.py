@@ -33,7 +33,7 @@ def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
 
 
 def with_rows(prompt: PromptIds, numbers: Iterable[int], vocabulary: int) -> list[int]:
-    """Returns the prompt with an id beyond the vocabulary for each image tokens.
+    """Returns the prompt with an id beyond the vocabulary for each image token.
 
     Args:
         prompt: The ids around the image.

@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_exactly(lesson: LessonName, tmp_path, monkeypatch)
 
 def test_a_lesson_changes_only_its_own_parts(tmp_path) -> None:
     fresh = Learner(TOKENIZER, TINY, seed=0).state_dict()
-    after = run("embed_image", tmp_path)
+    after = run("see", tmp_path)
     changed = {name for name in fresh if not torch.equal(fresh[name], after[name])}
     assert any("vision_tower" in name for name in changed)
     assert not any("language_model" in name or "label_embeddings" in name for name in changed)

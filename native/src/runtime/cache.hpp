@@ -1,6 +1,6 @@
 // The KV pool of one request: the caches that prefill gave, tied to the decode graph once and grown in place.
 //
-// What it knows: two clocks (position and slot), room, and which names are tied to which memory; runtime/cache.py.
+// What it knows: two clocks (position and slot), free slots, and which names are tied to which memory; runtime/cache.py.
 // What it does not know: what is drawn from the logits.
 #pragma once
 

@@ -79,8 +79,8 @@ void check_length(const PromptIds& prompt, int64_t limit) {
 void check_provider(const Entry& entry, const EngineOptions& options) {
   if (entry.backend != kOnnxRuntime || !options.on_tensorrt() || !entry.pruning.dynamic()) return;
   throw Error(AR_ENGINE_UNAVAILABLE,
-              "ONNX Runtime's TensorRT provider is for frozen layers alone",  // an If saves no time in TensorRT
-              {entry.label(), "", "", "build it with --layer-policy frozen, or choose provider cuda"});
+              "ONNX Runtime's TensorRT provider is for static layers alone",  // an If saves no time in TensorRT
+              {entry.label(), "", "", "build it with --layer-policy static, or choose provider cuda"});
 }
 
 std::string read_text_of(const OpenBundle& bundle, const char* name) {

@@ -10,7 +10,7 @@
 namespace ar {
 namespace {
 
-constexpr int64_t kNewTokens = 128;  // each step's time grows with the room set aside: the limit is no good default
+constexpr int64_t kNewTokens = 128;  // each step's time grows with the slots set aside: the limit is no good default
 
 // Adds the time of its life to a sum.
 class Phase {

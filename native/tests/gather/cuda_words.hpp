@@ -160,10 +160,10 @@ inline void run(unsigned blocks, unsigned threads_of_block, const std::function<
 
 inline void __syncthreads() { cuda_words::block_barrier.wait(); }
 
-inline unsigned __ballot_sync(unsigned, bool ranking) {
-  return cuda_words::exchange(ranking ? 1u : 0u, [](const unsigned* rankings) {
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  return cuda_words::exchange(vote ? 1u : 0u, [](const unsigned* votes) {
     unsigned lanes = 0;
-    for (unsigned lane = 0; lane < cuda_words::kLanes; ++lane) lanes |= rankings[lane] << lane;
+    for (unsigned lane = 0; lane < cuda_words::kLanes; ++lane) lanes |= votes[lane] << lane;
     return lanes;
   });
 }

@@ -1,4 +1,4 @@
-// The KV pool: two clocks, room, and what is tied to which memory.
+// The KV pool: two clocks, free slots, and what is tied to which memory.
 #include "runtime/cache.hpp"
 
 #include <gtest/gtest.h>

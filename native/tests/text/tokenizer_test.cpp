@@ -38,7 +38,7 @@ TEST(Tokenizer, LegacySentencePieceMarksEveryStretch) {
 }
 
 // As `tokenizers` 0.23 has it: a token that is normalised is decoded as it was normalised, and only by its own text is a
-// special one left out. (0.22 leaves it out; no host of this project marks a special token so.)
+// special one left out. (0.22 leaves it out; no model of this project marks a special token so.)
 TEST(Tokenizer, ASpecialTokenThatIsNormalisedIsDecodedAsText) {
   std::string json = small::sentence_piece(small::kLegacy);
   const std::string plain = small::added("</s>", 2, true);

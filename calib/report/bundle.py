@@ -3,9 +3,9 @@
 What it is: the stages in their order, as in `commands/pipeline/build.py`, without quick fidelity and latency.
 What it knows: the stages' entry points. What it does not know: what is measured on the engines.
 
-Layers are ranked by other prompts than the report's questions, and as `build` ranks them: a bundle that is built with the
-same prompts then has the same layers, and the report speaks of its entries. A graph that the bundle holds is not proved
-again.
+Layers are ranked by other prompts than the report's questions, and as `build` ranks them: a bundle that is built with
+the same prompts then has the same layers, and the report speaks of its entries. A graph that the bundle holds is not
+proved again.
 """
 
 from __future__ import annotations

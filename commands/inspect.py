@@ -57,7 +57,7 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
     facts = [
         ("bundle", str(bundle.path)),
         ("manifest", f"{bundle.digest[:16]}, written by {manifest.producer}"),
-        ("model", f"{model.name}, model {model.digest[:16]}, router {(model.router or 'none')[:16]}"),
+        ("model", f"{model.name}, digest {model.digest[:16]}, router {(model.router or 'none')[:16]}"),
         ("", f"{model.image_tokens} image tokens, {model.layers} layers of {model.hidden}; {model.image_size} px"),
         ("limits", f"{manifest.limits.text_tokens} text tokens in, {manifest.limits.new_tokens} out"),
     ]

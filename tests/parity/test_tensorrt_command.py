@@ -38,7 +38,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     "precision", ["fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fp16", "bf16"))]
 )
-def test_it_rankings_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
+def test_it_ranks_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, monkeypatch, precision):
     out = tmp_path / "bundle"
     words = ("--version", "full,par-lite", "--backend", "tensorrt", "--precision", precision)
     monkeypatch.setattr(tensorrt_stub.Builder, "built", [])

@@ -65,7 +65,7 @@ def _sampled(judge: Judge, referenced: bool, learner: Learner, work: Work, momen
             [divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(DECISIONS)], 1
         )
         kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, decision.keep, value=True)
-        picked = Picked(kept, decision.plan[:, gather:])
+        picked = Picked(kept, decision.layer_mask[:, gather:])
     log_probs = decision_log_prob(_repeated(scores), picked, gather)
     if referenced:  # against the frozen first router, which the seed gives again
         with torch.no_grad():

@@ -19,9 +19,9 @@ import onnx
 from allrounder import __version__
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.errors import InputInvalid
-from allrounder.export.graph.decision import make_plan
 from allrounder.export.graph.decode import decode_graph
 from allrounder.export.graph.prefill import prefill_graph
+from allrounder.export.graph.pruned_spec import pruned_spec
 from allrounder.export.graph.writer import Placed, content_name, serialized
 from allrounder.export.preprocess import image_steps, preprocess_graph
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
@@ -155,7 +155,7 @@ class Freezer:
             InvalidBudget: The model cannot be pruned so, or static layers are not listed.
             InputInvalid: The version prunes, and there is no router.
         """
-        plan = make_plan(self.spec, pruning)
+        pruned = pruned_spec(self.spec, pruning)
         if self._router_dir is None and pruning.routes(self.spec.image_tokens):
             raise InputInvalid(
                 "this version needs a router",
@@ -163,8 +163,8 @@ class Freezer:
                 remedy="give a router directory, or build the version full",
             )
         names = [
-            self._graph("prefill", prefill_graph(plan, self._vlm.tensors, self._element)),
-            self._graph("decode", decode_graph(plan, self._vlm.tensors, self._element)),
+            self._graph("prefill", prefill_graph(pruned, self._vlm.tensors, self._element)),
+            self._graph("decode", decode_graph(pruned, self._vlm.tensors, self._element)),
         ]
         version = FrozenVersion(pruning=pruning, prefill=names[0], decode=names[1])
         self._state.versions.pop(pruning.key, None)  # `frozen.json` lists versions in the order of their last call

@@ -22,10 +22,10 @@ BISECTIONS = 40  # halvings of the threshold's bracket: float32 is exhausted bef
 
 
 class HardDecisions(NamedTuple):
-    """``keep`` int64 [B, T], ascending; ``plan`` bool [B, M]."""
+    """``keep`` int64 [B, T], ascending; ``layer_mask`` bool [B, M]."""
 
     keep: Tensor
-    plan: Tensor
+    layer_mask: Tensor
 
 
 def cut(scores: Scores, budget: Budget, prune_layer: int) -> HardDecisions:

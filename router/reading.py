@@ -95,7 +95,7 @@ def _spread(state: State, rows: int) -> State:
     }
     return dataclasses.replace(
         state,
-        mask=state.mask.expand(rows, -1),
+        layer_mask=state.layer_mask.expand(rows, -1),
         positions=state.positions.expand(rows),
         valid_all=state.valid_all.expand(rows, -1),
         valid_kept=state.valid_kept.expand(rows, -1),

@@ -67,9 +67,9 @@ def kept_layers(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
     _check(layer_scores, "layer_scores")
     check_decision(Budget(1, layers), tokens=1, layers=layer_scores.shape[1], prune_layer=prune_layer)
     chosen = ranking(layer_scores[:, prune_layer:])[:, : layers - prune_layer] + prune_layer
-    plan = torch.zeros_like(layer_scores, dtype=torch.bool)
-    plan[:, :prune_layer] = True
-    return plan.scatter_(1, chosen, value=True)
+    mask = torch.zeros_like(layer_scores, dtype=torch.bool)
+    mask[:, :prune_layer] = True
+    return mask.scatter_(1, chosen, value=True)
 
 
 def _check(scores: Tensor, where: str) -> None:

@@ -42,7 +42,7 @@ FAULTS = {
         "clean.argsort(dim=-1, descending=True, stable=True)",
         "clean.flip(-1).argsort(dim=-1, descending=True, stable=True).neg().add(scores.shape[-1] - 1)",
     ),
-    "a layer that is not planned runs": Fault(
+    "a layer that is not kept runs": Fault(
         "export/graph/prefill.py", 'inner.node("Identity", [rows.hidden], "hidden")', "run(inner)[0]"
     ),
     "layers chosen one off": Fault(
@@ -73,7 +73,7 @@ FAULTS = {
     ),
     "pruned layers keep their old numbers": Fault(
         "engines/checkpoint/weights.py",
-        'f"decoder.layers.{plan.index(tensor.layer)}."',
+        'f"decoder.layers.{kept.index(tensor.layer)}."',
         'f"decoder.layers.{tensor.layer}."',
     ),
     "agreement with the truth in place of full": Fault(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import PruningDecision, plan_mask
+from allrounder.vlm.pruned import PruningDecision, layer_mask
 
 __all__ = ["masked_logits"]
 
@@ -43,7 +43,7 @@ def masked_logits(
         [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.
     """
     batch = len(prompt.suffix_ids)
-    plans = plan_mask(decision.plan, batch, vlm.spec.decoder.layers)
+    kept = layer_mask(decision.kept_layers, batch, vlm.spec.decoder.layers)
     answers = prompt.suffix_ids[:, :0] if answer_ids is None else answer_ids
     embed = vlm.model.get_input_embeddings()
     logits = []
@@ -52,7 +52,7 @@ def masked_logits(
         after = torch.cat([row.suffix_ids, answers[index : index + 1]], dim=1)
         inputs = torch.cat([embed(row.prefix_ids), image_embeds[index : index + 1], embed(after)], dim=1)
         seen = _seen(inputs.shape[1], row.prefix_ids.shape[1], vlm.spec.image_tokens, decision.keep[index])
-        with _masked(vlm, seen, plans[index], decision.prune_layer):
+        with _masked(vlm, seen, kept[index], decision.prune_layer):
             output: Any = vlm.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1 + answers.shape[1])
         logits.append(output.logits)
     return torch.cat(logits)
@@ -67,7 +67,7 @@ def _seen(rows: int, before: int, tokens: int, keep: Tensor) -> Tensor:
 
 
 @contextmanager
-def _masked(vlm: LoadedModel, seen: Tensor, plan: Tensor, prune_layer: int) -> Iterator[None]:
+def _masked(vlm: LoadedModel, seen: Tensor, kept: Tensor, prune_layer: int) -> Iterator[None]:
     """Hooks the stock layers: another mask from layer K on, and identity for skipped ones."""
     dtype = vlm.model.dtype
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
@@ -77,7 +77,7 @@ def _masked(vlm: LoadedModel, seen: Tensor, plan: Tensor, prune_layer: int) -> I
             if index >= prune_layer:
                 handle = layer.register_forward_pre_hook(_with_mask(mask[None, None]), with_kwargs=True)
                 hooks.callback(handle.remove)
-            if not plan[index]:
+            if not kept[index]:
                 hooks.callback(layer.register_forward_hook(_identity).remove)
         yield
 

@@ -7,7 +7,7 @@ and caches. What it does not know: where a decision comes from, and the inside o
 
 Layers below K see ``[prefix | N image tokens | suffix]``; at K the image tokens outside the keep indices leave the
 sequence for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*
-counts the rows that are really held. A row of a batch runs only the layers of its own plan and holds no KV for the
+counts the rows that are really held. A row of a batch runs only its own kept layers and holds no KV for the
 others. Suffixes are padded on the right: being causal, no real token sees padding, and decoding masks it.
 """
 
@@ -26,18 +26,18 @@ from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
 
-__all__ = ["PrunedModel", "PruningDecision", "State", "full_decision", "plan_mask"]
+__all__ = ["PrunedModel", "PruningDecision", "State", "full_decision", "layer_mask"]
 
 
 class PruningDecision(NamedTuple):
     """Which image tokens and which layers are kept, for B rows.
 
-    All rows keep equally many tokens; plans may differ from row to row, in number as well.
+    All rows keep equally many tokens; kept layers may differ from row to row, in number as well.
     """
 
     keep: Tensor  # int64 [B, T], each row ascending without repeats
-    plan: tuple[int, ...] | Tensor  # the kept layers, ascending, for all rows; or bool [B, M]
-    prune_layer: int  # K; layers 0..K-1 are in every plan
+    kept_layers: tuple[int, ...] | Tensor  # ascending, for all rows; or bool [B, M]
+    prune_layer: int  # K; layers 0..K-1 are always kept
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class State:
 
     logits: Tensor  # [B, V], of each row's last prompt token
     suffix_hidden: Tensor  # [B, S, H], final norm applied; `PrunedModel.head` makes logits of it
-    mask: Tensor  # bool [B, M], the plans
+    layer_mask: Tensor  # bool [B, M], the kept layers
     prune_layer: int
     positions: Tensor  # int64 [B], of the next token: rows of the unpruned prompt and of what followed
     valid_all: Tensor  # bool [B, C], which cache rows of the layers below K are not padding
@@ -58,7 +58,7 @@ class State:
 class _Cache:
     """Keys and values per layer, with the one method that the stock attention modules call."""
 
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [rows in the plan, G, C, D]
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [rows that keep it, G, C, D]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if layer in self.layers:
@@ -162,7 +162,7 @@ class PrunedModel:
         return State(
             logits=self.head(last),
             suffix_hidden=suffix,
-            mask=mask,
+            layer_mask=mask,
             prune_layer=decision.prune_layer,
             positions=before + self.spec.image_tokens + prompt.suffix_lengths,
             valid_all=_valid(prompt, before + self.spec.image_tokens),
@@ -194,7 +194,7 @@ class PrunedModel:
         depth, gather = self.spec.decoder.layers, state.prune_layer
         for valid, layers in ((state.valid_all, range(gather)), (state.valid_kept, range(gather, depth))):
             rows = self._rows(hidden, positions, _causal(hidden, valid))
-            hidden = self._run(hidden, rows, state.mask, layers, state.cache)
+            hidden = self._run(hidden, rows, state.layer_mask, layers, state.cache)
         state.positions = state.positions + steps
         return self.head(self._norm(hidden))
 
@@ -215,7 +215,7 @@ class PrunedModel:
         """
         answers = answer_ids.reshape(-1, answer_ids.shape[-1]).expand(len(prompt.suffix_ids), -1)
         state = self.prefill(image_embeds, _appended(prompt, answers[:, :-1]), decision)
-        length, count = prompt.suffix_lengths.expand(len(state.mask)), answers.shape[1]
+        length, count = prompt.suffix_lengths.expand(len(state.layer_mask)), answers.shape[1]
         places = (length - 1)[:, None] + torch.arange(count, device=answers.device)
         picked = state.suffix_hidden.gather(1, places[..., None].expand(-1, -1, self.spec.decoder.hidden))
         return self.head(picked)
@@ -237,14 +237,16 @@ class PrunedModel:
         return torch.cat(tokens, dim=1)
 
     def _checked(self, decision: PruningDecision) -> Tensor:
-        """Returns the plans as bool [B, M]."""
+        """Returns the kept layers as bool [B, M]."""
         decoder, tokens, batch = self.spec.decoder, self.spec.image_tokens, len(decision.keep)
-        mask = plan_mask(decision.plan, batch, decoder.layers).to(decision.keep.device)
+        mask = layer_mask(decision.kept_layers, batch, decoder.layers).to(decision.keep.device)
         for kept in mask.sum(dim=1).unique().tolist():
             budget = Budget(decision.keep.shape[1], kept)
             check_decision(budget, tokens=tokens, layers=decoder.layers, prune_layer=decision.prune_layer)
         if not bool(mask[:, : decision.prune_layer].all()):
-            raise InvalidBudget("a layer before the gather is skipped", got=decision.plan, where="plan")
+            raise InvalidBudget(
+                "a layer below the prune layer is skipped", got=decision.kept_layers, where="kept_layers"
+            )
         ascending = bool((decision.keep.diff(dim=1) > 0).all())
         if not ascending or int(decision.keep.min()) < 0 or int(decision.keep.max()) >= tokens:
             raise InvalidBudget("not the keep indices", where="keep", wanted=f"ascending indices below {tokens}")
@@ -276,7 +278,7 @@ class PrunedModel:
         return _Rows(cosine, sine, mask)
 
     def _run(self, hidden: Tensor, rows: _Rows, mask: Tensor, layers: range, cache: _Cache) -> Tensor:
-        """Runs layers; each only on the batch rows that have it in their plan."""
+        """Runs layers; each only on the batch rows that keep it."""
         for index in layers:
             wanted = mask[:, index]
             if bool(wanted.all()):
@@ -302,23 +304,25 @@ def full_decision(vlm: LoadedModel, batch: int = 1, prune_layer: int = 0) -> Pru
     return PruningDecision(keep, tuple(range(vlm.spec.decoder.layers)), prune_layer)
 
 
-def plan_mask(plan: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tensor:
+def layer_mask(kept: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tensor:
     """Returns the kept layers as bool [batch, layers].
 
     Raises:
         InvalidBudget: Layers that do not exist, in no ascending order, or a mask of another shape.
     """
-    if isinstance(plan, Tensor):
-        if plan.shape != (batch, layers) or plan.dtype != torch.bool:
+    if isinstance(kept, Tensor):
+        if kept.shape != (batch, layers) or kept.dtype != torch.bool:
             wanted = f"bool [{batch}, {layers}]"
             raise InvalidBudget(
-                "not a mask of layers", where="plan", got=f"{plan.dtype} {list(plan.shape)}", wanted=wanted
+                "not a mask of layers", where="kept_layers", got=f"{kept.dtype} {list(kept.shape)}", wanted=wanted
             )
-        return plan
-    if list(plan) != sorted(set(plan)) or not set(plan) <= set(range(layers)):
-        raise InvalidBudget("not the kept layers", where="plan", got=plan, wanted=f"ascending indices below {layers}")
+        return kept
+    if list(kept) != sorted(set(kept)) or not set(kept) <= set(range(layers)):
+        raise InvalidBudget(
+            "not the kept layers", where="kept_layers", got=kept, wanted=f"ascending indices below {layers}"
+        )
     mask = torch.zeros(layers, dtype=torch.bool)
-    mask[list(plan)] = True
+    mask[list(kept)] = True
     return mask.expand(batch, -1)
 
 

@@ -194,7 +194,7 @@ def _pruned(measured: Entry) -> PrunedEntry:
     )
 
 
-def _small_files(source: Path, vlm: ModelRecord, plan: Sequence[int], out: Path) -> dict[str, FileRecord]:
+def _small_files(source: Path, vlm: ModelRecord, kept: Sequence[int], out: Path) -> dict[str, FileRecord]:
     """Copies what a model has beside its weights, the config with fewer layers."""
     try:
         verify_files(source, vlm.files, check_files(source, vlm.files))
@@ -203,7 +203,7 @@ def _small_files(source: Path, vlm: ModelRecord, plan: Sequence[int], out: Path)
         raise BundleCorrupt("the model's files cannot be read", where=source, got=error) from error
     for name in vlm.files:
         shutil.copyfile(source / name, out / name)
-    (out / CONFIG).write_text(json.dumps(pruned_config(config, vlm, plan), indent=2) + "\n", encoding="utf-8")
+    (out / CONFIG).write_text(json.dumps(pruned_config(config, vlm, kept), indent=2) + "\n", encoding="utf-8")
     if _TOKENIZER_CONFIG in vlm.files:
         _say_for_older(out / _TOKENIZER_CONFIG)
     return {name: file_record(out / name) for name in vlm.files}

@@ -45,8 +45,8 @@ class _Kept(NamedTuple):
     name: str
 
 
-def written_name(tensor: ModelTensor, plan: Sequence[int]) -> str | None:
-    """Returns the name that a tensor is written under where only the layers of ``plan`` are there.
+def written_name(tensor: ModelTensor, kept: Sequence[int]) -> str | None:
+    """Returns the name that a tensor is written under where only the layers ``kept`` are there.
 
     Returns:
         The name that llava-1.5-7b-hf has for it on the hub, whatever the model calls it; None if it is of another
@@ -57,17 +57,17 @@ def written_name(tensor: ModelTensor, plan: Sequence[int]) -> str | None:
     """
     name = tensor.name
     if tensor.layer is not None:
-        if tensor.layer not in plan:
+        if tensor.layer not in kept:
             return None
-        name = name.replace(f"decoder.layers.{tensor.layer}.", f"decoder.layers.{plan.index(tensor.layer)}.", 1)
+        name = name.replace(f"decoder.layers.{tensor.layer}.", f"decoder.layers.{kept.index(tensor.layer)}.", 1)
     for canonical, written in _WRITTEN:
         if name.startswith(canonical):
             return written + name.removeprefix(canonical)
     raise BundleCorrupt("a recorded weight belongs to no part of the model", where=tensor.stored, got=name)
 
 
-def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, plan: Sequence[int]) -> dict[str, Any]:
-    """Returns ``config.json`` of the model with the layers of ``plan`` alone; everything else stays as it is written.
+def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, kept: Sequence[int]) -> dict[str, Any]:
+    """Returns ``config.json`` of the model with the layers ``kept`` alone; everything else stays as it is written.
 
     Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
     some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
@@ -86,11 +86,11 @@ def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, plan: Sequence[in
                     got=len(listed),
                     wanted=vlm.layers,
                 )
-            text[key] = [listed[layer] for layer in plan]
+            text[key] = [listed[layer] for layer in kept]
     windowless = vlm.text_config.get("max_window_layers")
     if isinstance(windowless, int):  # the layers below it attend to everything: as many as are kept of them still do
-        text["max_window_layers"] = sum(layer < windowless for layer in plan)
-    text["num_hidden_layers"] = len(plan)
+        text["max_window_layers"] = sum(layer < windowless for layer in kept)
+    text["num_hidden_layers"] = len(kept)
     rope = dict(text.get("rope_parameters") or {})
     if "rope_theta" in rope:
         text.setdefault("rope_theta", rope.pop("rope_theta"))
@@ -102,8 +102,8 @@ def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, plan: Sequence[in
     return {**config, "text_config": text}
 
 
-def write_weights(vlm: ModelRecord, plan: Sequence[int], out: Path, progress: Progress) -> dict[str, FileRecord]:
-    """Writes the weights of the layers in ``plan``, renumbered, and of everything outside the decoder's layers.
+def write_weights(vlm: ModelRecord, kept: Sequence[int], out: Path, progress: Progress) -> dict[str, FileRecord]:
+    """Writes the weights of the layers ``kept``, renumbered, and of everything outside the decoder's layers.
 
     Returns:
         What was written below ``out``, the index of several files included.
@@ -114,20 +114,20 @@ def write_weights(vlm: ModelRecord, plan: Sequence[int], out: Path, progress: Pr
     """
     groups: dict[str, list[_Kept]] = {}
     for tensor in vlm.tensors:
-        name = written_name(tensor, plan)
+        name = written_name(tensor, kept)
         if name is not None:
             groups.setdefault(tensor.file, []).append(_Kept(tensor, name))
     single = len(vlm.weights) == 1
     records: dict[str, FileRecord] = {}
     placed: dict[str, str] = {}
-    for done, (source, kept) in enumerate(groups.items(), start=1):
+    for done, (source, moved) in enumerate(groups.items(), start=1):
         name = "model.safetensors" if single else f"model-{done:05}-of-{len(groups):05}.safetensors"
-        records[name] = _write_file(vlm.weights_file(source), kept, out / name)
+        records[name] = _write_file(vlm.weights_file(source), moved, out / name)
         vlm.weights_file(source)  # the same file after it was read
-        placed |= {each.name: name for each in kept}
+        placed |= {each.name: name for each in moved}
         progress("writing weights", done, len(groups))
     if not single:
-        total = sum(each.source.end - each.source.begin for kept in groups.values() for each in kept)
+        total = sum(each.source.end - each.source.begin for moved in groups.values() for each in moved)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
         data = json.dumps(index, indent=2).encode() + b"\n"
         (out / INDEX).write_bytes(data)

@@ -1,7 +1,7 @@
 """The decode graph: new tokens become logits, and the caches grow in place.
 
-What it is: S new tokens per row through the planned layers, each reading and extending its cache.
-What it knows: the decision (`Plan`) as far as decoding depends on it: layers, K, and whether slots differ from
+What it is: S new tokens per row through the kept layers, each reading and extending its cache.
+What it knows: what is pruned (`PrunedSpec`) as far as decoding depends on it: layers, K, and whether slots differ from
 positions. What it does not know: budgets. Dynamic graphs of all versions with T < N are therefore equal, byte for byte.
 """
 
@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.graph.decision import Plan
 from allrounder.export.graph.decoder import Cache, Clock, Layer, Rotation, decode_layer, embed, head, rotation
 from allrounder.export.graph.prefill import cache_shape
+from allrounder.export.graph.pruned_spec import PrunedSpec
 from allrounder.export.graph.writer import Dim, GraphWriter, Placed
 
 __all__ = ["decode_graph"]
@@ -23,17 +23,17 @@ __all__ = ["decode_graph"]
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 
 
-def decode_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+def decode_graph(pruned: PrunedSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
     """Returns the decode graph of a decision; names, dtypes and shapes are those of `allrounder.tensors`."""
     graph = GraphWriter("decode", weights, dtype)
-    batch: Dim = 1 if plan.dynamic else "B"
-    decoder = plan.spec.decoder
-    _inputs(graph, plan, batch)
+    batch: Dim = 1 if pruned.dynamic else "B"
+    decoder = pruned.spec.decoder
+    _inputs(graph, pruned, batch)
     hidden = embed(graph, tensors.INPUT_IDS, "embeddings")
     rotated = rotation(graph, decoder, _positions(graph))
-    for layer in plan.layers:
-        slots = tensors.SLOTS if plan.prunes and layer >= plan.pruning.prune_layer else tensors.POSITIONS
-        hidden = _layer(graph, plan, layer, hidden, rotated, slots)
+    for layer in pruned.layers:
+        slots = tensors.SLOTS if pruned.prunes and layer >= pruned.pruning.prune_layer else tensors.POSITIONS
+        hidden = _layer(graph, pruned, layer, hidden, rotated, slots)
     flat = graph.node("Reshape", [hidden, graph.ints(-1, decoder.hidden)], "flat")
     sizes = graph.node(
         "Concat",
@@ -43,22 +43,22 @@ def decode_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx.
     )
     logits = graph.node("Reshape", [head(graph, decoder, flat), sizes], "shaped")
     graph.output(tensors.LOGITS, _F32, [batch, "S", decoder.vocabulary], logits)
-    for layer in plan.layers:
+    for layer in pruned.layers:
         for name in (tensors.CACHE_KEY_OUT, tensors.CACHE_VALUE_OUT):
-            graph.output(name.format(layer=layer), dtype, cache_shape(plan, layer))
+            graph.output(name.format(layer=layer), dtype, cache_shape(pruned, layer))
     return graph.model()
 
 
-def _inputs(graph: GraphWriter, plan: Plan, batch: Dim) -> None:
+def _inputs(graph: GraphWriter, pruned: PrunedSpec, batch: Dim) -> None:
     graph.input(tensors.INPUT_IDS, _I64, [batch, "S"])
     graph.input(tensors.POSITIONS, _I64, [batch])
-    if plan.prunes:
+    if pruned.prunes:
         graph.input(tensors.SLOTS, _I64, [batch])
-    if plan.dynamic:
-        graph.input(tensors.LAYER_MASK, TensorProto.BOOL, [plan.spec.decoder.layers])
-    for layer in plan.layers:
+    if pruned.dynamic:
+        graph.input(tensors.LAYER_MASK, TensorProto.BOOL, [pruned.spec.decoder.layers])
+    for layer in pruned.layers:
         for name in (tensors.CACHE_KEY, tensors.CACHE_VALUE):
-            graph.input(name.format(layer=layer), graph.dtype, cache_shape(plan, layer))
+            graph.input(name.format(layer=layer), graph.dtype, cache_shape(pruned, layer))
 
 
 def _positions(graph: GraphWriter) -> str:
@@ -70,11 +70,11 @@ def _positions(graph: GraphWriter) -> str:
     )
 
 
-def _layer(graph: GraphWriter, plan: Plan, layer: int, hidden: str, rotated: Rotation, slots: str) -> str:
-    """Writes one planned layer, behind an `If` where it is optional, and returns its rows."""
+def _layer(graph: GraphWriter, pruned: PrunedSpec, layer: int, hidden: str, rotated: Rotation, slots: str) -> str:
+    """Writes one kept layer, behind an `If` where it is optional, and returns its rows."""
     past = Cache(tensors.CACHE_KEY.format(layer=layer), tensors.CACHE_VALUE.format(layer=layer))
     outputs = (tensors.CACHE_KEY_OUT.format(layer=layer), tensors.CACHE_VALUE_OUT.format(layer=layer))
-    decoder = plan.spec.decoder
+    decoder = pruned.spec.decoder
 
     def run(inner: GraphWriter) -> tuple[str, ...]:
         filled = inner.node("Add", [slots, inner.size(tensors.INPUT_IDS, 1, "new_count")], "filled")
@@ -90,11 +90,11 @@ def _layer(graph: GraphWriter, plan: Plan, layer: int, hidden: str, rotated: Rot
         )
 
     with graph.scope(f"layers.{layer}"):
-        if plan.optional(layer):
-            planned = graph.node("Gather", [tensors.LAYER_MASK, graph.int(layer)], "planned")
-            values = graph.choose(planned, run, skip, ("hidden", *outputs))
+        if pruned.optional(layer):
+            kept = graph.node("Gather", [tensors.LAYER_MASK, graph.int(layer)], "kept")
+            values = graph.choose(kept, run, skip, ("hidden", *outputs))
         else:
             values = run(graph)
     for value, name in zip(values[1:], outputs, strict=True):
         graph.rename(value, name)
-    return graph.annotate(values[0], graph.dtype, [1 if plan.dynamic else "B", "S", decoder.hidden])
+    return graph.annotate(values[0], graph.dtype, [1 if pruned.dynamic else "B", "S", decoder.hidden])

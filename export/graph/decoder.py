@@ -2,7 +2,7 @@
 
 What it is: RMS norm, attention with rotary embedding and gated MLP of a Llama-like layer, written with standard ops.
 What it knows: the decoder's spec, the names of its weights below a prefix, so that the router's layers are written too.
-What it does not know: which layers are planned, what the rows mean, how caches are sized.
+What it does not know: which layers are kept, what the rows mean, how caches are sized.
 
 Hidden rows are [B, R, H]. Queries, keys and values are [B, heads, R, D], the layout of the caches.
 """

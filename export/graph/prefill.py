@@ -1,7 +1,7 @@
 """The prefill graph: a prompt becomes the first logits and the caches.
 
-What it is: prefix, image tokens and suffix through the planned layers; at K the dropped image tokens leave.
-What it knows: the decision (`Plan`), the two clocks, the inputs and outputs named in the contract.
+What it is: prefix, image tokens and suffix through the kept layers; at K the dropped image tokens leave.
+What it knows: what is pruned (`PrunedSpec`), the two clocks, the inputs and outputs named in the contract.
 What it does not know: where token scores come from, how new tokens are decoded.
 
 The prompt's attention is causal without a mask: padding stands at the end, and so no real row sees it.
@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.graph.decision import Plan
 from allrounder.export.graph.decoder import Layer, Rotation, embed, head, prompt_layer, rotation
 from allrounder.export.graph.gather import PLUGIN, token_gather
+from allrounder.export.graph.pruned_spec import PrunedSpec
 from allrounder.export.graph.writer import Dim, GraphWriter, Placed
 from allrounder.vlm.spec import ModelSpec
 
@@ -37,21 +37,21 @@ class _Rows(NamedTuple):
     extent: str
 
 
-def prefill_graph(plan: Plan, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+def prefill_graph(pruned: PrunedSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
     """Returns the prefill graph of a decision; names, dtypes and shapes are those of `allrounder.tensors`."""
     graph = GraphWriter("prefill", weights, dtype)
-    batch: Dim = 1 if plan.dynamic else "B"
-    prompt_inputs(graph, plan.spec, batch)
+    batch: Dim = 1 if pruned.dynamic else "B"
+    prompt_inputs(graph, pruned.spec, batch)
     graph.input(tensors.FREE_SLOTS, _I64, [1])
-    if plan.prunes:
-        graph.input(tensors.TOKEN_SCORES, _F32, [batch, plan.spec.image_tokens])
-    if plan.dynamic:
-        graph.input(tensors.LAYER_SCORES, _F32, [batch, plan.spec.decoder.layers])
-        _layer_mask(graph, plan)
-    rows = _through_layers(graph, plan, _prompt_rows(graph))
-    logits = head(graph, plan.spec.decoder, _last_rows(graph, rows.hidden))
-    graph.output(tensors.LOGITS, _F32, [batch, plan.spec.decoder.vocabulary], logits)
-    _declare_outputs(graph, plan, batch)
+    if pruned.prunes:
+        graph.input(tensors.TOKEN_SCORES, _F32, [batch, pruned.spec.image_tokens])
+    if pruned.dynamic:
+        graph.input(tensors.LAYER_SCORES, _F32, [batch, pruned.spec.decoder.layers])
+        _layer_mask(graph, pruned)
+    rows = _through_layers(graph, pruned, _prompt_rows(graph))
+    logits = head(graph, pruned.spec.decoder, _last_rows(graph, rows.hidden))
+    graph.output(tensors.LOGITS, _F32, [batch, pruned.spec.decoder.vocabulary], logits)
+    _declare_outputs(graph, pruned, batch)
     return graph.model()
 
 
@@ -84,27 +84,27 @@ def _prompt_rows(graph: GraphWriter) -> _Rows:
     return _Rows(hidden, row_numbers(graph, hidden), ROWS)
 
 
-def _through_layers(graph: GraphWriter, plan: Plan, rows: _Rows) -> _Rows:
-    """Writes all planned layers, and the gather before the first of them that is not below K."""
-    below = range(plan.pruning.prune_layer)
-    beyond = plan.layers[len(below) :]
+def _through_layers(graph: GraphWriter, pruned: PrunedSpec, rows: _Rows) -> _Rows:
+    """Writes all kept layers, and the gather before the first of them that is not below K."""
+    below = range(pruned.pruning.prune_layer)
+    beyond = pruned.layers[len(below) :]
     for layers in (below, beyond):
-        if layers is beyond and plan.prunes:
+        if layers is beyond and pruned.prunes:
             with graph.scope("gather"):
-                rows = _gather(graph, plan, rows)
+                rows = _gather(graph, pruned, rows)
         if not layers:
             continue
         with graph.scope("below" if layers is below else "beyond"):
-            rotated = rotation(graph, plan.spec.decoder, rows.positions)
+            rotated = rotation(graph, pruned.spec.decoder, rows.positions)
         for layer in layers:
-            rows = rows._replace(hidden=_layer(graph, plan, layer, rows, rotated))
+            rows = rows._replace(hidden=_layer(graph, pruned, layer, rows, rotated))
     return rows
 
 
-def _layer(graph: GraphWriter, plan: Plan, layer: int, rows: _Rows, rotated: Rotation) -> str:
-    """Writes one planned layer, behind an `If` where it is optional, and returns its rows."""
+def _layer(graph: GraphWriter, pruned: PrunedSpec, layer: int, rows: _Rows, rotated: Rotation) -> str:
+    """Writes one kept layer, behind an `If` where it is optional, and returns its rows."""
     outputs = (tensors.CACHE_KEY.format(layer=layer), tensors.CACHE_VALUE.format(layer=layer))
-    decoder = plan.spec.decoder
+    decoder = pruned.spec.decoder
 
     def run(inner: GraphWriter) -> tuple[str, ...]:
         hidden, cache = prompt_layer(inner, Layer(decoder, f"decoder.layers.{layer}"), rows.hidden, rotated)
@@ -116,14 +116,14 @@ def _layer(graph: GraphWriter, plan: Plan, layer: int, rows: _Rows, rotated: Rot
         return (inner.node("Identity", [rows.hidden], "hidden"), *empty)
 
     with graph.scope(f"layers.{layer}"):
-        if plan.optional(layer):
-            planned = graph.node("Gather", [tensors.LAYER_MASK, graph.int(layer)], "planned")
-            values = graph.choose(planned, run, skip, ("hidden", *outputs))
+        if pruned.optional(layer):
+            kept = graph.node("Gather", [tensors.LAYER_MASK, graph.int(layer)], "kept")
+            values = graph.choose(kept, run, skip, ("hidden", *outputs))
         else:
             values = run(graph)
     for value, name in zip(values[1:], outputs, strict=True):
         graph.rename(value, name)
-    batch: Dim = 1 if plan.dynamic else "B"
+    batch: Dim = 1 if pruned.dynamic else "B"
     return graph.annotate(values[0], graph.dtype, [batch, rows.extent, decoder.hidden])
 
 
@@ -137,11 +137,11 @@ def _roomy(graph: GraphWriter, value: str, name: str) -> str:
     return graph.cast(padded, graph.dtype, name, source=TensorProto.FLOAT)
 
 
-def _gather(graph: GraphWriter, plan: Plan, rows: _Rows) -> _Rows:
+def _gather(graph: GraphWriter, pruned: PrunedSpec, rows: _Rows) -> _Rows:
     """Cuts the image tokens out, keeps the best T of them with their positions, and joins the rows again."""
     extents = [
         graph.size(tensors.PREFIX_IDS, 1, "prefix_rows"),
-        graph.ints(plan.spec.image_tokens),
+        graph.ints(pruned.spec.image_tokens),
         graph.size(tensors.SUFFIX_IDS, 1, "suffix_rows"),
     ]
     parts = graph.node("Concat", extents, "extents", axis=0)
@@ -153,27 +153,27 @@ def _gather(graph: GraphWriter, plan: Plan, rows: _Rows) -> _Rows:
         token_gather(),
         [hidden[1], tensors.TOKEN_SCORES, positions[1]],
         ("kept", "kept_positions", "keep"),
-        k=plan.pruning.keep,
+        k=pruned.pruning.keep,
         **PLUGIN,
     )
-    batch: Dim = 1 if plan.dynamic else "B"
+    batch: Dim = 1 if pruned.dynamic else "B"
     graph.rename(keep, tensors.KEEP)
-    graph.annotate(kept, graph.dtype, [batch, plan.pruning.keep, plan.spec.decoder.hidden])
+    graph.annotate(kept, graph.dtype, [batch, pruned.pruning.keep, pruned.spec.decoder.hidden])
     joined = graph.node("Concat", [hidden[0], kept, hidden[2]], "hidden", axis=1)
     joined_positions = graph.node("Concat", [positions[0], kept_positions, positions[2]], "positions", axis=1)
-    graph.annotate(joined, graph.dtype, [batch, KEPT_ROWS, plan.spec.decoder.hidden])
+    graph.annotate(joined, graph.dtype, [batch, KEPT_ROWS, pruned.spec.decoder.hidden])
     return _Rows(joined, joined_positions, KEPT_ROWS)
 
 
-def _layer_mask(graph: GraphWriter, plan: Plan) -> None:
+def _layer_mask(graph: GraphWriter, pruned: PrunedSpec) -> None:
     """Chooses the L - K best of the layers from K on; ties go to the lower index, NaN counts as -inf."""
-    below, depth = plan.pruning.prune_layer, plan.spec.decoder.layers
+    below, depth = pruned.pruning.prune_layer, pruned.spec.decoder.layers
     always = graph.constant(np.arange(depth) < below, "always_kept")
-    chosen = plan.pruning.layers - below
+    chosen = pruned.pruning.layers - below
     if not chosen:
-        graph.rename(graph.node("Identity", [always], "plan"), tensors.LAYER_MASK)
+        graph.rename(graph.node("Identity", [always], "layer_mask"), tensors.LAYER_MASK)
         return
-    with graph.scope("plan"):
+    with graph.scope("layer_mask"):
         flat = graph.node("Reshape", [tensors.LAYER_SCORES, graph.ints(-1)], "flat")
         scores = graph.node("Slice", [flat, graph.ints(below), graph.ints(depth)], "scores")
         lowest = graph.number(float("-inf"), _F32)
@@ -196,20 +196,20 @@ def _last_rows(graph: GraphWriter, hidden: str) -> str:
         return graph.node("GatherND", [hidden, index], "hidden", batch_dims=1)
 
 
-def _declare_outputs(graph: GraphWriter, plan: Plan, batch: Dim) -> None:
-    if plan.prunes:
-        graph.output(tensors.KEEP, _I64, [batch, plan.pruning.keep])
-    if plan.dynamic:
-        graph.output(tensors.LAYER_MASK, TensorProto.BOOL, [plan.spec.decoder.layers])
-    for layer in plan.layers:
+def _declare_outputs(graph: GraphWriter, pruned: PrunedSpec, batch: Dim) -> None:
+    if pruned.prunes:
+        graph.output(tensors.KEEP, _I64, [batch, pruned.pruning.keep])
+    if pruned.dynamic:
+        graph.output(tensors.LAYER_MASK, TensorProto.BOOL, [pruned.spec.decoder.layers])
+    for layer in pruned.layers:
         for name in (tensors.CACHE_KEY, tensors.CACHE_VALUE):
-            graph.output(name.format(layer=layer), graph.dtype, cache_shape(plan, layer))
+            graph.output(name.format(layer=layer), graph.dtype, cache_shape(pruned, layer))
 
 
-def cache_shape(plan: Plan, layer: int) -> list[Dim]:
+def cache_shape(pruned: PrunedSpec, layer: int) -> list[Dim]:
     """Returns the shape of a layer's cache, with names for what is not static."""
-    decoder = plan.spec.decoder
-    if plan.optional(layer):
+    decoder = pruned.spec.decoder
+    if pruned.optional(layer):
         return [1, decoder.kv_heads, f"C_{layer}", decoder.head_dim]  # each is either there or empty
-    slots = "C_kept" if plan.prunes and layer >= plan.pruning.prune_layer else "C"
-    return [1 if plan.dynamic else "B", decoder.kv_heads, slots, decoder.head_dim]
+    slots = "C_kept" if pruned.prunes and layer >= pruned.pruning.prune_layer else "C"
+    return [1 if pruned.dynamic else "B", decoder.kv_heads, slots, decoder.head_dim]

@@ -120,7 +120,7 @@ def _check_weights(path: Path, model: onnx.ModelProto, rules: Rules) -> None:
             raise GraphInvalid("a weight stands inside the graph", where=f"{path.name}: {tensor.name}")
     if present != rules.layers:
         raise GraphInvalid(
-            "weights of layers that are not planned, or none of some that are",
+            "weights of layers that are not kept, or none of some that are",
             where=path.name,
             got=sorted(present),
             wanted=sorted(rules.layers),

@@ -17,7 +17,7 @@ import torch
 
 from allrounder import tensors
 from allrounder.errors import GraphInvalid
-from allrounder.export.graph.decision import Plan
+from allrounder.export.graph.pruned_spec import PrunedSpec
 from allrounder.export.verify.compare import Comparison
 from allrounder.export.verify.extract import all_nodes
 from allrounder.export.verify.reference import LayerRun, StockParts
@@ -34,11 +34,11 @@ _NAN, _LOW = float("nan"), float("-inf")
 
 
 class Graph(NamedTuple):
-    """A prefill or decode graph and the plan it was frozen for."""
+    """A prefill or decode graph and what it was frozen for."""
 
     name: str
     model: onnx.ModelProto
-    plan: Plan
+    pruned: PrunedSpec
 
 
 class _Sample(NamedTuple):
@@ -69,10 +69,10 @@ def verify_decoder(
     for layer in range(depth):
         after = parts.decoder_layer(layer, sample.hidden, positions)
         for graph in prefills:
-            if layer in graph.plan.layers:
+            if layer in graph.pruned.layers:
                 _prompt_layer(comparison, graph, layer, sample, after)
         for graph in decodes:
-            if layer in graph.plan.layers:
+            if layer in graph.pruned.layers:
                 _decode_layer(comparison, graph, layer, sample, after)
         sample = sample._replace(hidden=after.hidden)
         progress("verifying decoder layers", layer + 1, depth)
@@ -81,19 +81,19 @@ def verify_decoder(
 
 def verify_decision(comparison: Comparison, prefill: Graph, decode: Graph, vlm: LoadedModel) -> None:
     """Compares a whole decision with the removing model: prompt, then new tokens two and one at a time."""
-    plan, batch = prefill.plan, 1 if prefill.plan.dynamic else 2
+    pruned, batch = prefill.pruned, 1 if prefill.pruned.dynamic else 2
     generator = torch.Generator().manual_seed(1)
-    vocabulary = plan.spec.decoder.vocabulary
+    vocabulary = pruned.spec.decoder.vocabulary
     prompt = PromptBatch(
         torch.randint(vocabulary, (1, 4), generator=generator).repeat(batch, 1),
         torch.randint(vocabulary, (batch, 6), generator=generator),
         torch.tensor([6, 3])[:batch],
     )
-    image_embeds = torch.randn(batch, plan.spec.image_tokens, plan.spec.decoder.hidden, generator=generator)
-    token_scores = torch.randn(batch, plan.spec.image_tokens, generator=generator)
-    layer_scores = torch.randn(batch, plan.spec.decoder.layers, generator=generator)
-    layers = plan.pruning.kept_layers or kept_layers(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
-    decision = PruningDecision(keep_indices(token_scores, plan.pruning.keep), layers, plan.pruning.prune_layer)
+    image_embeds = torch.randn(batch, pruned.spec.image_tokens, pruned.spec.decoder.hidden, generator=generator)
+    token_scores = torch.randn(batch, pruned.spec.image_tokens, generator=generator)
+    layer_scores = torch.randn(batch, pruned.spec.decoder.layers, generator=generator)
+    layers = pruned.pruning.kept_layers or kept_layers(layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer)
+    decision = PruningDecision(keep_indices(token_scores, pruned.pruning.keep), layers, pruned.pruning.prune_layer)
     eager = PrunedModel(vlm)
     state = eager.prefill(image_embeds, prompt, decision)
     feeds = {
@@ -107,15 +107,15 @@ def verify_decision(comparison: Comparison, prefill: Graph, decode: Graph, vlm: 
     }
     found = comparison.whole(prefill.model, feeds)
     wanted = {tensors.LOGITS: state.logits}
-    wanted |= {tensors.KEEP: decision.keep} if plan.prunes else {}
+    wanted |= {tensors.KEEP: decision.keep} if pruned.prunes else {}
     comparison.outputs(prefill.name, found, wanted)
     before = 4 + prompt.suffix_lengths.numpy()
     for done, count in ((0, 2), (2, 1)):
         ids = torch.randint(vocabulary, (batch, count), generator=generator)
         clocks = {
             tensors.INPUT_IDS: ids.numpy(),
-            tensors.POSITIONS: before + plan.spec.image_tokens + done,
-            tensors.SLOTS: before + plan.pruning.keep + done,
+            tensors.POSITIONS: before + pruned.spec.image_tokens + done,
+            tensors.SLOTS: before + pruned.pruning.keep + done,
         }
         step = comparison.whole(decode.model, found | clocks)
         comparison.outputs(decode.name, step, {tensors.LOGITS: eager.decode(state, ids)})
@@ -124,7 +124,7 @@ def verify_decision(comparison: Comparison, prefill: Graph, decode: Graph, vlm: 
 
 def _prompt_entry(comparison: Comparison, graph: Graph, parts: StockParts) -> None:
     """Embedding rows and positions of a prompt, and the angles below and beyond the gather."""
-    spec, generator = graph.plan.spec, torch.Generator().manual_seed(2)
+    spec, generator = graph.pruned.spec, torch.Generator().manual_seed(2)
     ids = torch.randint(spec.decoder.vocabulary, (2, 1, 5), generator=generator)
     image_embeds = torch.randn(1, spec.image_tokens, spec.decoder.hidden, generator=generator)
     feeds = {
@@ -135,8 +135,8 @@ def _prompt_entry(comparison: Comparison, graph: Graph, parts: StockParts) -> No
     rows = torch.cat([parts.embed(ids[0]), image_embeds, parts.embed(ids[1])], dim=1)
     positions = torch.arange(rows.shape[1])[None]
     comparison.piece(graph.name, graph.model, feeds, {"embeddings": rows, "positions": positions})
-    for layer in graph.plan.layers:
-        gathered = graph.plan.prunes and layer >= graph.plan.pruning.prune_layer
+    for layer in graph.pruned.layers:
+        gathered = graph.pruned.prunes and layer >= graph.pruned.pruning.prune_layer
         _angles(comparison, graph, layer, {"gather.positions" if gathered else "positions": positions}, parts)
 
 
@@ -152,9 +152,9 @@ def _angles(
 
 def _selection(comparison: Comparison, graph: Graph) -> None:
     """The gather and the layer mask, with ties and NaN among the scores."""
-    plan, generator = graph.plan, torch.Generator().manual_seed(3)
-    spec = plan.spec
-    if plan.prunes:
+    pruned, generator = graph.pruned, torch.Generator().manual_seed(3)
+    spec = pruned.spec
+    if pruned.prunes:
         scores = torch.randint(0, 4, (1, spec.image_tokens), generator=generator).float()
         scores[0, :: max(2, spec.image_tokens // 5)] = _NAN
         hidden = torch.randn(1, 3 + spec.image_tokens + 2, spec.decoder.hidden, generator=generator)
@@ -167,14 +167,14 @@ def _selection(comparison: Comparison, graph: Graph) -> None:
             tensors.PREFIX_IDS: np.zeros((1, 3), np.int64),
             tensors.SUFFIX_IDS: np.zeros((1, 2), np.int64),
         }
-        keep = keep_indices(scores, plan.pruning.keep)
+        keep = keep_indices(scores, pruned.pruning.keep)
         kept = [0, 1, 2, *(3 + keep[0]).tolist(), hidden.shape[1] - 2, hidden.shape[1] - 1]
         wanted = {"gather.hidden": hidden[:, kept], "gather.positions": positions[:, kept], tensors.KEEP: keep}
         comparison.piece(graph.name, graph.model, feeds, wanted)
-    if plan.dynamic:
+    if pruned.dynamic:
         scores = torch.randint(0, 3, (1, spec.decoder.layers), generator=generator).float()
         scores[0, ::4], scores[0, 1::5] = _NAN, _LOW
-        mask = kept_layers(scores, plan.pruning.layers, plan.pruning.prune_layer)[0]
+        mask = kept_layers(scores, pruned.pruning.layers, pruned.pruning.prune_layer)[0]
         feeds = {tensors.LAYER_SCORES: scores.numpy()}
         comparison.piece(graph.name, graph.model, feeds, {tensors.LAYER_MASK: mask})
 
@@ -183,8 +183,8 @@ def _decode_entry(comparison: Comparison, graph: Graph, parts: StockParts) -> No
     """Embedding rows of new tokens, and the angles at their positions."""
     ids = torch.tensor([[1, 2, 3]])
     comparison.piece(graph.name, graph.model, {tensors.INPUT_IDS: ids.numpy()}, {"embeddings": parts.embed(ids)})
-    first = graph.plan.spec.image_tokens + 7
-    _, cosine, sine = _cuts(graph, graph.plan.layers[0])
+    first = graph.pruned.spec.image_tokens + 7
+    _, cosine, sine = _cuts(graph, graph.pruned.layers[0])
     feeds = {tensors.INPUT_IDS: ids.numpy(), tensors.POSITIONS: np.array([first])}
     half = parts.spec.decoder.head_dim // 2
     angles = (part[..., :half] for part in parts.angles(first + torch.arange(3)[None]))
@@ -203,7 +203,7 @@ def _prompt_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sam
     free = torch.zeros(1, after.keys.shape[1], FREE, after.keys.shape[3])
     filled = [torch.cat([part[:, :, :PROMPT], free], dim=2) for part in (after.keys, after.values)]
     wanted = dict(zip(outputs, (after.hidden[:, :PROMPT], *filled), strict=True))
-    if graph.plan.optional(layer):
+    if graph.pruned.optional(layer):
         empty = free[:, :, :0]
         skipped = dict(zip(outputs, (sample.hidden[:, :PROMPT], empty, empty), strict=True))
         comparison.piece(graph.name, graph.model, feeds | _mask(graph, layer, kept=False), skipped)
@@ -213,9 +213,9 @@ def _prompt_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sam
 
 def _decode_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sample, after: LayerRun) -> None:
     hidden, cosine, sine = _cuts(graph, layer)
-    plan = graph.plan
+    pruned = graph.pruned
     # Only the clock that counts for this layer: a graph that reads the other one cannot be cut here.
-    clock = tensors.SLOTS if plan.prunes and layer >= plan.pruning.prune_layer else tensors.POSITIONS
+    clock = tensors.SLOTS if pruned.prunes and layer >= pruned.pruning.prune_layer else tensors.POSITIONS
     feeds = {
         hidden: comparison.rows(sample.hidden[:, PROMPT:]),
         cosine: comparison.rows(sample.cosine[:, PROMPT:]),
@@ -232,7 +232,7 @@ def _decode_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sam
         slots[:, :, :PROMPT] = part[:, :, :PROMPT]
         past[name.format(layer=layer)] = comparison.rows(slots)
         wanted[output] = torch.cat([part, slots[:, :, PROMPT + NEW :]], dim=2)
-    if plan.optional(layer):
+    if pruned.optional(layer):
         empty = {name: value[:, :, :0] for name, value in past.items()}
         skipped = dict(zip(outputs, (sample.hidden[:, PROMPT:], *empty.values()), strict=True))
         comparison.piece(graph.name, graph.model, feeds | empty | _mask(graph, layer, kept=False), skipped)
@@ -284,6 +284,6 @@ def _outputs(layer: int, key: str, value: str) -> tuple[str, str, str]:
 
 def _mask(graph: Graph, layer: int, *, kept: bool) -> dict[str, np.ndarray]:
     """Returns a layer mask in which this layer alone is otherwise than all others."""
-    mask = np.full(graph.plan.spec.decoder.layers, not kept)
+    mask = np.full(graph.pruned.spec.decoder.layers, not kept)
     mask[layer] = kept
     return {tensors.LAYER_MASK: mask}

@@ -1,14 +1,14 @@
 """The signature of every graph, as the contract has it.
 
 What it is: one function per kind of graph that returns its `Rules`.
-What it knows: names from `allrounder.tensors`, static dimensions from spec and plan.
+What it knows: names from `allrounder.tensors`, static dimensions from the spec and its pruning.
 What it does not know: files. It shares no code with the writers of the graphs, which it is there to check.
 """
 
 from __future__ import annotations
 
 from allrounder import tensors
-from allrounder.export.graph.decision import Plan
+from allrounder.export.graph.pruned_spec import PrunedSpec
 from allrounder.export.graph.rules import Rules
 from allrounder.vlm.spec import ModelSpec
 
@@ -41,33 +41,35 @@ def router(spec: ModelSpec, layers: int) -> Rules:
     return Rules(_prompt(spec, None), scores, layers, frozenset(), None)
 
 
-def prefill(plan: Plan) -> Rules:
+def prefill(pruned: PrunedSpec) -> Rules:
     """Returns the rules of a prefill graph."""
-    spec, batch = plan.spec, 1 if plan.dynamic else None
+    spec, batch = pruned.spec, 1 if pruned.dynamic else None
     inputs = _prompt(spec, batch) | {tensors.FREE_SLOTS: [1]}
     outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, spec.decoder.vocabulary]}
-    if plan.prunes:
+    if pruned.prunes:
         inputs[tensors.TOKEN_SCORES] = [batch, spec.image_tokens]
-        outputs[tensors.KEEP] = [batch, plan.pruning.keep]
-    if plan.dynamic:
+        outputs[tensors.KEEP] = [batch, pruned.pruning.keep]
+    if pruned.dynamic:
         inputs[tensors.LAYER_SCORES] = [batch, spec.decoder.layers]
         outputs[tensors.LAYER_MASK] = [spec.decoder.layers]
-    outputs |= _caches(plan, tensors.CACHE_KEY, tensors.CACHE_VALUE)
-    return Rules(inputs, outputs, len(plan.layers), frozenset(plan.layers), plan.pruning.keep if plan.prunes else None)
+    outputs |= _caches(pruned, tensors.CACHE_KEY, tensors.CACHE_VALUE)
+    return Rules(
+        inputs, outputs, len(pruned.layers), frozenset(pruned.layers), pruned.pruning.keep if pruned.prunes else None
+    )
 
 
-def decode(plan: Plan) -> Rules:
+def decode(pruned: PrunedSpec) -> Rules:
     """Returns the rules of a decode graph."""
-    batch = 1 if plan.dynamic else None
+    batch = 1 if pruned.dynamic else None
     inputs: dict[str, _Shape] = {tensors.INPUT_IDS: [batch, None], tensors.POSITIONS: [batch]}
-    if plan.prunes:
+    if pruned.prunes:
         inputs[tensors.SLOTS] = [batch]
-    if plan.dynamic:
-        inputs[tensors.LAYER_MASK] = [plan.spec.decoder.layers]
-    inputs |= _caches(plan, tensors.CACHE_KEY, tensors.CACHE_VALUE)
-    outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, None, plan.spec.decoder.vocabulary]}
-    outputs |= _caches(plan, tensors.CACHE_KEY_OUT, tensors.CACHE_VALUE_OUT)
-    return Rules(inputs, outputs, len(plan.layers), frozenset(plan.layers), None)
+    if pruned.dynamic:
+        inputs[tensors.LAYER_MASK] = [pruned.spec.decoder.layers]
+    inputs |= _caches(pruned, tensors.CACHE_KEY, tensors.CACHE_VALUE)
+    outputs: dict[str, _Shape] = {tensors.LOGITS: [batch, None, pruned.spec.decoder.vocabulary]}
+    outputs |= _caches(pruned, tensors.CACHE_KEY_OUT, tensors.CACHE_VALUE_OUT)
+    return Rules(inputs, outputs, len(pruned.layers), frozenset(pruned.layers), None)
 
 
 def _prompt(spec: ModelSpec, batch: int | None) -> dict[str, _Shape]:
@@ -79,8 +81,8 @@ def _prompt(spec: ModelSpec, batch: int | None) -> dict[str, _Shape]:
     }
 
 
-def _caches(plan: Plan, *names: str) -> dict[str, _Shape]:
-    decoder = plan.spec.decoder
-    batch = 1 if plan.dynamic else None
+def _caches(pruned: PrunedSpec, *names: str) -> dict[str, _Shape]:
+    decoder = pruned.spec.decoder
+    batch = 1 if pruned.dynamic else None
     shape: _Shape = [batch, decoder.kv_heads, None, decoder.head_dim]
-    return {name.format(layer=layer): shape for layer in plan.layers for name in names}
+    return {name.format(layer=layer): shape for layer in pruned.layers for name in names}

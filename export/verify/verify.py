@@ -20,7 +20,7 @@ import onnx
 
 from allrounder.errors import InputInvalid
 from allrounder.export.freezer import FROZEN, GRAPHS
-from allrounder.export.graph.decision import Plan, make_plan
+from allrounder.export.graph.pruned_spec import PrunedSpec, pruned_spec
 from allrounder.export.graph.rules import check_graph
 from allrounder.export.verify import expected
 from allrounder.export.verify.compare import Check, Comparison
@@ -74,8 +74,8 @@ def verify(
     parts = StockParts(directory)
     _check_sources(frozen, parts, router_dir)
     router = None if router_dir is None else load_router(router_dir, model_spec=parts.spec, model_digest=parts.digest)
-    plans = [(version, make_plan(parts.spec, version.pruning)) for version in frozen.versions]
-    models = _check_rules(folder, frozen, plans, 0 if router is None else len(router.layers), progress)
+    specs = [(version, pruned_spec(parts.spec, version.pruning)) for version in frozen.versions]
+    models = _check_rules(folder, frozen, specs, 0 if router is None else len(router.layers), progress)
     comparison = Comparison(folder / GRAPHS, frozen.precision)
     processor = load_processor(directory).image_processor
     if frozen.graphs.preprocess not in proved:
@@ -84,10 +84,10 @@ def verify(
         verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
     if frozen.graphs.router is not None and frozen.graphs.router not in proved and router is not None:
         verify_router(comparison, models[frozen.graphs.router], parts, router)
-    new = [(version, plan) for version, plan in plans if not {version.prefill, version.decode} <= set(proved)]
+    new = [(version, pruned) for version, pruned in specs if not {version.prefill, version.decode} <= set(proved)]
     if new:
-        prefills = [Graph(version.prefill, models[version.prefill], plan) for version, plan in new]
-        decodes = [Graph(version.decode, models[version.decode], plan) for version, plan in new]
+        prefills = [Graph(version.prefill, models[version.prefill], pruned) for version, pruned in new]
+        decodes = [Graph(version.decode, models[version.decode], pruned) for version, pruned in new]
         verify_decoder(comparison, prefills, decodes, parts, progress)
         _verify_decisions(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
     return Report(len(models.keys() - set(proved)), len(comparison.checks), comparison.worst())
@@ -117,15 +117,15 @@ def _check_sources(frozen: Frozen, parts: StockParts, router_dir: Path | str | N
 
 
 def _check_rules(
-    folder: Path, frozen: Frozen, plans: list[tuple[FrozenVersion, Plan]], router_layers: int, progress: Progress
+    folder: Path, frozen: Frozen, specs: list[tuple[FrozenVersion, PrunedSpec]], router_layers: int, progress: Progress
 ) -> dict[str, onnx.ModelProto]:
     """Checks every graph against its rules and returns them all, without weights and as a CPU can run them."""
-    spec = plans[0][1].spec
+    spec = specs[0][1].spec
     rules = {frozen.graphs.preprocess: expected.preprocess(spec), frozen.graphs.vision: expected.vision(spec)}
     if frozen.graphs.router is not None:
         rules[frozen.graphs.router] = expected.router(spec, router_layers)
-    for version, plan in plans:
-        rules |= {version.prefill: expected.prefill(plan), version.decode: expected.decode(plan)}
+    for version, pruned in specs:
+        rules |= {version.prefill: expected.prefill(pruned), version.decode: expected.decode(pruned)}
     models = {}
     for done, (name, wanted) in enumerate(rules.items()):
         models[name] = widened(check_graph(folder / name, wanted))

@@ -60,7 +60,7 @@ class Forced(NamedTuple):
 class Gates(NamedTuple):
     """How much of the model is there: ``tokens`` float [B, T] and ``layers`` float [B, M], in [0, 1]; None is all ones.
 
-    Bool ``layers`` are a hard plan: a skipped layer is then not even computed.
+    Bool ``layers`` are a hard decision: a skipped layer is then not even computed.
     """
 
     tokens: Tensor | None = None
@@ -177,7 +177,7 @@ Layer = Callable[..., Tensor]  # (hidden [B, R, H], the batch rows to run or Non
 
 
 def _skipped(layer: Layer, hidden: Tensor, gate: Tensor) -> Tensor:
-    """Runs a layer on the prompts whose plan has it; the others cost nothing."""
+    """Runs a layer on the prompts that keep it; the others cost nothing."""
     rows = gate.nonzero().flatten()
     if len(rows) == len(hidden):
         return layer(hidden)

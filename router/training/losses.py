@@ -116,14 +116,14 @@ def batch_loss(learner: Learner, batch: Batch, moment: Moment, objective: Object
 def decision_log_probs(vlm: LoadedModel, forced: Forced, decision: HardDecisions, prune_layer: int) -> Tensor:
     """Returns next-token log-probabilities [B x F, A, V] under F hard decisions of each of B prompts, side by side."""
     count = len(decision.keep) // len(forced.hidden)
-    return log_probs(vlm, narrow(repeat(forced, count), decision.keep), prune_layer, Gates(layers=decision.plan))
+    return log_probs(vlm, narrow(repeat(forced, count), decision.keep), prune_layer, Gates(layers=decision.layer_mask))
 
 
 def gate_loss(learner: Learner, work: Work, moment: Moment) -> Found:
     """Returns the divergence itself, through token gates and hard layer gates with a soft gradient.
 
     Tokens: attention is sharp enough to see through half-open gates, so they are cold. Layers: many half-open layers
-    are far better than fewer open ones, so a soft plan would teach the wrong thing. The noise makes the first decisions
+    are far better than fewer open ones, so a soft mask would teach the wrong thing. The noise makes the first decisions
     random ones, a strong baseline; the scores have to outgrow it.
     """
     options, gather = learner.options, learner.options.prune_layer
@@ -136,12 +136,12 @@ def gate_loss(learner: Learner, work: Work, moment: Moment) -> Found:
         chosen = keep_indices(tokens.detach(), within)
         forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
-    soft_plan = soft_layers(layers, budget.layers, gather, options.layer_temperature)
-    plan = straight_through(kept_layers(layers.detach(), budget.layers, gather), soft_plan)
+    soft_mask = soft_layers(layers, budget.layers, gather, options.layer_temperature)
+    mask = straight_through(kept_layers(layers.detach(), budget.layers, gather), soft_mask)
     gates = soft_top(tokens, budget.tokens, options.token_temperature)
     if options.token_gates == "hard":
         kept = torch.full_like(gates, CLOSED).scatter(1, keep_indices(tokens.detach(), budget.tokens), 1.0)
         gates = straight_through(kept, gates)
-    pruned = log_probs(learner.vlm, forced, gather, Gates(gates, plan), frugal=learner.frugal)
+    pruned = log_probs(learner.vlm, forced, gather, Gates(gates, mask), frugal=learner.frugal)
     found = divergence(work.batch.log_probs, pruned, forced.counted)
     return Found(found.mean(), found.detach())

@@ -23,7 +23,7 @@ from allrounder.manifest import Entry, EntryGraphs, Estimate, Figures, Model, Re
 
 MODEL, OTHER = "a" * 64, "b" * 64
 POINT = Estimate(mean=0.5, low=0.25, high=0.75)
-PLAN = (0, 1, 4, 5)
+KEPT = (0, 1, 4, 5)
 
 
 def made_figures(mean=0.5):
@@ -35,7 +35,7 @@ def made_figures(mean=0.5):
 def made_row(policy, pruner=ROUTER, **changes):
     facts = {
         "pruner": pruner,
-        "pruning": pruning((5, 4), 2, PLAN if policy == "static" else None, "par-lite"),
+        "pruning": pruning((5, 4), 2, KEPT if policy == "static" else None, "par-lite"),
         "figures": made_figures(len(pruner) + len(policy)),
         "kinds": {"read": made_figures(0.7)},
         "layer_use": (1.0, 0.25),
@@ -87,7 +87,7 @@ def made_report(**changes):
 
 
 def made_entry(policy="dynamic", pruned=None, **changes):
-    kept = pruning((5, 4), 2, PLAN if policy == "static" else None, "par-lite")
+    kept = pruning((5, 4), 2, KEPT if policy == "static" else None, "par-lite")
     facts = {
         "pruning": msgspec.structs.replace(kept, **pruned or {}),
         "backend": "onnxruntime",

@@ -43,12 +43,12 @@ class TableEngine:
     def prefill(self, prompt, image_embeds, scores, *, free_slots):
         self.calls.append("prefill")
         self.fed.append(scores)
-        plan = tuple(range(prompt % LAYERS + 1))
+        kept = tuple(range(prompt % LAYERS + 1))
         return SimpleNamespace(
             logits=self.table[image_embeds, prompt][None],
             image_embeds=image_embeds,
             free_slots=free_slots,
-            kept_layers=plan,
+            kept_layers=kept,
         )
 
     def decode(self, state, ids):

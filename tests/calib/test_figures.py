@@ -32,10 +32,10 @@ def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=
     )
 
 
-def entry(policy="static", plan=(0, 1, 3)):
+def entry(policy="static", kept=(0, 1, 3)):
     graphs = EntryGraphs(preprocess="p", vision="v", router="r", prefill="x", decode="d")
     return Entry(
-        pruning=pruning((5, 3), 2, plan if policy == "static" else None, "par-lite"),
+        pruning=pruning((5, 3), 2, kept if policy == "static" else None, "par-lite"),
         backend="onnxruntime",
         precision="fp32",
         graphs=graphs,

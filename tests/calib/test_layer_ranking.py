@@ -29,17 +29,17 @@ def test_an_order_holds_each_votable_layer_once(ranking):
 
 
 @given(rankings())
-def test_plans_of_one_order_are_nested_and_exact(ranking):
+def test_kept_layers_of_one_order_are_nested_and_exact(ranking):
     scores, prune_layer = ranking
     order = order_from(scores, prune_layer)
     budgets = [(1, count) for count in range(max(prune_layer, 1), scores.shape[1] + 1)]
     unranked = [replace(pruning(each, prune_layer), layer_policy="static") for each in budgets]
-    plans = [ranked(each, order).kept_layers for each in unranked]
-    for count, plan in enumerate(plans, start=max(prune_layer, 1)):
-        assert len(set(plan)) == len(plan) == count
-        assert list(plan) == sorted(plan)
-        assert set(range(prune_layer)) <= set(plan)
-    for smaller, larger in itertools.pairwise(plans):
+    lists = [ranked(each, order).kept_layers for each in unranked]
+    for count, kept in enumerate(lists, start=max(prune_layer, 1)):
+        assert len(set(kept)) == len(kept) == count
+        assert list(kept) == sorted(kept)
+        assert set(range(prune_layer)) <= set(kept)
+    for smaller, larger in itertools.pairwise(lists):
         assert set(smaller) < set(larger)
 
 

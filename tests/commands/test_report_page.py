@@ -75,12 +75,12 @@ def row(pruner: str, version: str, budget: tuple[int, int], policy: str, strengt
     use = np.random.default_rng(len(pruner) + tokens).uniform(0, 1, LAYERS)
     use = np.clip(use / use.sum() * layers, 0, 1)
     use[:GATHER] = 1
-    plan = tuple(range(layers))
+    kept = tuple(range(layers))
     if policy == "static":
-        use = np.isin(np.arange(LAYERS), plan).astype(float)
+        use = np.isin(np.arange(LAYERS), kept).astype(float)
     defaults = {
         "pruner": pruner,
-        "pruning": pruning(budget, GATHER, plan if policy == "static" else None, version),
+        "pruning": pruning(budget, GATHER, kept if policy == "static" else None, version),
         "figures": figures(kept),
         "kinds": {kind: figures(kept - (0.1 if kind == "read" else 0), 400) for kind in KINDS},
         "layer_use": tuple(use.tolist()),

@@ -33,7 +33,7 @@ from allrounder.pruning import pruning_configs
 from allrounder.serving.tensorrt_llm.directory import write_directory
 from allrounder.versions import FULL
 
-PLAN = (0, 1, 3, 4, 6, 7)
+KEPT = (0, 1, 3, 4, 6, 7)
 
 
 def asked(versions=("par-lite",), prune_layer=0, policy="static", backend="checkpoint"):
@@ -48,9 +48,9 @@ def frozen(freeze):
     def make(version="par-lite", **vlm):
         folder = freeze(version, policy="static")
         record = read_frozen(folder)
-        plan = PLAN if version != FULL else tuple(range(8))
+        kept = KEPT if version != FULL else tuple(range(8))
         made = record.versions[0]
-        changed = msgspec.structs.replace(made, pruning=pruning(made.pruning.budget, 0, plan, version))
+        changed = msgspec.structs.replace(made, pruning=pruning(made.pruning.budget, 0, kept, version))
         (folder / "frozen.json").write_bytes(encode(msgspec.structs.replace(record, versions=(changed,))))
         (folder / GOLDEN).write_text("")
         fake_model.write_fake_model(folder, record.model.digest, **vlm)
@@ -121,7 +121,7 @@ def test_the_directory_holds_what_it_lists_and_its_sidecar_says_what_was_kept(fr
     root, sidecar = open_sidecar(place)
     assert root == place
     assert sidecar.entry == entry
-    assert (entry.pruning, entry.backend) == (pruning((5, 6), 0, PLAN, "par-lite"), "checkpoint")
+    assert (entry.pruning, entry.backend) == (pruning((5, 6), 0, KEPT, "par-lite"), "checkpoint")
     assert entry.positions == "unpruned"
     assert sidecar.files == {path: file_record(place / path) for path in content(place) if path != SIDECAR}
     assert set(sidecar.files) == {

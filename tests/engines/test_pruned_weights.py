@@ -14,7 +14,7 @@ from allrounder.hashing import file_record
 from allrounder.model_files import ModelTensor, SourceFile, read_model
 from allrounder.progress import silent
 
-PLAN = (0, 2, 3, 7)
+KEPT = (0, 2, 3, 7)
 
 
 @pytest.fixture
@@ -37,36 +37,36 @@ def out(tmp_path):
     return path
 
 
-def wanted(plan):
+def wanted(kept):
     """Tensors of the pruned model by new name."""
     made = {}
     for name, tensor in fake_model.tensors().items():
         parts = name.split(".")
         if name.startswith("language_model.model.layers."):
-            if int(parts[3]) not in plan:
+            if int(parts[3]) not in kept:
                 continue
-            parts[3] = str(plan.index(int(parts[3])))
+            parts[3] = str(kept.index(int(parts[3])))
         made[".".join(parts)] = tensor
     return made
 
 
-@pytest.mark.parametrize("plan", [PLAN, tuple(range(8)), (7,)])
-def test_one_file_stays_one_file(vlm, out, plan):
-    records = write_weights(vlm(), plan, out, silent)
-    assert fake_model.read_safetensors(out / "model.safetensors") == wanted(plan)
+@pytest.mark.parametrize("kept", [KEPT, tuple(range(8)), (7,)])
+def test_one_file_stays_one_file(vlm, out, kept):
+    records = write_weights(vlm(), kept, out, silent)
+    assert fake_model.read_safetensors(out / "model.safetensors") == wanted(kept)
     assert records == {"model.safetensors": file_record(out / "model.safetensors")}
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
 
 
 def test_shards_stay_shards_and_the_index_says_where_tensors_are(vlm, out):
-    records = write_weights(vlm(shards=3), PLAN, out, silent)
+    records = write_weights(vlm(shards=3), KEPT, out, silent)
     files = [path for path in sorted(out.iterdir()) if path.name != INDEX]
     assert [path.name for path in files] == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     where = {name: path.name for path in files for name in fake_model.read_safetensors(path)}
     index = json.loads((out / INDEX).read_text())
     assert index["weight_map"] == where
-    assert set(where) == set(wanted(PLAN))
-    assert index["metadata"]["total_size"] == sum(len(data) for _, _, data in wanted(PLAN).values())
+    assert set(where) == set(wanted(KEPT))
+    assert index["metadata"]["total_size"] == sum(len(data) for _, _, data in wanted(KEPT).values())
     assert records == {path.name: file_record(path) for path in out.iterdir()}
 
 
@@ -88,7 +88,7 @@ def test_a_shard_of_which_nothing_is_kept_is_not_written(vlm, out):
         ("projector.linear_1.weight", "multi_modal_projector.linear_1.weight"),
     ],
 )
-def test_names_are_those_of_the_hub_and_layers_are_numbered_by_their_place_in_the_plan(name, written):
+def test_names_are_those_of_the_hub_and_layers_are_numbered_by_their_place_among_the_kept(name, written):
     layer = int(name.split(".")[2]) if name.startswith("decoder.layers.") else None
     tensor = ModelTensor(name=name, stored="any", layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
     assert written_name(tensor, (1, 11)) == written
@@ -103,7 +103,7 @@ def test_a_weight_of_no_part_of_the_model_is_refused():
 def test_the_config_changes_where_it_speaks_of_layers_alone(vlm):
     text = fake_model.TEXT | {"layer_types": list("abcdefgh"), "max_window_layers": 3, "eos_token_id": list(range(8))}
     config = {"model_type": "llava", "vision_feature_layer": -2, "text_config": text}
-    pruned = pruned_config(config, vlm(text=text), PLAN)
+    pruned = pruned_config(config, vlm(text=text), KEPT)
     changed = {"num_hidden_layers": 4, "layer_types": list("acdh"), "max_window_layers": 2}
     untied = {"tie_word_embeddings": False}  # the files hold table and head
     assert pruned == config | untied | {"text_config": text | changed | untied}
@@ -112,13 +112,13 @@ def test_the_config_changes_where_it_speaks_of_layers_alone(vlm):
 
 def test_what_the_config_leaves_to_defaults_is_written(vlm):
     record = vlm(text={"model_type": "qwen2"}, resolved={"num_hidden_layers": 8, "max_window_layers": 28})
-    text = pruned_config({}, record, PLAN)["text_config"]
+    text = pruned_config({}, record, KEPT)["text_config"]
     assert text == {"num_hidden_layers": 4, "max_window_layers": 4, "tie_word_embeddings": False}
 
 
 def test_a_list_that_does_not_fit_the_layers_is_refused(vlm):
     with pytest.raises(ModelUnsupported, match="layer_types"):
-        pruned_config({"text_config": {"layer_types": ["full_attention"] * 7}}, vlm(), PLAN)
+        pruned_config({"text_config": {"layer_types": ["full_attention"] * 7}}, vlm(), KEPT)
 
 
 def test_no_tensor_ever_stands_in_memory(vlm, out):
@@ -158,7 +158,7 @@ def test_sources_that_changed_since_they_were_recorded(vlm, out, what):
     else:
         file.unlink()
     with pytest.raises(BundleCorrupt, match=r"model\.safetensors"):
-        write_weights(record, PLAN, out, silent)
+        write_weights(record, KEPT, out, silent)
 
 
 def test_a_record_that_reaches_beyond_its_file(vlm, out):
@@ -167,12 +167,12 @@ def test_a_record_that_reaches_beyond_its_file(vlm, out):
     longer = msgspec.structs.replace(last, end=last.end + 1)
     record = msgspec.structs.replace(record, tensors=(*(each for each in record.tensors if each != last), longer))
     with pytest.raises(BundleCorrupt, match="truncated"):
-        write_weights(record, PLAN, out, silent)
+        write_weights(record, KEPT, out, silent)
 
 
 def test_rotary_parameters_can_be_read_by_older_readers(vlm):
     scaled = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0}
-    text = pruned_config({"text_config": {"rope_parameters": scaled}}, vlm(), PLAN)["text_config"]
+    text = pruned_config({"text_config": {"rope_parameters": scaled}}, vlm(), KEPT)["text_config"]
     assert text["rope_parameters"] == scaled
     assert text["rope_theta"] == 500000.0
     assert text["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
@@ -180,6 +180,6 @@ def test_rotary_parameters_can_be_read_by_older_readers(vlm):
 
 def test_what_the_model_says_in_the_older_way_stays(vlm):
     text = {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
-    pruned = pruned_config({"text_config": text}, vlm(), PLAN)["text_config"]
+    pruned = pruned_config({"text_config": text}, vlm(), KEPT)["text_config"]
     assert pruned["rope_theta"] == 1e6
     assert "rope_scaling" not in pruned

@@ -71,9 +71,9 @@ def manifest() -> Manifest:
         limits=_LIMITS,
         files={path: _record(path) for path in [*paths, "tokenizer/tokenizer.json"]},
         entries=(
-            _entry("full", plan=tuple(range(32)), tokens=576, layers=32, figures=True),
-            _entry("par-lite", plan=None, tokens=144, layers=24, figures=True),
-            _entry("t100-l20", plan=(0, 1, *range(14, 32)), tokens=100, layers=20, figures=False),
+            _entry("full", kept=tuple(range(32)), tokens=576, layers=32, figures=True),
+            _entry("par-lite", kept=None, tokens=144, layers=24, figures=True),
+            _entry("t100-l20", kept=(0, 1, *range(14, 32)), tokens=100, layers=20, figures=False),
         ),
         recommendations=(
             Recommendation(
@@ -85,7 +85,7 @@ def manifest() -> Manifest:
 
 def bf16() -> Manifest:
     """Returns the golden manifest in the half precisions, bf16 among them."""
-    one = _entry("par-lite", plan=(0, 1, *range(10, 32)), tokens=144, layers=24, figures=False)
+    one = _entry("par-lite", kept=(0, 1, *range(10, 32)), tokens=144, layers=24, figures=False)
     files = manifest().files
     return msgspec.structs.replace(
         manifest(),
@@ -125,10 +125,10 @@ def frozen() -> Frozen:
     )
 
 
-def _entry(name: str, *, plan: tuple[int, ...] | None, tokens: int, layers: int, figures: bool) -> Entry:
+def _entry(name: str, *, kept: tuple[int, ...] | None, tokens: int, layers: int, figures: bool) -> Entry:
     whole = name == "full"
     return Entry(
-        pruning=_pruning(name, plan, tokens, layers),
+        pruning=_pruning(name, kept, tokens, layers),
         backend="onnxruntime",
         precision="fp32",
         graphs=EntryGraphs(

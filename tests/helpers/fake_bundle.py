@@ -36,7 +36,7 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY = 3 + len(BYTES)
 TEMPLATE = PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:", prefix_special=False)
 LIMITS = Limits(text_tokens=64, new_tokens=32, batch=1)
-PLANS = {"full": (0, 1, 2), "t2-l2": (0, 2)}
+KEPT_LAYERS = {"full": (0, 1, 2), "t2-l2": (0, 2)}
 QUESTION = "what is it?"
 _F32, _I64 = TensorProto.FLOAT, TensorProto.INT64
 _RANDOM = np.random.default_rng(5)
@@ -117,9 +117,9 @@ def router(path):
     g.save(path)
 
 
-def cache_borders(plan, key, value):
+def cache_borders(layers, key, value):
     shape = ["B", 1, "C", HIDDEN]
-    return [(name.format(layer=i), _F32, [*shape[:2], f"C{i}", HIDDEN]) for i in plan for name in (key, value)]
+    return [(name.format(layer=i), _F32, [*shape[:2], f"C{i}", HIDDEN]) for i in layers for name in (key, value)]
 
 
 def attend(g, layer, hidden, keys, values, **extra):
@@ -129,18 +129,18 @@ def attend(g, layer, hidden, keys, values, **extra):
     return g.op("Add", [hidden, g.op("MatMul", [g.op("Squeeze", [attended, [1]]), f"o{layer}"])])
 
 
-def prefill(path, plan, tokens):
+def prefill(path, layers, tokens):
     pruned = tokens < IMAGE_EMBEDS
     inputs = [*prompt_inputs(), (t.FREE_SLOTS, _I64, [1])]
-    outputs = [(t.LOGITS, _F32, ["B", VOCABULARY]), *cache_borders(plan, t.CACHE_KEY, t.CACHE_VALUE)]
+    outputs = [(t.LOGITS, _F32, ["B", VOCABULARY]), *cache_borders(layers, t.CACHE_KEY, t.CACHE_VALUE)]
     if pruned:
         inputs.append((t.TOKEN_SCORES, _F32, ["B", IMAGE_EMBEDS]))
         outputs.append((t.KEEP, _I64, ["B", tokens]))
     g = Graph(inputs, outputs)
     parts = [g.op("Gather", ["embed", t.PREFIX_IDS]), t.IMAGE_EMBEDS, g.op("Gather", ["embed", t.SUFFIX_IDS])]
     hidden = g.op("Concat", parts, axis=1)
-    for layer in plan:
-        if layer == plan[GATHER] and pruned:
+    for layer in layers:
+        if layer == layers[GATHER] and pruned:
             sizes = [g.op("Shape", [t.PREFIX_IDS], start=1), [IMAGE_EMBEDS], g.op("Shape", [t.SUFFIX_IDS], start=1)]
             before, image_embeds, after = g.op(
                 "Split", [hidden, g.op("Concat", sizes, axis=0)], ["before", "image_tokens", "after"], axis=1
@@ -159,16 +159,16 @@ def prefill(path, plan, tokens):
     g.save(path)
 
 
-def decode(path, plan, tokens):
+def decode(path, layers, tokens):
     inputs = [(t.INPUT_IDS, _I64, ["B", "S"]), (t.POSITIONS, _I64, ["B"])]
     if tokens < IMAGE_EMBEDS:
         inputs.append((t.SLOTS, _I64, ["B"]))
-    inputs += cache_borders(plan, t.CACHE_KEY, t.CACHE_VALUE)
-    outputs = [(t.LOGITS, _F32, ["B", "S", VOCABULARY]), *cache_borders(plan, t.CACHE_KEY_OUT, t.CACHE_VALUE_OUT)]
+    inputs += cache_borders(layers, t.CACHE_KEY, t.CACHE_VALUE)
+    outputs = [(t.LOGITS, _F32, ["B", "S", VOCABULARY]), *cache_borders(layers, t.CACHE_KEY_OUT, t.CACHE_VALUE_OUT)]
     g = Graph(inputs, outputs)
     hidden = g.op("Gather", ["embed", t.INPUT_IDS])
     count = g.op("Shape", [t.INPUT_IDS], start=1)
-    for layer in plan:
+    for layer in layers:
         slot = t.SLOTS if tokens < IMAGE_EMBEDS and layer >= GATHER else t.POSITIONS
         grown = []
         for part, old, new in (("k", t.CACHE_KEY, t.CACHE_KEY_OUT), ("v", t.CACHE_VALUE, t.CACHE_VALUE_OUT)):
@@ -216,9 +216,9 @@ def latency(machine, ttft: float, tpot: float) -> Latency:
 
 
 def entry(version: str, **extra) -> Entry:
-    plan = PLANS[version]
+    layers = KEPT_LAYERS[version]
     return Entry(
-        pruning=pruning((IMAGE_EMBEDS if version == "full" else 2, len(plan)), GATHER, plan, version),
+        pruning=pruning((IMAGE_EMBEDS if version == "full" else 2, len(layers)), GATHER, layers, version),
         backend=extra.get("backend", "onnxruntime"),
         precision="fp32",
         graphs=EntryGraphs(
@@ -238,10 +238,10 @@ def write_graphs(folder: Path) -> None:
     preprocess(folder / "graphs/preprocess.onnx")
     vision(folder / "graphs/vision.onnx")
     router(folder / "graphs/router.onnx")
-    for version, plan in PLANS.items():
+    for version, layers in KEPT_LAYERS.items():
         tokens = IMAGE_EMBEDS if version == "full" else 2
-        prefill(folder / f"graphs/{version}.prefill.onnx", plan, tokens)
-        decode(folder / f"graphs/{version}.decode.onnx", plan, tokens)
+        prefill(folder / f"graphs/{version}.prefill.onnx", layers, tokens)
+        decode(folder / f"graphs/{version}.decode.onnx", layers, tokens)
     made = tokenizer()
     (folder / TOKENIZER).parent.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / TOKENIZER))
@@ -278,7 +278,7 @@ def write_manifest(folder: Path, entries, *, stop_ids=(STOP,), limits=LIMITS, te
 
 def write_bundle(folder: Path, entries=None, **extra) -> Path:
     write_graphs(folder)
-    return write_manifest(folder, entries or [entry(version) for version in PLANS], **extra)
+    return write_manifest(folder, entries or [entry(version) for version in KEPT_LAYERS], **extra)
 
 
 def copy_bundle(source: Path, folder: Path, entries, **extra) -> Path:

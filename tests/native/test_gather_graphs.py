@@ -10,7 +10,7 @@ from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.versions import resolve
 
 TOKENS, LAYERS = 16, 8  # of the model `tiny`
-PLAN = (0, 1, 2, 4, 5, 7)
+KEPT = (0, 1, 2, 4, 5, 7)
 PREFIX, SUFFIX, FREE_SLOTS = 3, 5, 2
 
 
@@ -26,7 +26,7 @@ def graphs(request, tiny, tmp_path_factory):
     freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
     budget = resolve("par-lite", tokens=TOKENS, layers=LAYERS)
-    for prune_layer, kept in ((2, None), (2, PLAN), (0, PLAN)):
+    for prune_layer, kept in ((2, None), (2, KEPT), (0, KEPT)):
         freezer.add(pruning(budget, prune_layer, kept, "par-lite"))
     return [folder / each.prefill for each in freezer.finish().versions]
 

@@ -30,7 +30,7 @@ from allrounder.vlm.pruned import PrunedModel, PruningDecision
 
 MODELS = Path(__file__).parents[2] / "models"
 WORSE = 1.5  # times what stock transformers loses by bfloat16
-PLAN = (*range(12), *range(18, 24))  # of par-lite
+KEPT = (*range(12), *range(18, 24))  # of par-lite
 ANSWER = torch.tensor([[5, 9, 70, 42, 3]])  # any tokens: all are given the same
 QUESTIONS = 4
 
@@ -53,7 +53,7 @@ def frozen(tmp_path_factory):
     tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     full, lite = (resolve(name, tokens=tokens, layers=layers) for name in ("full", "par-lite"))
     freezer.add(pruning(full, 0, tuple(range(layers)), "full"))
-    freezer.add(pruning(lite, 2, PLAN, "par-lite"))
+    freezer.add(pruning(lite, 2, KEPT, "par-lite"))
     return folder, {version.pruning.version: version for version in freezer.finish().versions}, freezer.finish().graphs
 
 
@@ -67,8 +67,8 @@ def cases():
         image = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
         pixels, prompt = image / 127.5 - 1, model_prompt(exact, [example.question])
         scores = torch.randn(1, exact.spec.image_tokens, generator=generator)
-        for name, kept, plan in (("full", 576, tuple(range(24))), ("par-lite", 144, PLAN)):
-            decision = PruningDecision(keep_indices(scores, kept), plan, 0 if name == "full" else 2)
+        for name, kept, layers in (("full", 576, tuple(range(24))), ("par-lite", 144, KEPT)):
+            decision = PruningDecision(keep_indices(scores, kept), layers, 0 if name == "full" else 2)
             logits = [_scored(PrunedModel(vlm), pixels, prompt, decision) for vlm in (exact, stock)]
             feeds = {
                 tensors.PIXEL_VALUES: pixels.numpy(),

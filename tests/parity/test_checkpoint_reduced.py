@@ -77,8 +77,8 @@ def made():
         for each in versions:
             budget = resolve(each, tokens=tokens, layers=layers)
             dropped = (1, 3)[: layers - budget.layers]  # from the middle: renumbering must show
-            plan = tuple(layer for layer in range(layers) if layer not in dropped)
-            freezer.add(pruning(budget, 0, plan, each))
+            kept = tuple(layer for layer in range(layers) if layer not in dropped)
+            freezer.add(pruning(budget, 0, kept, each))
         freezer.finish()
         checkpoints = {}
         with Staging(place / "bundle") as staging:
@@ -116,7 +116,7 @@ def stock(checkpoint):
     return model.eval()
 
 
-def plan_of(checkpoint):
+def kept_layers_of(checkpoint):
     return tuple(json.loads((checkpoint / "allrounder.json").read_text())["entry"]["pruning"]["kept_layers"])
 
 
@@ -147,10 +147,10 @@ def served(model, read, new_tokens, *, renumbered=False):
 
 
 @torch.no_grad()
-def removed(vlm, read, plan, pixels, new_tokens):
+def removed(vlm, read, kept, pixels, new_tokens):
     """The same by the removing model."""
     pruned = PrunedModel(vlm)
-    decision = PruningDecision(torch.tensor([read.keep]), plan, 0)
+    decision = PruningDecision(torch.tensor([read.keep]), kept, 0)
     state = pruned.prefill(pruned.image_embeds(pixels), model_prompt(vlm, [QUESTION]), decision)
     logits = [state.logits[0]]
     for _ in range(new_tokens):
@@ -194,7 +194,7 @@ def test_kept_rows_give_what_the_removing_model_and_the_frozen_graph_compute(mad
     read = reader.read(IMAGE, QUESTION)
     assert read.rows.shape == (reader.sidecar.entry.pruning.keep, vlm.spec.decoder.hidden)
     got = served(model, read, NEW_TOKENS)
-    assert_same(got, removed(vlm, read, plan_of(checkpoint), pixels_of(vlm, reader), NEW_TOKENS))
+    assert_same(got, removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm, reader), NEW_TOKENS))
     bundle = open_bundle(place / "bundle")
     engine = Engine.open(bundle, bundle.manifest.entries[0])
     image_embeds, prompt = engine.embed_image(np.asarray(IMAGE)), engine.prompt(QUESTION)
@@ -220,7 +220,7 @@ def test_with_every_token_it_is_the_masked_model_without_those_layers(made, shap
         got = model(**inputs).logits[:, -1]
     image_embeds = PrunedModel(vlm).image_embeds(inputs["pixel_values"])
     everything = torch.arange(vlm.spec.image_tokens)[None]
-    decision = PruningDecision(everything, plan_of(checkpoint), 0)
+    decision = PruningDecision(everything, kept_layers_of(checkpoint), 0)
     assert_same(got, masked_logits(vlm, image_embeds, model_prompt(vlm, [QUESTION]), decision)[:, 0])
 
 
@@ -228,26 +228,26 @@ def test_with_every_token_it_is_the_masked_model_without_those_layers(made, shap
 def test_every_version(made, version):
     vlm, _, checkpoints = made("llama-mha", versions=tuple(VERSIONS))
     reader = RowReader(checkpoints[version])
-    read, plan = reader.read(IMAGE, QUESTION), plan_of(checkpoints[version])
+    read, kept = reader.read(IMAGE, QUESTION), kept_layers_of(checkpoints[version])
     budget = resolve(version, tokens=vlm.spec.image_tokens, layers=vlm.spec.decoder.layers)
-    assert (len(read.keep), len(plan)) == budget
+    assert (len(read.keep), len(kept)) == budget
     model = stock(checkpoints[version])
     assert len(model.model.language_model.layers) == budget.layers
-    assert_same(served(model, read, 2), removed(vlm, read, plan, pixels_of(vlm, reader), 2))
+    assert_same(served(model, read, 2), removed(vlm, read, kept, pixels_of(vlm, reader), 2))
     assert (reader.sidecar.graphs.router is None) == (version == "full")
 
 
-def test_layer_indexed_keys_of_the_config_follow_the_plan(made):
+def test_layer_indexed_keys_of_the_config_follow_the_kept_layers(made):
     vlm, _, checkpoints = made("windowed")
     checkpoint = checkpoints["par-lite"]
-    assert plan_of(checkpoint) == (0, 2, 3, 4)
+    assert kept_layers_of(checkpoint) == (0, 2, 3, 4)
     text = json.loads((checkpoint / "config.json").read_text())["text_config"]
     assert text["num_hidden_layers"] == 4
     assert text["max_window_layers"] == 1
     assert text["layer_types"] == ["full_attention", *["sliding_attention"] * 3]
     reader = RowReader(checkpoint)
     read = reader.read(IMAGE, QUESTION)
-    wanted = removed(vlm, read, plan_of(checkpoint), pixels_of(vlm, reader), 2)
+    wanted = removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm, reader), 2)
     assert_same(served(stock(checkpoint), read, 2), wanted)
 
 
@@ -255,7 +255,7 @@ def test_layer_indexed_keys_of_the_config_follow_the_plan(made):
 def test_weights_keep_dtype_and_bytes(made, dtype):
     vlm, place, checkpoints = made("mistral", dtype=dtype, shards=2)
     checkpoint = checkpoints["par-lite"]
-    plan = plan_of(checkpoint)
+    kept = kept_layers_of(checkpoint)
     files = sorted(checkpoint.glob("*.safetensors"))
     assert [file.name for file in files] == [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
@@ -264,16 +264,12 @@ def test_weights_keep_dtype_and_bytes(made, dtype):
     assert set(index["weight_map"]) == set(after)
     assert index["metadata"]["total_size"] == sum(each.nbytes for each in after.values())
     for name, tensor in after.items():
-        place_in_plan = name.partition("language_model.model.layers.")[2].partition(".")[0]
-        old = (
-            name.replace(f"model.layers.{place_in_plan}.", f"model.layers.{plan[int(place_in_plan)]}.")
-            if place_in_plan
-            else name
-        )
+        place = name.partition("language_model.model.layers.")[2].partition(".")[0]
+        old = name.replace(f"model.layers.{place}.", f"model.layers.{kept[int(place)]}.") if place else name
         assert tensor.dtype == before[old].dtype == dtype
         assert torch.equal(tensor, before[old])
     outside = [name for name in before if "language_model.model.layers" not in name]
-    assert len(after) == len(outside) + len(plan) * (len(before) - len(outside)) // vlm.spec.decoder.layers
+    assert len(after) == len(outside) + len(kept) * (len(before) - len(outside)) // vlm.spec.decoder.layers
     assert json.loads((checkpoint / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 
 

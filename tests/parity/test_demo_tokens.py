@@ -1,7 +1,7 @@
 """The shipped demo model: stock masked, eager removing and runtime agree, token by token, on held-out questions.
 
 Two questions of the test split for each of the five versions; marked slow, all fifty for each. Given the runtime's own
-pixel values, keep indices and plan; router scores are compared apart, elsewhere.
+pixel values, keep indices and kept layers; router scores are compared apart, elsewhere.
 """
 
 from pathlib import Path

@@ -17,9 +17,9 @@ import pytest
 import torch
 from prunings import pruning
 
-from allrounder.export.graph.decision import make_plan
 from allrounder.export.graph.decode import decode_graph
 from allrounder.export.graph.prefill import prefill_graph
+from allrounder.export.graph.pruned_spec import pruned_spec
 from allrounder.export.graph.writer import serialized
 from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
@@ -67,14 +67,14 @@ def vlms():
 
 
 class Graphs:
-    """Prefill and decode of one plan, run with plain numpy; decoding advances the caches."""
+    """Prefill and decode of one pruned spec, run with plain numpy; decoding advances the caches."""
 
-    def __init__(self, loaded, plan, precision="fp32"):
+    def __init__(self, loaded, pruned, precision="fp32"):
         vlm, directory, layouts = loaded
-        self.vlm, self.plan = vlm, plan
+        self.vlm, self.pruned = vlm, pruned
         self.dtype = np.float16 if precision == "fp16" else np.float32  # bf16 runs widened
         models = [
-            make(plan, layouts[precision].tensors, ELEMENT_TYPES[precision]) for make in (prefill_graph, decode_graph)
+            make(pruned, layouts[precision].tensors, ELEMENT_TYPES[precision]) for make in (prefill_graph, decode_graph)
         ]
         self.prefill_session, self.decode_session = (_session(model, directory) for model in models)
 
@@ -86,20 +86,20 @@ class Graphs:
             "image_embeds": image_embeds.numpy().astype(self.dtype),
             "free_slots": np.array([free_slots]),
         }
-        feeds |= {"token_scores": token_scores.numpy()} if self.plan.prunes else {}
-        feeds |= {"layer_scores": layer_scores.numpy()} if self.plan.dynamic else {}
+        feeds |= {"token_scores": token_scores.numpy()} if self.pruned.prunes else {}
+        feeds |= {"layer_scores": layer_scores.numpy()} if self.pruned.dynamic else {}
         assert {each.name for each in self.prefill_session.get_inputs()} == set(feeds)
         found = dict(zip(_names(self.prefill_session), self.prefill_session.run(None, feeds), strict=True))
         before = prompt.prefix_ids.shape[1] + prompt.suffix_lengths.numpy()
-        self.positions = before + self.plan.spec.image_tokens
-        self.slots = before + self.plan.pruning.keep
+        self.positions = before + self.pruned.spec.image_tokens
+        self.slots = before + self.pruned.pruning.keep
         self.kept = {name: value for name, value in found.items() if name != "logits"}
         return found
 
     def decode(self, ids):
         feeds = {"input_ids": ids.numpy(), "positions": self.positions} | self.kept
         feeds.pop("keep", None)
-        feeds |= {"slots": self.slots} if self.plan.prunes else {}
+        feeds |= {"slots": self.slots} if self.pruned.prunes else {}
         found = dict(zip(_names(self.decode_session), self.decode_session.run(None, feeds), strict=True))
         self.kept |= {name.replace("_out.", "."): value for name, value in found.items() if name != "logits"}
         self.positions, self.slots = self.positions + ids.shape[1], self.slots + ids.shape[1]
@@ -131,29 +131,29 @@ def _inputs(vlm, batch):
 
 def _difference(graphs, batch):
     """Returns the largest difference to the masked stock model, prompt and four answer tokens, over its deviation."""
-    vlm, plan = graphs.vlm, graphs.plan
+    vlm, pruned = graphs.vlm, graphs.pruned
     image_embeds, prompt, token_scores, layer_scores, answers = _inputs(vlm, batch)
     found = graphs.prefill(image_embeds, prompt, token_scores, layer_scores)
-    keep = keep_indices(token_scores, plan.pruning.keep)
-    if plan.prunes:
+    keep = keep_indices(token_scores, pruned.pruning.keep)
+    if pruned.prunes:
         assert found["keep"].tolist() == keep.tolist()
-    layers = plan.pruning.kept_layers or kept_layers(layer_scores, plan.pruning.layers, plan.pruning.prune_layer)
-    if plan.dynamic:
+    layers = pruned.pruning.kept_layers or kept_layers(layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer)
+    if pruned.dynamic:
         assert found["layer_mask"].tolist() == layers[0].tolist()
     steps = [graphs.decode(answers[:, :2]), graphs.decode(answers[:, 2:3]), graphs.decode(answers[:, 3:])]
     assert found["logits"].dtype == steps[0].dtype == np.float32
     ours = np.concatenate([found["logits"][:, None], *steps], axis=1)
     wanted = masked_logits(
-        vlm, image_embeds, prompt, PruningDecision(keep, layers, plan.pruning.prune_layer), answers
+        vlm, image_embeds, prompt, PruningDecision(keep, layers, pruned.pruning.prune_layer), answers
     ).numpy()
     assert ours.shape == wanted.shape
     return float(np.abs(ours - wanted).max() / wanted.std())
 
 
-def _plan(vlm, *, tokens, prune_layer, dynamic):
+def _pruned(vlm, *, tokens, prune_layer, dynamic):
     depth = vlm.spec.decoder.layers
     kept = None if dynamic else (*range(prune_layer), *range(prune_layer + 1, depth - 1))
-    return make_plan(vlm.spec, pruning((tokens, depth - 2), prune_layer, kept))
+    return pruned_spec(vlm.spec, pruning((tokens, depth - 2), prune_layer, kept))
 
 
 @pytest.mark.parametrize("prune_layer", [0, 2])
@@ -161,8 +161,8 @@ def _plan(vlm, *, tokens, prune_layer, dynamic):
 def test_dynamic(vlms, shape, prune_layer):
     loaded = vlms(shape)
     vlm = loaded[0]
-    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=True)
-    assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
+    pruned = _pruned(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=True)
+    assert _difference(Graphs(loaded, pruned), 1) <= TOLERANCE
 
 
 @pytest.mark.parametrize("prune_layer", [0, 2])
@@ -170,8 +170,8 @@ def test_dynamic(vlms, shape, prune_layer):
 def test_frozen_in_unequal_batches(vlms, shape, prune_layer):
     loaded = vlms(shape)
     vlm = loaded[0]
-    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=False)
-    graphs = Graphs(loaded, plan)
+    pruned = _pruned(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=prune_layer, dynamic=False)
+    graphs = Graphs(loaded, pruned)
     assert _difference(graphs, 1) <= TOLERANCE
     assert _difference(graphs, 3) <= TOLERANCE
 
@@ -182,9 +182,9 @@ def test_one_token_and_all_tokens(vlms, tokens, dynamic):
     loaded = vlms("llama-gqa-tied")
     vlm = loaded[0]
     kept = 1 if tokens == "one" else vlm.spec.image_tokens
-    plan = _plan(vlm, tokens=kept, prune_layer=2, dynamic=dynamic)
-    graphs = Graphs(loaded, plan)
-    assert plan.prunes == (tokens == "one")
+    pruned = _pruned(vlm, tokens=kept, prune_layer=2, dynamic=dynamic)
+    graphs = Graphs(loaded, pruned)
+    assert pruned.prunes == (tokens == "one")
     assert _difference(graphs, 1 if dynamic else 3) <= TOLERANCE
 
 
@@ -192,15 +192,15 @@ def test_one_token_and_all_tokens(vlms, tokens, dynamic):
 def test_no_layer_beyond_the_gather(vlms, dynamic):
     loaded = vlms("llama-mha")
     vlm = loaded[0]
-    plan = make_plan(vlm.spec, pruning((2, 2), 2, None if dynamic else (0, 1)))
-    assert _difference(Graphs(loaded, plan), 1) <= TOLERANCE
+    pruned = pruned_spec(vlm.spec, pruning((2, 2), 2, None if dynamic else (0, 1)))
+    assert _difference(Graphs(loaded, pruned), 1) <= TOLERANCE
 
 
 def test_the_unpruned_model(vlms):
     loaded = vlms("qwen3-siglip-layers")
     spec = loaded[0].spec
-    plan = make_plan(spec, pruning((spec.image_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers))))
-    assert _difference(Graphs(loaded, plan), 3) <= TOLERANCE
+    pruned = pruned_spec(spec, pruning((spec.image_tokens, spec.decoder.layers), 2, tuple(range(spec.decoder.layers))))
+    assert _difference(Graphs(loaded, pruned), 3) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 5e-2), ("bf16", 4e-1)])
@@ -210,15 +210,15 @@ def test_half_precision_is_near(vlms, shape, dynamic, precision, most):
     """Weights, rows and caches have eleven bits or eight; 1.6e-2 and 1e-1 were seen, and a wrong op gives about 1."""
     loaded = vlms(shape)
     vlm = loaded[0]
-    plan = _plan(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=2, dynamic=dynamic)
-    difference = _difference(Graphs(loaded, plan, precision), 1 if dynamic else 3)
+    pruned = _pruned(vlm, tokens=vlm.spec.image_tokens // 2, prune_layer=2, dynamic=dynamic)
+    difference = _difference(Graphs(loaded, pruned, precision), 1 if dynamic else 3)
     assert 1e-4 < difference <= most
 
 
 def test_a_padded_row_gives_what_it_gives_alone(vlms):
     loaded = vlms("llama-mha")
     vlm = loaded[0]
-    graphs = Graphs(loaded, _plan(vlm, tokens=2, prune_layer=2, dynamic=False))
+    graphs = Graphs(loaded, _pruned(vlm, tokens=2, prune_layer=2, dynamic=False))
     image_embeds, prompt, token_scores, layer_scores, answers = _inputs(vlm, 3)
     together = [
         graphs.prefill(image_embeds, prompt, token_scores, layer_scores)["logits"][:, None],
@@ -237,7 +237,7 @@ def test_a_padded_row_gives_what_it_gives_alone(vlms):
 def test_nan_and_ties_in_layer_scores(vlms):
     loaded = vlms("llama-mha")
     vlm = loaded[0]
-    graphs = Graphs(loaded, _plan(vlm, tokens=2, prune_layer=1, dynamic=True))
+    graphs = Graphs(loaded, _pruned(vlm, tokens=2, prune_layer=1, dynamic=True))
     image_embeds, prompt, token_scores, _, _ = _inputs(vlm, 1)
     nan, low = float("nan"), float("-inf")
     for scores in ([9.0, nan, 1.0, 1.0, 1.0], [nan, nan, low, low, nan], [0.0, 2.0, nan, 2.0, 1.0]):

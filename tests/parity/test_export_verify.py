@@ -254,7 +254,7 @@ def test_ties_broken_the_other_way_are_found(honest, tmp_path):
     assert "gather." in refused(honest, tmp_path, honest[3].versions[1].prefill, edit, VerificationFailed)
 
 
-def test_an_unplanned_layer_is_found(honest, tmp_path):
+def test_a_layer_that_is_not_kept_is_found(honest, tmp_path):
     version = honest[3].versions[2]
     assert version.pruning.kept_layers == (1, 2, 3)
 
@@ -262,7 +262,7 @@ def test_an_unplanned_layer_is_found(honest, tmp_path):
         extra = helper.make_tensor("decoder.layers.4.mlp.up_proj.weight", 1, [1], [0.0])
         model.graph.initializer.append(extra)
 
-    assert "not planned" in refused(honest, tmp_path, version.prefill, edit, GraphInvalid)
+    assert "not kept" in refused(honest, tmp_path, version.prefill, edit, GraphInvalid)
 
 
 def test_one_attention_too_many_is_found(honest, tmp_path):

@@ -58,8 +58,8 @@ def test_flat_copies_answer_alike(flat_copies):
             state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=4)
             step = engine.decode(state, [5])
             results.append((state.keep_indices, state.kept_layers, np.array(state.logits), np.array(step)))
-        (keep, plan, first, second), other = results
+        (keep, layers, first, second), other = results
         np.testing.assert_array_equal(keep, other[0])
-        np.testing.assert_array_equal(plan, other[1])
+        np.testing.assert_array_equal(layers, other[1])
         np.testing.assert_allclose(first, other[2], rtol=0, atol=1e-6)
         np.testing.assert_allclose(second, other[3], rtol=0, atol=1e-6)

@@ -35,8 +35,8 @@ def test_an_engine_runs_the_decision_that_a_pruner_says(tiny, tiny_bundle, name)
 
     decision = cut(found, entry.pruning.budget, entry.pruning.prune_layer)
     assert state.keep_indices == tuple(decision.keep[0].tolist())
-    assert state.kept_layers == tuple(decision.plan[0].nonzero().flatten().tolist())
+    assert state.kept_layers == tuple(decision.layer_mask[0].nonzero().flatten().tolist())
     expected = removing.prefill(
-        image_embeds, prompt, PruningDecision(decision.keep, decision.plan, entry.pruning.prune_layer)
+        image_embeds, prompt, PruningDecision(decision.keep, decision.layer_mask, entry.pruning.prune_layer)
     ).logits
     assert np.abs(state.logits - expected.numpy()).max() <= 1e-4 * float(expected.std())

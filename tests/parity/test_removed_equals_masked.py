@@ -59,15 +59,15 @@ def budget_decision(
     generator = torch.Generator().manual_seed(seed)
     total, depth = vlm.spec.image_tokens, vlm.spec.decoder.layers
     keep = torch.stack([torch.randperm(total, generator=generator)[:tokens].sort().values for _ in range(batch)])
-    plans = []
+    rows = []
     for _ in range(batch):
         free = torch.randperm(depth - prune_layer, generator=generator)[: layers - prune_layer] + prune_layer
-        plans.append(sorted([*range(prune_layer), *free.tolist()]))
+        rows.append(sorted([*range(prune_layer), *free.tolist()]))
     if not per_row:
-        return PruningDecision(keep, tuple(plans[0]), prune_layer)
+        return PruningDecision(keep, tuple(rows[0]), prune_layer)
     mask = torch.zeros(batch, depth, dtype=torch.bool)
-    for row, plan in enumerate(plans):
-        mask[row, plan] = True
+    for row, kept in enumerate(rows):
+        mask[row, kept] = True
     return PruningDecision(keep, mask, prune_layer)
 
 
@@ -147,7 +147,9 @@ def test_a_padded_row_gives_what_it_gives_alone(vlms, prune_layer):
     for row in range(3):
         one = slice(row, row + 1)
         alone = pruned.prefill(
-            image_embeds[one], prompt.row(row), PruningDecision(decision.keep[one], decision.plan[one], prune_layer)
+            image_embeds[one],
+            prompt.row(row),
+            PruningDecision(decision.keep[one], decision.kept_layers[one], prune_layer),
         )
         torch.testing.assert_close(alone.logits, together.logits[one], rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(pruned.decode(alone, ids[one]), decoded[one], rtol=0, atol=TOLERANCE)
@@ -161,7 +163,7 @@ def test_many_decisions_of_one_prompt_are_scored_at_once(vlms, prune_layer):
     decisions = random_decision(vlm, 7, prune_layer, per_row=True)
     scored = pruned.score(image_embeds, prompt, decisions, answer)
     for row in range(7):
-        one = PruningDecision(decisions.keep[row : row + 1], decisions.plan[row : row + 1], prune_layer)
+        one = PruningDecision(decisions.keep[row : row + 1], decisions.kept_layers[row : row + 1], prune_layer)
         wanted = masked_logits(vlm, image_embeds, prompt, one, answer[None])[:, :-1]
         assert (scored[row] - wanted[0]).abs().max() <= TOLERANCE * wanted.std()
 
@@ -172,7 +174,7 @@ def test_pruning_is_visible(vlms):
         pruned, prompt = PrunedModel(vlm), model_prompt(vlm, QUESTIONS[:1])
         image_embeds = pruned.image_embeds(images(vlm, 1))
         full = pruned.prefill(image_embeds, prompt, full_decision(vlm)).logits
-        everything, all_layers = full_decision(vlm).keep, full_decision(vlm).plan
+        everything, all_layers = full_decision(vlm).keep, full_decision(vlm).kept_layers
         fewer = pruned.prefill(image_embeds, prompt, PruningDecision(everything[:, ::2], all_layers, 2)).logits
         shallower = pruned.prefill(image_embeds, prompt, PruningDecision(everything, all_layers[:-1], 2)).logits
         assert (fewer - full).abs().max() > 100 * TOLERANCE
@@ -185,7 +187,7 @@ def test_what_is_removed_is_gone(vlms):
     decision = budget_decision(vlm, 1, 2, Budget(3, 4), per_row=False)
     state = pruned.prefill(pruned.image_embeds(images(vlm, 1)), prompt, decision)
     text = prompt.prefix_ids.shape[1] + prompt.suffix_ids.shape[1]
-    assert sorted(state.cache.layers) == list(decision.plan)
+    assert sorted(state.cache.layers) == list(decision.kept_layers)
     for layer, (keys, _) in state.cache.layers.items():
         assert keys.shape[2] == text + (vlm.spec.image_tokens if layer < 2 else 3)
 

@@ -1,7 +1,7 @@
 """The runtime on real frozen graphs: the same tokens as the removing model, eagerly, whatever way it is asked.
 
-Tiny random models; given the graph's own pixel values, keep indices and plan, greedy tokens are identical and logits
-within 1e-4 of their standard deviation. The router's scores are compared apart.
+Tiny random models; given the graph's own pixel values, keep indices and kept layers, greedy tokens are identical and
+logits within 1e-4 of their standard deviation. The router's scores are compared apart.
 """
 
 import functools

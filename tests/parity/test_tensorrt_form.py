@@ -17,7 +17,7 @@ from allrounder.golden import GOLDEN, decode_golden
 from allrounder.runtime.engine import Engine
 from allrounder.versions import resolve
 
-PLAN = (0, 1, 2, 4, 5, 7)
+KEPT = (0, 1, 2, 4, 5, 7)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def staged(tiny, tmp_path_factory):
     freezer.shared()
     lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
-    freezer.add(pruning(lite, 2, PLAN, "par-lite"))
-    freezer.add(pruning(lite, 0, PLAN, "par-lite"))
+    freezer.add(pruning(lite, 2, KEPT, "par-lite"))
+    freezer.add(pruning(lite, 0, KEPT, "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())

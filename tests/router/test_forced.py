@@ -63,10 +63,10 @@ def random_decisions(vlm: LoadedModel, count: int, tokens: int, prune_layer: int
     generator = torch.Generator().manual_seed(count)
     spec = vlm.spec
     keep = torch.stack([torch.randperm(spec.image_tokens, generator=generator)[:tokens] for _ in range(count)])
-    plan = torch.rand(count, spec.decoder.layers, generator=generator) < 0.5
-    plan[:, :prune_layer] = True
-    plan[:, -1] = True
-    return PruningDecision(keep.sort(dim=1).values, plan, prune_layer)
+    kept_layers = torch.rand(count, spec.decoder.layers, generator=generator) < 0.5
+    kept_layers[:, :prune_layer] = True
+    kept_layers[:, -1] = True
+    return PruningDecision(keep.sort(dim=1).values, kept_layers, prune_layer)
 
 
 def test_references_are_the_models_own_greedy_answers(vlm, references):
@@ -89,10 +89,10 @@ def test_hard_decisions_score_as_the_removing_model_scores_them(vlm, references,
     batch = references.batch([3, 1, 5])
     forced = repeat(forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, prune_layer), 2)
     decision = random_decisions(vlm, 6, vlm.spec.image_tokens // 2, prune_layer)
-    found = log_probs(vlm, narrow(forced, decision.keep), prune_layer, Gates(layers=decision.plan))
+    found = log_probs(vlm, narrow(forced, decision.keep), prune_layer, Gates(layers=decision.kept_layers))
     for row in range(6):
         example, length = row // 2, int(batch.answers.lengths[row // 2])
-        one = PruningDecision(decision.keep[row : row + 1], decision.plan[row : row + 1], prune_layer)
+        one = PruningDecision(decision.keep[row : row + 1], decision.kept_layers[row : row + 1], prune_layer)
         wanted = PrunedModel(vlm).score(
             image_of(vlm, batch, example), batch.prompt.row(example), one, batch.answers.ids[example, :length]
         )
@@ -103,9 +103,9 @@ def test_gates_at_their_ends_are_the_hard_decision(vlm, references):
     batch = references.batch([0, 1])
     forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, 1)
     decision = random_decisions(vlm, 2, 3, 1)
-    hard = log_probs(vlm, narrow(forced, decision.keep), 1, Gates(layers=decision.plan))
+    hard = log_probs(vlm, narrow(forced, decision.keep), 1, Gates(layers=decision.kept_layers))
     tokens = torch.zeros(2, vlm.spec.image_tokens).scatter(1, decision.keep, 1.0)
-    soft = log_probs(vlm, forced, 1, Gates(tokens, decision.plan.float()))
+    soft = log_probs(vlm, forced, 1, Gates(tokens, decision.kept_layers.float()))
     torch.testing.assert_close(soft, hard, rtol=1e-3, atol=1e-3)  # a closed gate is 1e-6, not 0
 
 

@@ -34,9 +34,9 @@ def test_keep_indices_is_the_documented_rule(row, data):
 def test_kept_layers_keeps_the_first_layers_and_the_best_others(row, data):
     prune_layer = data.draw(st.integers(0, len(row) - 1))
     layers = data.draw(st.integers(max(prune_layer, 1), len(row)))
-    plan = kept_layers(torch.tensor([row]), layers, prune_layer)[0]
+    mask = kept_layers(torch.tensor([row]), layers, prune_layer)[0]
     others = [index for index in best_first(row) if index >= prune_layer][: layers - prune_layer]
-    assert plan.nonzero().flatten().tolist() == sorted([*range(prune_layer), *others])
+    assert mask.nonzero().flatten().tolist() == sorted([*range(prune_layer), *others])
 
 
 @given(row=ROWS, data=st.data())

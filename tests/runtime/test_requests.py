@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     return fake_bundle.write_bundle(tmp_path_factory.mktemp("requests") / "bundle")
 
 
-@pytest.fixture(params=fake_bundle.PLANS)
+@pytest.fixture(params=fake_bundle.KEPT_LAYERS)
 def runtime(folder, request):
     with Runtime.load(folder, version=request.param, threads=1) as runtime:
         yield runtime

@@ -44,8 +44,8 @@ def pruned(tmp_path_factory):
         freezer.shared()
         tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
         budget = resolve("par-lite", tokens=tokens, layers=layers)
-        plan = tuple(layer for layer in range(layers) if layer != 1)[: budget.layers]
-        freezer.add(pruning(budget, 0, plan, "par-lite"))
+        kept = tuple(layer for layer in range(layers) if layer != 1)[: budget.layers]
+        freezer.add(pruning(budget, 0, kept, "par-lite"))
         freezer.finish()
         with Staging(place / "bundle") as staging:
             (entry,) = build(place / "frozen", staging, BuildOptions())

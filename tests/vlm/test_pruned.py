@@ -99,7 +99,7 @@ def test_layers_before_the_gather_run_once_for_all_decisions(vlm, image_embeds):
             handle.remove()
     rows = prompt.prefix_ids.shape[1] + prompt.suffix_ids.shape[1] + 2  # the last answer token is not read
     hidden = vlm.spec.decoder.hidden
-    assert seen == [(1, rows + 4, hidden)] * 2 + [(2, rows + 2, hidden)] * 2  # layer 3 is in no plan: not run
+    assert seen == [(1, rows + 4, hidden)] * 2 + [(2, rows + 2, hidden)] * 2  # layer 3 is kept by no row: not run
 
 
 def test_decoding_several_ids_at_once_is_decoding_them_in_turn(vlm, image_embeds):

@@ -1,9 +1,4 @@
-"""What is frozen: one version's decision on one model.
-
-What it is: `Plan`, the model and the pruning that a prefill and decode graph are written for.
-What it knows: which layers stand in the graphs, and which of them behind an `If`.
-What it does not know: ONNX, files.
-"""
+"""A model and how it is pruned: what a prefill and a decode graph are written for."""
 
 from __future__ import annotations
 
@@ -12,11 +7,11 @@ from typing import NamedTuple
 from allrounder.pruning import PruningConfig
 from allrounder.vlm.spec import ModelSpec
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["PrunedSpec", "pruned_spec"]
 
 
-class Plan(NamedTuple):
-    """The decision that graphs are frozen for."""
+class PrunedSpec(NamedTuple):
+    """A model's spec, and which layers and tokens of it are in the graphs."""
 
     spec: ModelSpec
     pruning: PruningConfig
@@ -33,20 +28,20 @@ class Plan(NamedTuple):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that stand in the graphs."""
+        """The layers that are in the graphs."""
         kept = self.pruning.kept_layers
         return tuple(range(self.spec.decoder.layers)) if kept is None else kept
 
     def optional(self, layer: int) -> bool:
-        """Whether a layer stands behind an `If`."""
+        """Whether a layer is behind an `If`."""
         return self.dynamic and layer >= self.pruning.prune_layer
 
 
-def make_plan(spec: ModelSpec, pruning: PruningConfig) -> Plan:
-    """Returns a checked plan.
+def pruned_spec(spec: ModelSpec, pruning: PruningConfig) -> PrunedSpec:
+    """Returns a spec and a pruning that fit each other.
 
     Raises:
         InvalidBudget: The model cannot be pruned so; see `PruningConfig.check`.
     """
     pruning.check(tokens=spec.image_tokens, layers=spec.decoder.layers)
-    return Plan(spec, pruning)
+    return PrunedSpec(spec, pruning)

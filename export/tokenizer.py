@@ -12,7 +12,7 @@ from typing import Any
 from allrounder.errors import ModelUnsupported
 from allrounder.golden import GOLDEN, TOKENIZER, GoldenPrompt, encode_golden
 from allrounder.manifest import PromptTemplate
-from allrounder.vlm.prompt import PromptEncoder
+from allrounder.tokenization import PromptEncoder
 
 __all__ = ["QUESTIONS", "golden_prompts", "write_tokenizer"]
 

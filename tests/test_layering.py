@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # part: (folder, parts it may import besides itself, third-party packages it may import)
 TABLE = {
-    "contract": ("src/allrounder", set(), {"msgspec"}),
+    "contract": ("src/allrounder", set(), {"msgspec", "tokenizers"}),  # tokenizers: one tokenisation rule for all
     "vlm": (
         "vlm",
         {"contract"},

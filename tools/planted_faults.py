@@ -69,7 +69,9 @@ FAULTS = {
         "src/allrounder/hashing.py", "if digest != files[path].sha256:", "if len(digest) != len(files[path].sha256):"
     ),
     "user text becomes special tokens": Fault(
-        "runtime/prompt.py", "tokenizer.encode_special_tokens = True", "tokenizer.encode_special_tokens = False"
+        "src/allrounder/tokenization.py",
+        "tokenizer.encode_special_tokens = True",
+        "tokenizer.encode_special_tokens = False",
     ),
     "pruned layers keep their old numbers": Fault(
         "engines/checkpoint/weights.py",

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from allrounder.errors import ModelUnsupported
 from allrounder.manifest import PromptTemplate
-from allrounder.vlm.prompt import PromptEncoder
+from allrounder.tokenization import PromptEncoder
 
 __all__ = ["check_vocabulary"]
 

@@ -25,8 +25,9 @@ from allrounder.router.checkpoint import load_router
 from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View
 from allrounder.runtime.engine import Scores
 from allrounder.runtime.image import to_rgb
+from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import load_model
-from allrounder.vlm.prompt import PromptEncoder
+from allrounder.vlm.prompt import prompt_batch
 from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["SEED", "PrunerScores"]
@@ -99,7 +100,7 @@ class PrunerScores:
 
     @torch.no_grad()
     def _view(self, prompt: Prompt) -> View:
-        image_embeds, batch = self._embed_pixels(prompt.image), self._encoder.batch([prompt.question])
+        image_embeds, batch = self._embed_pixels(prompt.image), prompt_batch(self._encoder, [prompt.question])
         try:
             image = prompt.image.relative_to(self._folder).as_posix()
         except ValueError:

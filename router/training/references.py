@@ -20,8 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from allrounder.router.reading import Spoken, answer, read_image
 from allrounder.router.training.examples import Examples
 from allrounder.router.training.forced import Answers
+from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import LoadedModel
-from allrounder.vlm.prompt import PromptBatch, PromptEncoder
+from allrounder.vlm.prompt import PromptBatch, prompt_batch
 from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["Batch", "References"]
@@ -117,7 +118,7 @@ class References:
         for start in range(0, len(indices), TOGETHER):
             part = indices[start : start + TOGETHER]
             questions = [self.examples.question(index) for index in part]
-            prompt = self._encoder.batch(questions).to(device)
+            prompt = prompt_batch(self._encoder, questions).to(device)
             spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._vlm.stop_ids)
             local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
             said |= dict(zip(part, map(_Said, questions, local), strict=True))
@@ -127,7 +128,7 @@ class References:
         device = self._vlm.model.device
         image_embeds = torch.stack([image.image_embeds for image in images]).to(device)
         said = [image.said[index] for image, index in zip(images, indices, strict=True)]
-        prompt = self._encoder.batch([one.question for one in said]).to(device)
+        prompt = prompt_batch(self._encoder, [one.question for one in said]).to(device)
         tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)
         return Batch(
             self._pruned.embeddings(image_embeds, prompt),

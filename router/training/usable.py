@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from allrounder.errors import PromptsInvalid
 from allrounder.prompts import Check, Prompt, PromptSet, Unusable
+from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import LoadedModel
-from allrounder.vlm.prompt import PromptEncoder
 
 __all__ = ["checks", "held_out"]
 

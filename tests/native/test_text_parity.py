@@ -13,8 +13,9 @@ from text_tokenizers import NAMES, SPECIALS, mixtures, tokenizer_json
 from allrounder import errors
 from allrounder.golden import GoldenPrompt, encode_golden
 from allrounder.manifest import PromptTemplate
-from allrounder.runtime.prompt import Prompter, _continuation, _plain_tokenizer
+from allrounder.runtime.prompt import Prompter
 from allrounder.runtime.text import Detokeniser, StopTexts
+from allrounder.tokenization import continuation, plain_tokenizer
 
 TEMPLATES = {
     "vicuna": PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:"),
@@ -34,7 +35,7 @@ CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE
 def plain(name, begins=True):
     """Python's tokenizer for a stretch that begins a text, or does not."""
     text = tokenizer_json(name)
-    return _plain_tokenizer(text if begins else _continuation(json.loads(text)))
+    return plain_tokenizer(text if begins else continuation(json.loads(text)))
 
 
 class Probe:

@@ -13,8 +13,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from allrounder.errors import InputInvalid, ModelUnsupported
 from allrounder.manifest import PromptTemplate
+from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.llava.template import freeze_template
-from allrounder.vlm.prompt import PromptEncoder
+from allrounder.vlm.prompt import prompt_batch
 from allrounder.vlm.random_text import BOS, IMAGE, SPECIAL, START, build_tokenizer, token_id
 
 IMAGE_ID = token_id(IMAGE)
@@ -137,7 +138,7 @@ def test_truncation_and_padding_of_the_file_are_off():
 
 def test_a_batch_is_padded_on_the_right():
     encoder = encoder_of()
-    batch = encoder.batch(["hi", "what is it?"])
+    batch = prompt_batch(encoder, ["hi", "what is it?"])
     assert batch.prefix_ids.tolist() == [list(encoder.prefix_ids)] * 2
     short, long = encoder.suffix_ids("hi"), encoder.suffix_ids("what is it?")
     assert batch.suffix_lengths.tolist() == [len(short), len(long)]
@@ -148,13 +149,13 @@ def test_a_batch_is_padded_on_the_right():
 
 def test_no_question_is_no_batch():
     with pytest.raises(InputInvalid):
-        encoder_of().batch([])
+        prompt_batch(encoder_of(), [])
 
 
 def test_a_prompt_with_nothing_after_the_image_is_refused():
     template = PromptTemplate(before_image="a", after_image="", after_question="", prefix_special=False)
     with pytest.raises(InputInvalid, match="after the image"):
-        PromptEncoder(build_tokenizer().backend_tokenizer.to_str(), template).batch(["x", ""])
+        prompt_batch(PromptEncoder(build_tokenizer().backend_tokenizer.to_str(), template), ["x", ""])
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 from allrounder.errors import ModelUnsupported
 from allrounder.manifest import PromptTemplate
+from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.control_tokens import sealed_tokenizer, template_words
-from allrounder.vlm.prompt import PromptEncoder
 
 __all__ = ["freeze_template"]
 

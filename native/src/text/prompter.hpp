@@ -1,4 +1,4 @@
-// From a question to token ids: the rule of runtime/prompt.py.
+// From a question to token ids: the rule of src/allrounder/tokenization.py.
 #pragma once
 
 #include <cstdint>

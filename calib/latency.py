@@ -11,13 +11,13 @@ nothing about them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import runs_on_cpu
 from allrounder.manifest import Entry, Latency
-from allrounder.progress import Progress, silent
+from allrounder.progress import Progress, note, silent
 from allrounder.runtime.engine import open_engines
 from allrounder.runtime.measure import default_workload, measure_latency
 from allrounder.runtime.memory import fits
@@ -33,7 +33,6 @@ def measure(
     entries: Sequence[Entry],
     options: EngineOptions | None = None,
     progress: Progress = silent,
-    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Latency | None, ...]:
     """Returns the latency of each of ``entries``, in their order; None where a figure would not count.
 
@@ -41,8 +40,7 @@ def measure(
         bundle: Where the entries lie.
         entries: Entries of one backend.
         options: How engines are opened; ``weights`` should be "fast", with which manifests are measured.
-        progress: Told the rounds.
-        say: Told what a user should know about how it was measured.
+        progress: Gets the rounds, and a note where engines are timed apart.
 
     Raises:
         EngineUnavailable: The backend, or the device, is not there.
@@ -52,7 +50,7 @@ def measure(
     timed = [entry for entry in entries if counts(entry, options)]
     together = fits(bundle, timed, options)
     if not together and len(timed) > 1:
-        say(f"{len(timed)} engines do not fit into memory side by side: they are timed one after another")
+        note(progress, f"{len(timed)} engines do not fit into memory side by side: they are timed one after another")
     figures: dict[tuple[str, str, str, int, str], Latency] = {}
     for group in [timed] if together else [[entry] for entry in timed]:
         if group:

@@ -6,7 +6,7 @@ What it knows: that an engine which answers gives finite logits. What it does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import why_not
 from allrounder.errors import AllRounderError, BackendError
 from allrounder.manifest import Entry
+from allrounder.progress import Progress, note
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.memory import fits
 
@@ -23,16 +24,14 @@ __all__ = ["try_engines"]
 _QUESTION = "What is in the image?"
 
 
-def try_engines(
-    bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, say: Callable[[str], None]
-) -> None:
+def try_engines(bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, progress: Progress) -> None:
     """Asks each of ``entries`` once, one after another; those that cannot run in this process are passed over.
 
     Args:
         bundle: Where they lie.
         entries: What was built.
         options: How engines are opened.
-        say: Told which entries do not fit into memory, and so were not tried.
+        progress: Gets a note of each entry that does not fit into memory, and so is not tried.
 
     Raises:
         BackendError: An entry cannot be opened, or does not answer.
@@ -41,7 +40,7 @@ def try_engines(
         if why_not(entry, options):
             continue
         if not fits(bundle, [entry], options):
-            say(f"note: {entry.label} was not tried: it does not fit into this machine's memory")
+            note(progress, f"note: {entry.label} was not tried: it does not fit into this machine's memory")
             continue
         try:
             finite = _ask(Engine.open(bundle, entry, options))

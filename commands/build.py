@@ -8,7 +8,6 @@ What it knows: where the shipped demo model lies. What it does not know: how any
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -83,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         build_bundle,  # imports torch: seconds that a typing error need not wait
     )
 
-    report = build_bundle(request, TerminalProgress(), _say)
+    report = build_bundle(request, TerminalProgress())
     for entry in report.entries:
         print(f"built {entry.label}: {entry.pruning.keep} image tokens, {entry.pruning.layers} decoder layers")
     print(msgspec.json.encode(report).decode())
@@ -185,7 +184,3 @@ def demo_models() -> Path:
         where="models/demo",
         remedy="run this in a checkout of the repository (the wheel does not carry models), or give --model",
     )
-
-
-def _say(note: str) -> None:
-    print(note, file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ weighed (`allrounder.calib.figures`).
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,14 +153,10 @@ def _timed(bundle: OpenBundle, able: Sequence[Entry], progress: Progress) -> dic
     timed: dict[Key, Latency | None] = {}
     for backend in sorted({entry.backend for entry in able}):
         peers = [entry for entry in able if entry.backend == backend]
-        found = latency.measure(bundle, peers, progress=progress, say=_say)
+        found = latency.measure(bundle, peers, progress=progress)
         timed |= {entry.key: figure for entry, figure in zip(peers, found, strict=True)}
     return timed
 
 
 def _estimate(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]" if estimate else "-"
-
-
-def _say(note: str) -> None:
-    print(note, file=sys.stderr, flush=True)

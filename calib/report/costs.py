@@ -10,7 +10,7 @@ machine hits both sides alike. What the router took is subtracted where its cost
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.fidelity_report import Cost
 from allrounder.manifest import Entry
-from allrounder.progress import Progress, silent
+from allrounder.progress import Progress, note, silent
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.measure import Samples, default_workload, sample_latency
@@ -98,7 +98,7 @@ def costs(
 
 
 def time_engines(
-    bundle: OpenBundle, entries: Sequence[Entry], text: int, say: Callable[[str], None], progress: Progress = silent
+    bundle: OpenBundle, entries: Sequence[Entry], text: int, progress: Progress = silent
 ) -> tuple[Times | None, ...]:
     """Returns the times of ``entries``, `full` first; None for all where they do not fit into memory side by side.
 
@@ -107,7 +107,7 @@ def time_engines(
     """
     options = EngineOptions()
     if not fits(bundle, entries, options):
-        say("note: the engines do not fit into memory side by side, so the report has no times")
+        note(progress, "note: the engines do not fit into memory side by side, so the report has no times")
         return (None,) * len(entries)
     engines = open_engines(bundle, entries, options)
     workload = default_workload(engines[0], text_tokens=min(max(text, 2), engines[0].limits.text_tokens), new_tokens=2)

@@ -10,7 +10,6 @@ digests of what they are made of; beside it, by a digest of everything that outc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +35,7 @@ from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import FidelityReport, read_report, write_report
 from allrounder.manifest import Entry
-from allrounder.progress import Progress
+from allrounder.progress import Progress, note
 from allrounder.prompts import read_prompts
 from allrounder.router.checkpoint import RECORD, read_record
 from allrounder.runtime.engine import Engine
@@ -45,7 +44,6 @@ from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["Prepared", "measure_report", "prepare", "read_known_report"]
 
-Say = Callable[[str], None]
 MEASURED_AS = "1"  # to be counted up when pruners or fidelity are computed in another way: old chunks are then left
 
 
@@ -60,7 +58,7 @@ class Prepared(NamedTuple):
     chunks: tuple[Chunk, ...]
 
 
-def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
+def prepare(request: ReportRequest, progress: Progress) -> Prepared:
     """Reads or draws the questions and builds the engines; what was done before is not done again.
 
     Raises:
@@ -77,7 +75,7 @@ def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
     questions = _questions(request)
     check_apart(questions.prompts, ranking)
     grid = grid_size(questions.prompts, request.grid_questions)
-    say(f"{len(questions.prompts)} questions, {grid} of them for the other pruners: {questions.about}")
+    note(progress, f"{len(questions.prompts)} questions, {grid} of them for the other pruners: {questions.about}")
     router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
     folder = request.work / f"{checkpoint.digest[:12]}-{router[:12]}-k{request.prune_layer}"
     bundle = build_work_bundle(sources, engines, ranking, folder / "bundle", progress)
@@ -101,7 +99,7 @@ def prepare(request: ReportRequest, progress: Progress, say: Say) -> Prepared:
     return Prepared(spec, questions, bundle, entries, task, chunks(questions.prompts, grid))
 
 
-def measure_report(request: ReportRequest, prepared: Prepared, progress: Progress, say: Say) -> FidelityReport:
+def measure_report(request: ReportRequest, prepared: Prepared, progress: Progress) -> FidelityReport:
     """Measures what is not measured yet, and writes the report.
 
     Raises:
@@ -111,11 +109,11 @@ def measure_report(request: ReportRequest, prepared: Prepared, progress: Progres
     check_all(engine, prepared.questions.prompts)
     text = text_tokens(engine, prepared.questions.prompts)
     del engine
-    run_chunks(prepared.task, prepared.chunks, request.jobs, say)
+    run_chunks(prepared.task, prepared.chunks, request.jobs, progress)
     outcomes = read_outcomes(prepared.task, prepared.chunks)
     times: tuple[Times | None, ...] = (None,) * len(prepared.entries)
     if request.timing:
-        times = time_engines(prepared.bundle, prepared.entries, text, say, progress)
+        times = time_engines(prepared.bundle, prepared.entries, text, progress)
     router_layers = read_record(request.router).router_layers
     found = costs(prepared.spec.decoder, prepared.entries, text, router_layers, times)
     measured = Measured(prepared.bundle.manifest.model, prepared.entries, prepared.task.work, outcomes, found)

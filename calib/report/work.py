@@ -16,7 +16,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -33,6 +33,7 @@ from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import ROUTER
+from allrounder.progress import Progress, note, silent
 from allrounder.prompts import Prompt
 from allrounder.pruning import PruningConfig
 from allrounder.runtime.engine import open_engines
@@ -54,16 +55,14 @@ class Assignment:
     results: Path  # where chunk files go
 
 
-def run_chunks(
-    task: Assignment, chunks: Sequence[Chunk], jobs: int, say: Callable[[str], None] = lambda _: None
-) -> int:
+def run_chunks(task: Assignment, chunks: Sequence[Chunk], jobs: int, progress: Progress = silent) -> int:
     """Computes the chunks that are not on the disk yet; returns how many questions that were.
 
     Args:
         task: What is measured.
         chunks: All of them; most grid chunks first, as they come.
         jobs: Processes.
-        say: Told how far the work is, and when it will about end.
+        progress: Gets notes of how far the work is, and when it will about end.
 
     Raises:
         AllRounderError: A worker's own error, or `CalibrationError` where one died. Finished chunks stay.
@@ -72,8 +71,8 @@ def run_chunks(
     left = [chunk for chunk in chunks if not chunk_file(task.results, chunk).is_file()]
     total, skipped = sum(map(_size, chunks)), sum(map(_size, chunks)) - sum(map(_size, left))
     if skipped:
-        say(f"{skipped} of {total} questions were measured before")
-    clock = _Clock(task.work, left, total, say)
+        note(progress, f"{skipped} of {total} questions were measured before")
+    clock = _Clock(task.work, left, total, progress)
     with _workers(task, min(jobs, len(left))) as workers:
         queue, idle = list(reversed(left)), list[Any](workers)
         busy: dict[Any, Chunk] = {}
@@ -110,8 +109,8 @@ def read_outcomes(task: Assignment, chunks: Sequence[Chunk]) -> tuple[Outcomes, 
 class _Clock:
     """Tells how much is done, and about how long the rest takes; runs are what takes time, not questions."""
 
-    def __init__(self, work: WorkList, left: Sequence[Chunk], total: int, say: Callable[[str], None]) -> None:
-        self._work, self._total, self._say = work, total, say
+    def __init__(self, work: WorkList, left: Sequence[Chunk], total: int, progress: Progress) -> None:
+        self._work, self._total, self._progress = work, total, progress
         self._left = sum(map(self._runs, left))
         self._questions = total - sum(map(_size, left))
         self._done, self._started, self._told = 0, time.monotonic(), 0.0
@@ -123,7 +122,8 @@ class _Clock:
         if now - self._told > 10 or self._done == self._left:
             self._told = now
             rest = (now - self._started) / self._done * (self._left - self._done)
-            self._say(f"measured {self._questions} of {self._total} questions, about {rest / 60:.0f} minutes left")
+            done = f"measured {self._questions} of {self._total} questions"
+            note(self._progress, f"{done}, about {rest / 60:.0f} minutes left")
 
     def _runs(self, chunk: Chunk) -> int:
         return len(self._work.of(chunk.first)) * _size(chunk)

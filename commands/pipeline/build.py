@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ from allrounder.export.verify.verify import verify
 from allrounder.fidelity_report import REPORT, ROUTER, FidelityReport, read_report
 from allrounder.manifest import Entry, Fidelity
 from allrounder.native import ort_ops
-from allrounder.progress import Progress
+from allrounder.progress import Progress, note
 from allrounder.prompts import PromptSet, read_prompts
 from allrounder.pruning import PruningConfig, pruning_config
 from allrounder.router.checkpoint import RECORD, read_record
@@ -70,9 +70,9 @@ class BuildReport(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Clock:
-    """Seconds per phase, each told as it ends."""
+    """Seconds per phase, each noted as it ends."""
 
-    say: Callable[[str], None]
+    progress: Progress
     phases: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -80,7 +80,7 @@ class _Clock:
         started = time.monotonic()
         yield
         self.phases[phase] = round(self.phases.get(phase, 0.0) + time.monotonic() - started, 2)
-        self.say(f"{phase}: {self.phases[phase]:.1f} s")
+        note(self.progress, f"{phase}: {self.phases[phase]:.1f} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,6 @@ class _Job:
     report: FidelityReport | None  # the router's, where its figures may be copied
     progress: Progress
     clock: _Clock
-    say: Callable[[str], None]
 
     @property
     def needs_ranking(self) -> bool:
@@ -110,19 +109,18 @@ class _Job:
         return self.backend.build(frozen, staging, options)
 
 
-def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> BuildReport:
+def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     """Builds what ``request`` asks for and publishes it.
 
     Args:
         request: What to build.
-        progress: Told the steps within a phase.
-        say: Told phases and notes, one line each.
+        progress: Gets the steps within a phase, and phases and notes, one line each.
 
     Raises:
         AllRounderError: Whatever the stages refuse; the bundle at its place is then what it was.
     """
     started = time.monotonic()
-    job = _read(request, progress, say)
+    job = _read(request, progress)
     opened = job.backend.opened(job.place, force=request.force, progress=progress)
     with opened as output, beside(output.place) as work, ExitStack() as kept:
         staging = output.staging
@@ -143,12 +141,12 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
             entries = job.build(work / "frozen", staging, prunings)
         with job.clock("try"):
             new = [entry for entry in entries if entry.key not in staging.reused]
-            try_engines(open_bundle(staging.path, progress=job.progress), new, _MAPPED, say)
+            try_engines(open_bundle(staging.path, progress=job.progress), new, _MAPPED, progress)
         _calibrate(job, staging, entries, reference)
         with job.clock("publish"):
             built = output.publish(work / "frozen", entries)
-            for note in output.notes:
-                say(f"note: {note}")
+            for line in output.notes:
+                note(progress, f"note: {line}")
     return BuildReport(
         bundle=str(job.place),
         entries=built,
@@ -157,34 +155,34 @@ def build_bundle(request: BuildRequest, progress: Progress, say: Callable[[str],
     )
 
 
-def _read(request: BuildRequest, progress: Progress, say: Callable[[str], None]) -> _Job:
+def _read(request: BuildRequest, progress: Progress) -> _Job:
     """Reads and checks all inputs, the cheap ones first."""
     prompts = read_prompts(request.calib) if request.calib else None
-    report = _report(request, say)
+    report = _report(request, progress)
     built_by = backend(request.backend)
     if request.native_op and ort_ops() is None:
-        say("note: the native gather op is not installed here: the entries ask for it, and are measured without it")
+        note(progress, "note: the native gather op is not installed here: entries ask for it, and run without it here")
     vlm = model_directory(request.vlm)
     spec = Checkpoint(vlm).spec
     # A pruned checkpoint carries the author's word with it.
-    if request.backend != "checkpoint" and (note := unheeded_note(vlm, spec.decoder.max_positions)):
-        say(note)
+    if request.backend != "checkpoint" and (unheeded := unheeded_note(vlm, spec.decoder.max_positions)):
+        note(progress, unheeded)
     model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers}
     prunings = request.prunings(**model, policies=built_by.POLICIES)
     built_by.check(Asked(request.backend, prunings, request.precision, request.words))
-    prunings = _with_report_layers(request, report, prunings, say)
+    prunings = _with_report_layers(request, report, prunings, progress)
     if prompts is None:
-        prunings = _with_layers(request, prunings, say)
+        prunings = _with_layers(request, prunings, progress)
         if report is None:
-            say("note: no prompts (--calib FILE), so no fidelity is measured: the runtime ranks engines by budget")
+            note(progress, "note: no prompts (--calib FILE), so no fidelity: the runtime ranks engines by budget")
     elif report is None and len(prompts.prompts) < QUESTIONS:
-        say(f"note: only {len(prompts.prompts)} prompts (of {QUESTIONS} wanted): fidelity has wide intervals")
+        note(progress, f"note: only {len(prompts.prompts)} of {QUESTIONS} prompts: fidelity has wide intervals")
     place = request.out or Path(built_by.PLACE.format(model=_name(request.vlm), version=prunings[0].version))
-    return _Job(request, vlm, spec, prunings, place, built_by, prompts, report, progress, _Clock(say), say)
+    return _Job(request, vlm, spec, prunings, place, built_by, prompts, report, progress, _Clock(progress))
 
 
 def _with_layers(
-    request: BuildRequest, prunings: Sequence[PruningConfig], say: Callable[[str], None]
+    request: BuildRequest, prunings: Sequence[PruningConfig], progress: Progress
 ) -> tuple[PruningConfig, ...]:
     """Returns those of ``prunings`` that can be built without prompts: all, or the dynamic where no policy was asked.
 
@@ -198,7 +196,7 @@ def _with_layers(
     what = "static layers are ranked by prompts, and there are none"
     remedy = "give --calib FILE, or a router with a report"
     if request.layer_policy is None and {pruning.version for pruning in unranked} <= {each.version for each in others}:
-        say(f"note: {what}: only dynamic layers are built; for static ones {remedy}")
+        note(progress, f"note: {what}: only dynamic layers are built; for static ones {remedy}")
         return others
     raise CalibrationError(
         what,
@@ -208,7 +206,7 @@ def _with_layers(
     )
 
 
-def _report(request: BuildRequest, say: Callable[[str], None]) -> FidelityReport | None:
+def _report(request: BuildRequest, progress: Progress) -> FidelityReport | None:
     """Returns the report beside the router, where there is one and nobody gave prompts of their own.
 
     Raises:
@@ -218,13 +216,13 @@ def _report(request: BuildRequest, say: Callable[[str], None]) -> FidelityReport
     if path is None or not path.exists():
         return None
     if request.own_prompts:
-        say(f"note: fidelity is measured on {request.calib}; the router's report, {path}, is not read")
+        note(progress, f"note: fidelity is measured on {request.calib}; the router's report, {path}, is not read")
         return None
     return read_report(path)
 
 
 def _with_report_layers(
-    request: BuildRequest, report: FidelityReport | None, prunings: Sequence[PruningConfig], say: Callable[[str], None]
+    request: BuildRequest, report: FidelityReport | None, prunings: Sequence[PruningConfig], progress: Progress
 ) -> tuple[PruningConfig, ...]:
     """Returns ``prunings``, static ones with the layers of the report, where it is of this router."""
     if report is None or request.router is None:
@@ -236,7 +234,7 @@ def _with_report_layers(
     by_question = {msgspec.structs.replace(pruning, kept_layers=None): pruning for pruning in known}
     found = tuple(by_question.get(pruning, pruning) for pruning in prunings)
     if names := [ours.version for ours, theirs in zip(found, prunings, strict=True) if ours != theirs]:
-        say(f"note: the static layers of {', '.join(names)} are those of the router's report; no ranking is needed")
+        note(progress, f"note: the router's report has the layers of {', '.join(names)}; no ranking is needed")
     return found
 
 
@@ -287,7 +285,7 @@ def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> t
     with job.clock("ranking"):
         ranked_by = next(entry for entry in reference.manifest.entries if entry.version != FULL)
         if why_not(ranked_by, _MAPPED):
-            job.say(f"note: {ranked_by.precision} does not run here: layers are ranked in fp32")
+            note(job.progress, f"note: {ranked_by.precision} does not run here: layers are ranked in fp32")
             reference = _ranking_in_fp32(job, work, kept)
             (ranked_by,) = reference.manifest.entries
         if not fits(reference, [ranked_by], _MAPPED):
@@ -331,16 +329,16 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
     """Adds what the staged bundle lacks: fidelity of the new entries, and latency of all where one is new."""
     reused = [entry for entry in entries if entry.key in staging.reused]
     for entry in reused:
-        job.say(f"{entry.label} is in the bundle already, with the same graphs: left as it is (--force measures again)")
+        note(job.progress, f"{entry.label} is in the bundle already: left as it is (--force measures again)")
     missing = [entry for entry in entries if entry.fidelity is None]
     unable = why_not(entries[0], _MAPPED)
     if job.report and missing:
         instead = "none is measured without prompts (--calib FILE)"
         if job.prompts:
             instead = "none is measured" if unable else "a quick figure is measured"
-        missing = _copied(job.report, staging, missing, instead, job.say)
+        missing = _copied(job.report, staging, missing, instead, job.progress)
     if unable:
-        job.say(f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
+        note(job.progress, f"note: verified, but not run, and neither fidelity nor latency is measured: {unable}")
     elif reference and job.prompts and missing:
         with job.clock("fidelity"):
             found = _fidelity(job, open_bundle(staging.path, progress=job.progress), missing, reference)
@@ -350,26 +348,27 @@ def _calibrate(job: _Job, staging: Staging, entries: Sequence[Entry], reference:
     if peers and not unable and len(reused) < len(entries):
         with job.clock("latency"):
             bundle = open_bundle(staging.path, progress=job.progress)
-            timed = latency.measure(bundle, peers, progress=job.progress, say=job.say)
+            timed = latency.measure(bundle, peers, progress=job.progress)
             figures = {entry.key: (entry.fidelity, figure) for entry, figure in zip(peers, timed, strict=True)}
             staging.set_figures(figures)
 
 
 def _copied(
-    report: FidelityReport, staging: Staging, missing: Sequence[Entry], instead: str, say: Callable[[str], None]
+    report: FidelityReport, staging: Staging, missing: Sequence[Entry], instead: str, progress: Progress
 ) -> list[Entry]:
-    """Gives those of ``missing`` that the report speaks of its figures; returns the others, and says why."""
+    """Gives those of ``missing`` that the report speaks of its figures; returns the others, and notes why."""
     found = copy_figures(report, missing, staging.manifest.model)
     if found.figures:
         staging.set_figures({e.key: (found.figures[e.key], e.latency) for e in missing if e.key in found.figures})
         staging.set_recommendations(found.recommendations)
         labels = ", ".join(entry.label for entry in missing if entry.key in found.figures)
-        say(
+        note(
+            progress,
             f"fidelity of {labels} is copied from the router's report: {report.full.questions} questions, "
-            f"{report.dataset.about} ({report.dataset.name})"
+            f"{report.dataset.about} ({report.dataset.name})",
         )
     for label, reasons in found.refused.items():
-        say(f"note: the router's report does not hold for {label} ({', '.join(reasons)}): {instead}")
+        note(progress, f"note: the router's report does not hold for {label} ({', '.join(reasons)}): {instead}")
     return [entry for entry in missing if entry.key not in found.figures]
 
 
@@ -380,7 +379,7 @@ def _fidelity(
     assert job.prompts is not None, "without prompts there is no reference"
     full = next(entry for entry in reference.manifest.entries if entry.version == FULL)
     if not fits(staged, [full, *entries], _MAPPED):
-        job.say(f"note: fidelity is not measured: {_memory_note(staged, [full, *entries])}")
+        note(job.progress, f"note: fidelity is not measured: {_memory_note(staged, [full, *entries])}")
         return {entry.key: None for entry in entries}
     engine = Engine.open(reference, full, _MAPPED)
     contenders = [fidelity.Contender(engine) for engine in open_engines(staged, entries, _MAPPED)]

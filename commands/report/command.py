@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     progress = TerminalProgress()
     known = read_known_report(request) if request.page_only else None
-    prepared = prepare(request, progress, _say)
-    report = known or measure_report(request, prepared, progress, _say)
+    prepared = prepare(request, progress)
+    report = known or measure_report(request, prepared, progress)
     if request.page is not None:
         _write_page(report, prepared, request.page)
     print(render(report))
@@ -198,7 +197,3 @@ def about(report: FidelityReport) -> str:
     """Returns whose figures a report holds, in a sentence."""
     other = ", not of LLaVA-1.5-7B" if report.model == _DEMO else ""
     return f"Figures of the model {report.model}{other}, on {report.dataset.about.rstrip('. ')}."
-
-
-def _say(note: str) -> None:
-    print(note, file=sys.stderr, flush=True)

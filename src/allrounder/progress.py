@@ -1,4 +1,4 @@
-"""Progress: how long work tells that it is alive.
+"""Progress: how work shows that it is alive, and what people should know of it.
 
 What it is: the protocol that stages call, one silent implementation, and one for a terminal.
 What it knows: a name, how much is done, how much there is. What it does not know: what the work is.
@@ -10,22 +10,33 @@ import sys
 import time
 from typing import Protocol, TextIO
 
-__all__ = ["Progress", "TerminalProgress", "silent"]
+__all__ = ["Progress", "TerminalProgress", "note", "silent"]
 
 
 class Progress(Protocol):
-    """Called as ``progress("calibrating", 3, 64)``: step 3 of 64 is done; where nobody knows of how many, of 0."""
+    """Called as ``progress("calibrating", 3, 64)``: step 3 of 64 is done; where nobody knows of how many, of 0.
+
+    Step 0 of 0 is a note: ``task`` is a line for people, and no work.
+    """
 
     def __call__(self, task: str, done: int, total: int) -> None: ...
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Shows nothing."""
     del task, done, total
 
 
+def note(progress: Progress, line: str) -> None:
+    """Gives a line that people should read, by the same way."""
+    progress(line, 0, 0)
+
+
 class TerminalProgress:
-    """One updating line per task on a terminal; elsewhere one line when a task starts and one when it ends."""
+    """One updating line per task on a terminal; elsewhere one line when a task starts and one when it ends.
+
+    A note is a line of its own.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -33,6 +44,10 @@ class TerminalProgress:
         self._started = self._drawn = 0.0
 
     def __call__(self, task: str, done: int, total: int) -> None:
+        if done == total == 0:
+            self._stream.write(f"{task}\n")
+            self._stream.flush()
+            return
         now = time.monotonic()
         fresh, ended = task != self._task, done >= total > 0
         if fresh:

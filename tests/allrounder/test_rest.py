@@ -11,7 +11,7 @@ from allrounder import progress as progress_module
 from allrounder import tensors
 from allrounder.gather import TOKEN_GATHER
 from allrounder.golden import GoldenPrompt, decode_golden, encode_golden
-from allrounder.progress import TerminalProgress, silent
+from allrounder.progress import TerminalProgress, note, silent
 
 
 class Terminal(io.StringIO):
@@ -65,6 +65,16 @@ def test_work_of_unknown_length_does_not_end(clock):
     for done in (1, 2, 3):
         tell("training", done, 0)
     assert out.getvalue() == "training: 1/?\n"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_note_is_a_line_of_its_own(clock, stream):
+    out = stream()
+    show = TerminalProgress(out)
+    note(show, "note: this first")
+    show("hashing", 1, 1)
+    assert out.getvalue().splitlines()[0] == "note: this first"
+    assert out.getvalue().count("\n") == 2
 
 
 def test_progress_goes_to_stderr_or_nowhere(capsys):

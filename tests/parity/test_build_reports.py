@@ -14,7 +14,6 @@ from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import REPORT, REPORT_SCHEMA, ROUTER, Dataset, FidelityReport, Row, write_report
 from allrounder.manifest import Estimate, Figures, Recommendation
-from allrounder.progress import silent
 from allrounder.prompts import read_prompts
 
 
@@ -90,7 +89,7 @@ def build_with(tiny, tmp_path):
         request = request_from(parser.parse_args(arguments))
         request = replace(request, calib=tiny.prompts if prompts else None, own_prompts=own)
         said = []
-        summary = build_bundle(request, silent, said.append)
+        summary = build_bundle(request, lambda line, done, total: None if done or total else said.append(line))
         return summary.entries, open_bundle(tmp_path / "b").manifest, said
 
     return run

@@ -36,7 +36,7 @@ from allrounder.progress import TerminalProgress
 from allrounder.pruning import pruning_config
 from allrounder.runtime.engine import Engine
 from allrounder.versions import FULL
-from allrounder.vlm.random_model import Shape
+from allrounder.vlm.llava.random_model import Shape
 
 ROOMS = (64, 512, 1024, 2048, 3072)
 HEADS, KV_HEADS, HEAD_DIM = 14, 2, 64

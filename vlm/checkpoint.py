@@ -2,7 +2,7 @@
 
 What it is: `Checkpoint`, which opens the safetensors files of a directory and reads single tensors by
 canonical names, whatever the layout on disk.
-What it knows: the three layouts of Llava checkpoints (see `canonical_name`), sharded or not, which tensors the stock
+What it knows: canonical names of tensors (`allrounder.vlm.llava.names`), shards, which tensors the stock
 model has, and whether the head is tied: the files say it, as `from_pretrained` reads them, the config only that it may
 be. Whoever needs a model's spec takes it from here, and what the files contradict is refused here, for all stages.
 What it does not know: what the tensors mean, and how the stock model is loaded (`allrounder.vlm.llava.stock`).
@@ -28,11 +28,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.llava.config import read_config, read_spec
-from allrounder.vlm.llava.names import canonical_name, never_computed
+from allrounder.vlm.llava.names import canonical_name, never_computed, stock_shapes
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["EMBEDDING", "HEAD", "Checkpoint", "StoredTensor"]
@@ -66,9 +65,8 @@ class Checkpoint:
     Raises:
         ModelUnreadable: A file is missing, truncated, or lacks what the index promises; a weight is absent, is there
             twice, or has another shape than the config implies.
-        ModelUnsupported: The config is not that of a Llava that pruning understands, or there are weights that the
-            stock
-            model of this config does not have.
+        ModelUnsupported: The config is of no model that pruning understands, or there are weights that the stock model
+            of this config does not have.
     """
 
     def __init__(self, directory: Path | str) -> None:
@@ -164,7 +162,7 @@ class Checkpoint:
 
     def _check(self) -> None:
         """Checks that files and config speak of the same tensors, in the same shapes."""
-        wanted = _stock_shapes(self._config, self.directory)
+        wanted = stock_shapes(self._config, self.directory)
         extra = sorted(self._found[name][1] for name in self._found.keys() - wanted if not never_computed(name))
         if extra:
             raise ModelUnsupported(
@@ -232,19 +230,6 @@ def _check_place(directory: Path) -> None:
             where=parts[0],
             remedy="load the model with transformers and save it anew with save_pretrained",
         )
-
-
-def _stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor of the stock model, by canonical name."""
-    try:
-        with torch.device("meta"):  # shapes only
-            empty = LlavaForConditionalGeneration(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ModelUnsupported(
-            "transformers cannot make a model of this config", where=directory / "config.json", got=error
-        ) from error
-    named = ((canonical_name(stored), tuple(tensor.shape)) for stored, tensor in empty.state_dict().items())
-    return {name: shape for name, shape in named if name is not None}
 
 
 def _weight_files(directory: Path, named: str | None) -> tuple[Path, ...]:

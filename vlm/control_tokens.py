@@ -59,7 +59,7 @@ def sealed_tokenizer(processor: Any, template: PromptTemplate, named: Collection
     """Returns the text of tokenizer.json with every control token special.
 
     Args:
-        processor: A ``LlavaProcessor`` with a chat template.
+        processor: The stock processor, with a chat template.
         template: The same, frozen.
         named: Token ids that the model's configs name.
     """

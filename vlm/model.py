@@ -1,31 +1,29 @@
 """A model as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
 
-What it is: `LoadedModel` and `load_model`.
-What it knows: where the parts of a Hugging Face Llava directory lie, and how one is fetched from the hub.
-What it does not know: pruning. The model is the library's own class, unchanged and frozen.
+What it is: `LoadedModel` and `load_model`, of a directory or the hub. The model is the library's own class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from allrounder.errors import ModelUnreadable, ModelUnsupported
+from allrounder.errors import ModelUnreadable
 from allrounder.manifest import PromptTemplate
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
 from allrounder.vlm.generation import stop_ids
-from allrounder.vlm.llava.stock import load_stock
+from allrounder.vlm.llava.stock import load_processor, load_stock
 from allrounder.vlm.llava.template import freeze_template
 from allrounder.vlm.spec import ModelSpec
 from allrounder.vlm.vocabulary import check_vocabulary
 
-__all__ = ["LoadedModel", "ModelText", "load_model", "load_processor", "load_text", "model_directory"]
+__all__ = ["LoadedModel", "ModelText", "load_model", "load_text", "model_directory"]
 
 # What a model consists of; a hub repository often holds other formats of the same weights as well.
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
@@ -36,9 +34,9 @@ class LoadedModel:
     """A frozen vision-language model. All fields are to be read only."""
 
     spec: ModelSpec
-    model: LlavaForConditionalGeneration  # eval, no gradients, scaled-dot-product attention
+    model: PreTrainedModel  # eval, no gradients, scaled-dot-product attention
     tokenizer: PreTrainedTokenizerFast
-    processor: LlavaProcessor  # its image side works on Pillow images; torchvision is not needed
+    processor: ProcessorMixin  # its image side works on Pillow images; torchvision is not needed
     template: PromptTemplate
     tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
     stop_ids: tuple[int, ...]  # any of them ends an answer
@@ -49,7 +47,7 @@ class LoadedModel:
 class ModelText(NamedTuple):
     """What turns a question into ids and ends an answer; see `LoadedModel`."""
 
-    processor: LlavaProcessor
+    processor: ProcessorMixin
     template: PromptTemplate
     tokenizer_json: str
     stop_ids: tuple[int, ...]
@@ -103,39 +101,12 @@ def model_directory(source: Path | str) -> Path:
         raise ModelUnreadable("cannot be fetched from the hub", where=source, got=error, remedy=remedy) from error
 
 
-def load_processor(directory: Path) -> LlavaProcessor:
-    """Returns the stock processor of a directory, its image side on Pillow.
-
-    Raises:
-        ModelUnsupported: There is no usable tokenizer or processor.
-    """
-    try:
-        processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise ModelUnsupported(
-            "no usable processor",
-            where=directory,
-            got=error,
-            wanted="tokenizer.json, tokenizer_config.json and processor_config.json or preprocessor_config.json",
-            remedy="save the model's LlavaProcessor into the directory",
-        ) from error
-    if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
-        raise ModelUnsupported(
-            "the tokenizer has no tokenizer.json form",
-            where=directory,
-            got=type(processor.tokenizer).__name__,
-            remedy="convert it to a fast tokenizer and save it",
-        )
-    return processor
-
-
 def load_text(directory: Path, spec: ModelSpec) -> ModelText:
     """Returns the text side of a model, checked against its embedding table.
 
     Raises:
         ModelUnreadable, ModelUnsupported: Tokenizer, processor, template or generation config are missing or unusable,
-        or
-            speak of ids that the model does not have.
+            or speak of ids that the model does not have.
     """
     processor, named = load_processor(directory), named_ids(directory)
     template = freeze_template(processor, spec.image_token_id, named)

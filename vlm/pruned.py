@@ -89,8 +89,8 @@ class PrunedModel:
 
     def __init__(self, vlm: LoadedModel) -> None:
         self.spec = vlm.spec
-        self._model = vlm.model
-        decoder: Any = vlm.model.model.language_model
+        self._model: Any = vlm.model
+        decoder: Any = self._model.model.language_model
         self._embed: nn.Module = decoder.embed_tokens
         self._layers: nn.ModuleList = decoder.layers
         self._norm: nn.Module = decoder.norm

@@ -24,7 +24,7 @@ from allrounder.progress import Progress
 from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey, pruning_configs
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.random_model import SHAPES, Shape
+from allrounder.vlm.llava.random_model import SHAPES, Shape
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["DTYPES", "NAMES", "Settings", "built", "claim", "model"]

@@ -1,8 +1,7 @@
 """A random model with a random router, and a bundle of its versions, for measuring speed and for tests.
 
 What it is: from a shape's name to both directories, and to a published bundle without figures.
-What it knows: the named shapes of `allrounder.vlm.random_model`, the build stages. What it does not know: training,
-time; such a pair shows speed and parity, never fidelity.
+What it knows: the named shapes of `allrounder.vlm.llava.random_model`, the build stages. Such a pair shows speed and parity, never fidelity.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from allrounder.router.model import MetaRouter
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.config import read_config
-from allrounder.vlm.random_model import Shape, write_random_checkpoint
+from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 
 __all__ = ["RandomModel", "build_bundle_of", "build_shape", "spread", "write_random_model"]
 

@@ -31,7 +31,8 @@ from allrounder.export.weights.widened import widened
 from allrounder.manifest import Frozen, FrozenVersion, decode
 from allrounder.progress import Progress, silent
 from allrounder.router.checkpoint import load_router
-from allrounder.vlm.model import load_model, load_processor, model_directory
+from allrounder.vlm.llava.stock import load_processor
+from allrounder.vlm.model import load_model, model_directory
 
 __all__ = ["SMALL", "Report", "verify"]
 

@@ -102,15 +102,12 @@ def plain_tokenizer(tokenizer_json: str) -> Tokenizer:
 def continuation(content: dict[str, Any]) -> str:
     """Returns the tokenizer for stretches that do not begin a text: no mark of the beginning is put before them."""
 
-    def edit(node: Any) -> Any:
-        if isinstance(node, list):
-            return [edit(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        fixed = {"prepend_scheme": "never"} if node.get("prepend_scheme") == "first" else {}
-        return {key: edit(value) for key, value in node.items()} | fixed
+    def edit(node: dict[str, Any]) -> dict[str, Any]:
+        return {**node, "prepend_scheme": "never"} if node.get("prepend_scheme") == "first" else node
 
-    return json.dumps({**content, "pre_tokenizer": edit(content["pre_tokenizer"])})
+    # Only the pre-tokenizer is edited: the decoder has the same key, and the vocabulary might hold it as a token.
+    edited = json.loads(json.dumps(content["pre_tokenizer"]), object_hook=edit)
+    return json.dumps({**content, "pre_tokenizer": edited})
 
 
 def _barred(model: dict[str, Any], specials: dict[str, int]) -> dict[int, str]:

@@ -23,8 +23,8 @@ from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.config import read_config
-from allrounder.vlm.model import load_processor
-from allrounder.vlm.random_model import write_random_checkpoint
+from allrounder.vlm.llava.random_model import write_random_checkpoint
+from allrounder.vlm.llava.stock import load_processor
 
 SHAPE = "llama-gqa-tied"  # 16 image tokens, 5 layers
 LITE = pruning((4, 3))

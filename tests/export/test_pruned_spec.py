@@ -19,7 +19,7 @@ from allrounder.export.verify.extract import extract, run
 from allrounder.export.weights.layout import lay_out, model_tensors
 from allrounder.router.selection import kept_layers
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.random_model import write_random_checkpoint
+from allrounder.vlm.llava.random_model import write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def refused(call):
 def bundle(request, tmp_path_factory):
     """A bundle of each backend."""
     from allrounder import build_engine
-    from allrounder.vlm.random_model import write_random_checkpoint
+    from allrounder.vlm.llava.random_model import write_random_checkpoint
 
     root = tmp_path_factory.mktemp("inherited")
     model = str(write_random_checkpoint(root / "model", "llama-mha"))

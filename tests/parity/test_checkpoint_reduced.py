@@ -33,11 +33,11 @@ from allrounder.serving import kept_rows
 from allrounder.serving.kept_rows import RowReader
 from allrounder.versions import VERSIONS, resolve
 from allrounder.vlm.keywords import CACHE
+from allrounder.vlm.llava.random_model import TINY, Shape, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
-from allrounder.vlm.random_model import TINY, Shape, write_random_checkpoint
 
 QUESTION = "naïve 日本 what is it?"
 IMAGE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))

@@ -26,11 +26,11 @@ from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
 from allrounder.router.selection import keep_indices, kept_layers
 from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PruningDecision
-from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 QUESTIONS = ("what is it?", "how many red circles are there?", "the digits, in order, from left to right:")

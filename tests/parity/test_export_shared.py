@@ -19,10 +19,10 @@ from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PrunedModel
-from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 # Of the reference's standard deviation; fp16 has eleven bits, bf16 eight.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}

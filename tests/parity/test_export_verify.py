@@ -25,7 +25,7 @@ from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.config import read_config
-from allrounder.vlm.random_model import TINY, write_random_checkpoint
+from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from allrounder.versions import VERSIONS, Budget, resolve
+from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
-from allrounder.vlm.random_model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 STEPS = 4

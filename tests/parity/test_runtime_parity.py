@@ -28,10 +28,10 @@ from allrounder.router.model import MetaRouter
 from allrounder.runtime import Cancellation, Runtime
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.versions import resolve
+from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
-from allrounder.vlm.random_model import write_random_checkpoint
 
 SHAPES = ("llama-gqa-tied", "llama-mha", "qwen2-siglip", "qwen3-siglip-layers")
 DECISIONS = [  # version, K, policy

@@ -9,9 +9,9 @@ import torch
 from allrounder.router.training.examples import Example
 from allrounder.router.training.forced import Gates, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.training.references import Batch, References
+from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
-from allrounder.vlm.random_model import write_random_checkpoint
 
 QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
 

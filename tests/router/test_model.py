@@ -9,8 +9,8 @@ from torch import Tensor
 from allrounder.errors import InputInvalid
 from allrounder.router.model import MetaRouter, copy_model_layers
 from allrounder.vlm.llava.config import read_spec
+from allrounder.vlm.llava.random_model import SHAPES, random_config
 from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.random_model import SHAPES, random_config
 from allrounder.vlm.spec import ModelSpec
 
 PREFIX, SUFFIX = 3, 6

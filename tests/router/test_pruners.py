@@ -16,9 +16,9 @@ from allrounder.router.pruners.diverse import RIDGE, greedy_determinant, greedy_
 from allrounder.router.pruners.inside import PIVOTS
 from allrounder.router.pruners.plain import stride_order
 from allrounder.router.selection import keep_indices, kept_layers, ranking
+from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import PromptBatch, model_prompt
-from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 QUESTIONS = ("what is this?", "where is the very small red thing on the left?", "how many?")
 SHAPES = {

@@ -12,8 +12,8 @@ from PIL import Image
 from allrounder.errors import PromptsInvalid
 from allrounder.prompts import Prompt, PromptSet, Unusable, read_prompts, read_usable
 from allrounder.router.training.usable import checks, held_out
+from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
-from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

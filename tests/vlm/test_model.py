@@ -16,9 +16,9 @@ from allrounder.errors import AllRounderError, ModelUnreadable, ModelUnsupported
 from allrounder.vlm import model as module
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.generation import stop_ids
+from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt
-from allrounder.vlm.random_model import Shape, write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from allrounder.errors import InputInvalid, ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.tokenization import PromptEncoder
+from allrounder.vlm.llava.random_text import BOS, IMAGE, SPECIAL, START, build_tokenizer, token_id
 from allrounder.vlm.llava.template import freeze_template
 from allrounder.vlm.prompt import prompt_batch
-from allrounder.vlm.random_text import BOS, IMAGE, SPECIAL, START, build_tokenizer, token_id
 
 IMAGE_ID = token_id(IMAGE)
 VICUNA = "{{ 'USER: <image>\n' + messages[0]['content'][1]['text'] + ' ASSISTANT:' }}"

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.llava.config import read_config, read_spec
-from allrounder.vlm.random_model import SHAPES, TINY, Shape, random_config
+from allrounder.vlm.llava.random_model import SHAPES, TINY, Shape, random_config
 
 
 def spec_of(**shape):

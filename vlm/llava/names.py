@@ -1,10 +1,16 @@
-"""Names of LLaVA's tensors: from those on disk to the canonical ones (`allrounder.vlm.checkpoint`)."""
+"""LLaVA's tensors: names on disk to canonical ones (`allrounder.vlm.checkpoint`), and which the stock model has."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-__all__ = ["canonical_name", "never_computed"]
+import torch
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from allrounder.errors import ModelUnsupported
+
+__all__ = ["canonical_name", "never_computed", "stock_shapes"]
 
 # In order, the first that matches. Older transformers wrote `language_model.model.layers...` and
 # `vision_tower.vision_model...`, newer ones `model.language_model.layers...` and `model.vision_tower...`;
@@ -35,3 +41,20 @@ def canonical_name(stored: str) -> str | None:
 def never_computed(name: str) -> bool:
     """Whether no Llava computes with a tensor of this canonical name, even where the tower has it."""
     return name.startswith(("vision.post_layernorm.", "vision.head."))
+
+
+def stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of the stock model, by canonical name.
+
+    Raises:
+        ModelUnsupported: transformers cannot make a model of the config of ``directory``.
+    """
+    try:
+        with torch.device("meta"):  # shapes only
+            empty = LlavaForConditionalGeneration(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ModelUnsupported(
+            "transformers cannot make a model of this config", where=directory / "config.json", got=error
+        ) from error
+    named = ((canonical_name(stored), tuple(tensor.shape)) for stored, tensor in empty.state_dict().items())
+    return {name: shape for name, shape in named if name is not None}

@@ -1,6 +1,6 @@
-"""The stock model of a model directory, as `from_pretrained` makes it of the files.
+"""The stock model and processor of a model directory, as `from_pretrained` makes it of the files.
 
-What it is: `load_stock`, through which every stage loads the library's own model.
+What it is: `load_stock` and `load_processor`, through which every stage loads the library's own classes.
 What it knows: that transformers fills what it does not find with random numbers and drops what it does not know, and
 reports both; and that it maps weights which are asked for in the dtype they are stored in, instead of copying them.
 What it does not know: what is done with the model.
@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from allrounder.errors import ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.names import canonical_name, never_computed
 
-__all__ = ["load_mapped", "load_stock"]
+__all__ = ["load_mapped", "load_processor", "load_stock"]
 
 
 def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditionalGeneration:
@@ -77,6 +78,32 @@ def load_mapped(checkpoint: Checkpoint) -> LlavaForConditionalGeneration:
     if tied:
         model.lm_head.weight = table.weight
     return model
+
+
+def load_processor(directory: Path) -> LlavaProcessor:
+    """Returns the stock processor of a directory, its image side on Pillow.
+
+    Raises:
+        ModelUnsupported: There is no usable tokenizer or processor.
+    """
+    try:
+        processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
+        raise ModelUnsupported(
+            "no usable processor",
+            where=directory,
+            got=error,
+            wanted="tokenizer.json, tokenizer_config.json and processor_config.json or preprocessor_config.json",
+            remedy="save the model's LlavaProcessor into the directory",
+        ) from error
+    if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
+        raise ModelUnsupported(
+            "the tokenizer has no tokenizer.json form",
+            where=directory,
+            got=type(processor.tokenizer).__name__,
+            remedy="convert it to a fast tokenizer and save it",
+        )
+    return processor
 
 
 @contextmanager

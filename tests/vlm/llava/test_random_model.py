@@ -1,4 +1,4 @@
-"""vlm/random_model.py: directories that the library loads in full, reproducible, with logits that mean something."""
+"""vlm/llava/random_model.py: directories that the library loads in full, reproducible, with telling logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from allrounder.errors import InputInvalid
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.random_model import SHAPES, TINY, random_config, write_random_checkpoint
+from allrounder.vlm.llava.random_model import SHAPES, TINY, random_config, write_random_checkpoint
 
 
 @pytest.mark.parametrize("shape", TINY)

@@ -26,7 +26,7 @@ from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForCond
 from allrounder.errors import InputInvalid
 from allrounder.progress import Progress, silent
 from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.random_text import EOS, IMAGE, token_id, write_processor
+from allrounder.vlm.llava.random_text import EOS, IMAGE, token_id, write_processor
 
 __all__ = ["SHAPES", "TINY", "Shape", "random_config", "write_random_checkpoint"]
 

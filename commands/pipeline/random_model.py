@@ -1,7 +1,8 @@
 """A random model with a random router, and a bundle of its versions, for measuring speed and for tests.
 
 What it is: from a shape's name to both directories, and to a published bundle without figures.
-What it knows: the named shapes of `allrounder.vlm.llava.random_model`, the build stages. Such a pair shows speed and parity, never fidelity.
+What it knows: the named shapes of `allrounder.vlm.llava.random_model`, the build stages.
+Such a pair shows speed and parity, never fidelity.
 """
 
 from __future__ import annotations

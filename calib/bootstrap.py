@@ -1,9 +1,5 @@
 """Bootstrap: how sure a mean is.
 
-What it is: means, ratios of means and paired differences with their percentile-bootstrap 95 % interval.
-What it knows: figures per question, and which questions are about one image. What it does not know: what the figures
-are.
-
 Images are resampled with replacement, each with all its questions (cluster bootstrap: Davison and Hinkley, Bootstrap
 Methods and their Application, 1997, 3.8): questions about one image share its features and, where token scores depend
 on the image alone, its keep indices, so that they say less than as many questions about different images. Where every

@@ -1,8 +1,4 @@
-"""Distributions: how far one next-token distribution is from another.
-
-What it is: log-softmax and the Kullback-Leibler divergence, in float64.
-What it knows: logits [S, V]. What it does not know: who gave them.
-"""
+"""Distributions: how far one next-token distribution is from another."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """Fidelity: what a version keeps of ``full`` on the same prompts.
 
-What it is: the measurement of versions against ``full``, question by question.
-What it knows: engines, prompts, and the three figures below. What it does not know: how bundles are made, which
-version someone wants, and how outcomes are summed up (`allrounder.calib.figures`).
-
 ``full`` answers a question greedily; its answer is the reference. A version reads the same answer, teacher
 forced, in one decode call. Three figures per question:
 

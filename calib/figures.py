@@ -1,8 +1,6 @@
 """Report figures: outcomes, question by question, as the records of a fidelity report and of a manifest.
 
-What it is: pure functions from `Outcomes` to figures, rows, comparisons and recommendations.
-What it knows: which figures there are and how sure they are. What it does not know: engines, files, and how outcomes
-come about.
+Pure functions of `Outcomes`; no engines, no files.
 
 Intervals, and what a comparison is sure of, are bootstrapped over images (`allrounder.calib.bootstrap`). A
 comparison is paired: both sides of every question are resampled together, so that a hard question is hard for both.

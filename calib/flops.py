@@ -1,11 +1,8 @@
 """FLOPs of a decoder's prefill, counted in two ways that are never mixed.
 
-What it is: `paper_flops`, which reproduces the table of PAR (ICCV 2025), and `true_flops`, which counts what our graphs
-do.
-What it knows: the matrix products of decoder layers; one multiplication with its addition is two FLOPs. Attention is
-counted over the whole square of rows, as kernels without a causal shortcut compute it.
-What it does not know: tower, projector, lm_head, norms, rotary embedding and softmax, which neither mode counts; and
-time, which FLOPs do not tell.
+Counted are the matrix products of decoder layers, attention over the whole square of rows, as kernels without a causal
+shortcut compute it; one multiplication with its addition is two FLOPs. Neither mode counts tower, projector, lm_head,
+norms, rotary embedding and softmax.
 
 Paper mode is for the paper's table alone: it understates what pruning saves, because it counts two of the three MLP
 matrices and about 460 text tokens where a real prompt has 60 to 100. It is our reading: the paper names no formula, and

@@ -1,8 +1,5 @@
 """Latency: how long the entries of a bundle take on this machine.
 
-What it is: which entries are timed together, and which are not timed at all.
-What it knows: the runtime's one stopwatch. What it does not know: how time is taken.
-
 Entries are interleaved in one run, so that a slow minute of the machine hits all of them alike. Where they do not
 fit into memory side by side they are timed one after another, and that is said.
 fp16 and bf16 on a CPU have no latency: they run there as casts around fp32 (x86), if at all, and a figure would say

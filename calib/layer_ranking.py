@@ -1,10 +1,5 @@
 """Rankings: how static layers are chosen.
 
-What it is: the rule that turns the router's layer scores on many prompts into one order of layers, and an
-order into the kept layers of a version.
-What it knows: scores [P, M] and the prune layer K. What it does not know: how scores come about (an engine
-gives them), and what a list of layers costs.
-
 Every prompt ranks the layers K to M-1 by its scores; the mean rank decides (a mean of scores would let one
 prompt of large scores outvote many), ties go to the lower index. One order per K serves every budget, so
 the lists of growing budgets are nested.

@@ -1,7 +1,4 @@
-"""Plain-text tables, and lists of whole numbers.
-
-What it is: two functions. What it knows: columns of text. What it does not know: what stands in them.
-"""
+"""Plain-text tables, and lists of whole numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """One try: engines that were just built are opened and asked once, before anybody else opens them.
 
-What it is: a made-up image and a question through every graph of an entry, one decode step included.
-What it knows: that an engine which answers gives finite logits. What it does not know: which answer would be right.
+A made-up image and a question go through every graph of an entry, one decode step included; logits must be finite.
 """
 
 from __future__ import annotations

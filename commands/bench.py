@@ -1,9 +1,5 @@
 """``allrounder bench``: versions side by side, timed interleaved in one run.
 
-What it is: the arguments, the measurement's order, the table and the report.
-What it knows: the runtime's stopwatch and how to make a bundle of a random shape. What it does not know: how time is
-taken (`allrounder.runtime.measure`).
-
 Absolute times are those of this machine in this minute; what can be quoted are the ratios to `full`.
 """
 

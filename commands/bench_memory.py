@@ -1,8 +1,6 @@
 """Peak memory of engines, measured in a process of its own.
 
-What it is: a program that opens entries, answers one request with each and prints what it held at its peak; and
-the function that starts it.
-What it knows: Linux's account of a process in /proc. What it does not know: time.
+It opens entries, answers one request with each, and reads Linux's account of the process in /proc.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """``allrounder build`` (and ``build_engine.py``): a model, a router and a list of versions become a bundle.
 
-What it is: the arguments, the defaults that depend on one another, and what is printed.
-What it knows: where the shipped demo model lies. What it does not know: how anything is built
-(`allrounder.commands.pipeline.build`).
+Arguments, defaults and what is printed; the build itself is `allrounder.commands.pipeline.build`.
 """
 
 from __future__ import annotations

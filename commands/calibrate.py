@@ -1,9 +1,4 @@
-"""``allrounder calibrate``: a bundle's figures measured again, on prompts of one's own and on this machine.
-
-What it is: the arguments, the measuring of all entries and their publishing.
-What it knows: the stages' entry points. What it does not know: how anything is measured, and how layer policies are
-weighed (`allrounder.calib.figures`).
-"""
+"""``allrounder calibrate``: a bundle's figures measured again, on prompts of one's own and on this machine."""
 
 from __future__ import annotations
 

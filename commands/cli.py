@@ -1,8 +1,7 @@
 """The console script ``allrounder``.
 
-What it is: the table of subcommands, and the one place where a command's errors become a message and an exit code.
-What it knows: that a command's module, imported on use, has ``add_arguments(parser)`` and ``run(arguments) -> int``.
-What it does not know: what the commands do.
+Here alone a command's error becomes a message and an exit code. A command's module, imported on use, has
+``add_arguments(parser)`` and ``run(arguments) -> int``.
 
 Exit codes: 0 success, 1 a command's own "no", 2 wrong use or an error of allrounder's tree (one message, no traceback;
 ``--traceback`` before the subcommand shows it), 130 interrupted.

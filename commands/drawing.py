@@ -1,8 +1,7 @@
 """The image of ``allrounder inspect``: what each version keeps of an image and of the layers.
 
-What it is: one panel per version: the image as the model sees it, dropped patches faded, and the kept layers as a
-strip. What it knows: that image tokens are the cells of a square grid, row by row. What it does not know: how they are
-chosen.
+One panel per version: the image as the model sees it, dropped patches faded, and the kept layers as a strip. Image
+tokens must be the cells of a square grid, row by row.
 """
 
 from __future__ import annotations

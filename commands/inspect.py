@@ -1,8 +1,4 @@
-"""``allrounder inspect``: what is in a bundle, and what an image keeps.
-
-What it is: the arguments, and a bundle as tables.
-What it knows: the manifest. What it does not know: engines; the image is drawn by `allrounder.commands.drawing`.
-"""
+"""``allrounder inspect``: what is in a bundle, and what an image keeps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``allrounder run``: one question about one image.
-
-What it is: the arguments, and the printing of the answer.
-What it knows: the runtime's public face. What it does not know: how it answers.
-"""
+"""``allrounder run``: one question about one image."""
 
 from __future__ import annotations
 

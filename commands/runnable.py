@@ -1,8 +1,4 @@
-"""Which entries of a bundle run on this machine.
-
-What it is: one function that leaves the others aside, aloud. What it knows: what the runtime says of an entry.
-What it does not know: what is done with those that run.
-"""
+"""Which entries of a bundle run on this machine."""
 
 from __future__ import annotations
 

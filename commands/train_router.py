@@ -1,10 +1,4 @@
-"""``allrounder train-router``: the meta-router of a frozen model, taught by the model itself.
-
-What it is: the arguments, the choice of examples, what it takes of memory, the training and a table against random
-scores.
-What it knows: that the demo model's scenes can be drawn on the fly, and that a prompts file's tail can validate.
-What it does not know: how anything is learned (`allrounder.router`).
-"""
+"""``allrounder train-router``: the meta-router of a frozen model, taught by the model itself."""
 
 from __future__ import annotations
 

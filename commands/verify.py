@@ -1,8 +1,4 @@
-"""``allrounder verify``: is every byte of a bundle what its manifest says?
-
-What it is: the arguments, and the line that says yes; a "no" is an error of the bundle.
-What it knows: that opening a bundle can hash all of it. What it does not know: what is in it.
-"""
+"""``allrounder verify``: is every byte of a bundle what its manifest says?"""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """Freezing: a model and a router directory become a directory of graphs and weights.
 
-What it is: `Freezer`, which writes what all versions share, then version after version, then `frozen.json`.
-What it knows: the layout of the directory, and in which order things can be written.
-What it does not know: the inside of graphs; engines, bundles, measurements.
-
 Graphs are named by their content and weights by their sources, so that writing one again changes nothing.
 """
 

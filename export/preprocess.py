@@ -1,9 +1,7 @@
 """The preprocess graph: an RGB image becomes pixel values.
 
-What it is: a model's image processor (pad, resize, crop, rescale, normalise) as standard ops on uint8, then float32.
-What it knows: the settings of the stock CLIP, SigLIP and Llava processors.
-What it does not know: files and colour modes; it gets uint8 [height, width, 3] of any size. How Pillow resizes
-(`resizing`).
+The settings of the stock CLIP, SigLIP and Llava processors (pad, resize, crop, rescale, normalise) as standard ops on
+uint8 [height, width, 3] of any size, then float32. Pillow's resizing is in `resizing`.
 """
 
 from __future__ import annotations

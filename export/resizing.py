@@ -1,7 +1,6 @@
 """Pillow's resizing as ONNX nodes.
 
-What it is: `Resize` with Pillow's filters, rounding and order of its two passes.
-What it knows: the order of each release of Pillow, and how to ask the installed one. What it does not know: processors.
+`Resize` with the filters, rounding and order of passes of the installed Pillow; releases differ in the order.
 
 Pillow resizes in uint8 with an antialiasing filter, one axis after the other, and rounds to whole steps in between.
 `Resize` does the same with these attributes, up to one step of 255 on few pixels, rarely two; in float it would differ

@@ -1,8 +1,6 @@
 """The router graph: a prompt becomes token scores and layer scores.
 
-What it is: the meta-router's layers over ``[prefix | image tokens | suffix | M layer tokens]``, its norm and its head.
-What it knows: who may see whom, the layer tokens' positions, and that scores are float32 in every precision.
-What it does not know: budgets; what is done with the scores.
+Scores are float32 in every precision.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The tokenizer folder: tokenizer.json and golden prompts.
-
-What it is: what a runtime needs to turn a question into ids, and to check that it does so as the model does.
-What it knows: the model's tokenizer and frozen template. What it does not know: graphs.
-"""
+"""The tokenizer folder: tokenizer.json and golden prompts."""
 
 from __future__ import annotations
 

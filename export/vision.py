@@ -1,8 +1,6 @@
 """The vision graph: pixels become image tokens in the decoder's width.
 
-What it is: a CLIP or SigLIP tower as far as its features are used, the selection of rows, and the projector.
-What it knows: both families' differences, as the model's spec lists them.
-What it does not know: how pixels were made, or that tokens will be dropped.
+A CLIP or SigLIP tower as far as its features are used, the selection of rows, and the projector.
 """
 
 from __future__ import annotations

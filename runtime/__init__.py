@@ -1,8 +1,6 @@
 """The thin runtime: picks an engine by latency target and answers image questions with it.
 
-What it is: the public face; every name below is imported on first use, so that ``import allrounder.runtime``
-costs next to nothing.
-What it knows: where each public name lives. What it does not know: anything else.
+Every public name is imported on first use, so that ``import allrounder.runtime`` costs next to nothing.
 
 May import: the contract, numpy, tokenizers, pillow, and `engines`, whose sessions import the libraries. Never torch.
 """

@@ -1,8 +1,4 @@
-"""What a request gives back.
-
-What it is: frozen records.
-What it knows: which facts an answer has. What it does not know: how they come about.
-"""
+"""What a request gives back."""
 
 from __future__ import annotations
 

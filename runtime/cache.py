@@ -1,8 +1,6 @@
 """The KV pool of one request.
 
-What it is: the caches that prefill gave, tied to the decode graph once and grown in place.
-What it knows: two clocks (position and slot), free slots, and which names are tied to which memory.
-What it does not know: what is drawn from the logits.
+The caches that prefill gave are tied to the decode graph once and grow in place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Cancelling a request.
-
-What it is: a flag that one thread sets and a request reads between its steps.
-What it knows: whether it was set. What it does not know: requests.
-"""
+"""Cancelling a request."""
 
 from __future__ import annotations
 

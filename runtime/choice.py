@@ -1,7 +1,6 @@
 """The choice of an engine by latency target.
 
-What it is: one pure function of entries, target and machine, and the total order "most faithful" behind it.
-What it knows: the figures in the entries. What it does not know: files, sessions, or how figures come about.
+A pure function of the figures in the entries.
 
 Monotone by construction: a looser target admits every entry that a tighter one admits, and the winner is the first
 of what is admitted in one fixed order, so a looser target never gives a less faithful entry.

@@ -1,9 +1,6 @@
 """One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs.
 
-What it is: embed_image, prompt, route, prefill, decode, and `start`, all that comes before the first token; one image
-and one question at a time.
-What it knows: the tensors' names, the two clocks, the bundle's limits. It is stateless: requests may run at once.
-What it does not know: sampling, stopping, time (`Runtime` does), and how entries are chosen.
+It is stateless: requests may run at once. Sampling, stopping and time are `Runtime`'s.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """From what users call an image to uint8 RGB.
 
-What it is: the reading, checking and converting of images.
-What it knows: pillow and numpy. What it does not know: the size a model wants (the preprocess graph's business).
-
 Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
 CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken, or the
 one at which the caller's own PIL image stands.

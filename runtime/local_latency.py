@@ -1,8 +1,5 @@
 """Latencies that count on this machine, for a bundle that was measured elsewhere or not at all.
 
-What it is: entries with their figures replaced by those of this machine, from the user's cache or measured now.
-What it knows: when figures count, the budget of time, the cache. What it does not know: how to choose.
-
 Entries are interleaved in one run where time and memory allow. Else they are measured one after another, cheapest
 first, so that the time limit costs the slowest their figures: they then cannot be chosen by target, which is logged.
 """

@@ -1,8 +1,6 @@
 """Latencies, measured.
 
-What it is: latencies of several engines on one workload, interleaved: every round asks each engine once.
-What it knows: the engine's phases and a clock. What it does not know: who asks (`load`, calibration, `bench`), and
-which engine is best.
+Engines are interleaved: every round asks each one once.
 
 A request is one random image and one prompt of the workload's length; tokens are drawn greedily and stop tokens
 are passed over, so that every request has the same length.

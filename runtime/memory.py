@@ -1,8 +1,5 @@
 """Memory: do engines fit side by side, before the system finds out.
 
-What it is: an estimate of what open engines hold, and what the system has free.
-What it knows: how often a backend copies weights. What it does not know: what is measured.
-
 Measured with ONNX Runtime 1.31.1: ``weights="fast"`` packs the weights once for prefill and once for decode;
 ``"shared"`` maps them, which the system may drop again; fp16 on a CPU is turned into fp32 in both sessions, in either
 mode, which makes four times its size. bf16, which OpenVINO alone runs there, counts alike.

@@ -1,8 +1,4 @@
-"""The life of one request.
-
-What it is: the checked request, and the generator that runs it phase by phase and gives out text.
-What it knows: an engine, sampling, stopping, the clock. What it does not know: other requests, closing, loading.
-"""
+"""The life of one request."""
 
 from __future__ import annotations
 

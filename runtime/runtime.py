@@ -1,8 +1,6 @@
 """The runtime: one engine, chosen by version or latency target, that answers requests.
 
-What it is: loading, and the door through which requests come and go until it is closed.
-What it knows: one engine. Requests may run at once, from any threads.
-What it does not know: how a request runs (`request`), graphs and tensors (`engine`), how an entry is chosen (`choice`).
+Loading, and the door through which requests come and go until it is closed; requests may run at once, from any threads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""From logits to the next token.
-
-What it is: greedy choice and seeded sampling.
-What it knows: one row of logits. What it does not know: engines, tokens' texts, when to stop.
-"""
+"""From logits to the next token."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The one stopwatch: how long the phases of a request took.
-
-What it is: a list of names and milliseconds. What it does not know: what the phases are, and who asks.
-"""
+"""The one stopwatch: how long the phases of a request took."""
 
 from __future__ import annotations
 

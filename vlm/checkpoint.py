@@ -1,11 +1,7 @@
 """Weights of a model directory, one tensor at a time.
 
-What it is: `Checkpoint`, which opens the safetensors files of a directory and reads single tensors by
-canonical names, whatever the layout on disk.
-What it knows: canonical names of tensors (`allrounder.vlm.llava.names`), shards, which tensors the stock
-model has, and whether the head is tied: the files say it, as `from_pretrained` reads them, the config only that it may
-be. Whoever needs a model's spec takes it from here, and what the files contradict is refused here, for all stages.
-What it does not know: what the tensors mean, and how the stock model is loaded (`allrounder.vlm.llava.stock`).
+The files say whether the head is tied, as `from_pretrained` reads them; the config only that it may be. Whoever needs a
+model's spec takes it from here, and what the files contradict is refused here, for all stages.
 
 Canonical names: ``decoder.embed_tokens.weight``, ``decoder.layers.3.self_attn.q_proj.weight``, ``decoder.norm.weight``,
 ``decoder.lm_head.weight``; ``vision.`` and what follows the tower's own prefix, for example

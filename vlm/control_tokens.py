@@ -1,8 +1,6 @@
 """Control tokens, sealed: the tokenizer.json from which no runtime lets user text become one.
 
-What it is: `sealed_tokenizer`, the model's tokenizer with ``"special": true`` on every control token, whatever flags it
-had; the rule of `allrounder.tokenization` goes by that flag alone. `named_ids` reads what a model's configs name.
-What it knows: which tokens control a model. What it does not know: how text becomes ids.
+The rule of `allrounder.tokenization` goes by ``"special": true`` alone, which is set here, whatever flags a token had.
 
 Control tokens are the image token, what the tokenizer calls special or names by role, added tokens that are spelled as
 such by convention, and *marks*: tokens that the configs name by id, or that the chat template writes. That is what

@@ -1,9 +1,7 @@
 """What the author of a model says about generating: which ids end an answer, and what else stock `generate` would do.
 
-What it is: `read_generation` and the two questions that are asked of it.
-What it knows: that transformers takes ``generation_config.json`` where there is one, and then nothing else; and that
-otherwise it takes what is written in ``config.json``, at its top before its ``text_config``, but no class default.
-What it does not know: how our runtimes generate, beyond what a request can ask of them.
+transformers takes ``generation_config.json`` where there is one, and then nothing else; otherwise it takes what is
+written in ``config.json``, at its top before its ``text_config``, but no class default.
 """
 
 from __future__ import annotations

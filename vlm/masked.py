@@ -1,9 +1,8 @@
 """The reference: the stock Hugging Face model, masked instead of pruned.
 
-What it is: `masked_logits`, against which every removing implementation is compared.
-What it knows: that dropped tokens are masked as keys from layer K on, and that a skipped layer's output is replaced
-by its input. Nothing is removed, nothing is cached, every row runs alone and without padding: slow and plain.
-What it does not know: any of our own layers or caches; the model's ``forward`` is the library's.
+Dropped tokens are masked as keys from layer K on, and a skipped layer's output is replaced by its input. Nothing is
+removed, nothing is cached, every row runs alone and without padding: slow and plain. The model's ``forward`` is the
+library's; none of our layers or caches is in it.
 """
 
 from __future__ import annotations

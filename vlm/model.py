@@ -1,6 +1,6 @@
 """A model as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
 
-What it is: `LoadedModel` and `load_model`, of a directory or the hub. The model is the library's own class.
+The model is the library's own class.
 """
 
 from __future__ import annotations

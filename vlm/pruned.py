@@ -1,9 +1,7 @@
 """A model that removes for real, eagerly: dropped tokens leave the sequence, skipped layers are not run.
 
-What it is: `PrunedModel`, the reference semantics of pruning in PyTorch. Router training scores decisions with it, and
-the exported graphs are verified against it.
-What it knows: decisions; that the layers are those of the loaded stock model, called with explicit masks, rotary angles
-and caches. What it does not know: where a decision comes from, and the inside of a layer.
+The reference semantics of pruning in PyTorch: router training scores decisions with it, and the exported graphs are
+verified against it. Its layers are those of the loaded stock model.
 
 Layers below K see ``[prefix | N image tokens | suffix]``; at K the image tokens outside the keep indices leave the
 sequence for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*

@@ -1,8 +1,6 @@
 """Whether tokenizer and embedding table belong together.
 
-What it is: `check_vocabulary`.
-What it knows: where ids come from: the tokenizer's vocabulary, what it puts before a text, the template, stop tokens.
-What it does not know: how an id becomes text. A table with more rows than the tokenizer has ids is fine.
+A table with more rows than the tokenizer has ids is fine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The work bundle of a fidelity report: every engine that is measured, frozen, verified and staged like any other.
 
-What it is: the stages in their order, as in `commands/pipeline/build.py`, without quick fidelity and latency.
-What it knows: the stages' entry points. What it does not know: what is measured on the engines.
+The stages in their order, as in `commands/pipeline/build.py`, without quick fidelity and latency.
 
 Layers are ranked by other prompts than the report's questions, and as `build` ranks them: a bundle that is built with
 the same prompts then has the same layers, and the report speaks of its entries. A graph that the bundle holds is not

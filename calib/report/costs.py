@@ -1,9 +1,5 @@
 """What the budgets of a fidelity report cost: FLOPs that are counted, and time to first token that is measured.
 
-What it is: one `Cost` per engine, all as shares of `full`.
-What it knows: the counting of `allrounder.calib.flops` and the runtime's one stopwatch. What it does not know:
-fidelity.
-
 Times are ratios to `full` within a round of one interleaved run, and the median of the rounds: a slow minute of the
 machine hits both sides alike. What the router took is subtracted where its cost is not to count.
 """

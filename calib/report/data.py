@@ -1,8 +1,6 @@
 """The questions of a fidelity report: the demo's test scenes, drawn once, or a prompts file.
 
-What it is: where questions come from, and which of them stand for all on a page.
-What it knows: that the demo's test split shares no scene and no handwritten digit with what trained the demo model or
-its router. What it does not know: what is measured.
+The demo's test split shares no scene and no handwritten digit with what trained the demo model or its router.
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
 """The measurement of a fidelity report, from what is asked for to the report.
 
-What it is: the steps in their order, and where each one's files lie in the work folder.
-What it knows: the modules beside it. What it does not know: arguments, printing, how anything is measured.
-
 The work folder: ``test-<images>/`` holds drawn questions; ``<model>-<router>-k<K>/bundle`` the engines, named by the
 digests of what they are made of; beside it, by a digest of everything that outcomes depend on, the chunks.
 """

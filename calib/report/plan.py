@@ -1,8 +1,6 @@
 """What a fidelity report is measured on: the engines, the pruners, the questions, and how the work is cut.
 
-What it is: the request, and pure functions from a model's size and a list of questions to lists of work.
-What it knows: versions, the names of pruners, that questions about one image belong together. What it does not know:
-engines, how anything is measured, files.
+Pure functions of a model's size and a list of questions; no engines, no files.
 
 Three families of budgets: the versions themselves (dynamic and static), their tokens alone and their layers alone (each
 half of the router by itself), and 11 % of the tokens with all layers, where token pruners are usually compared. The

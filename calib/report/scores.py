@@ -1,8 +1,6 @@
 """Scores of other pruners, one question at a time, as engines are fed them.
 
-What it is: `PrunerScores`, which turns "<token pruner>+<layer pruner>" into a scorer for `allrounder.calib.fidelity`.
-What it knows: the pruners' tables, the router's own halves, and that an image is looked at once and a half is scored
-once per question, however many rows ask. What it does not know: engines, budgets, how a pruner scores.
+An image is read once, and a half is scored once per question, however many rows ask.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The work behind a fidelity report: chunks of questions, measured by several processes, each chunk a file.
 
-What it is: workers, what they are told, and the files that they leave.
-What it knows: that a chunk that is on the disk is done, whoever computed it; that a worker's error is the command's.
-What it does not know: which rows the report has, and what is made of the outcomes.
+A chunk that is on the disk is done, whoever computed it; a worker's error is the command's.
 
 Every worker holds all engines, weights mapped once for all, and computes on one thread: as many workers as cores are
 faster than one worker with all cores, and figures do not depend on the number of cores. A worker whose parent died

@@ -1,8 +1,6 @@
 """From outcomes to the report, and the report as a table of text.
 
-What it is: `make_report` and `render`.
-What it knows: which subject becomes which row, and that comparisons are on the grid's questions, where the router's
-outcomes are cut to the same ones. What it does not know: how figures are estimated (`allrounder.calib.figures`).
+Comparisons are on the grid's questions: the router's outcomes are cut to the same ones.
 """
 
 from __future__ import annotations

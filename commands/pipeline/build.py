@@ -1,8 +1,7 @@
 """The build itself: the stages in their order, from a model directory to what the backend publishes.
 
-What it is: one function that calls the stages, and the decisions between them: what is frozen as a reference only,
-what the layer ranking reads, which figures are measured, which are copied from the router's report, and which are kept.
-What it knows: the stages' entry points. What it does not know: arguments, graphs, or how anything is measured.
+Here is decided what is frozen as a reference only, what the layer ranking reads, and which figures are measured, copied
+from the router's report, or kept. How each stage works, and arguments, are others' business.
 
 Order: read the model -> freeze what all versions share, and `full` as the reference -> ranking (static layers) ->
 freeze the versions -> verify -> stage -> try -> fidelity -> latency -> publish. Nothing at the place changes before the

@@ -1,7 +1,5 @@
 """A random model with a random router, and a bundle of its versions, for measuring speed and for tests.
 
-What it is: from a shape's name to both directories, and to a published bundle without figures.
-What it knows: the named shapes of `allrounder.vlm.llava.random_model`, the build stages.
 Such a pair shows speed and parity, never fidelity.
 """
 

@@ -1,8 +1,4 @@
-"""What a build is asked for.
-
-What it is: one record between the arguments and the build.
-What it knows: which prunings that is on a given model. What it does not know: arguments, and how anything is built.
-"""
+"""What a build is asked for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """``allrounder report``: the whole fidelity table of a model and its router, measured anew with one command.
 
-What it is: the arguments, the order of the work, and what is printed.
-What it knows: the demo's own defaults, and that finished work is kept in a folder of its own. What it does not know:
-how anything is measured (`calib.report.work`), counted (`costs`), summarised (`write`) or drawn (`page`).
+Arguments, order and output; the work is measured in `calib.report.work`, counted in `costs`, summarised in `write`,
+and drawn in `page`.
 
 Order: questions -> work bundle (freeze, ranking, verify) -> chunks of questions by several processes -> costs -> report
 -> page. A killed command goes on where it was: whatever is in the work folder was measured on exactly what is asked

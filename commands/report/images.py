@@ -1,7 +1,6 @@
 """What the page embeds: plots of fidelity against cost, sample images, and the veil over their dropped patches.
 
-What it is: images as ``data:`` addresses. What it knows: the report's rows and costs; Matplotlib, loaded on use; that
-image tokens are the cells of a square grid, row by row. What it does not know: the page, how anything was measured.
+Image tokens are the cells of a square grid, row by row. Matplotlib is loaded on use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The page, rendered and written.
-
-What it is: the report, what is drawn of it, and the template put together. What it knows: one file, whole or absent.
-What it does not know: what stands in a section (``templates/report.html``).
-"""
+"""The page, rendered and written."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What the page's tables show: rows of the report, chosen, ordered and judged.
-
-What it is: pure functions from a report to rows and words. What it knows: what makes a row part of the main table, of a
-curve, or one half of a budget alone; when a comparison is won. What it does not know: HTML, files.
-"""
+"""What the page's tables show: rows of the report, chosen, ordered and judged."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Sample images: what each version keeps of an image, and what it answers.
-
-What it is: two records, and how they are made. What it knows: the runtime. What it does not know: how they are shown.
-"""
+"""Sample images: what each version keeps of an image, and what it answers."""
 
 from __future__ import annotations
 

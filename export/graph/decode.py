@@ -1,8 +1,7 @@
 """The decode graph: new tokens become logits, and the caches grow in place.
 
-What it is: S new tokens per row through the kept layers, each reading and extending its cache.
-What it knows: what is pruned (`PrunedSpec`) as far as decoding depends on it: layers, K, and whether slots differ from
-positions. What it does not know: budgets. Dynamic graphs of all versions with T < N are therefore equal, byte for byte.
+It depends on K, the layers, and whether slots differ from positions, not on T: dynamic graphs of all versions with
+T < N are equal, byte for byte.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Decoder layers as ONNX nodes: one for prompts, one for new tokens.
 
-What it is: RMS norm, attention with rotary embedding and gated MLP of a Llama-like layer, written with standard ops.
-What it knows: the decoder's spec, the names of its weights below a prefix, so that the router's layers are written too.
-What it does not know: which layers are kept, what the rows mean, how caches are sized.
+Llama-like layers in standard ops; the prefix of the weights' names is given, so the router's layers are written too.
 
 Hidden rows are [B, R, H]. Queries, keys and values are [B, heads, R, D], the layout of the caches.
 """

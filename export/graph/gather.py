@@ -1,9 +1,5 @@
 """The gather as an ONNX model-local function.
 
-What it is: the body of ``allrounder::TokenGather`` in standard ops, made from the declaration in the contract.
-What it knows: the rule (best k, ties to the lower index, NaN as -inf, ascending) and the ops that follow it.
-What it does not know: where the rows come from, and who replaces the function by a native op.
-
 Rows are taken with GatherND(batch_dims=1), never GatherElements, which is eight times slower on hidden rows.
 """
 

@@ -1,9 +1,5 @@
 """The prefill graph: a prompt becomes the first logits and the caches.
 
-What it is: prefix, image tokens and suffix through the kept layers; at K the dropped image tokens leave.
-What it knows: what is pruned (`PrunedSpec`), the two clocks, the inputs and outputs named in the contract.
-What it does not know: where token scores come from, how new tokens are decoded.
-
 The prompt's attention is causal without a mask: padding stands at the end, and so no real row sees it.
 """
 

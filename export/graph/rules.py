@@ -1,8 +1,6 @@
 """What a frozen graph must look like.
 
-What it is: `check_graph`, the rules that can be read off a file without running it.
-What it knows: allowed domains, static dimensions, counts of attention, where weights may lie.
-What it does not know: what the graph computes (see `verify`).
+Rules that can be read off a file without running it; what it computes is checked in `allrounder.export.verify`.
 """
 
 from __future__ import annotations

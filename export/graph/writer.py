@@ -1,9 +1,6 @@
 """Writing one ONNX graph, node by node.
 
-What it is: `GraphWriter`, a thin layer over `onnx.helper` that hands out names, keeps each constant and each weight
-once, and puts a model together.
-What it knows: ONNX records, opset and IR version, where a weight lies (`Placed`).
-What it does not know: models, layers, budgets; what a node means.
+A thin layer over `onnx.helper`, which knows nothing of models.
 
 Values are strings. Their names are readable paths (`layers.3.attn.q`), because people read frozen graphs and `verify`
 cuts them at these names.

@@ -1,9 +1,4 @@
-"""Comparing what a graph computes with what the eager module computes.
-
-What it is: `Comparison`, which runs pieces of graphs, measures the largest difference, and refuses.
-What it knows: the tolerance of a precision, and which pieces it has already seen.
-What it does not know: what a piece means, or where the reference comes from.
-"""
+"""Comparing what a graph computes with what the eager module computes."""
 
 from __future__ import annotations
 

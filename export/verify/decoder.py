@@ -1,9 +1,7 @@
 """Verifying prefill and decode graphs: piece by piece, and small models whole.
 
-What it is: the order in which decoder graphs are cut, and what every piece is compared with.
-What it knows: that a stock layer run once over prompt and new rows is the reference of both graphs: being causal,
-its first rows are the prompt's, and its keys and values fill the cache that decoding reads.
-What it does not know: tolerances, the inside of a stock layer.
+A stock layer run once over prompt and new rows is the reference of both graphs: being causal, its first rows are the
+prompt's, and its keys and values fill the cache that decoding reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The signature of every graph, as the contract has it.
 
-What it is: one function per kind of graph that returns its `Rules`.
-What it knows: names from `allrounder.tensors`, static dimensions from the spec and its pruning.
-What it does not know: files. It shares no code with the writers of the graphs, which it is there to check.
+It shares no code with the writers of the graphs, which it is there to check.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Cutting pieces out of a frozen graph and running them.
-
-What it is: `extract`, which cuts the nodes between named values out of a model, and `run`, which executes the piece in
-ONNX Runtime with the weights mapped from the graph's own folder.
-What it knows: how values depend on each other, also through the branches of an `If`.
-What it does not know: what a piece means.
-"""
+"""Cutting pieces out of a frozen graph and running them."""
 
 from __future__ import annotations
 

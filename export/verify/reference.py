@@ -1,10 +1,7 @@
 """The stock model in parts, one part in memory at a time.
 
-What it is: `StockParts`, which takes single modules of the Hugging Face model, as `from_pretrained` fills them from the
-files, and the few lines that call them as the library does.
-What it knows: the modules' calling conventions. It asks the model, not our spec, what is tied, which features are taken
-and what there is, so that a misreading of ours shows against it.
-What it does not know: graphs. Everything is computed in float32, without gradients; the model itself is mapped.
+It asks the stock model, not our spec, what is tied, which features are taken and what there is, so that a misreading of
+ours shows against it. Everything is computed in float32, without gradients; the model itself is mapped.
 """
 
 from __future__ import annotations

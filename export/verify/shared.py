@@ -1,8 +1,4 @@
-"""Verifying what all versions share: preprocess, vision, router.
-
-What it is: one function per graph, against the stock image processor, the stock tower in parts, and the eager router.
-What it knows: the names of the values where these graphs are cut. What it does not know: versions.
-"""
+"""Verifying what all versions share: preprocess, vision, router."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
 """Proving a frozen directory: every graph obeys its rules and computes what the eager modules compute.
 
-What it is: `verify`, the order of all checks; the checks themselves are in
-`rules`, `verify_shared` and `verify_decoder`.
-What it knows: which graphs there are and what each must look like, from `frozen.json` and the contract.
-What it does not know: how graphs were written; it reads the files, as an engine does.
+It reads the files, as an engine does, and not how they were written.
 
 Layer by layer: each layer of each graph is cut out and run against the stock layer, one stock layer in memory at a
 time, so that a 7B is verified in the memory of its largest layer. Models of at most `SMALL` bytes of weights are

@@ -1,9 +1,5 @@
 """Weights files: every tensor of a checkpoint once, page-aligned, streamed into place.
 
-What it is: which tensors the graphs of a model or router need, where each lies in the file, and the writing of it.
-What it knows: canonical names, that a linear layer is stored as MatMul wants it ([in, out]), precisions.
-What it does not know: graphs; it hands them a `Placed` per name.
-
 One tensor at a time is in memory. Embedding and head stay [V, H]: `Gather` reads rows of the one, `Gemm(transB=1)`
 multiplies by the other, and so a tied head is the same mapped tensor.
 """

@@ -1,9 +1,4 @@
-"""The model's own files, for engines that write its weights again.
-
-What it is: the writer of `model/` in a frozen directory: the record of `allrounder.model_files` and the small files.
-What it knows: which files of a Hugging Face directory belong to a model, weights apart.
-What it does not know: what engines make of them.
-"""
+"""The model's own files, for engines that write its weights again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """A bfloat16 graph in float32, so that a CPU can run it.
 
-What it is: the same nodes in float32, and after each one that computes, its result rounded to bfloat16 and back. That
+The same nodes in float32, and after each one that computes, its result rounded to bfloat16 and back. That
 is what ONNX Runtime itself makes of float16 on a CPU; of bfloat16 its CPU provider has hardly any kernel.
-What it knows: which ops only move values. What it does not know: what a graph computes.
 
 Names stay, so that a widened graph is cut where the graph itself is; inputs and outputs become float32. Weights stay
 bfloat16 in their file.

@@ -1,8 +1,4 @@
-"""What a manifest must be to make sense as a whole.
-
-What it is: the checks across records: unique keys, possible pruning, graphs that are listed.
-What it knows: the manifest's records. What it does not know: the file system.
-"""
+"""What a manifest must be to make sense as a whole."""
 
 from __future__ import annotations
 

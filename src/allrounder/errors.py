@@ -1,8 +1,6 @@
 """The one error tree.
 
-What it is: every error that allrounder raises on purpose, and nothing else.
-What it knows: how a message is put together (what, where, got, wanted, remedy).
-What it does not know: any stage. Stages raise these; they define no errors of their own.
+Stages raise these; they define no errors of their own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """The fidelity report: what every version of one model and router keeps, beside what other pruners keep.
 
-What it is: frozen typed records, and their reading and writing as JSON. A report is a file of its own (`report.json`),
-bound by hashes to what it was measured on; `build` copies its figures into bundles that match.
-What it knows: which figures there are, and when a report speaks of an entry.
-What it does not know: how anything is measured (`allrounder.calib`), drawn or chosen.
+A report is a file of its own (`report.json`), bound by hashes to what it was measured on; `build` copies its figures
+into bundles that match.
 """
 
 from __future__ import annotations

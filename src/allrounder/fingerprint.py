@@ -1,9 +1,6 @@
 """The machine's fingerprint: on which machine a latency counts.
 
-What it is: a record of CPU model, usable cores, threads, backend version, GPU and driver, and how each
-is read. The same rules hold for Python and C++.
-What it knows: Linux's /proc and cgroup files, and the scheduler's affinity; elsewhere the standard
-library's word. What it does not know: how latency is measured.
+The same rules hold for Python and C++.
 
 Rules: ``cpu`` is the first "model name" of /proc/cpuinfo, else the machine type (``uname -m``). ``cores`` is the number
 of CPUs in the affinity mask, lowered to the cgroup's CPU quota (v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``),

@@ -1,8 +1,6 @@
 """The declaration of the one custom op, ``allrounder::TokenGather``.
 
-What it is: name, domain, attributes, inputs and outputs, written once; the exporter, the native op and
-the TensorRT plugin are checked against it.
-What it knows: the signature and the rule. What it does not know: how anyone computes it.
+The exporter, the native op and the TensorRT plugin are checked against it.
 
 Rule: of ``scores`` [B, N] the k best per row are kept, ties going to the lower index and NaN counting as
 -inf; the kept indices are put in ascending order; ``hidden`` and ``positions`` are gathered by them.

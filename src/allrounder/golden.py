@@ -1,8 +1,4 @@
-"""Golden prompts: how a runtime checks that its tokenizer is the model's.
-
-What it is: the record of one line of `tokenizer/golden.jsonl`, and its reading and writing.
-What it knows: the two paths of a bundle's tokenizer folder. What it does not know: how text becomes ids.
-"""
+"""Golden prompts: how a runtime checks that its tokenizer is the model's."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Files of a manifest: safe names, regular files, and digests.
-
-What it is: the rules that a listed path and its file obey, the listing of a directory that holds regular files only,
-and SHA-256 of large files in chunks.
-What it knows: `FileRecord`, the file system. What it does not know: what a bundle is, and who trusts whom.
-"""
+"""Files of a manifest: safe names, regular files, and digests."""
 
 from __future__ import annotations
 

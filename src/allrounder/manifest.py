@@ -1,9 +1,6 @@
 """The manifest: what a bundle says about itself.
 
-What it is: frozen typed records, and their reading and writing as JSON. `frozen.json`, the smaller
-manifest between export and engines, is made of the same records.
-What it knows: the schema number, which keys exist, and which values make sense alone.
-What it does not know: the file system (see `allrounder.engines.bundle.reader`), and how an entry is chosen.
+`frozen.json`, the smaller manifest between export and engines, is made of the same records.
 """
 
 from __future__ import annotations

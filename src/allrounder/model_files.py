@@ -1,8 +1,7 @@
 """Model files: what the exporter hands to engines that write a model's own weights again.
 
-What it is: the record of `model/model.json` in a frozen directory: where the weights lie, every tensor's name, layer,
-dtype, shape and bytes, the decoder's config with all defaults filled in, and the small files that lie beside it.
-What it knows: names and numbers. What it does not know: how weights are read or written, and any backend.
+The record `model/model.json` in a frozen directory: where the weights lie, every tensor's name, layer, dtype, shape and
+bytes, the decoder's config with all defaults filled in, and the small files that lie beside it.
 
 The weights themselves are not copied: at 7B they are tens of gigabytes. ``source`` says where they lie, and size and
 time of each file show whether it is still the one that was read.

@@ -1,8 +1,4 @@
-"""Progress: how work shows that it is alive, and what people should know of it.
-
-What it is: the protocol that stages call, one silent implementation, and one for a terminal.
-What it knows: a name, how much is done, how much there is. What it does not know: what the work is.
-"""
+"""Progress: how work shows that it is alive, and what people should know of it."""
 
 from __future__ import annotations
 

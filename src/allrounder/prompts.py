@@ -1,11 +1,11 @@
 """Prompts files: images with questions, for calibration and training.
 
-What it is: the record of one line; `read_prompts`, which takes a whole file or nothing, for figures that must be the
-same tomorrow; and `read_usable`, which leaves out what cannot be used and says so, for learning from what there is.
-What it knows: JSON lines of ``{"image": "path", "question": "...", "answer": "...", "kind": "..."}``; image
-paths are relative to the file; ``answer`` and ``kind`` are optional. A folder holds ``prompts.jsonl``, or images with
-text files of the same name, one question per line.
-What it does not know: how images are decoded (only that the file is there), or what prompts are for.
+`read_prompts` takes a whole file or nothing, for figures that must be the same tomorrow; `read_usable` leaves out what
+cannot be used and says so, for learning from what there is.
+
+A file holds JSON lines of ``{"image": "path", "question": "...", "answer": "...", "kind": "..."}``; image paths are
+relative to the file; ``answer`` and ``kind`` are optional. A folder holds ``prompts.jsonl``, or images with text files
+of the same name, one question per line.
 """
 
 from __future__ import annotations

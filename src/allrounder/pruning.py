@@ -1,8 +1,4 @@
-"""The pruning of one engine: five facts in one record, from the command line to the manifest.
-
-What it is: `PruningConfig` with its checks, and the functions that make it of what a command line says.
-What it knows: integers. What it does not know: models, graphs, where scores and lists of layers come from.
-"""
+"""The pruning of one engine: five facts in one record, from the command line to the manifest."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Names, dtypes and shapes of every tensor that crosses a graph's border.
 
-What it is: the one place where these names are written; exporter, runtime and native code read them.
-What it knows: B batch, P prefix ids, S suffix ids, N image tokens, T kept ones, M layers, H hidden size,
-G kv heads, D head dim, V vocabulary, C cache slots.
-What it does not know: how graphs are made or run.
+Exporter, runtime and native code read them here. Letters: B batch, P prefix ids, S suffix ids, N image tokens, T kept
+ones, M layers, H hidden size, G kv heads, D head dim, V vocabulary, C cache slots.
 
 The prompt is ``[prefix ids | N image tokens | suffix ids]``; prefixes of one batch have equal length,
 suffixes are padded on the right. Two clocks run from the prune layer K on: the *position* of a token

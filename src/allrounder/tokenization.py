@@ -1,8 +1,5 @@
 """From a question to token ids: the tokenisation rule.
 
-What it is: `PromptEncoder`, which makes prefix and suffix ids of a question, for building and for answering alike.
-What it knows: the frozen template and a tokenizer.json. What it does not know: chat templates, models, limits.
-
 The rule, which C++ implements as well (`native/src/text`):
 
 1. The prompt as text is ``before_image + <image> + after_image + question + after_question``. What stands before

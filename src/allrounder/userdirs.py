@@ -1,8 +1,6 @@
 """Where allrounder keeps what it remembers per user.
 
-What it is: the cache directory's place and a write that is whole or absent.
-What it knows: the XDG base directory rules. What it does not know: what is remembered (bundle stamps,
-measured latencies); a cache may always be absent, and its readers must do without.
+The XDG base directory rules. A cache may always be absent, and its readers must do without.
 """
 
 from __future__ import annotations

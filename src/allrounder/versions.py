@@ -1,9 +1,4 @@
-"""Versions: named pairs of budgets, in one table.
-
-What it is: the names, the budgets for 576 image tokens and 32 decoder layers, their scaling to any
-model, and the rule that says which decisions are possible.
-What it knows: integers. What it does not know: models, graphs, files.
-"""
+"""Versions: named pairs of budgets, in one table."""
 
 from __future__ import annotations
 

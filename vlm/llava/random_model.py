@@ -1,11 +1,7 @@
 """Stock Hugging Face directories with random weights, for tests and for measuring speed.
 
-What it is: `SHAPES`, named configs that between them cover every supported variant, and
-`write_random_checkpoint`, which writes one as `LlavaForConditionalGeneration.from_pretrained` and
-`LlavaProcessor.from_pretrained` load it.
-What it knows: configs, how weights are scaled so that logits have a standard deviation of about 1 and layers
-and tokens matter, and the safetensors format, written tensor by tensor so that no model ever stands in memory.
-What it does not know: training. Such a model can show speed and parity, never fidelity.
+Weights are scaled so that logits have a standard deviation of about 1 and layers and tokens matter, and are written
+tensor by tensor, so that no model ever is in memory. Such a model can show speed and parity, never fidelity.
 
 The tiny shapes answer in milliseconds. ``0.5b`` is the speed reference: a decoder of 0.5 billion parameters'
 shape behind a CLIP-L/14-336-shaped tower, 576 image tokens.

@@ -1,9 +1,6 @@
 """Tokenizer, processor and chat template for random models.
 
-What it is: a byte-level BPE over the 256 bytes and a few merges, in the manner of Qwen2, saved as Hugging Face
-saves one, with a Llava processor around it.
-What it knows: the special tokens, two chat templates (with a begin token that the tokenizer adds, and ChatML).
-What it does not know: weights.
+A byte-level BPE over the 256 bytes and a few merges, in the manner of Qwen2, with a Llava processor around it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """The stock model and processor of a model directory, as `from_pretrained` makes it of the files.
 
-What it is: `load_stock` and `load_processor`, through which every stage loads the library's own classes.
-What it knows: that transformers fills what it does not find with random numbers and drops what it does not know, and
-reports both; and that it maps weights which are asked for in the dtype they are stored in, instead of copying them.
-What it does not know: what is done with the model.
+transformers fills what it does not find with random numbers and drops what it does not know, and reports both; weights
+that are asked for in the dtype they are stored in it maps instead of copying.
 """
 
 from __future__ import annotations

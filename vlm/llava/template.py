@@ -1,9 +1,7 @@
 """The chat template of a model, frozen as text around image and question.
 
-What it is: `freeze_template`, which renders a processor's Jinja template with marks in place of the question,
-cuts the result, and proves on probes that the cut holds.
-What it knows: how Hugging Face renders and tokenises a conversation of one user turn with one image.
-What it does not know: the model. Runtimes read the frozen segments and need no Jinja.
+A processor's Jinja template is rendered with a mark in place of the question, cut there, and probes prove that the cut
+holds. Runtimes read the segments and need no Jinja.
 """
 
 from __future__ import annotations

@@ -44,9 +44,7 @@ class Paired(NamedTuple):
 def mean_estimate(values: Values, images: Sequence[str] = ()) -> Estimate:
     """Returns the mean of ``values`` [n] with its interval.
 
-    Args:
-        values: One figure per question.
-        images: [n] what each question is about; empty: each about an image of its own.
+    ``images`` [n] says what each question is about; empty: each about an image of its own.
 
     Raises:
         CalibrationError: There is no value, or one is not finite.

@@ -131,12 +131,6 @@ def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> 
 
     The probabilities are shares of resamples in which the router is not better; a tie is not better.
 
-    Args:
-        router: Outcomes of the trained router.
-        other: Those of another pruner on the same questions.
-        version: The budget's name.
-        pruner: The other pruner's name.
-
     Raises:
         CalibrationError: They are not about the same questions.
     """

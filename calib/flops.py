@@ -43,11 +43,6 @@ def paper_flops(size: DecoderSize, budget: Budget, *, image_tokens: int) -> int:
     Multi-head formula ``2 (4 n d^2 + 2 n d m + 2 n^2 d)`` per layer, first three layers on all tokens, 463 other rows,
     no router (table 1 of PAR, ICCV 2025). It takes ``hidden``, ``intermediate`` and ``layers`` only.
 
-    Args:
-        size: Of the decoder.
-        budget: T and L; N and M are the unpruned model.
-        image_tokens: N.
-
     Raises:
         InvalidBudget: The budget does not fit the model.
     """

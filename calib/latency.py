@@ -33,11 +33,7 @@ def measure(
 ) -> tuple[Latency | None, ...]:
     """Returns the latency of each of ``entries``, in their order; None where a figure would not count.
 
-    Args:
-        bundle: Where the entries lie.
-        entries: Entries of one backend.
-        options: How engines are opened; ``weights`` should be "fast", with which manifests are measured.
-        progress: Gets the rounds, and a note where engines are timed apart.
+    ``entries`` are of one backend; ``options`` should say ``weights="fast"``, with which manifests are measured.
 
     Raises:
         EngineUnavailable: The backend, or the device, is not there.

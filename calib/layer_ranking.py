@@ -29,12 +29,6 @@ def layer_order(
 ) -> tuple[int, ...]:
     """Returns the layers ``prune_layer`` to M-1, the most wanted first, as the prompts rank them.
 
-    Args:
-        engine: Any engine with a router.
-        prompts: Image questions; each has one ranking.
-        prune_layer: K; the layers below it are always kept and are not ranked.
-        progress: Told once per prompt.
-
     Raises:
         CalibrationError: No prompts, or the engine has no router.
         PromptsInvalid: A question exceeds the engine's limits.

@@ -26,11 +26,7 @@ _QUESTION = "What is in the image?"
 def try_engines(bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, progress: Progress) -> None:
     """Asks each of ``entries`` once, one after another; those that cannot run in this process are passed over.
 
-    Args:
-        bundle: Where they lie.
-        entries: What was built.
-        options: How engines are opened.
-        progress: Gets a note of each entry that does not fit into memory, and so is not tried.
+    One that does not fit into memory is noted, and not tried.
 
     Raises:
         BackendError: An entry cannot be opened, or does not answer.

@@ -33,12 +33,7 @@ def write_image(
 ) -> list[str]:
     """Asks the question with each version and writes one image of all of them; returns a line of text for each.
 
-    Args:
-        bundle: An open bundle.
-        image: The image's file.
-        question: What is asked; what is kept may depend on it.
-        out: Where to write; the ending gives the format.
-        versions: Which; None takes all.
+    What is kept may depend on the question. The ending of ``out`` gives the format.
 
     Raises:
         UnknownVersion: The bundle lacks one of ``versions``.

@@ -39,9 +39,7 @@ class ImageSteps(NamedTuple):
 def image_steps(processor: Any, size: int) -> ImageSteps:
     """Returns the steps of a stock image processor.
 
-    Args:
-        processor: The image processor of a model.
-        size: Pixels of the vision tower's input, square.
+    The vision tower's input is square, of ``size`` pixels.
 
     Raises:
         ModelUnsupported: A step that the graph cannot do; ``where`` is its setting.

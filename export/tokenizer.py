@@ -62,11 +62,7 @@ def golden_prompts(processor: Any, tokenizer_json: str, template: PromptTemplate
 def write_tokenizer(processor: Any, tokenizer_json: str, template: PromptTemplate, out: Path) -> tuple[str, ...]:
     """Writes tokenizer.json and the golden prompts below ``out`` and returns their paths relative to it.
 
-    Args:
-        processor: A ``LlavaProcessor``, whose tokenizer gives the golden ids.
-        tokenizer_json: What is written: the same tokenizer, sealed (`allrounder.vlm.control_tokens`).
-        template: The frozen chat template.
-        out: A directory.
+    ``tokenizer_json`` is the processor's tokenizer, sealed (`allrounder.vlm.control_tokens`).
 
     Raises:
         ModelUnsupported: The tokenizer cannot be used by runtimes.

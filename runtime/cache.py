@@ -37,11 +37,7 @@ class _Step(NamedTuple):
 class Cache:
     """The KV pool of one request; used by one thread at a time.
 
-    Args:
-        decode: The decode graph.
-        tensors: Prefill's outputs ``cache_*`` and, where dynamic, ``layer_mask``.
-        clocks: After the prompt.
-        vocabulary: V.
+    ``tensors`` are prefill's outputs ``cache_*`` and, where dynamic, ``layer_mask``.
     """
 
     def __init__(self, decode: Session, tensors: Mapping[str, Tensor], clocks: Clocks, vocabulary: int) -> None:

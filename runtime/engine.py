@@ -152,11 +152,7 @@ class Engine:
     def prefill(self, prompt: PromptIds, image_embeds: Tensor, scores: Scores | None, *, free_slots: int) -> Prefilled:
         """Runs the prompt.
 
-        Args:
-            prompt: From `prompt`.
-            image_embeds: From `embed_image`.
-            scores: From `route`.
-            free_slots: How many further tokens `decode` may be given, 0 to the bundle's limit.
+        ``free_slots``: how many further tokens `decode` may be given, 0 to the bundle's limit.
 
         Raises:
             InputInvalid: Scores are missing where the entry needs them, or an impossible ``free_slots``.
@@ -191,11 +187,7 @@ class Engine:
     ) -> Prefilled:
         """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
 
-        Args:
-            pixel_values: From `preprocess`.
-            prompt: From `prompt`.
-            free_slots: As of `prefill`.
-            phase: Opened around each phase with its name: a stopwatch, or what may end the request.
+        ``phase`` is opened around each phase with its name: a stopwatch, or what may end the request.
 
         Raises:
             InputInvalid, BackendError: See `prefill`; or whatever ``phase`` raises.

@@ -100,12 +100,8 @@ def sample_latency(
 ) -> tuple[Samples, ...]:
     """Times requests, interleaved over the engines, after warm-up rounds that are thrown away.
 
-    Args:
-        engines: At least one; all opened with the workload's threads.
-        workload: What a request is.
-        repeats: Rounds that are counted.
-        seconds: End after the first counted round that ends later than this, warm-up included.
-        progress: Told the rounds, the warm-up's included.
+    All engines were opened with the workload's threads. ``repeats`` rounds are counted; the first that ends later than
+    ``seconds``, warm-up included, is the last.
 
     Raises:
         InputInvalid: A workload that these engines cannot run.

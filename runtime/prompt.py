@@ -29,10 +29,6 @@ class PromptIds(NamedTuple):
 class Prompter:
     """Tokenises questions and decodes answers; may be used by any number of threads.
 
-    Args:
-        tokenizer_json: The text of tokenizer.json.
-        template: The frozen chat template.
-
     Raises:
         BundleCorrupt: The tokenizer cannot be read.
     """

@@ -87,10 +87,7 @@ def prepare(engine: Engine, image: ImageLike, question: str, options: RequestOpt
 def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
     """Runs a request; yields its text as it comes and returns the answer.
 
-    Args:
-        engine: Where.
-        request: What.
-        check: Called before each step; raises to end the request.
+    ``check`` is called before each step; it raises to end the request.
 
     Raises:
         ImageInvalid: The image is none.

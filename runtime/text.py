@@ -17,9 +17,6 @@ class Detokeniser:
     A piece is held back while it ends in the middle of a character (the decoder then writes U+FFFD). Each piece is
     the difference between two texts that begin at the same token, so decoders that treat the first token
     differently (a leading space is stripped) need no special case.
-
-    Args:
-        decode: From token ids to text, special tokens left out.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -48,9 +45,6 @@ class Detokeniser:
 
 class StopTexts:
     """Cuts a text before the first stop text in it, whatever the pieces in which it arrives.
-
-    Args:
-        texts: The stop texts; may be empty.
 
     Raises:
         InputInvalid: One of them is empty or no string.

@@ -56,10 +56,7 @@ def named_ids(directory: Path) -> frozenset[int]:
 def sealed_tokenizer(processor: Any, template: PromptTemplate, named: Collection[int] = ()) -> str:
     """Returns the text of tokenizer.json with every control token special.
 
-    Args:
-        processor: The stock processor, with a chat template.
-        template: The same, frozen.
-        named: Token ids that the model's configs name.
+    ``named`` are token ids that the model's configs name.
     """
     backend = processor.tokenizer.backend_tokenizer
     whole = json.loads(backend.to_str())

@@ -110,9 +110,7 @@ def stop_ids(directory: Path | str) -> tuple[int, ...]:
 def unheeded_note(directory: Path | str, max_positions: int) -> str | None:
     """Returns a sentence on what the author asks of stock `generate` and our runtimes do not do unasked.
 
-    Args:
-        directory: Of the model.
-        max_positions: The longest sequence: a longer ``max_length`` says nothing.
+    A ``max_length`` of ``max_positions`` or more says nothing.
     """
     asked = dict(_asked(read_generation(directory)))
     if asked.get("max_length", 0) >= max_positions:

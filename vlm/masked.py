@@ -31,12 +31,8 @@ def masked_logits(
 ) -> Tensor:
     """Returns the masked logits after each prompt and along a given answer.
 
-    Args:
-        vlm: Loaded in float32, if differences are to mean something.
-        image_embeds: [B, N, H].
-        prompt: B prompts.
-        decision: For B rows.
-        answer_ids: int64 [B, A], or None for A = 0.
+    Load the model in float32 if differences are to mean something. There are B prompts, ``image_embeds`` [B, N, H] and
+    ``answer_ids`` int64 [B, A]; None stands for A = 0.
 
     Returns:
         [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.

@@ -79,11 +79,7 @@ class _Rows(NamedTuple):
 
 
 class PrunedModel:
-    """The removing model. Runs without gradients; the model's weights are shared, not copied.
-
-    Args:
-        vlm: A loaded model, any dtype and device; all tensors given later are on its device.
-    """
+    """The removing model. Runs without gradients; the model's weights are shared, not copied."""
 
     def __init__(self, vlm: LoadedModel) -> None:
         self.spec = vlm.spec
@@ -124,14 +120,9 @@ class PrunedModel:
 
     @torch.no_grad()
     def prefill(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision) -> State:
-        """Reads prompts under decisions.
+        """Reads B prompts, or one, with ``image_embeds`` [B or 1, N, H], under decisions for B rows.
 
         One prompt may be given with decisions for many rows: what stands before the gather is then computed once.
-
-        Args:
-            image_embeds: [B or 1, N, H].
-            prompt: B prompts, or 1.
-            decision: For B rows.
 
         Returns:
             The state, its logits those of each row's last prompt token.
@@ -170,11 +161,7 @@ class PrunedModel:
 
     @torch.no_grad()
     def decode(self, state: State, ids: Tensor) -> Tensor:
-        """Reads S more tokens per row, and advances the state.
-
-        Args:
-            state: From `prefill`; changed in place.
-            ids: int64 [B, S].
+        """Reads S more tokens per row, ``ids`` int64 [B, S], and advances the state.
 
         Returns:
             Logits [B, S, V] of every new token.
@@ -200,13 +187,8 @@ class PrunedModel:
     def score(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision, answer_ids: Tensor) -> Tensor:
         """Returns the logits along given answers, in one pass (teacher forcing).
 
-        Meant for one prompt and the decisions of many rows: layers below K then run once for all.
-
-        Args:
-            image_embeds: [B or 1, N, H].
-            prompt: B prompts, or 1.
-            decision: For B rows.
-            answer_ids: int64 [A], one answer for all rows, or [B or 1, A].
+        Meant for one prompt and the decisions of many rows: layers below K then run once for all. The
+        ``answer_ids`` are int64 [A], one answer for all rows, or [B or 1, A].
 
         Returns:
             [B, A, V]; element j holds the logits from which ``answer_ids[:, j]`` would have been drawn.
@@ -327,9 +309,8 @@ def layer_mask(kept: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tenso
 def _causal(hidden: Tensor, valid: Tensor | None = None) -> Tensor:
     """Returns what is added to attention scores: [1 or B, 1, rows, keys], 0 where seen and very negative elsewhere.
 
-    Args:
-        hidden: [B, rows, H], the newest rows.
-        valid: bool [B, keys], which keys are not padding; None: the keys are the rows.
+    ``hidden`` [B, rows, H] are the newest rows; ``valid`` bool [B, keys] says which keys are not padding, None: the
+    keys are the rows.
     """
     rows = hidden.shape[1]
     keys = rows if valid is None else valid.shape[1]

@@ -21,12 +21,6 @@ _NAMED = 4  # tokens that an error names
 def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: Iterable[int], rows: int) -> None:
     """Checks that every id that a prompt or an answer may hold has a row in the embedding table.
 
-    Args:
-        tokenizer_json: The text of tokenizer.json, control tokens sealed.
-        template: The frozen chat template.
-        stop_ids: What ends an answer.
-        rows: Of the embedding table.
-
     Raises:
         ModelUnsupported: An id beyond the table, which would end a request in an error of the engine.
     """

@@ -47,13 +47,6 @@ def build_work_bundle(
 ) -> OpenBundle:
     """Builds ``engines`` into the bundle at ``place`` and returns it; what it holds already stays.
 
-    Args:
-        sources: Model and router.
-        engines: `full` among them.
-        ranking: Prompts that rank the layers, as `build` draws them from a calibration file.
-        place: A bundle of this function's, or nothing yet.
-        progress: Told the steps.
-
     Raises:
         AllRounderError: Whatever the stages refuse; the place is then what it was.
     """

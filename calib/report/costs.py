@@ -49,12 +49,8 @@ def costs(
 ) -> tuple[Cost, ...]:
     """Returns what each of ``entries`` costs, in their order.
 
-    Args:
-        decoder: Of the model.
-        entries: `full` first, which is what all are compared with; it is not returned.
-        text: Text tokens of a prompt.
-        router_layers: Of the router; an entry that asks no router is counted without.
-        times: Per entry, or None where nothing was timed.
+    The first entry is `full`, which all are compared with; it is not returned. An entry that asks no router is counted
+    without its ``router_layers``.
     """
     size = DecoderSize(
         hidden=decoder.hidden,

@@ -133,15 +133,7 @@ def wanted_engines(tokens: int, layers: int, prune_layer: int) -> tuple[PruningC
 
 
 def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questions: int, grid: int) -> WorkList:
-    """Returns what is measured on ``questions`` questions, the first ``grid`` of which the other pruners are asked.
-
-    Args:
-        engines: From `wanted_engines`.
-        tokens: N.
-        layers: M.
-        questions: How many there are.
-        grid: How many of them the grid takes, whole images.
-    """
+    """Returns what is measured on ``questions`` questions, the first ``grid`` of which the other pruners are asked."""
     subjects = [Subject(ROUTER, each.version, each.layer_policy, questions) for each in engines]
     few = Budget(aggressive(tokens), layers).name
     if grid:

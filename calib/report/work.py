@@ -56,11 +56,7 @@ class Assignment:
 def run_chunks(task: Assignment, chunks: Sequence[Chunk], jobs: int, progress: Progress = silent) -> int:
     """Computes the chunks that are not on the disk yet; returns how many questions that were.
 
-    Args:
-        task: What is measured.
-        chunks: All of them; most grid chunks first, as they come.
-        jobs: Processes.
-        progress: Gets notes of how far the work is, and when it will about end.
+    Most grid chunks come first. ``progress`` gets notes of how far the work is, and when it will about end.
 
     Raises:
         AllRounderError: A worker's own error, or `CalibrationError` where one died. Finished chunks stay.

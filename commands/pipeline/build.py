@@ -111,9 +111,7 @@ class _Job:
 def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     """Builds what ``request`` asks for and publishes it.
 
-    Args:
-        request: What to build.
-        progress: Gets the steps within a phase, and phases and notes, one line each.
+    ``progress`` gets the steps within a phase, and phases and notes as lines.
 
     Raises:
         AllRounderError: Whatever the stages refuse; the bundle at its place is then what it was.

@@ -36,11 +36,7 @@ def check_installed() -> None:
 def write_page(report: FidelityReport, out: Path, samples: Sequence[Sample], about: str) -> None:
     """Writes the report as one self-contained HTML file; a kill leaves the old file or the new one.
 
-    Args:
-        report: What is shown.
-        out: The file to write.
-        samples: Images with what versions kept of them; may be none.
-        about: Whose figures these are, in a sentence, such as "Figures of the demo model, not of LLaVA-1.5-7B".
+    ``about`` says in a sentence whose figures these are, such as "Figures of the demo model, not of LLaVA-1.5-7B".
 
     Raises:
         EngineUnavailable: Jinja2 or Matplotlib is not installed.

@@ -42,10 +42,6 @@ class Rules(NamedTuple):
 def check_graph(path: Path, rules: Rules) -> onnx.ModelProto:
     """Checks a graph against its rules.
 
-    Args:
-        path: Its file.
-        rules: What is expected of it.
-
     Returns:
         The graph, its weights still references.
 

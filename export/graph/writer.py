@@ -52,10 +52,7 @@ class _Shared:
 class GraphWriter:
     """A graph under construction.
 
-    Args:
-        name: Name of the graph.
-        weights: Where each weight lies, by name.
-        dtype: ONNX element type of weights, hidden rows and caches.
+    ``dtype`` is the ONNX element type of weights, hidden rows and caches.
     """
 
     def __init__(self, name: str, weights: Mapping[str, Placed], dtype: int) -> None:

@@ -34,9 +34,7 @@ class Check(NamedTuple):
 class Comparison:
     """Runs pieces of graphs against references.
 
-    Args:
-        folder: Of the graphs.
-        precision: Sets the tolerance and the dtype of rows and caches.
+    The precision sets the tolerance, and the dtype of rows and caches.
     """
 
     def __init__(self, folder: Path, precision: str) -> None:

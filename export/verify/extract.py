@@ -31,10 +31,7 @@ def all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 def extract(model: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence[str]) -> onnx.ModelProto:
     """Returns the part of a model that computes ``outputs`` from ``inputs``; weights stay references.
 
-    Args:
-        model: A frozen graph.
-        inputs: Values to cut at, with their element types; those that nothing needs are left out.
-        outputs: Values to compute.
+    ``inputs`` are where it is cut, with their element types; those that nothing needs are left out.
 
     Raises:
         GraphInvalid: There is no such value, or it depends on something that is not among the inputs.
@@ -73,10 +70,7 @@ def extract(model: onnx.ModelProto, inputs: Mapping[str, int], outputs: Sequence
 def run(piece: onnx.ModelProto, feeds: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
     """Runs a piece on the CPU and returns its outputs; weights are mapped from ``folder``, not copied.
 
-    Args:
-        piece: From `extract`, or a whole graph.
-        feeds: At least its inputs.
-        folder: That of the graph it was cut from.
+    ``feeds`` may hold more than its inputs.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # TensorScatter warns that caches which are not bound are copied

@@ -33,9 +33,6 @@ class LayerRun(NamedTuple):
 class StockParts:
     """Modules of the stock model, in float32 when asked for.
 
-    Args:
-        directory: Of the model.
-
     Raises:
         ModelUnreadable, ModelUnsupported: The directory is not a model, or transformers does not load it.
     """

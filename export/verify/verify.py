@@ -54,13 +54,8 @@ def verify(
 ) -> Report:
     """Verifies every graph of a frozen directory.
 
-    Args:
-        frozen_dir: What `Freezer` wrote.
-        model_dir: The model it was frozen from.
-        router_dir: The router, or None where it was frozen without.
-        progress: Told after each part.
-        proved: Names of graphs that were verified before, with the same weights: a name holds a digest of the content,
-            so they are the same. Their rules are checked again, their figures are not.
+    ``proved`` names graphs that were verified before, with the same weights: a name holds a digest of the content, so
+    they are the same. Their rules are checked again, their figures are not.
 
     Raises:
         GraphInvalid: A graph breaks a rule; names graph and node.

@@ -97,12 +97,7 @@ def lay_out(
 ) -> WeightsFile:
     """Lays a file out without reading any tensor.
 
-    Args:
-        kind: "model" or "router", the beginning of the file's name.
-        precision: A key of `ELEMENT_TYPES`.
-        source: Digest of the checkpoint.
-        needed: Its tensors, in the order of the file.
-        shape: Gives the shape on disk of a tensor.
+    ``kind`` begins the file's name, ``source`` is the digest of the checkpoint, ``shape`` gives shapes on disk.
     """
     element = ELEMENT_TYPES[precision]
     tensors: dict[str, Placed] = {}

@@ -158,11 +158,7 @@ def verify_files(
 ) -> bool:
     """Hashes files in full.
 
-    Args:
-        root: The directory.
-        files: The files to hash.
-        found: What `check_files` returned.
-        progress: Told the MiB that are done.
+    ``found`` is what `check_files` returned; ``progress`` gets the MiB that are done.
 
     Returns:
         Whether the states in ``found`` still hold. They need not: a hard link, as staging makes it, changes ctime.

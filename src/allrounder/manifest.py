@@ -265,10 +265,6 @@ def encode(document: Record) -> bytes:
 def check_schema(data: bytes, *, where: object) -> None:
     """Reads the schema number alone, before anything else is looked at.
 
-    Args:
-        data: The document.
-        where: What it is called in errors.
-
     Raises:
         BundleFromFuture: The schema is newer than this program.
     """

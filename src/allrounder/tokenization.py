@@ -43,12 +43,7 @@ _Pieces = list[tuple[str, int | None]]  # text, and its id where it is a special
 
 
 class PromptEncoder:
-    """Encodes questions by the rule above, and decodes answers; may be used by any number of threads.
-
-    Args:
-        tokenizer_json: The text of tokenizer.json.
-        template: The frozen chat template.
-    """
+    """Encodes questions by the rule above, and decodes answers; may be used by any number of threads."""
 
     def __init__(self, tokenizer_json: str, template: PromptTemplate) -> None:
         content: dict[str, Any] = json.loads(tokenizer_json)

@@ -25,9 +25,7 @@ __all__ = ["load_mapped", "load_processor", "load_stock"]
 def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     """Returns the stock model, on the CPU, in eval mode and without gradients.
 
-    Args:
-        checkpoint: Opened, so that its files were checked.
-        dtype: Of all weights, whatever the files hold.
+    All weights are in ``dtype``, whatever the files hold.
 
     Raises:
         ModelUnsupported: transformers does not load these files, or reads them otherwise than `Checkpoint`.

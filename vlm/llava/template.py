@@ -26,10 +26,7 @@ _PROBES = ("what is it?", " x ", "two\nlines\n", "\n\nx", "a<b> & 'c' {{ d }}", 
 def freeze_template(processor: Any, image_token_id: int, named: Collection[int] = ()) -> PromptTemplate:
     """Returns the template of a Llava processor as text segments.
 
-    Args:
-        processor: A ``LlavaProcessor``: tokenizer, image token and chat template.
-        image_token_id: The model's; the tokenizer must know it by the same id.
-        named: Token ids that the model's configs name.
+    The tokenizer must know the image token by ``image_token_id``; ``named`` are the ids that the model's configs name.
 
     Raises:
         ModelUnsupported: There is no template or no image token, the image does not stand before the question, or the

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from allrounder.errors import InputInvalid
 from allrounder.versions import Budget, check_decision
 
-__all__ = ["LLAVA_7B", "DecoderSize", "decode_flops", "paper_flops", "true_flops"]
+__all__ = ["DecoderSize", "paper_flops", "true_flops"]
 
 # Paper mode, fitted to table 1 of PAR: tokens leave before layer 3, 463 rows are text, the MLP has two matrices.
 _PAPER_GATHER, _PAPER_TEXT, _PAPER_MATRICES = 3, 463, 2
@@ -32,9 +32,6 @@ class DecoderSize(NamedTuple):
     kv_heads: int
     head_dim: int
     layers: int
-
-
-LLAVA_7B = DecoderSize(hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, layers=32)
 
 
 def paper_flops(size: DecoderSize, budget: Budget, *, image_tokens: int) -> int:
@@ -75,8 +72,9 @@ def true_flops(
         InputInvalid: A negative count.
     """
     check_decision(budget, tokens=image_tokens, layers=size.layers, prune_layer=prune_layer)
-    _check_count("text_tokens", text_tokens)
-    _check_count("router_layers", router_layers)
+    for name, count in (("text_tokens", text_tokens), ("router_layers", router_layers)):
+        if count < 0:
+            raise InputInvalid("a negative count", where=name, got=count, wanted="0 or more")
     whole = _layer(size, image_tokens + text_tokens, _TRUE_MATRICES)
     pruned = _layer(size, budget.tokens + text_tokens, _TRUE_MATRICES)
     flops = prune_layer * whole + (budget.layers - prune_layer) * pruned
@@ -86,43 +84,9 @@ def true_flops(
     return flops
 
 
-def decode_flops(size: DecoderSize, budget: Budget, *, image_tokens: int, text_tokens: int, prune_layer: int) -> int:
-    """Returns the FLOPs of one decoded token, true mode; the router is not run again.
-
-    Args:
-        size: Of the decoder.
-        budget: T and L.
-        image_tokens: N; what the layers below K hold keys of.
-        text_tokens: Text rows that the token sees, itself included.
-        prune_layer: K.
-
-    Raises:
-        InvalidBudget: Budget or K do not fit the model.
-        InputInvalid: A negative count.
-    """
-    check_decision(budget, tokens=image_tokens, layers=size.layers, prune_layer=prune_layer)
-    _check_count("text_tokens", text_tokens)
-    products = budget.layers * _products(size, _TRUE_MATRICES)
-    seen = prune_layer * (image_tokens + text_tokens)
-    seen += (budget.layers - prune_layer) * (budget.tokens + text_tokens)
-    return products + _attention(size, seen)
-
-
 def _layer(size: DecoderSize, rows: int, matrices: int) -> int:
-    return rows * _products(size, matrices) + _attention(size, rows * rows)
-
-
-def _products(size: DecoderSize, matrices: int) -> int:
-    """Returns the FLOPs of one row through one layer's weights: q and o, k and v, the MLP."""
+    """Returns the FLOPs of rows through a layer's weights (q and o, k and v, the MLP), and of every pair of them."""
     attention = 2 * size.hidden * (size.heads + size.kv_heads) * size.head_dim
-    return 2 * (attention + matrices * size.hidden * size.intermediate)
-
-
-def _attention(size: DecoderSize, pairs: int) -> int:
-    """Returns the FLOPs of that many pairs of query and key: one product for the score, one for the value."""
-    return 4 * pairs * size.heads * size.head_dim
-
-
-def _check_count(name: str, count: int) -> None:
-    if count < 0:
-        raise InputInvalid("a negative count", where=name, got=count, wanted="0 or more")
+    products = 2 * (attention + matrices * size.hidden * size.intermediate)
+    pairs = 4 * rows * rows * size.heads * size.head_dim  # one product for the score, one for the value
+    return rows * products + pairs

@@ -31,6 +31,7 @@ __all__ = ["BenchOptions", "BenchReport", "Row", "add_arguments", "bench_bundle"
 
 _MODES: tuple[Weights, ...] = ("fast", "shared")
 _MIB = 1 << 20
+_Subject = tuple[Entry, Weights]  # what one row is about
 
 
 class BenchOptions(NamedTuple):
@@ -70,19 +71,6 @@ class BenchReport(msgspec.Struct, frozen=True):
     workload: Workload
     rows: tuple[Row, ...]
     together: dict[str, Memory]  # by mode: all benched entries open in one process
-
-
-class _Subject(NamedTuple):
-    engine: Engine
-    weights: Weights
-
-
-class _Key(NamedTuple):
-    """What is left of a subject when its engine is closed."""
-
-    entry: str
-    version: str
-    weights: Weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,37 +144,37 @@ def bench_bundle(bundle: OpenBundle, options: BenchOptions, progress: Progress) 
         EngineUnavailable: None of them runs here.
     """
     entries = runnable(_chosen(bundle, options.versions), EngineOptions(threads=options.threads))
-    subjects = [
-        _Subject(engine, mode)
+    subjects = [(entry, mode) for mode in options.weights for entry in entries]
+    engines = [
+        engine
         for mode in options.weights
         for engine in open_engines(bundle, entries, EngineOptions(threads=options.threads, weights=mode))
     ]
-    engines = [subject.engine for subject in subjects]
     workload = default_workload(engines[0], text_tokens=options.text_tokens, new_tokens=options.new_tokens)
     samples = sample_latency(engines, workload, repeats=options.repeats, progress=progress)
-    kv_bytes = [_kv_bytes(subject.engine, workload) for subject in subjects]
+    kv_bytes = [_kv_bytes(engine, workload) for engine in engines]
     base = _base(subjects, samples)
-    keys = [_Key(each.engine.entry.label, each.engine.entry.version, each.weights) for each in subjects]
-    latencies = [summarise(each.engine, sample, workload) for each, sample in zip(subjects, samples, strict=True)]
-    del engines
-    subjects.clear()  # the processes below need the memory
-    memories = _memories(bundle, keys, workload, progress) if options.memory else [None] * len(keys)
+    latencies = [summarise(engine, sample, workload) for engine, sample in zip(engines, samples, strict=True)]
+    engines.clear()  # the processes below need the memory
+    memories = _memories(bundle, subjects, workload, progress) if options.memory else [None] * len(subjects)
     rows = [
         Row(
-            entry=key.entry,
-            version=key.version,
-            weights=key.weights,
+            entry=entry.label,
+            version=entry.version,
+            weights=mode,
             preprocess_ms=_median(sample.preprocess),
             vision_ms=_median(sample.vision),
             router_ms=_median(sample.router),
             prefill_ms=_median(sample.prefill),
             ttft_ms=latency.ttft_ms,
             tpot_ms=latency.tpot_ms,
-            speedup=_speedup(base.get(key.weights), sample),
+            speedup=_speedup(base.get(mode), sample),
             kv_bytes=kv,
             memory=memory,
         )
-        for key, sample, latency, kv, memory in zip(keys, samples, latencies, kv_bytes, memories, strict=True)
+        for (entry, mode), sample, latency, kv, memory in zip(
+            subjects, samples, latencies, kv_bytes, memories, strict=True
+        )
     ]
     return BenchReport(
         bundle=str(bundle.path),
@@ -249,8 +237,7 @@ def _kv_bytes(engine: Engine, workload: Workload) -> int:
 def _base(subjects: Sequence[_Subject], samples: Sequence[Samples]) -> dict[Weights, Samples]:
     """Returns the samples of `full` by mode, those of the highest precision where there are several."""
     found: dict[Weights, tuple[str, Samples]] = {}
-    for (engine, mode), sample in zip(subjects, samples, strict=True):
-        entry = engine.entry
+    for (entry, mode), sample in zip(subjects, samples, strict=True):
         if entry.version == FULL and (mode not in found or entry.precision == "fp32"):
             found[mode] = (entry.precision, sample)
     return {mode: sample for mode, (_, sample) in found.items()}
@@ -272,11 +259,13 @@ def _median(values: np.ndarray) -> float:
     return round(float(np.median(values)), 4)
 
 
-def _memories(bundle: OpenBundle, keys: Sequence[_Key], workload: Workload, progress: Progress) -> list[Memory | None]:
+def _memories(
+    bundle: OpenBundle, subjects: Sequence[_Subject], workload: Workload, progress: Progress
+) -> list[Memory | None]:
     memories = []
-    for done, key in enumerate(keys, start=1):
-        memories.append(peak_memory(bundle.path, [key.entry], key.weights, workload))
-        progress("measuring memory", done, len(keys))
+    for done, (entry, mode) in enumerate(subjects, start=1):
+        memories.append(peak_memory(bundle.path, [entry.label], mode, workload))
+        progress("measuring memory", done, len(subjects))
     return memories
 
 

@@ -5,7 +5,6 @@ Graphs are named by their content and weights by their sources, so that writing 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,7 +199,7 @@ class Freezer:
         assert self._router_dir is not None
         router = load_router(self._router_dir, model_spec=self.spec, model_digest=self._checkpoint.digest)
         state = router.state_dict()
-        digest = hashlib.sha256((self._router_dir / RECORD).read_bytes()).hexdigest()
+        digest = file_record(self._router_dir / RECORD).sha256
         shape = RouterShape(router.attention, len(router.layers))
         layout = weights.lay_out(
             "router",

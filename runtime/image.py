@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,13 +75,18 @@ def _from_file(path: Path) -> np.ndarray:
 
     if not path.is_file():
         raise ImageInvalid("there is no such image file" if not path.exists() else "not a file", where=path)
+    with _decoding("the file is not an image that can be read", path), Image.open(path) as image:
+        return _pixels(_upright(image, path), path)
+
+
+@contextmanager
+def _decoding(what: str, where: object) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            return _pixels(_upright(image, path), path)
+        yield
     except ImageInvalid:
         raise
     except Exception as error:  # pillow's decoders raise whatever hostile bytes make them raise
-        raise ImageInvalid("the file is not an image that can be read", where=path, got=error) from error
+        raise ImageInvalid(what, where=where, got=error) from error
 
 
 def _upright(image: Image.Image, where: object) -> Image.Image:
@@ -87,19 +94,13 @@ def _upright(image: Image.Image, where: object) -> Image.Image:
     from PIL import ImageOps
 
     _check_size(image.width, image.height, where)  # before a pixel is decoded
-    try:
+    with _decoding("the image cannot be decoded", where):
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # as above: decoding happens here
-        raise ImageInvalid("the image cannot be decoded", where=where, got=error) from error
 
 
 def _pixels(image: Image.Image, where: object) -> np.ndarray:
-    try:
+    with _decoding("the image cannot be decoded", where):
         return np.array(_flatten(image, where), dtype=np.uint8)
-    except ImageInvalid:
-        raise
-    except Exception as error:
-        raise ImageInvalid("the image cannot be decoded", where=where, got=error) from error
 
 
 def _flatten(image: Image.Image, where: object) -> Image.Image:

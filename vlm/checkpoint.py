@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
+from allrounder.hashing import file_record
 from allrounder.vlm.llava.config import read_config, read_spec
 from allrounder.vlm.llava.names import canonical_name, never_computed, stock_shapes
 from allrounder.vlm.spec import ModelSpec
@@ -36,7 +37,6 @@ EMBEDDING, HEAD = "decoder.embed_tokens.weight", "decoder.lm_head.weight"
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_CHUNK = 1 << 22  # bytes hashed at a time
 _NAMED = 4  # tensors that an error names; of the others it gives the number
 
 
@@ -193,10 +193,10 @@ class Checkpoint:
         total = hashlib.sha256()
         for file in (self.directory / "config.json", *self.files):
             try:
-                digest, size = _file_digest(file)
+                record = file_record(file.resolve())  # the hub's cache is made of links
             except OSError as error:
                 raise ModelUnreadable("a file cannot be read", where=file, got=error) from error
-            total.update(f"{file.name}\0{size}\0{digest}\n".encode())
+            total.update(f"{file.name}\0{record.bytes}\0{record.sha256}\n".encode())
         return total.hexdigest()
 
     def _located(self, name: str) -> tuple[Path, str]:
@@ -286,12 +286,3 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         header: dict[str, Any] = json.loads(stream.read(size))
     header.pop("__metadata__", None)
     return header, 8 + size
-
-
-def _file_digest(file: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size

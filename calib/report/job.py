@@ -6,7 +6,6 @@ digests of what they are made of; beside it, by a digest of everything that outc
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +30,7 @@ from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import FidelityReport, read_report, write_report
+from allrounder.hashing import file_record
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, note
 from allrounder.prompts import read_prompts
@@ -73,7 +73,7 @@ def prepare(request: ReportRequest, progress: Progress) -> Prepared:
     check_apart(questions.prompts, ranking)
     grid = grid_size(questions.prompts, request.grid_questions)
     note(progress, f"{len(questions.prompts)} questions, {grid} of them for the other pruners: {questions.about}")
-    router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
+    router = file_record(request.router / RECORD).sha256
     folder = request.work / f"{checkpoint.digest[:12]}-{router[:12]}-k{request.prune_layer}"
     bundle = build_work_bundle(sources, engines, ranking, folder / "bundle", progress)
     entries = entries_of(bundle, engines)
@@ -128,7 +128,7 @@ def read_known_report(request: ReportRequest) -> FidelityReport:
     """
     report = read_report(request.out)
     vlm = Checkpoint(request.model).digest
-    router = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
+    router = file_record(request.router / RECORD).sha256
     if (report.model_digest, report.router, report.prune_layer) != (vlm, router, request.prune_layer):
         raise CalibrationError(
             "the report is of another model, router or prune layer",

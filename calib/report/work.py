@@ -38,6 +38,8 @@ from allrounder.runtime.engine import open_engines
 
 __all__ = ["Assignment", "chunk_file", "read_outcomes", "run_chunks"]
 
+_ROWS = ("kl", "agrees", "correct", "layer_use")  # of `Outcomes`, what a chunk's file has of each subject
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -215,13 +217,8 @@ class _Measurer:
         ]
         prompts = self._task.prompts[chunk.first : chunk.end]
         found = measure(contenders[0].engine, contenders, prompts)
-        arrays = {
-            "kl": np.stack([outcomes.kl for outcomes in found]),
-            "agrees": np.stack([outcomes.agrees for outcomes in found]),
-            "correct": np.stack([outcomes.correct for outcomes in found]),
-            "layer_use": np.stack([outcomes.layer_use for outcomes in found]),
-            "reference_correct": found[0].reference_correct,
-        }
+        arrays = {name: np.stack([getattr(outcomes, name) for outcomes in found]) for name in _ROWS}
+        arrays["reference_correct"] = found[0].reference_correct
         path = chunk_file(self._task.results, chunk)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with partial.open("wb") as file:
@@ -244,20 +241,17 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
     try:
         # Opened here: NumPy leaves a damaged file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("kl", "agrees", "correct", "layer_use", "reference_correct")}
+            arrays = {name: file[name] for name in (*_ROWS, "reference_correct")}
     except Exception as error:  # zip, header and array errors have no root but Exception
         raise _unreadable(path, error) from error
-    if any(len(arrays[name]) != len(places) for name in ("kl", "agrees", "correct", "layer_use")):
+    if any(len(arrays[name]) != len(places) for name in _ROWS):
         raise _unreadable(path, f"not {len(places)} rows")
     return {
         place: Outcomes(
-            kl=arrays["kl"][row],
-            agrees=arrays["agrees"][row],
+            **{name: arrays[name][row] for name in _ROWS},
             labelled=np.array([prompt.answer is not None for prompt in prompts]),
-            correct=arrays["correct"][row],
             reference_correct=arrays["reference_correct"],
             kinds=tuple(prompt.kind for prompt in prompts),
-            layer_use=arrays["layer_use"][row],
             images=tuple(str(prompt.image) for prompt in prompts),
         )
         for row, place in enumerate(places)

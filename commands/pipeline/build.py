@@ -11,7 +11,6 @@ it is published as it is, or something else is made of what was measured, is the
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +37,7 @@ from allrounder.errors import CalibrationError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.verify import verify
 from allrounder.fidelity_report import REPORT, ROUTER, FidelityReport, read_report
+from allrounder.hashing import file_record
 from allrounder.manifest import Entry, Fidelity
 from allrounder.native import ort_ops
 from allrounder.progress import Progress, note
@@ -224,7 +224,7 @@ def _with_report_layers(
     """Returns ``prunings``, static ones with the layers of the report, where it is of this router."""
     if report is None or request.router is None:
         return tuple(prunings)
-    record = hashlib.sha256((request.router / RECORD).read_bytes()).hexdigest()
+    record = file_record(request.router / RECORD).sha256
     if (record, read_record(request.router).model_digest) != (report.router, report.model_digest):
         return tuple(prunings)
     known = {row.pruning for row in report.rows if row.pruner == ROUTER}

@@ -134,26 +134,20 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
                 return row
         return None
 
-    def row_of(self, entry: Entry, model: Model) -> Row | None:
-        """Returns the router's row that was measured on what ``entry`` of a bundle of ``model`` runs, if there is one.
-
-        Model, router, backend, precision and pruning must all be the same. `full` has no row: see `figures_of`.
-        """
-        row = self.row(entry.version, entry.pruning.layer_policy)
-        return None if entry.version == FULL or self.differences(entry, model) else row
-
     def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
-        """Returns the figures that hold for ``entry``, whole and by class, if there are any.
-
-        They hold for `full` where model, backend and precision are the same: it has no router and drops nothing.
-        """
+        """Returns the figures that hold for ``entry``, whole and by class, if there are any."""
+        if self.differences(entry, model):
+            return None
         if entry.version == FULL:
-            return None if self.differences(entry, model) else (self.full, self.full_kinds)
-        row = self.row_of(entry, model)
+            return self.full, self.full_kinds
+        row = self.row(entry.version, entry.pruning.layer_policy)
         return row and (row.figures, row.kinds)
 
     def differences(self, entry: Entry, model: Model) -> tuple[str, ...]:
-        """Returns why the report does not speak of ``entry`` of a bundle of ``model``; empty where it does."""
+        """Returns why the report does not speak of ``entry`` of a bundle of ``model``; empty where it does.
+
+        Model, router, backend, precision and pruning must be the same; `full` has no router and drops nothing.
+        """
         pairs: list[tuple[str, object, object]] = [
             ("model", self.model_digest, model.digest),
             ("backend", self.backend, entry.backend),

@@ -166,8 +166,7 @@ def test_noise_is_refused(tmp_path, data):
 @pytest.mark.parametrize("policy", ["dynamic", "static"])
 def test_a_report_speaks_of_what_was_measured(policy):
     report, entry = made_report(), made_entry(policy)
-    row = report.row_of(entry, made_model())
-    assert row == report.row("par-lite", policy)
+    row = report.row("par-lite", policy)
     assert row.pruner == ROUTER
     assert report.figures_of(entry, made_model()) == (row.figures, row.kinds)
     assert report.differences(entry, made_model()) == ()
@@ -191,7 +190,6 @@ def test_a_report_speaks_of_what_was_measured(policy):
 def test_a_report_does_not_speak_of_anything_else(entry, model, reason):
     changed, of = made_entry("static", **entry), made_model(**model)
     report = made_report()
-    assert report.row_of(changed, of) is None
     assert report.figures_of(changed, of) is None
     assert len(report.differences(changed, of)) == 1
     assert reason in report.differences(changed, of)[0]
@@ -201,7 +199,6 @@ def test_full_needs_no_router_and_no_prune_layer():
     report = made_report()
     for model in (made_model(), made_model(router=None), made_model(router=MODEL)):
         assert report.figures_of(made_full(), model) == (report.full, report.full_kinds)
-        assert report.row_of(made_full(), model) is None
     assert report.figures_of(made_full(), made_model(digest=OTHER)) is None
     assert report.differences(made_full(precision="fp16"), made_model()) == ("another precision",)
 
@@ -209,4 +206,4 @@ def test_full_needs_no_router_and_no_prune_layer():
 def test_other_pruners_rows_are_never_an_entrys():
     report = made_report(rows=(made_row("dynamic", "random+random"),))
     assert report.row("par-lite", "dynamic", "random+random") is not None
-    assert report.row_of(made_entry(), made_model()) is None
+    assert report.figures_of(made_entry(), made_model()) is None

@@ -15,7 +15,8 @@ from allrounder.calib.questions import ranking_prompts
 from allrounder.calib.report.bundle import Sources, build_work_bundle, entries_of
 from allrounder.calib.report.costs import Times, costs, text_tokens, time_engines
 from allrounder.calib.report.data import Questions, check_all, check_apart, draw_test_split, read_questions
-from allrounder.calib.report.plan import (
+from allrounder.calib.report.work import Assignment, read_outcomes, run_chunks
+from allrounder.calib.report.work_list import (
     Chunk,
     ReportRequest,
     chunks,
@@ -24,7 +25,6 @@ from allrounder.calib.report.plan import (
     wanted_engines,
     work_list,
 )
-from allrounder.calib.report.work import Assignment, read_outcomes, run_chunks
 from allrounder.calib.report.write import Measured, make_report
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions

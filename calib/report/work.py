@@ -26,7 +26,7 @@ import numpy as np
 
 from allrounder.calib.fidelity import Contender, Outcomes, measure
 from allrounder.calib.report.bundle import Sources, entries_of
-from allrounder.calib.report.plan import Chunk, WorkList
+from allrounder.calib.report.work_list import Chunk, WorkList
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError

@@ -14,7 +14,7 @@ from allrounder import __version__
 from allrounder.calib import figures as summary
 from allrounder.calib.fidelity import Outcomes
 from allrounder.calib.report.data import Questions
-from allrounder.calib.report.plan import Subject, WorkList
+from allrounder.calib.report.work_list import Subject, WorkList
 from allrounder.calib.tables import table
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from allrounder.calib.report.plan import ReportRequest
+from allrounder.calib.report.work_list import ReportRequest
 from allrounder.commands.build import demo_models
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.fidelity_report import REPORT

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allrounder.calib.report.data import typical
-from allrounder.calib.report.plan import (
+from allrounder.calib.report.work_list import (
     aggressive,
     chunks,
     digest_of_work,

@@ -9,7 +9,7 @@ __all__ = ["divergence", "log_softmax"]
 
 
 def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """Returns the natural log of the distributions that finite ``logits`` [S, V] stand for."""
+    """Returns the natural log of the distributions of finite ``logits`` [S, V]."""
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

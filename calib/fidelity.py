@@ -133,7 +133,7 @@ def measure(
         contenders: What is measured; all are asked the same question before the next one is read, so that
             an image's features are held once and not for all images.
         prompts: Image questions; order them by image to share features between questions.
-        progress: Told once per question.
+        progress: Called once per question.
 
     Raises:
         CalibrationError: No prompts, or an engine gives logits that are not finite.

@@ -165,7 +165,7 @@ def recommend(
         version: Its name.
         dynamic: The router's row with layers chosen per input, if it was measured.
         static: Its row with layers chosen once, by the ranking, if it was measured.
-        dynamic_ttft: Median time to first token as a share of that of `full`; told, not weighed.
+        dynamic_ttft: Median time to first token as a share of that of `full`; named, not weighed.
         static_ttft: The same of ``static``.
 
     Raises:
@@ -193,7 +193,7 @@ def recommend(
 
 
 class Advice(NamedTuple):
-    """Recommendations, and in words, of which versions there is none and why."""
+    """Recommendations, and in sentences, of which versions there is none and why."""
 
     recommendations: tuple[Recommendation, ...]
     not_compared: tuple[str, ...]

@@ -41,7 +41,7 @@ def peak_memory(bundle: Path, labels: Sequence[str], weights: Weights, workload:
     None where the system keeps no account (no /proc).
 
     Raises:
-        BackendError: The process failed; its last words are quoted.
+        BackendError: The process failed; the end of its stderr is quoted.
     """
     if not _STATUS.exists():
         return None
@@ -49,8 +49,8 @@ def peak_memory(bundle: Path, labels: Sequence[str], weights: Weights, workload:
     program = [sys.executable, "-m", __name__]  # this very module
     done = subprocess.run(program, input=question, capture_output=True, check=False)  # noqa: S603 - nothing foreign
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()[-2000:]
-        raise BackendError("memory could not be measured", where=f"{', '.join(labels)} ({weights})", got=words)
+        said = done.stderr.decode(errors="replace").strip()[-2000:]
+        raise BackendError("memory could not be measured", where=f"{', '.join(labels)} ({weights})", got=said)
     return msgspec.json.decode(done.stdout, type=Memory)
 
 

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds, tells its progress on stderr and prints one JSON object as the last line of stdout."""
+    """Builds, shows its progress on stderr and prints one JSON object as the last line of stdout."""
     request = request_from(arguments)
     from allrounder.commands.pipeline.build import (
         build_bundle,  # imports torch: seconds that a typing error need not wait
@@ -132,20 +132,20 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         out=arguments.out,
         force=arguments.force,
         native_op=arguments.native_op,
-        words=_words(arguments),
+        flags=_flags(arguments),
     )
 
 
-def _words(arguments: argparse.Namespace) -> tuple[str, ...]:
+def _flags(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Returns what an error's remedy repeats of the command line: where things lie, as far as it was said."""
-    said = {
+    given = {
         "--model": arguments.model,
         "--router": arguments.router,
         "--calib": arguments.calib,
         "--out": arguments.out,
     }
     return tuple(
-        word for flag, value in said.items() if value is not None and value != _DEMO for word in (flag, str(value))
+        part for flag, value in given.items() if value is not None and value != _DEMO for part in (flag, str(value))
     )
 
 

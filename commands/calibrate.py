@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def calibrate_bundle(place: Path, prompts: PromptSet, progress: Progress) -> CalibrateReport:
-    """Measures all entries that run here and publishes the figures; killed at any moment, the old ones stand.
+    """Measures all entries that run here and publishes the figures; killed at any moment, the old ones stay.
 
     Raises:
         BundleError: There is no bundle, or a damaged one.

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="allrounder",
         description="Vision-language models, pruned for real.",
-        epilog=f"commands:\n{lines}\n\n`allrounder COMMAND --help` tells the arguments of one.",
+        epilog=f"commands:\n{lines}\n\n`allrounder COMMAND --help` lists the arguments of one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"allrounder {__version__}")

@@ -21,7 +21,7 @@ _DEMO_MODEL = Path(__file__).resolve().parent.parent / "models" / "demo"
 _MINUTES = 10.0
 _IMAGES = 400  # each is read once before it can teach, and then remembered
 _QUESTIONS = 8  # per image that teaches; all of them share one reading of it
-_VALIDATION = (40, 5)  # images, questions each: fewer cannot tell two good routers apart
+_VALIDATION = (40, 5)  # images, questions each: fewer cannot separate two good routers
 _HELD_OUT = 10  # one prompt in so many validates, whole images, where no file does
 _BASELINE_DRAWS = 3  # random scores are drawn so often, and averaged
 
@@ -253,7 +253,7 @@ def _summary(spec: Any, options: Any, limits: Any, precision: str) -> str:
     always = sum(part.bytes for part in found.parts if part.phase == "always")
     return (
         f"memory: about {_gib(found.device)} GiB on the device ({_gib(always)} of it weights and optimiser),"
-        f" references up to {_gib(found.main)} GiB of main memory (--estimate tells more)"
+        f" references up to {_gib(found.main)} GiB of main memory (--estimate lists them)"
     )
 
 

@@ -87,7 +87,7 @@ class Freezer:
         router_dir: Of that model, or None where nothing but unpruned versions are frozen.
         out: Absent or empty.
         options: See `FreezeOptions`.
-        progress: Told about weights and versions.
+        progress: Gets weights and versions.
 
     Raises:
         ModelUnreadable, ModelUnsupported, RouterMismatch: The sources are unusable or do not belong together.

@@ -106,7 +106,7 @@ def preprocess_graph(steps: ImageSteps) -> onnx.ModelProto:
         values = graph.node(op, [values, column], f"after_{name}")
     graph.output(tensors.PIXEL_VALUES, _F32, [1, 3, steps.size, steps.size], values)
     model = graph.model()
-    model.doc_string = f"filters {steps.order.told if steps.order else 'rows first'}"
+    model.doc_string = f"filters {steps.order.about if steps.order else 'rows first'}"
     return model
 
 

@@ -31,12 +31,12 @@ class Order(NamedTuple):
     times: int
     lost: bool  # compares what height and width lose, not what they are
     probe: tuple[int, int]  # height, width: shrunk to 8 x 8, columns come first by this order and by no earlier one
-    told: str
+    about: str
 
 
 ORDERS = (  # the newest first
-    Order(times=2, lost=True, probe=(64, 16), told="columns first where far more height than width goes (Pillow 13)"),
-    Order(times=100, lost=False, probe=(901, 9), told="columns first beyond 100 : 1 (Pillow 12.2 and 12.3)"),
+    Order(times=2, lost=True, probe=(64, 16), about="columns first where far more height than width goes (Pillow 13)"),
+    Order(times=100, lost=False, probe=(901, 9), about="columns first beyond 100 : 1 (Pillow 12.2 and 12.3)"),
 )
 
 

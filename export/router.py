@@ -92,7 +92,7 @@ def _layer_tokens(graph: GraphWriter, spec: ModelSpec) -> str:
 
 
 def _positions(graph: GraphWriter, spec: ModelSpec, embeddings: str, sequence: _Sequence) -> str:
-    """Returns positions [B, Q]: layer token j follows the last real row, wherever it stands."""
+    """Returns positions [B, Q]: layer token j follows the last real row, wherever it is."""
     numbers = graph.node("Range", [graph.int(0), graph.int(spec.decoder.layers), graph.int(1)], "layer_numbers")
     last = graph.node("Add", [graph.node("Unsqueeze", [sequence.ends, graph.ints(1)], "ends_column"), numbers], "last")
     return graph.node("Concat", [row_numbers(graph, embeddings), last], "all_positions", axis=1)

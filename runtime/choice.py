@@ -89,7 +89,7 @@ def choose(
     Args:
         entries: What there is, in manifest order; at least one.
         target: None asks for no figure.
-        machine: Where it will run, a latency measured elsewhere does not count; None takes figures as they stand.
+        machine: Where it will run, a latency measured elsewhere does not count; None takes figures as they are.
         fallback: ``"fastest"`` returns the entry that comes nearest to the target where none meets it.
 
     Raises:

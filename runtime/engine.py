@@ -42,7 +42,7 @@ __all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "open_engines"]
 
 
 class Scores(NamedTuple):
-    """The router's word: ``token_scores`` [1, N] and ``layer_scores`` [1, M], float32."""
+    """The router's ``token_scores`` [1, N] and ``layer_scores`` [1, M], float32."""
 
     token_scores: np.ndarray
     layer_scores: np.ndarray
@@ -236,7 +236,7 @@ def open_engines(
     loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
-        # The op stands in prefill graphs alone; the others stay shared between entries with it and without.
+        # The op is in prefill graphs alone; the others stay shared between entries with it and without.
         native_op = entry.native_op and graph == entry.graphs.prefill
         key = (entry.backend, graph, native_op)
         if key not in loaded:
@@ -298,7 +298,7 @@ def _wanted(graph: Session, feeds: Mapping[str, np.ndarray | Tensor]) -> dict[st
 
 
 def _output(outputs: Mapping[str, Tensor], name: str, shape: Sequence[int | None] | None = None) -> Tensor:
-    """Returns an output, after checking it: the manifest's word about a graph is no proof. None is any extent."""
+    """Returns an output, after checking it: what a manifest says of a graph is no proof. None is any extent."""
     tensor = outputs.get(name)
     got = [] if tensor is None else tensor.shape()
     fits = shape is None or (len(got) == len(shape) and all(w in (None, g) for g, w in zip(got, shape, strict=True)))

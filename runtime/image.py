@@ -2,7 +2,7 @@
 
 Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
 CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken, or the
-one at which the caller's own PIL image stands.
+one at which the caller's own PIL image is.
 
 A PIL image decodes late, from a file that it may share with others, and changes itself as it does. So images that
 callers own are taken one at a time: decoded and copied under a lock, whatever the number of requests that hold them.

@@ -22,7 +22,7 @@ _SHARE = 0.7  # of what is free: activations, caches and other processes need me
 
 
 def fits(bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions) -> bool:
-    """Whether these entries can be open at once; True where the system does not tell its free memory."""
+    """Whether these entries can be open at once; True where the free memory is unknown."""
     available = available_bytes()
     return available is None or needed_bytes(bundle, entries, options) < _SHARE * available
 

@@ -43,9 +43,9 @@ class RequestOptions(TypedDict, total=False):
 
 
 class Request(NamedTuple):
-    """A request whose words have been checked; nothing of it is the caller's any more but ``cancel``."""
+    """A checked request; nothing of it is the caller's any more but ``cancel``."""
 
-    pixels: Tensor | ImageInvalid  # its pixel values, or why there are none: that is told when the request runs
+    pixels: Tensor | ImageInvalid  # its pixel values, or why there are none: which is raised when the request runs
     watch: Stopwatch  # has timed the pixels
     prompt: PromptIds
     max_new_tokens: int

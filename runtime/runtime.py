@@ -71,7 +71,7 @@ class Runtime:
                 its entries are measured first (up to about 20 s, kept for the next time, logged).
             version: Takes the most faithful entry of that name. Without either: the most faithful of all.
             fallback: ``"fastest"`` takes the entry nearest to the target where none meets it.
-            progress: Told of the hashing of a bundle that this user never loaded, and of the measuring.
+            progress: Gets the hashing of a bundle that this user never loaded, and the measuring.
             **options: ``threads``, ``weights``, ``device`` and ``provider`` of `EngineOptions`.
 
         Raises:
@@ -125,8 +125,8 @@ class Runtime:
         """Answers like `generate`, piece by piece; arguments and errors as there.
 
         The image and all options are taken at once: what becomes of them afterwards changes nothing. The request
-        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of the words come at
-        once, those of the image with the first piece.
+        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of question and options
+        come at once, those of the image with the first piece.
         """
         with self._computing():
             return Stream(self._pieces(image, question, options), self._computing)

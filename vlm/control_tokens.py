@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from allrounder.manifest import PromptTemplate
 
-__all__ = ["named_ids", "sealed_tokenizer", "template_words"]
+__all__ = ["named_ids", "sealed_tokenizer", "template_tokens"]
 
 _KNOWN = re.compile(r"<[|\uff5c].+[|\uff5c]>|</?s>|[<\[](bos|eos|pad|unk|sep|cls|mask)[>\]]", re.IGNORECASE | re.DOTALL)
 _ADDED_MARK = re.compile(r"(?=.*\w)(?=.*[^\w\s])", re.DOTALL)  # neither a word nor signs alone
@@ -72,8 +72,8 @@ def sealed_tokenizer(processor: Any, template: PromptTemplate, named: Collection
     return Tokenizer.from_str(json.dumps(whole)).to_str(pretty=True)
 
 
-def template_words(chat_template: str | dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields kind and text of every word of a processor's Jinja template: ``data``, ``string``, ``name``, ..."""
+def template_tokens(chat_template: str | dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields kind and text of every token of a processor's Jinja template: ``data``, ``string``, ``name``, ..."""
     for source in chat_template.values() if isinstance(chat_template, dict) else [chat_template]:
         for _, kind, text in Environment(autoescape=True).lex(source):
             yield kind, text
@@ -90,7 +90,7 @@ def _controls(processor: Any, template: PromptTemplate, named: Collection[int]) 
     segments = [template.before_image, template.after_image, template.after_question]
     marked = {*named, *(number for text in segments for number in tokenizer(text)["input_ids"])}
     # What the template can write, for other turns and roles as well.
-    literals = "\0".join(text for kind, text in template_words(processor.chat_template) if kind in ("data", "string"))
+    literals = "\0".join(text for kind, text in template_tokens(processor.chat_template) if kind in ("data", "string"))
     added = tokenizer.get_added_vocab()
 
     def is_control(token: str, number: int) -> bool:

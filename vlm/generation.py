@@ -121,8 +121,8 @@ def unheeded_note(directory: Path | str, max_positions: int) -> str | None:
     given = [key for key in asked if key in _PER_REQUEST]
     lost = [key for key in asked if key not in _PER_REQUEST]
     return f"note: transformers' generate would apply {listed}, as {directory} asks" + "".join(
-        f"; {words} {', '.join(keys)}"
-        for keys, words in (
+        f"; {what} {', '.join(keys)}"
+        for keys, what in (
             (given, "a bundle does so where a request says"),
             (lost, "a bundle cannot, and answers differ where they depend on"),
         )

@@ -32,7 +32,7 @@ def masked_logits(
     """Returns the masked logits after each prompt and along a given answer.
 
     Load the model in float32 if differences are to mean something. There are B prompts, ``image_embeds`` [B, N, H] and
-    ``answer_ids`` int64 [B, A]; None stands for A = 0.
+    ``answer_ids`` int64 [B, A]; None is A = 0.
 
     Returns:
         [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.

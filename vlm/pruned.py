@@ -122,7 +122,7 @@ class PrunedModel:
     def prefill(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision) -> State:
         """Reads B prompts, or one, with ``image_embeds`` [B or 1, N, H], under decisions for B rows.
 
-        One prompt may be given with decisions for many rows: what stands before the gather is then computed once.
+        One prompt may be given with decisions for many rows: what is before the gather is then computed once.
 
         Returns:
             The state, its logits those of each row's last prompt token.

@@ -62,7 +62,7 @@ class VisionSpec:
 
     @property
     def class_token(self) -> bool:
-        """Whether a class token stands before the patches."""
+        """Whether a class token is before the patches."""
         return self.family == "clip"
 
     @property
@@ -90,4 +90,4 @@ class ModelSpec:
     vision: VisionSpec
     projector: ProjectorSpec
     image_tokens: int  # N
-    image_token_id: int  # stands N times in Hugging Face's prompts; never in ours
+    image_token_id: int  # N times in Hugging Face's prompts; never in ours

@@ -25,7 +25,7 @@ _FIRST_SCENE = 1000  # behind those that `demo.evaluate` and `honesty` show: the
 
 
 class Questions(NamedTuple):
-    """What is asked: name and words of the `Dataset`, the prompts, and the folder of their file."""
+    """What is asked: name and description of the `Dataset`, the prompts, and the folder of their file."""
 
     name: str
     about: str

@@ -43,7 +43,7 @@ _ROWS = ("kl", "agrees", "correct", "layer_use")  # of `Outcomes`, what a chunk'
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What every worker is told."""
+    """What every worker gets."""
 
     sources: Sources
     bundle: Path
@@ -103,7 +103,7 @@ def read_outcomes(task: Assignment, chunks: Sequence[Chunk]) -> tuple[Outcomes, 
 
 
 class _Clock:
-    """Tells how much is done, and about how long the rest takes; runs are what takes time, not questions."""
+    """Notes how much is done, and about how long the rest takes; runs are what takes time, not questions."""
 
     def __init__(self, work: WorkList, left: Sequence[Chunk], total: int, progress: Progress) -> None:
         self._work, self._total, self._progress = work, total, progress

@@ -5,7 +5,7 @@ Pure functions of a model's size and a list of questions; no engines, no files.
 Three families of budgets: the versions themselves (dynamic and static), their tokens alone and their layers alone (each
 half of the router by itself), and 11 % of the tokens with all layers, where token pruners are usually compared. The
 router is asked every question; the other pruners the first ones (the grid), where the router's own outcomes on the same
-questions stand beside theirs.
+questions are beside theirs.
 """
 
 from __future__ import annotations

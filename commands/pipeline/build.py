@@ -59,7 +59,7 @@ _MAPPED = EngineOptions(weights="shared")
 
 
 class BuildReport(msgspec.Struct, frozen=True):
-    """What was built: the entries asked for, as they stand in what was published, and where the time went."""
+    """What was built: the entries asked for, as published, and where the time went."""
 
     bundle: str  # or whatever directory the backend writes
     entries: tuple[Built, ...]
@@ -161,12 +161,12 @@ def _read(request: BuildRequest, progress: Progress) -> _Job:
         note(progress, "note: the native gather op is not installed here: entries ask for it, and run without it here")
     vlm = model_directory(request.vlm)
     spec = Checkpoint(vlm).spec
-    # A pruned checkpoint carries the author's word with it.
+    # A pruned checkpoint carries the author's config with it.
     if request.backend != "checkpoint" and (unheeded := unheeded_note(vlm, spec.decoder.max_positions)):
         note(progress, unheeded)
     model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers}
     prunings = request.prunings(**model, policies=built_by.POLICIES)
-    built_by.check(Asked(request.backend, prunings, request.precision, request.words))
+    built_by.check(Asked(request.backend, prunings, request.precision, request.flags))
     prunings = _with_report_layers(request, report, prunings, progress)
     if prompts is None:
         prunings = _with_layers(request, prunings, progress)
@@ -249,7 +249,7 @@ def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> Open
     """Returns a bundle of `full` (and of a version that ranks layers, where one is to), or None without prompts.
 
     It is a reference only: whether `full` is published is the request's business. Where the backend's engines cannot be
-    run it has no use, and what is ranked stands alone. It is there as long as ``kept`` is open.
+    run it has no use, and what is ranked is alone in it. It is there as long as ``kept`` is open.
     """
     prunings: list[PruningConfig] = []
     if job.prompts and _runs_here(job.request.backend):
@@ -269,7 +269,7 @@ def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> Open
 
 
 def _runs_here(name: str) -> bool:
-    """Whether what a backend builds can be run here; where the runtime has no such backend, ONNX Runtime's stand in."""
+    """Whether what a backend builds can be run here; else ONNX Runtime's are, where the runtime has no such."""
     try:
         return not BACKENDS[name].runs or bool(runtime_backend(name))
     except EngineUnavailable:
@@ -315,7 +315,7 @@ def _ranked_by(job: _Job) -> PruningConfig:
 
 
 def _memory_note(bundle: OpenBundle, entries: Sequence[Entry]) -> str:
-    """Returns what ``entries`` need and what there is, in words."""
+    """Returns what ``entries`` need and what there is, as text."""
     needed, available = needed_bytes(bundle, entries, _MAPPED), available_bytes() or 0
     return (
         f"{entries[0].precision} on this machine needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"

@@ -31,7 +31,7 @@ class BuildRequest:
     out: Path | None  # None: where the backend's builds end
     force: bool  # build and measure again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
-    words: tuple[str, ...] = ()  # of the command line, that remedies repeat: model, router, prompts, place
+    flags: tuple[str, ...] = ()  # of the command line, with values, that remedies repeat: model, router, prompts, place
 
     def prunings(self, *, tokens: int, layers: int, policies: tuple[LayerPolicy, ...]) -> tuple[PruningConfig, ...]:
         """Returns what is to be built of a model of N ``tokens`` and M ``layers`` for a backend that runs ``policies``.

@@ -42,7 +42,7 @@ class ReportSummary(msgspec.Struct, frozen=True):
     report: str
     page: str | None
     seconds: float
-    questions: int  # the report's; how many of them were measured now is told on the way
+    questions: int  # the report's; how many of them were measured now is noted on the way
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,7 @@ def plots(report: FidelityReport) -> list[Plot]:
 def curves(report: FidelityReport, measure: str, axis: str) -> tuple[list[Curve], list[str]]:
     """Returns the curves of one plot, and the names of those points that have no cost or no figure.
 
-    The router stands at its cost with its own share; the others at the cost without, in their favour.
+    The router is at its cost with its own share; the others at the cost without, in their favour.
     """
     found: dict[str, Curve] = {}
     missing: list[str] = []

@@ -60,7 +60,7 @@ def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence
 def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
     """Returns the image cut and scaled as the model sees it.
 
-    The preprocess graph ends in a linear map per channel; a black and a white image tell it, and it is undone.
+    The preprocess graph ends in a linear map per channel; a black and a white image give it, and it is undone.
     """
 
     def pixels(image: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The prefill graph: a prompt becomes the first logits and the caches.
 
-The prompt's attention is causal without a mask: padding stands at the end, and so no real row sees it.
+The prompt's attention is causal without a mask: padding is at the end, and so no real row sees it.
 """
 
 from __future__ import annotations

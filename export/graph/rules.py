@@ -22,20 +22,20 @@ from allrounder.gather import TOKEN_GATHER
 __all__ = ["Rules", "check_graph"]
 
 DOMAINS = {"", TOKEN_GATHER.domain}
-LARGEST_INLINE = 1 << 16  # bytes: constants stand in the graph, weights never do
+LARGEST_INLINE = 1 << 16  # bytes: constants are in the graph, weights never are
 _LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
 
 
 class Rules(NamedTuple):
     """What is expected of one graph.
 
-    ``shapes`` holds the whole signature, in order: inputs, then outputs; None stands for a dynamic dimension.
+    ``shapes`` holds the whole signature, in order: inputs, then outputs; None is a dynamic dimension.
     """
 
     inputs: Mapping[str, Sequence[int | None]]
     outputs: Mapping[str, Sequence[int | None]]
     attention: int  # number of Attention nodes, branches included
-    layers: frozenset[int]  # decoder layers whose weights stand in the graph
+    layers: frozenset[int]  # decoder layers whose weights are in the graph
     gathered: int | None  # T of its TokenGather, None where there is none
 
 
@@ -111,7 +111,7 @@ def _check_weights(path: Path, model: onnx.ModelProto, rules: Rules) -> None:
         if tensor.data_location == TensorProto.EXTERNAL:
             _check_external(path, tensor)
         elif tensor.ByteSize() > LARGEST_INLINE:
-            raise GraphInvalid("a weight stands inside the graph", where=f"{path.name}: {tensor.name}")
+            raise GraphInvalid("a weight is inside the graph", where=f"{path.name}: {tensor.name}")
     if present != rules.layers:
         raise GraphInvalid(
             "weights of layers that are not kept, or none of some that are",

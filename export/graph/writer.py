@@ -41,7 +41,7 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class _Shared:
-    """What a graph and the branches inside it have in common; initializers all stand in the outer graph."""
+    """What a graph and the branches inside it have in common; initializers are all in the outer graph."""
 
     weights: Mapping[str, Placed]
     used: set[str] = field(default_factory=set)

@@ -225,7 +225,7 @@ def _decode_layer(comparison: Comparison, graph: Graph, layer: int, sample: _Sam
     wanted = {outputs[0]: after.hidden[:, PROMPT:]}
     past = {}
     for name, output, part in zip((tensors.CACHE_KEY, tensors.CACHE_VALUE), outputs[1:], after[1:], strict=True):
-        # What stands in the free slots must not matter, so it is large.
+        # What is in the free slots must not matter, so it is large.
         slots = torch.full((1, part.shape[1], PROMPT + NEW + FREE, part.shape[3]), 100.0)
         slots[:, :, :PROMPT] = part[:, :, :PROMPT]
         past[name.format(layer=layer)] = comparison.rows(slots)

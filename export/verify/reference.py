@@ -109,7 +109,7 @@ def _float32(module: nn.Module) -> nn.Module:
 
 
 class _Seen(nn.Module):
-    """Stands where the tower is, and gives hidden states that were computed layer by layer."""
+    """Takes the place of the tower, and gives hidden states that were computed layer by layer."""
 
     def __init__(self, states: tuple[Tensor, ...]) -> None:
         super().__init__()

@@ -116,8 +116,8 @@ def lay_out(
 def write(layout: WeightsFile, read: Read, path: Path, progress: Progress) -> None:
     """Streams all tensors into ``path``, which does not exist before and is whole afterwards.
 
-    The file is mapped, and each tensor is converted and transposed from one mapping into the other: no tensor ever
-    stands in anonymous memory.
+    The file is mapped, and each tensor is converted and transposed from one mapping into the other: no tensor is
+    ever in anonymous memory.
 
     Raises:
         GraphInvalid: A weight is too large for the precision, or not finite.

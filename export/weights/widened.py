@@ -31,7 +31,7 @@ def widened(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns ``model`` in float32, rounded to bfloat16 after each step; one without weights or borders in it as it is.
 
     Raises:
-        GraphInvalid: A value's type cannot be told.
+        GraphInvalid: A value's type is unknown.
     """
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
@@ -59,7 +59,7 @@ def _types(graph: onnx.GraphProto, outside: Mapping[str, int]) -> dict[str, int]
 
 
 def _widen(graph: onnx.GraphProto, types: Mapping[str, int], weights: Mapping[str, str]) -> None:
-    """Widens a graph and its branches in place; ``weights`` says where a weight stands in float32."""
+    """Widens a graph and its branches in place; ``weights`` says where a weight is in float32."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         for branch in _branches(node):
@@ -82,7 +82,7 @@ def _rounded(node: onnx.NodeProto, types: Mapping[str, int], graph: str) -> list
     nodes = [node]
     for index, name in enumerate(node.output):
         if name and not types.get(name):
-            raise GraphInvalid("a value's type cannot be told", where=f"{graph}: {name}", got=node.op_type)
+            raise GraphInvalid("a value's type is unknown", where=f"{graph}: {name}", got=node.op_type)
         if types.get(name) == _BF16:
             node.output[index] = f"{name}.exact"
             nodes += [_cast(f"{name}.exact", f"{name}.rounded", _BF16), _cast(f"{name}.rounded", name, _F32)]

@@ -51,7 +51,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Dataset(_Record, frozen=True, kw_only=True):
-    """The questions: ``name`` and digest as in `allrounder.prompts.PromptSet`, and in words where they come from."""
+    """The questions: ``name`` and digest as in `allrounder.prompts.PromptSet`, and where they come from."""
 
     name: str
     about: str

@@ -27,7 +27,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9._
 
 
 class FileStat(NamedTuple):
-    """What tells a file from itself after a change, without reading it."""
+    """What shows that a file changed, without reading it."""
 
     device: int
     inode: int
@@ -67,7 +67,7 @@ def list_files(root: Path) -> dict[str, FileStat]:
     """Returns every file below ``root`` by its relative path with '/' between folders.
 
     Raises:
-        BundleCorrupt: A symbolic link (to a file or a directory) or a special file stands in it.
+        BundleCorrupt: A symbolic link (to a file or a directory) or a special file is in it.
         OSError: The directory cannot be read.
     """
     found: dict[str, FileStat] = {}
@@ -120,7 +120,7 @@ def read_small(root: Path, name: str) -> bytes | None:
     """Returns what a small file holds, or None where there is none; a link or a pipe in its place is refused.
 
     Raises:
-        BundleCorrupt: Something else than a regular file stands there.
+        BundleCorrupt: Something else than a regular file is there.
         OSError: It cannot be read.
     """
     status = _status(root, name)

@@ -64,13 +64,13 @@ class PromptTemplate(Record, frozen=True, kw_only=True):
     """The chat template, frozen as text around image and question.
 
     The prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens may
-    stand in these segments; the question is always plain text.
+    be in these segments; the question is always plain text.
     """
 
     before_image: str
     after_image: str
     after_question: str
-    prefix_special: bool = True  # the tokenizer's own leading tokens (bos) stand before `before_image`
+    prefix_special: bool = True  # the tokenizer's own leading tokens (bos) come before `before_image`
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -263,7 +263,7 @@ def encode(document: Record) -> bytes:
 
 
 def check_schema(data: bytes, *, where: object) -> None:
-    """Reads the schema number alone, before anything else is looked at.
+    """Reads the schema number alone, before anything else is read.
 
     Raises:
         BundleFromFuture: The schema is newer than this program.

@@ -93,7 +93,7 @@ class ModelRecord(Record, frozen=True, kw_only=True):
 
 
 def read_model(frozen_dir: Path | str) -> ModelRecord:
-    """Returns the model's record of a frozen directory; weights are not looked at yet.
+    """Returns the model's record of a frozen directory; weights are not read yet.
 
     Raises:
         BundleCorrupt: There is none, or it cannot be read.

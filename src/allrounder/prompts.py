@@ -63,7 +63,7 @@ class Unusable(ValueError):
 
 
 Check = Callable[[Prompt], None]
-Source = tuple[str, Callable[[], Prompt]]  # where a prompt stands, and how it is read
+Source = tuple[str, Callable[[], Prompt]]  # where a prompt is, and how it is read
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -156,7 +156,7 @@ def read_usable(path: str | Path, check: Check | None = None) -> tuple[PromptSet
 
 
 def _sources(place: Path) -> tuple[list[Source], list[Complaint]]:
-    """Returns where prompts stand and how each is read, and what a folder lacks."""
+    """Returns where prompts are and how each is read, and what a folder lacks."""
     if place.is_dir() and not (place / FOLDER_FILE).is_file():
         return _folder(place)
     file = place / FOLDER_FILE if place.is_dir() else place

@@ -2,8 +2,8 @@
 
 The rule, which C++ implements as well (`native/src/text`):
 
-1. The prompt as text is ``before_image + <image> + after_image + question + after_question``. What stands before
-   the image gives the prefix ids, what stands after it the suffix ids; the image token itself is in neither.
+1. The prompt as text is ``before_image + <image> + after_image + question + after_question``. What is before
+   the image gives the prefix ids, what is after it the suffix ids; the image token itself is in neither.
 2. *Specials* are the entries of ``added_tokens`` in tokenizer.json with ``"special": true``, which a bundle's has on
    every control token (`allrounder.vlm.control_tokens`). The template's three
    segments are cut at specials, leftmost first, the longest where several begin at one place. The question
@@ -122,7 +122,7 @@ def _cut(text: str, specials: dict[str, int]) -> _Pieces:
 
 
 def _encode(pieces: _Pieces, first: Tokenizer, later: Tokenizer) -> list[int]:
-    """Returns the ids of ``pieces``, plain neighbours joined; ``first`` encodes one that stands at the very start."""
+    """Returns the ids of ``pieces``, plain neighbours joined; ``first`` encodes one that is at the very start."""
     ids: list[int] = []
     for position, (special, group) in enumerate(groupby(pieces, key=lambda piece: piece[1])):
         if special is None:

@@ -38,7 +38,7 @@ VERSIONS: dict[str, Budget] = {
 
 
 def is_version(name: str) -> bool:
-    """Whether ``name`` stands in the table or has the form ``t<T>-l<L>``."""
+    """Whether ``name`` is in the table or has the form ``t<T>-l<L>``."""
     return name in VERSIONS or _CUSTOM.fullmatch(name) is not None
 
 

@@ -125,7 +125,7 @@ def test_the_order_is_that_of_the_installed_pillow_and_the_graph_says_it():
     assert installed_order() == wanted
     steps = image_steps(PROCESSORS["siglip"], SIZE)
     assert steps.order == wanted
-    assert preprocess_graph(steps).doc_string == f"filters {wanted.told if wanted else 'rows first'}"
+    assert preprocess_graph(steps).doc_string == f"filters {wanted.about if wanted else 'rows first'}"
     assert image_steps(PROCESSORS["llava-pads"], SIZE).order is None  # squares are never tall
 
 

@@ -178,7 +178,7 @@ def write_random_checkpoint(
         seed: Of the weights.
         dtype: float32, float16 or bfloat16.
         layout: "older": the names that transformers writes; "newer": those of its modules.
-        progress: Told the tensors.
+        progress: Gets the tensors.
 
     Returns:
         The directory.

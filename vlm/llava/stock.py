@@ -104,7 +104,7 @@ def load_processor(directory: Path) -> LlavaProcessor:
 
 @contextmanager
 def _no_bar() -> Iterator[None]:
-    """Hides transformers' own bar over tensors that are mapped in no time: stages tell their progress themselves."""
+    """Hides transformers' own bar over tensors that are mapped in no time: stages show their own progress."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -12,12 +12,12 @@ from typing import Any
 from allrounder.errors import ModelUnsupported
 from allrounder.manifest import PromptTemplate
 from allrounder.tokenization import PromptEncoder
-from allrounder.vlm.control_tokens import sealed_tokenizer, template_words
+from allrounder.vlm.control_tokens import sealed_tokenizer, template_tokens
 
 __all__ = ["freeze_template"]
 
 _MARK = "Qmark"
-_CHANGING = {"strftime_now", "random", "lipsum"}  # Hugging Face's clock, and Jinja's words for chance
+_CHANGING = {"strftime_now", "random", "lipsum"}  # Hugging Face's clock, and Jinja's names for chance
 # Questions that a template which is not a plain concatenation would treat differently: white space at the ends,
 # lines, markup, quotes, letters outside ASCII.
 _PROBES = ("what is it?", " x ", "two\nlines\n", "\n\nx", "a<b> & 'c' {{ d }}", "Ünï—日本 e\u0301")
@@ -29,7 +29,7 @@ def freeze_template(processor: Any, image_token_id: int, named: Collection[int] 
     The tokenizer must know the image token by ``image_token_id``; ``named`` are the ids that the model's configs name.
 
     Raises:
-        ModelUnsupported: There is no template or no image token, the image does not stand before the question, or the
+        ModelUnsupported: There is no template or no image token, the image is not before the question, or the
             template does something with the question that concatenation cannot express; it cannot be rendered, or
             asks for time or chance.
     """
@@ -89,7 +89,7 @@ def _render(processor: Any, question: str) -> str:
 
 def _check_lasting(processor: Any) -> None:
     """Checks that the template renders alike at all times: it is rendered once, when the bundle is built."""
-    names = {word for kind, word in template_words(processor.chat_template) if kind == "name"}
+    names = {text for kind, text in template_tokens(processor.chat_template) if kind == "name"}
     if changing := sorted(names & _CHANGING):
         raise ModelUnsupported(
             "the chat template asks for time or chance, and a bundle's prompt is fixed when it is built",

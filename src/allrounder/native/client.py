@@ -1,6 +1,6 @@
 """The C++ runtime for Python programs, over its C interface: for tests, benchmarks, and programs that want it.
 
-What it is: one class with the words of `allrounder.runtime`.
+What it is: one class with the names of `allrounder.runtime`.
 What it knows: how Python values become C ones and back. What it does not know: what the library does; image files.
 """
 

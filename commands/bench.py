@@ -144,7 +144,7 @@ def bench_bundle(bundle: OpenBundle, options: BenchOptions, progress: Progress) 
         EngineUnavailable: None of them runs here.
     """
     entries = runnable(_chosen(bundle, options.versions), EngineOptions(threads=options.threads))
-    subjects = [(entry, mode) for mode in options.weights for entry in entries]
+    subjects: list[_Subject] = [(entry, mode) for mode in options.weights for entry in entries]
     engines = [
         engine
         for mode in options.weights
@@ -228,7 +228,7 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
 
 
 def _kv_bytes(engine: Engine, workload: Workload) -> int:
-    """Returns the bytes that one request's keys and values hold, room for its answer included."""
+    """Returns the bytes that one request's keys and values hold, the slots of its answer included."""
     request = make_request(engine, workload)
     cache = engine.start(engine.preprocess(request.rgb), request.prompt, free_slots=request.new_tokens).cache
     return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)

@@ -65,7 +65,7 @@ class Cache:
         """Puts ``ids`` behind what the cache holds and returns their ``logits`` [1, S, V] float32.
 
         Raises:
-            InputInvalid: No token, or more of them than there is room for.
+            InputInvalid: No token, or more of them than there are free slots.
             BackendError: The backend's library failed.
         """
         if not 1 <= len(ids) <= self._clocks.free_slots:

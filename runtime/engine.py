@@ -203,7 +203,7 @@ class Engine:
         """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
 
         Raises:
-            InputInvalid: No token, or more of them than there is room for.
+            InputInvalid: No token, or more of them than there are free slots.
             BackendError: The backend's library failed.
         """
         return state.cache.advance(ids)

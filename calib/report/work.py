@@ -217,7 +217,7 @@ class _Measurer:
         ]
         prompts = self._task.prompts[chunk.first : chunk.end]
         found = measure(contenders[0].engine, contenders, prompts)
-        arrays = {name: np.stack([getattr(outcomes, name) for outcomes in found]) for name in _ROWS}
+        arrays: dict[str, Any] = {name: np.stack([getattr(each, name) for each in found]) for name in _ROWS}
         arrays["reference_correct"] = found[0].reference_correct
         path = chunk_file(self._task.results, chunk)
         partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -269,7 +269,7 @@ def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> Open
 
 
 def _runs_here(name: str) -> bool:
-    """Whether what a backend builds can be run here; else ONNX Runtime's are, where the runtime has no such."""
+    """Whether what a backend builds runs here; a backend that the runtime does not have is run by ONNX Runtime."""
     try:
         return not BACKENDS[name].runs or bool(runtime_backend(name))
     except EngineUnavailable:

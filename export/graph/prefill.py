@@ -104,7 +104,7 @@ def _layer(graph: GraphWriter, pruned: PrunedSpec, layer: int, rows: _Rows, rota
 
     def run(inner: GraphWriter) -> tuple[str, ...]:
         hidden, cache = prompt_layer(inner, Layer(decoder, f"decoder.layers.{layer}"), rows.hidden, rotated)
-        return (hidden, *(_roomy(inner, value, name) for value, name in zip(cache, outputs, strict=True)))
+        return (hidden, *(_with_free_slots(inner, value, name) for value, name in zip(cache, outputs, strict=True)))
 
     def skip(inner: GraphWriter) -> tuple[str, ...]:
         shape = inner.ints(1, decoder.kv_heads, 0, decoder.head_dim)
@@ -123,7 +123,7 @@ def _layer(graph: GraphWriter, pruned: PrunedSpec, layer: int, rows: _Rows, rota
     return graph.annotate(values[0], graph.dtype, [batch, rows.extent, decoder.hidden])
 
 
-def _roomy(graph: GraphWriter, value: str, name: str) -> str:
+def _with_free_slots(graph: GraphWriter, value: str, name: str) -> str:
     """Returns a cache [B, G, R, D] with `free_slots` free slots behind its rows."""
     pads = graph.node("Concat", [graph.ints(0), tensors.FREE_SLOTS], f"{name}_pads", axis=0)
     if graph.dtype != TensorProto.BFLOAT16:

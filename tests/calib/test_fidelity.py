@@ -27,7 +27,7 @@ class TableEngine:
         self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}")
         self.model = SimpleNamespace(stop_ids=(STOP,), layers=LAYERS)
         self.limits = SimpleNamespace(new_tokens=LIMIT)
-        self.seen, self.routed, self.calls, self.fed = [], 0, [], []
+        self.seen, self.scored, self.calls, self.fed = [], 0, [], []
 
     def prompt(self, question):
         return sum(map(ord, question)) % VOCABULARY
@@ -37,7 +37,7 @@ class TableEngine:
         return self.seen[-1]
 
     def route(self, prompt, image_embeds):
-        self.routed += 1
+        self.scored += 1
         return SimpleNamespace(layer_scores=np.zeros((1, LAYERS), np.float32))
 
     def prefill(self, prompt, image_embeds, scores, *, free_slots):
@@ -140,7 +140,7 @@ def test_features_and_scores_are_computed_once(prompts):
     measured(reference, engines, prompts)
     assert reference.seen == [0, 1, 2]
     assert [engine.seen for engine in engines] == [[], [], [0, 1, 2]]
-    assert [engine.routed for engine in engines] == [36, 0, 0]
+    assert [engine.scored for engine in engines] == [36, 0, 0]
 
 
 def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts):
@@ -150,20 +150,20 @@ def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts
         asked.append(prompt)
         return ("scores", prompt.question)
 
-    scored, routed = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
-    contenders = [Contender(scored, scorer), Contender(routed), Contender(TableEngine(3), scorer)]
+    given, own = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
+    contenders = [Contender(given, scorer), Contender(own), Contender(TableEngine(3), scorer)]
     outcomes = measure(TableEngine(0, router=None), contenders, prompts)
     assert asked == prompts
-    assert scored.routed == 0
+    assert given.scored == 0
     differing = ~outcomes[0].agrees & outcomes[0].labelled
     assert differing.any()
     wanted = [p for p, twice in zip(prompts, differing, strict=True) for _ in range(1 + twice)]
-    assert scored.fed == [("scores", prompt.question) for prompt in wanted]
-    assert routed.routed == len(prompts)
-    assert all(hasattr(scores, "layer_scores") for scores in routed.fed)
+    assert given.fed == [("scores", prompt.question) for prompt in wanted]
+    assert own.scored == len(prompts)
+    assert all(hasattr(scores, "layer_scores") for scores in own.fed)
 
 
-def test_which_layers_were_run_is_told(prompts):
+def test_which_layers_were_run_is_recorded(prompts):
     other = TableEngine(1, noise=0.5)
     (reference, outcomes) = measured(TableEngine(0), [TableEngine(0), other], prompts)
     assert outcomes.layer_use.shape == (len(prompts), LAYERS)

@@ -263,7 +263,7 @@ def test_damaged_inputs(frozen, place, what):
     assert left_beside(place) == []
 
 
-def test_routed_entries_and_those_that_drop_inside_the_decoder_are_refused(freeze, tmp_path):
+def test_dynamic_entries_and_those_that_drop_inside_the_decoder_are_refused(freeze, tmp_path):
     folder = freeze("par-lite", policy="static")  # K = 2
     fake_model.write_fake_model(folder, read_frozen(folder).model.digest)
     with checkpoint.opened(tmp_path / "c", force=False, progress=silent) as output:

@@ -123,7 +123,7 @@ def test_adding_a_version_keeps_the_others_and_shares_their_files(freeze, place)
     published = build(place, freeze("par-nano"))
     assert versions(published) == ["full", "par-lite", "par-nano"]
     assert {path: (place / path).stat().st_ino for path in before} == before
-    assert len(set(published.manifest.files) - set(before)) == 1  # its prefill; a routed decode graph is shared
+    assert len(set(published.manifest.files) - set(before)) == 1  # its prefill; a dynamic decode graph is shared
     assert_tidy(place)
 
 

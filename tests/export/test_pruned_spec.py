@@ -41,7 +41,7 @@ def test_impossible_budgets_are_refused(vlm, tokens, layers, prune_layer):
         pruned_spec(vlm[0], pruning((tokens, layers), prune_layer, None))
 
 
-def test_routed_decode_graphs_are_shared_between_versions(vlm):
+def test_dynamic_decode_graphs_are_shared_between_versions(vlm):
     spec, weights = vlm
 
     def decode(tokens, layers, prune_layer=2):

@@ -143,7 +143,7 @@ def test_questions_beyond_the_limit_are_named_before_anything_is_measured(calibr
 
 
 def test_a_image_that_is_none_is_named(calibrate, bundle_copy, tmp_path):
-    (tmp_path / "torn.png").write_bytes(b"not a picture")
+    (tmp_path / "torn.png").write_bytes(b"not an image")
     (tmp_path / "torn.jsonl").write_text('{"image": "torn.png", "question": "what?"}')
     code, _, told = calibrate(bundle_copy, tmp_path / "torn.jsonl")
     assert code == 2

@@ -175,7 +175,7 @@ def test_a_wrong_epsilon_in_one_layer_is_found(honest, tmp_path):
 
 @pytest.mark.parametrize("branch", ["then_branch", "else_branch"])
 @pytest.mark.parametrize("graph", ["prefill", "decode"])
-def test_both_branches_of_a_routed_layer_are_run(honest, tmp_path, graph, branch):
+def test_both_branches_of_a_dynamic_layer_are_run(honest, tmp_path, graph, branch):
     def edit(model):
         layer = next(node for node in model.graph.node if node.op_type == "If" and node.name.startswith("layers.4."))
         inside = next(attribute.g for attribute in layer.attribute if attribute.name == branch)

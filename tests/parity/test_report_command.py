@@ -188,7 +188,7 @@ def test_times_are_measured_and_pages_written(place, first, tmp_path, capsys):
 def test_a_workers_error_ends_the_command(place, first, tmp_path, capsys):
     shutil.copytree(place.questions.parent, tmp_path / "questions")
     broken = tmp_path / "questions" / place.questions.name
-    (broken.parent / "3.png").write_bytes(b"no picture")
+    (broken.parent / "3.png").write_bytes(b"no image")
     arguments = place.arguments(tmp_path / "report.json", "--no-timing", "--calib", str(broken))
     assert run_command("report", arguments) == 2
     told = capsys.readouterr().err

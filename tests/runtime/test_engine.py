@@ -102,7 +102,7 @@ def test_results_stay_when_other_requests_run(engines):
     np.testing.assert_array_equal(state.logits, first)
 
 
-def test_room_is_kept(engines):
+def test_free_slots_are_kept(engines):
     engine = engines["full"]
     state = start(engine, free_slots=2)[3]
     with pytest.raises(InputInvalid, match="free slots"):

@@ -117,7 +117,7 @@ def png(width, height, data=b""):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", png(4, 4, b"junk"), png(9000, 9000), png(30000, 30000), png(4000, 4)],
+    [b"", b"not an image", b"\x89PNG\r\n\x1a\n", png(4, 4, b"junk"), png(9000, 9000), png(30000, 30000), png(4000, 4)],
     ids=["empty", "text", "header", "junk", "large", "bomb", "narrow"],
 )
 def test_hostile_files_are_refused(tmp_path, content):

@@ -34,7 +34,7 @@ class Compared(NamedTuple):
     """A comparison and, in words, what it shows by agreement and by KL."""
 
     row: Comparison
-    said: tuple[str, str]
+    verdicts: tuple[str, str]
 
 
 class Halves(NamedTuple):

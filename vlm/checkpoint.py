@@ -20,36 +20,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.hashing import file_record
+from allrounder.model_files import ModelTensor
 from allrounder.vlm.llava.config import read_config, read_spec
 from allrounder.vlm.llava.names import canonical_name, never_computed, stock_shapes
 from allrounder.vlm.spec import ModelSpec
 
-__all__ = ["EMBEDDING", "HEAD", "Checkpoint", "StoredTensor"]
+__all__ = ["EMBEDDING", "HEAD", "Checkpoint"]
 
 EMBEDDING, HEAD = "decoder.embed_tokens.weight", "decoder.lm_head.weight"
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 _NAMED = 4  # tensors that an error names; of the others it gives the number
-
-
-class StoredTensor(NamedTuple):
-    """Where a tensor lies on disk."""
-
-    name: str  # canonical
-    stored: str  # in the file
-    file: Path
-    dtype: str  # as safetensors spells it: "BF16"
-    shape: tuple[int, ...]
-    begin: int  # first byte in the file, and the one after the last
-    end: int
 
 
 class Checkpoint:
@@ -98,7 +88,7 @@ class Checkpoint:
         file, stored = self._located(name)
         return tuple(self._open[file].get_slice(stored).get_shape())
 
-    def stored(self) -> Iterator[StoredTensor]:
+    def stored(self) -> Iterator[ModelTensor]:
         """Gives every tensor but buffers that the config implies, file by file in the order of their bytes."""
         names = {place: name for name, place in self._found.items()}
         for file in self.files:
@@ -106,9 +96,16 @@ class Checkpoint:
             for stored, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
                 name = names.get((file, stored))
                 if name is not None:
-                    begin, end = entry["data_offsets"]
-                    yield StoredTensor(
-                        name, stored, file, entry["dtype"], tuple(entry["shape"]), start + begin, start + end
+                    layer = _LAYER.match(name)
+                    yield ModelTensor(
+                        name=name,
+                        stored=stored,
+                        layer=int(layer[1]) if layer else None,
+                        file=file.name,
+                        dtype=entry["dtype"],
+                        shape=tuple(entry["shape"]),
+                        begin=start + entry["data_offsets"][0],
+                        end=start + entry["data_offsets"][1],
                     )
 
     @cached_property

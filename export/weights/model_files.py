@@ -12,7 +12,7 @@ from allrounder import __version__
 from allrounder.errors import ModelUnreadable
 from allrounder.hashing import file_record
 from allrounder.manifest import SCHEMA, encode
-from allrounder.model_files import CONFIG, MODEL_FOLDER, MODEL_RECORD, ModelRecord, ModelTensor, SourceFile
+from allrounder.model_files import CONFIG, MODEL_FOLDER, MODEL_RECORD, ModelRecord, SourceFile
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.config import read_config
 
@@ -36,7 +36,6 @@ _SMALL = (
     "vocab.json",
 )
 _LICENCE = re.compile(r"(?i:licen[cs]e|notice)[A-Za-z0-9._-]*")
-_LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 
 
 def write_model(checkpoint: Checkpoint, out: Path) -> ModelRecord:
@@ -63,27 +62,10 @@ def write_model(checkpoint: Checkpoint, out: Path) -> ModelRecord:
         digest=checkpoint.digest,
         source=str(directory.resolve()),
         weights=weights,
-        tensors=tuple(
-            ModelTensor(
-                name=tensor.name,
-                stored=tensor.stored,
-                layer=_layer(tensor.name),
-                file=tensor.file.name,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                begin=tensor.begin,
-                end=tensor.end,
-            )
-            for tensor in tensors
-        ),
+        tensors=tensors,
         layers=checkpoint.spec.decoder.layers,
         text_config=json.loads(text.to_json_string(use_diff=False)),
         files={name: file_record(folder / name) for name in names},
     )
     (folder / MODEL_RECORD).write_bytes(encode(record))
     return record
-
-
-def _layer(name: str) -> int | None:
-    match = _LAYER.match(name)
-    return int(match[1]) if match else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from allrounder.errors import InputInvalid
 from allrounder.versions import Budget, check_decision
 
-__all__ = ["keep_indices", "kept_layers", "ranking"]
+__all__ = ["keep_indices", "kept_layer_mask", "ranking"]
 
 
 def ranking(scores: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def keep_indices(token_scores: Tensor, tokens: int) -> Tensor:
     return ranking(token_scores)[:, :tokens].sort(dim=-1).values
 
 
-def kept_layers(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
+def kept_layer_mask(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
     """Returns the kept layers as a mask: layers 0 to K-1, and the L-K best of the others.
 
     Args:
@@ -67,9 +67,9 @@ def kept_layers(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
     _check(layer_scores, "layer_scores")
     check_decision(Budget(1, layers), tokens=1, layers=layer_scores.shape[1], prune_layer=prune_layer)
     chosen = ranking(layer_scores[:, prune_layer:])[:, : layers - prune_layer] + prune_layer
-    plan = torch.zeros_like(layer_scores, dtype=torch.bool)
-    plan[:, :prune_layer] = True
-    return plan.scatter_(1, chosen, value=True)
+    mask = torch.zeros_like(layer_scores, dtype=torch.bool)
+    mask[:, :prune_layer] = True
+    return mask.scatter_(1, chosen, value=True)
 
 
 def _check(scores: Tensor, where: str) -> None:

@@ -84,12 +84,12 @@ def _pad_to_capacity(graph: onnx.GraphProto) -> None:
     for node in graph.node:  # in bfloat16 caches are padded in float32
         if node.op_type == "Cast" and node.output[0] in capacities:
             capacities[node.input[0]] = capacities[node.output[0]]
-    by_room = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
+    padded = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.output[0] in by_room:
+        if node.output[0] in padded:
             continue
-        if len(node.input) > 1 and node.input[1] in by_room:
+        if len(node.input) > 1 and node.input[1] in padded:
             capacity = capacities.get(node.output[0])
             if node.op_type != "Pad" or not isinstance(capacity, int):
                 raise GraphInvalid("free slots go elsewhere than to caches", where=node.name, got=node.op_type)

@@ -15,7 +15,7 @@ from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, Vie
 from allrounder.router.pruners.diverse import RIDGE, greedy_determinant, greedy_max_min, relevance
 from allrounder.router.pruners.inside import PIVOTS
 from allrounder.router.pruners.plain import stride_order
-from allrounder.router.selection import keep_indices, kept_layers, ranking
+from allrounder.router.selection import keep_indices, kept_layer_mask, ranking
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import PromptBatch, model_prompt
 from allrounder.vlm.random_model import Shape, write_random_checkpoint
@@ -120,13 +120,13 @@ def test_any_pair_makes_decisions_that_nest_and_keep_the_layers_below_the_gather
     small, large = keep_indices(scores.token_scores, 6), keep_indices(scores.token_scores, 14)
     for few, many in zip(small.tolist(), large.tolist(), strict=True):
         assert set(few) < set(many)
-    assert kept_layers(scores.layer_scores, 3, 2)[:, :2].all()
+    assert kept_layer_mask(scores.layer_scores, 3, 2)[:, :2].all()
 
 
 def test_nobody_scoring_keeps_the_first(vlm):
     scores = pruner("none+none", setting_of(vlm))(view_of(vlm))
     assert keep_indices(scores.token_scores, 5).tolist() == [list(range(5))] * 3
-    assert kept_layers(scores.layer_scores, 4, 2).tolist() == [[True] * 4 + [False]] * 3
+    assert kept_layer_mask(scores.layer_scores, 4, 2).tolist() == [[True] * 4 + [False]] * 3
     first = pruner("none+first", setting_of(vlm))(view_of(vlm))
     assert torch.equal(first.layer_scores, scores.layer_scores)
 
@@ -435,7 +435,7 @@ def test_shortgpt_drops_a_layer_that_does_nothing(tmp_path):
     scores = LAYER_PRUNERS["shortgpt"](setting_of(vlm))(view_of(vlm))
     assert scores[0].argmin() == 3
     assert scores[0, 3] < 1e-6
-    assert not kept_layers(scores, 4, 2)[:, 3].any()
+    assert not kept_layer_mask(scores, 4, 2)[:, 3].any()
 
 
 @settings(max_examples=25, deadline=None)

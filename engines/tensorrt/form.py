@@ -1,7 +1,6 @@
 """Frozen graphs as TensorRT's ONNX parser reads them.
 
-What it is: one function from a frozen graph to the same graph in the form that is parsed.
-What it knows, read in the parser's sources and NVIDIA's pages and not run (10.15 to 11.1):
+The rules were read in the parser's sources and NVIDIA's pages, and not run (10.15 to 11.1):
 
 - `TensorScatter` becomes a KV cache update only where the cache is an input of the network with a static number of
   slots, and the result an output of it. So caches get the capacity of the bundle's limits, prefill pads to it, and the
@@ -11,7 +10,7 @@ What it knows, read in the parser's sources and NVIDIA's pages and not run (10.1
 - `Attention` must be one fused kernel, or the build fails, unless the node says that it may be several.
 - Local functions are expanded by the parser, or a plugin takes their place: the gather stays as it is.
 
-What it does not know: TensorRT's library. All but the last line of `parsed_form` is ONNX and runs in ONNX Runtime.
+All but the last line of `parsed_form` is ONNX and runs in ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The layout of a TensorRT-LLM checkpoint (engine path, 1.0 to 1.2.1): which tensor is cut from what.
 
-What it is: for a decoder and a number of tensor-parallel ranks, the names and shapes of every tensor of every rank, and
-the pieces of Hugging Face tensors that each is put together from; and ``config.json``.
-What it knows: Llama, Mistral and Qwen2 decoders. What it does not know: files, bytes, and how engines are built.
+For a Llama, Mistral or Qwen2 decoder and a number of tensor-parallel ranks: the names and shapes of every tensor of
+every rank, the pieces of Hugging Face tensors that each is put together from, and ``config.json``.
 
 Weights lie (out, in), as in Hugging Face. Queries, keys and values are one tensor per rank: the rank's query heads,
 then its key heads, then its value heads. Where there are fewer key heads than ranks, ranks share one. ``mlp.fc`` is the

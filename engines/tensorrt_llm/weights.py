@@ -1,10 +1,7 @@
 """Weights of a pruned checkpoint, cut and written as TensorRT-LLM's ranks, one tensor at a time.
 
-What it is: a reader of safetensors files that gives their bytes as they are, and a writer of them that never holds more
-than one tensor.
-What it knows: the safetensors format, and the names of Llava checkpoints. What it does not know: what tensors mean.
-
-Elements are moved, never computed with: bfloat16, which numpy does not have, passes as 16-bit integers.
+The reader of safetensors files gives their bytes as they are, and the writer never holds more than one tensor. Elements
+are moved, never computed with: bfloat16, which numpy does not have, passes as 16-bit integers.
 """
 
 from __future__ import annotations
@@ -104,8 +101,8 @@ class Weights:
         return self._stored[name]
 
 
-def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], tell: Callable[[int, int], None]) -> None:
-    """Writes one ``rankN.safetensors``; ``tell`` hears how many of how many bytes are written.
+def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], progress: Callable[[int, int], None]) -> None:
+    """Writes one ``rankN.safetensors``; ``progress`` gets how many of how many bytes are written.
 
     Raises:
         ModelUnreadable: A source tensor is missing, or of another shape than the layout says.
@@ -123,13 +120,13 @@ def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], tell: Cal
         with file.open("xb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
             for target in wanted:
-                tell(out.tell() - 8 - len(text), end)
+                progress(out.tell() - 8 - len(text), end)
                 _write(out.write, weights, target, size)
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
         raise BundleError("a rank's weights cannot be written", where=file, got=error) from error
-    tell(end, end)
+    progress(end, end)
 
 
 def _write(write: Callable[[bytes], object], weights: Weights, target: Target, size: int) -> None:

@@ -1,8 +1,7 @@
 """``LlavaForConditionalGeneration`` for TensorRT-LLM's PyTorch backend: importing this module registers it.
 
-What it is: a stock decoder of TensorRT-LLM behind image tokens that come with the request. Vision tower and projector
-are not here: the rows are made by the input processor (`processor`), before the decoder, which is K = 0.
-What it knows: the frame that TensorRT-LLM's own multimodal models have. What it does not know: which rows were kept.
+It is a stock decoder of TensorRT-LLM behind image tokens that come with the request. Vision tower and projector are not
+here: the input processor (`processor`) makes the rows, before the decoder, which is K = 0.
 
 Kept rows get the positions of the unpruned prompt (`positions`). That needs attention that rotates by the positions it
 is given: FLASHINFER's does. The default, TRTLLM, counts positions in its kernel; it is refused, unless the environment

@@ -23,8 +23,7 @@ from allrounder.runtime.prompt import PromptIds
 from allrounder.serving.kept_rows import RowReader
 from allrounder.serving.tensorrt_llm import register
 from allrounder.serving.tensorrt_llm.positions import Positions
-from allrounder.serving.tensorrt_llm.prompts import split_at_image, with_rows
-from allrounder.serving.tensorrt_llm.requests import embedding_request, prompt_text
+from allrounder.serving.tensorrt_llm.requests import embedding_request, prompt_text, split_at_image, with_rows
 
 STUBS = Path(__file__).parent / "stubs"
 RELEASES = ["v1_0_0", "v1_1_0", "v1_2_1", "v1_3_0rc15", "v1_3_0rc22", "v1_4_0rc1"]
@@ -277,7 +276,7 @@ def test_what_does_not_go_together_is_refused(release, pruned, image):
         ({"prompt": "<image> a <image> b", "multi_modal_data": one}, "one image"),
         ({"prompt": "no image", "multi_modal_data": one}, "do not go together"),
         ({"prompt": "no image"}, "about an image"),
-        ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's words"),
+        ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's text"),
         ({"prompt": "<image> and none", "multi_modal_data": {}}, "do not go together"),
         ({"prompt": "<image> and two", "multi_modal_data": {"image": [image, image]}}, "do not go together"),
         ({"prompt_token_ids": [1, 2]}, "as text"),

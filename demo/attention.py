@@ -1,10 +1,8 @@
-"""Attention for training, as attention functions that stock Hugging Face layers can be told to use.
+"""Attention for training, as attention functions for stock Hugging Face layers.
 
-Knows: a packed row is a causal prefix followed by questions that see the prefix and themselves; a tower sees all.
-Does not know: models, images or questions.
-
-Both compute what dense masked attention computes, and only leave out blocks that the mask would throw away. On a CPU
-they are written as plain products, which train nearly twice as fast there as the fused kernel (measured, AVX-512).
+A packed row is a causal prefix followed by questions that see the prefix and themselves; a tower sees all. Both compute
+what dense masked attention computes, and only leave out blocks that the mask would throw away. On a CPU they are
+written as plain products, which train nearly twice as fast there as the fused kernel (measured, AVX-512).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Handwritten digits: scikit-learn's set of 1,797 real 8x8 images, divided among the splits.
-
-Knows: which handwriting belongs to which split.
-Does not know: scenes or images.
-"""
+"""Handwritten digits: scikit-learn's set of 1,797 real 8x8 images, divided among the splits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Evaluation of a demo model the way it is used: stock processor, stock ``generate``, one question per prompt.
 
-Knows: exact-answer accuracy per class, with the image and with a blank one.
-Does not know: training or pruning.
-
-``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]``; last line JSON.
+``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]`` gives exact-answer accuracy per class,
+with the image or with a blank one; last line JSON.
 """
 
 from __future__ import annotations

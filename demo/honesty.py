@@ -1,8 +1,8 @@
 """Honesty checks: is the demo model hurt by careless pruning, as a real model is?
 
-Knows: how to grade a stock model on packed questions while layers are skipped or image tokens hidden at random.
-Does not know: routers. Nothing is removed here; skipped layers hand through what they got, hidden tokens are masked as
-keys from one layer on, which gives the same answers as removal.
+A stock model is graded on packed questions while layers are skipped or image tokens hidden at random. Nothing is
+removed here; skipped layers hand through what they got, hidden tokens are masked as keys from one layer on, which gives
+the same answers as removal.
 
 ``python -m allrounder.demo.honesty --model models/demo``; the last line is one JSON object.
 """

@@ -1,10 +1,9 @@
 """Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
 
-Knows: ``read`` (the decoder answers about coarse label images), ``see`` (the tower names what every patch
-shows, and the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 image tokens; the
-tower stays as ``see`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning
-too, and with holes in the ground of every second batch). Does not know: optimisers, clocks, files. No lesson drops
-layers, or image tokens that show something.
+``read``: the decoder answers about coarse label images. ``see``: the tower names what every patch shows, and the
+projector says so in the decoder's terms. ``whole``: pixels in, answers out, all 576 image tokens; the tower stays as
+``see`` left it, projector and decoder learn on. ``polish``: the same with the tower learning too, and with holes in the
+ground of every second batch. No lesson drops layers, or image tokens that show something.
 
 Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a model that has only ever seen 576
 tokens keeps what it works with in patches of bare ground, which no model trained on images of many sizes does. They

@@ -1,8 +1,5 @@
 """The demo model's shape, and how it becomes a stock Hugging Face directory.
 
-Knows: the configuration, initialisation, processor, and what files the directory holds.
-Does not know: training, scenes or evaluation.
-
 ``python -m allrounder.demo.model --random --out DIR`` writes one with random weights.
 """
 

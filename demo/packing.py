@@ -1,8 +1,5 @@
 """Packing: many questions about one image in one sequence, each seeing what it will see when asked alone.
 
-Knows: token order, positions, which key each query may see, which tokens are learned.
-Does not know: where image embeddings come from, or the model.
-
 Layout of one row: ``USER:`` | image tokens | question 1 with its answer | question 2 ... Every question continues the
 prefix at the same position, sees the prefix and itself, and is blind to its neighbours: exactly the single prompt.
 """

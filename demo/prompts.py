@@ -1,8 +1,5 @@
 """Prompts: scenes as PNG files and questions as JSON lines, for calibration, examples and tests.
 
-Knows: which questions are picked, file names, the one-object-per-line format.
-Does not know: the model. ``Example`` is the record that evaluation reads, drawn in memory or from such files.
-
 ``python -m allrounder.demo.prompts --out models/demo/calibration --images 64`` writes the shipped ones.
 """
 

@@ -1,10 +1,7 @@
 """The trainer of the demo model: four lessons in a row, each resumable after a kill at any time.
 
-Knows: optimisers, the learning-rate schedule by time or by steps, checkpoints, the log.
-Does not know: what a lesson teaches (``lessons``) or how good the result is (``evaluate``).
-
-``python -m allrounder.demo.train --out DIR --minutes 90`` trains all lessons; ``--lesson`` and ``--steps`` narrow
-it. Batches are pure functions of the step number, so a resumed run goes on exactly where the killed one stopped.
+``python -m allrounder.demo.train --out DIR --minutes 90`` trains all lessons; ``--lesson`` and ``--steps`` narrow it.
+Batches are pure functions of the step number, so a resumed run goes on exactly where the killed one stopped.
 """
 
 from __future__ import annotations

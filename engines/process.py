@@ -1,8 +1,7 @@
 """Calls into libraries, bound to the process that opened what they work on.
 
-What it is: a session that belongs to one process. In a process forked from it every call raises and nothing is
-destroyed; when the interpreter ends, calls that run are awaited and no more begin.
-What it knows: processes. What it does not know: any backend; all sessions are opened through `own`.
+A session belongs to one process. In a process forked from it every call raises and nothing is destroyed; when the
+interpreter ends, calls that run are awaited and no more begin. All sessions are opened through `own`.
 
 Threads do not survive a fork. A library's session waits for its threads when it is run and when it is destroyed, which
 in a forked process is for ever; and what another thread had locked at that moment stays locked. At the interpreter's

@@ -1,12 +1,8 @@
 """Router directories: ``router.safetensors`` and ``router.json``.
 
-What it is: how a router is written, and read back for the one model it was trained for.
-What it knows: the record's schema, the digests that bind router, weights file and model, and what is refused.
-What it does not know: how the router was trained; training facts are passed through.
-
-``router.json`` is read first and its schema before anything else. The weights file is replaced before the record
-that names its digest, each atomically: a kill between the two leaves a pair that `load_router` refuses, never one
-that it takes for something else.
+``router.json`` is read first and its schema before anything else. The weights file is replaced before the record that
+names its digest, each atomically: a kill between the two leaves a pair that `load_router` refuses, never one that it
+takes for something else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Decisions for training: hard ones, and soft ones that a gradient can pass.
-
-What it is: how scores become gates while the router learns.
-What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation.
-What it does not know: the model, and what a decision is worth.
-"""
+"""Decisions for training: hard ones, cut from one ranking, and soft ones that a gradient can pass."""
 
 from __future__ import annotations
 

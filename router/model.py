@@ -1,8 +1,7 @@
 """The meta-router: one small decoder that scores image tokens and decoder layers.
 
-What it is: stock decoder layers of the model's own family and shape, learnable layer tokens, final norm, a linear head.
-What it knows: the order of its input rows, their positions, who may see whom, and that scores are float32 rank logits.
-What it does not know: budgets (see `selection`), training, files.
+It is stock decoder layers of the model's own family and shape, learnable layer tokens, final norm, a linear head.
+Scores are float32 rank logits. Budgets are not known here (see `selection`).
 
 Input rows are ``[prefix | V | suffix | M layer tokens]``; suffixes are padded on the right, and positions count without
 the padding, so that a padded row gives what it gives alone. With ``attention="causal"`` (the code of PAR, ICCV 2025)

@@ -1,9 +1,7 @@
 """Reading: what the unpruned model answers to all questions about one image.
 
-What it is: greedy answers with their next-token distributions, several questions at a time.
-What it knows: that the rows ``[prefix | V]`` are causal and the same for every question, so they are read once per
-image and their keys and values shared; that a suffix's padding must stay unseen by what is decoded behind it.
-What it does not know: examples, caches, decisions.
+The rows ``[prefix | V]`` are causal and the same for every question, so they are read once per image and their keys and
+values shared. A suffix's padding must stay unseen by what is decoded behind it.
 """
 
 from __future__ import annotations

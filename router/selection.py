@@ -1,9 +1,7 @@
-"""Selection: from scores to keep indices and kept layers.
+"""Selection: the one rule by which scores become keep indices and kept layers, in torch.
 
-What it is: the one rule by which scores become a decision, in torch.
-What it knows: best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in
-ascending order. Because everything is cut from one ranking, smaller budgets are nested in larger ones.
-What it does not know: where scores come from, or what is done with the decision.
+Best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in ascending order. Because
+everything is cut from one ranking, smaller budgets are nested in larger ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What a bundle's manifest becomes when entries are added.
-
-What it is: pure functions over manifests: may these two be one bundle, and which manifest comes out.
-What it knows: the contract's records. What it does not know: the file system.
-"""
+"""What a bundle's manifest becomes when entries are added: pure functions over records."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""Publishing bundles.
-
-What it is: `publish`, which makes a staged candidate the bundle at its place; `bundle_output`, which is how a backend
-says that its builds end in a bundle.
-What it knows: the order of writes that `allrounder.engines.bundle.reader` describes and its reader relies on.
-What it does not know: backends, and how figures are measured.
-"""
+"""Publishing: a staged candidate becomes the bundle at its place, in the order that `reader` relies on."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Which files a graph needs beside itself.
-
-What it is: the tensors of an ONNX file whose data lies elsewhere, and where; subgraphs and functions included.
-What it knows: ONNX. What it does not know: bundles.
-"""
+"""Which files a graph needs beside itself: where the tensors of an ONNX file are, subgraphs included."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Staging: a whole candidate bundle in a temporary folder beside its place.
 
-What it is: a folder that begins as the bundle that is there (by hard links) or empty, takes files, entries and
-figures, and opens like any bundle from its first manifest on; and the writing of a manifest, here and at the place.
-What it knows: the contract's records and the file system. What it does not know: backends, how figures are
-measured, and when a candidate becomes the bundle (`allrounder.engines.bundle.publish`).
+The folder begins as the bundle that is there (by hard links) or empty, takes files, entries and figures, and opens like
+any bundle from its first manifest on. When a candidate becomes the bundle, `publish` decides.
 """
 
 from __future__ import annotations

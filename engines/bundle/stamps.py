@@ -1,10 +1,8 @@
 """Stamps: this user has already hashed those files on this machine.
 
-What it is: `verify_once`, and the small file per directory in the user's cache by which it knows. The file's name is a
-digest over the directory's path and the listed files, each with digest, device, inode, size, mtime and ctime.
-What it knows: that a file of the same state has the same content (ctime cannot be set back). It guards against
-accident, not against someone who can write your files.
-What it does not know: what the directory is.
+A stamp is a small file per directory in the user's cache. Its name is a digest over the directory's path and the listed
+files, each with digest, device, inode, size, mtime and ctime: a file of the same state has the same content, because
+ctime cannot be set back. It guards against accident, not against someone who can write your files.
 """
 
 from __future__ import annotations

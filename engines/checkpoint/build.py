@@ -1,14 +1,12 @@
 """The checkpoint backend: a pruned model as a stock Hugging Face directory, for serving stacks that load one.
 
-What it is: it writes the model with the kept layers, renumbered, beside the graphs that make its T image
-rows and a sidecar that says what was kept. ONNX Runtime's engines of the same decision are staged, so that its fidelity
-is measured like any version's; they are thrown away.
-What it knows: the layout of the directory, and which decisions such a stack can run.
-What it does not know: the stacks (`allrounder.serving` does), the inside of graphs and weights.
+It writes the model with the kept layers, renumbered, beside the graphs that make its T image rows and a sidecar that
+says what was kept. ONNX Runtime's engines of the same decision are staged, so that its fidelity is measured like any
+version's; they are thrown away. The stacks themselves are the business of `allrounder.serving`.
 
     config.json, model*.safetensors, tokenizer, processor, chat template    as `from_pretrained` wants them
     allrounder.json                                                         the sidecar
-    image/                                                                 preprocess, vision, router, tokenizer
+    image/                                                                  preprocess, vision, router, tokenizer
 
 The directory is whole or absent: it is made beside its place and renamed. Killed while it takes the place of an older
 checkpoint, between two renames, it is absent.

@@ -1,11 +1,8 @@
 """The image half of a frozen directory, alone: from an image and a question to the kept image tokens.
 
-What it is: copies of the preprocess, vision and router graphs with one weights file that holds what they point at and
-nothing else; and the tokenizer with its golden prompts.
-What it knows: ONNX's external data. What it does not know: what the graphs compute, and who runs them.
-
-A frozen directory has one weights file for everything, most of it the decoder's layers: those leave in a format of
-their own, and need not be carried twice.
+The preprocess, vision and router graphs are copied with one weights file that holds what they point at and nothing
+else, and the tokenizer with its golden prompts. A frozen directory has one weights file for everything, most of it the
+decoder's layers: those leave in a format of their own, and need not be carried twice.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""The sidecar: what a pruned checkpoint says about itself.
-
-What it is: the record of `allrounder.json` beside a stock `config.json`: model and router, how it is pruned,
-the graphs that choose and make the T image tokens, fidelity, and every file's digest. Its reading and writing.
-What it knows: schema, and what makes sense together. What it does not know: who serves the checkpoint, and how.
+"""The sidecar: what a pruned checkpoint says about itself, `allrounder.json` beside a stock `config.json`.
 
 A pruned checkpoint is a stock Hugging Face directory of L layers. Which tokens are kept is not in its weights: the
-graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image
-tokens. Files written into it later (a launch script, an engine) are nobody's business here: listed ones are checked.
+graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image tokens.
+Files written into it later (a launch script, an engine) are not checked here: listed ones are.
 """
 
 from __future__ import annotations

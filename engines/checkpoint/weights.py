@@ -1,9 +1,7 @@
 """The weights and the config of a model with some of its layers.
 
-What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the model
-has them, and the config of fewer layers.
-What it knows: the safetensors format, those names, the config keys that speak of layers by number. What it does not
-know: what a tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
+The safetensors files hold the kept tensors under the names that stock readers map, file for file as the model has them.
+Bytes are copied as they are, a chunk at a time, so that no model is ever in memory as a whole.
 """
 
 from __future__ import annotations

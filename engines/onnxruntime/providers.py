@@ -1,8 +1,6 @@
 """Which providers of ONNX Runtime run a graph, and what may lie on the CPU beside a GPU.
 
-What it is: from options to a list of providers, and the rule that a session on a GPU must pass.
-What it knows: names and options of the providers of onnxruntime-gpu 1.31; docs/gpu.md says where each comes from.
-What it does not know: the library itself (`session` asks it), and what graphs compute.
+Names and options are those of onnxruntime-gpu 1.31; docs/gpu.md says where each comes from.
 """
 
 from __future__ import annotations

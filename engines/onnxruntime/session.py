@@ -1,9 +1,4 @@
-"""The ONNX Runtime backend.
-
-What it is: sessions, bindings and the machine's fingerprint, on ONNX Runtime; the only file that imports it.
-What it knows: session options, where memory lies. What it does not know: what the graphs compute, and which providers
-run them (`onnxruntime_providers`).
-"""
+"""The ONNX Runtime backend: sessions, bindings and the machine's fingerprint."""
 
 from __future__ import annotations
 

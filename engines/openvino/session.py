@@ -1,11 +1,8 @@
-"""The OpenVINO backend: the edge's other CPU.
+"""The OpenVINO backend: sessions, bindings and the machine's fingerprint, on OpenVINO's CPU plugin.
 
-What it is: sessions, bindings and the machine's fingerprint, on OpenVINO; the only file that imports it.
-What it knows: OpenVINO's CPU plugin. It reads flat graphs (`allrounder.engines.graphs.flat`), whose ops it has.
-What it does not know: what the graphs compute; other devices of OpenVINO, none of which was ever tried.
-
-`EngineOptions.weights` changes nothing here: OpenVINO maps the weights file and packs for each engine what it wants.
-A compiled model may be run by one thread per infer request, so each run and each binding has a request of its own.
+It reads flat graphs (`allrounder.engines.graphs.flat`). Other devices of OpenVINO were never tried.
+`EngineOptions.weights` changes nothing here: OpenVINO maps the weights file and packs for each engine what it wants. A
+compiled model may be run by one thread per infer request, so each run and each binding has a request of its own.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Pruners inside the decoder: they watch the frozen model's own layers.
+"""FastV, DART (tokens) and ShortGPT (layers), from their papers: they run the frozen model's own layers.
 
-What it is: FastV and DART (tokens) and ShortGPT (layers), written from their papers.
-What it knows: the rows ``[prefix | V | suffix]`` and that stock layers turn rows into rows; FastV and DART run no layer
-that pruning could have saved, the layers below K (FastV at K=0: the attention of layer 0).
-What it does not know: budgets, answers.
-
-Padding stands at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
+FastV and DART run no layer that pruning could have saved: the layers below K (FastV at K=0: the attention of layer 0).
+Padding is at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
 """
 
 from __future__ import annotations

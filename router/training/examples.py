@@ -1,8 +1,6 @@
-"""Examples: unlabelled images with questions, to learn from.
+"""Examples, unlabelled images with questions: a prompts file, or the demo scenes drawn on the fly.
 
-What it is: the protocol of an example set, a set from a prompts file, and the demo scenes drawn on the fly.
-What it knows: how an example is found by its index, so that a resumed run sees what an unbroken one sees.
-What it does not know: models, answers. Labels, where a set has them, are not read.
+An example is found by its index, so that a resumed run sees what an unbroken one sees. Labels are not read.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""Teacher-forced runs of the frozen model under decisions, hard or soft.
+"""Teacher-forced runs of the frozen model under decisions, hard or soft: what training needs of the model.
 
-What it is: what training needs of the model: next-token distributions along a known answer, for many decisions of many
-prompts at once, differentiable in the gates. Layers below K are run once and shared by all decisions.
-What it knows: the rows ``[prefix | V | suffix, answer]``, padded on the right; that a dropped token leaves from layer
-K on and keeps its position; that a skipped layer is the identity. Gates in [0, 1] soften both: a token's gate is the
-weight that its keys carry in attention, a layer's gate the share of its update that is applied.
-What it does not know: where gates come from. `allrounder.vlm.pruned` is the reference without gradients; a test
-holds the two together.
+They give next-token distributions along a known answer, for many decisions of many prompts at once, differentiable in
+the gates. Layers below K are run once and shared by all decisions. Rows are ``[prefix | V | suffix, answer]``, padded
+on the right; a dropped token leaves from layer K on and keeps its position; a skipped layer is the identity. Gates in
+[0, 1] soften both: a token's gate is the weight that its keys carry in attention, a layer's gate the share of its
+update that is applied. `allrounder.vlm.pruned` is the reference without gradients; a test holds the two together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Losses of one batch: scores, gates, and the frozen model put together.
 
-What it is: what is minimised, as a function of router, batch and budget: the divergence itself, whose gradient passes
-gates, so that one pass judges all tokens and layers. Another `Objective` may stand in its place, for comparison.
-What it knows: how a step's randomness, temperature and budget enter. What it does not know: optimisers, files, time.
+What is minimised is the divergence itself, whose gradient passes gates, so that one pass judges all tokens and layers.
+Another `Objective` may take its place, for comparison.
 """
 
 from __future__ import annotations

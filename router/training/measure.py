@@ -1,8 +1,6 @@
-"""Measuring: how close the decisions of some scores stay to the unpruned model.
+"""Measuring: how close the decisions of some scores stay to the unpruned model, on a set of examples.
 
-What it is: divergence and agreement on a fixed set of examples, for a router or for any other source of scores.
-What it knows: hard decisions, as a runtime would take them; random scores, the baseline that must be beaten.
-What it does not know: training.
+Decisions are hard, as a runtime would take them. Random scores are the baseline that must be beaten.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Memory: what training a router will take, before anything is loaded.
+"""Memory: what training a router will take, in bytes by part and phase, before anything is loaded.
 
-What it is: a table of bytes from a model's spec and the options, by part and by phase.
-What it knows: what autograd remembers of a stock decoder layer. Of the frozen model that is less than of the router:
-the input of a linear layer is remembered for the gradient of its weights alone.
-What it does not know: allocators. Fragmentation, the device's context and what libraries take for themselves come on
-top (on CUDA usually 1 to 2 GiB).
+Autograd remembers less of the frozen model than of the router: the input of a linear layer is remembered for the
+gradient of its weights alone. Fragmentation, the device's context and what libraries take for themselves come on top
+(on CUDA usually 1 to 2 GiB).
 
 Phases do not overlap: references are computed before a step, so the peak is what is always there and the larger phase.
 """

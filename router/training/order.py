@@ -1,10 +1,9 @@
 """Order: which examples a step sees.
 
-What it is: an endless walk over an example set, every example once per epoch, shuffled anew each time; and a memory of
-how far each one diverged when it was last seen, from which the hard ones are drawn again (as in prioritised replay,
-Schaul et al., 2016): most questions are easy, and their gradient is nothing.
-What it knows: that place, seed and memory alone decide, so that a resumed run goes on where it stopped.
-What it does not know: examples.
+It is an endless walk over an example set, every example once per epoch, shuffled anew each time; and a memory of how
+far each one diverged when it was last seen, from which the hard ones are drawn again (as in prioritised replay, Schaul
+et al., 2016): most questions are easy, and their gradient is nothing. Place, seed and memory alone decide, so that a
+resumed run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""References: what the unpruned model itself says, the only teacher there is.
+"""References: the unpruned model's greedy answers and next-token distributions, the only teacher, cached.
 
-What it is: batches of examples with the model's greedy answers and next-token distributions, cached.
-What it knows: that image tokens, answers and distributions of a frozen model never change; a limit of memory; and that
-all questions of one image are always computed together, whichever is asked for first: a reference then is a function
-of the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
-What it does not know: decisions, routers, losses.
+All questions of one image are always computed together, whichever is asked for first: a reference then is a function of
+the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
 """
 
 from __future__ import annotations

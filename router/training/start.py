@@ -1,8 +1,6 @@
-"""Start: the weights that a router has before its first step.
+"""Start: a router's weights before its first step: drawn from a seed, the model's first layers, or another router's.
 
-What it is: drawn from a seed, copied from the model's first layers, or taken from another router.
-What it knows: that another model's router is a fair start where its shapes fit: a start binds nobody.
-What it does not know: training.
+Another model's router is a fair start where its shapes fit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""Usable examples: what of a prompts file a model can really learn from.
+"""Usable examples: what of a prompts file a model can learn from, and the part of a set that is held out.
 
-What it is: the checks that need an image decoder and a tokenizer, for `allrounder.prompts.read_usable`; and the part
-of a set that is held out.
-What it knows: that an image which breaks in the middle of a run costs the run, so each is decoded once before it; that
-a question, its image and its answer must fit into the model's positions.
-What it does not know: files and lines.
+An image that breaks in the middle of a run costs the run, so each is decoded once before it; a question, its image and
+its answer must fit into the model's positions.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Pruning:
 def make_sheets(
     model: LlavaForConditionalGeneration, packer: Packer, images: int, per_image: int, split: Split
 ) -> list[Sheet]:
-    """Look at ``images`` scenes once, four to a sheet."""
+    """Run the tower on ``images`` scenes, four to a sheet."""
     sheets = []
     for start in range(0, images, 4):
         scenes = [sample_scene(split, seed) for seed in range(start, min(start + 4, images))]

@@ -22,7 +22,6 @@ from allrounder.demo.scenes import (
 )
 
 CHANNELS = (len(COLOURS) + 2, 1 + len(KINDS) + 10, CELLS * CELLS, 1 + MAX_DIGITS, 2)
-CHANNEL_NAMES = ("colour", "kind", "cell", "slot", "anchor")
 WHITE = len(COLOURS) + 1
 FIRST_DIGIT = 1 + len(KINDS)
 COARSE = 6

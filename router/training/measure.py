@@ -18,7 +18,7 @@ from allrounder.router.training.references import Batch, References
 from allrounder.versions import Budget
 from allrounder.vlm.model import LoadedModel
 
-__all__ = ["Closeness", "Scorer", "measure", "mixed", "random_scorer", "router_scorer"]
+__all__ = ["Closeness", "Scorer", "measure", "random_scorer", "router_scorer"]
 
 Scorer = Callable[[Batch], Scores]
 
@@ -75,8 +75,3 @@ def random_scorer(vlm: LoadedModel, seed: int = 0) -> Scorer:
         return Scores(*drawn)
 
     return scores
-
-
-def mixed(tokens: Scorer, layers: Scorer) -> Scorer:
-    """Returns the token scores of one scorer with the layer scores of another."""
-    return lambda batch: Scores(tokens(batch).token_scores, layers(batch).layer_scores)

@@ -37,7 +37,6 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of exact answers, 0..1."""
         return self.right / max(self.asked, 1)
 
 

@@ -89,11 +89,9 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, object]]:
-        """State of all optimisers."""
         return [optimizer.state_dict() for optimizer in self.all]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:
-        """Take back what ``state_dict`` gave."""
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
 

@@ -31,6 +31,7 @@ __all__ = [
     "WEIGHTS",
     "RouterRecord",
     "load_router",
+    "load_state",
     "read_record",
     "save_router",
     "write_atomically",
@@ -133,7 +134,7 @@ def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: s
         router = MetaRouter(model_spec, config, record.attention, record.router_layers)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RouterMismatch("the router's config is unusable", where=folder / RECORD, got=error) from error
-    _load_state(router, state, folder / WEIGHTS)
+    load_state(router, state, folder / WEIGHTS)
     return router.eval()
 
 
@@ -215,7 +216,12 @@ def _read_weights(path: Path, record: RouterRecord) -> dict[str, torch.Tensor]:
         raise RouterMismatch("the router's weights are not safetensors", where=path, got=error) from error
 
 
-def _load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: Path) -> None:
+def load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: object, remedy: str | None = None) -> None:
+    """Gives a router the tensors of another one.
+
+    Raises:
+        RouterMismatch: They are not those of its shape.
+    """
     own = {name: tuple(value.shape) for name, value in router.state_dict().items()}
     read = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(name for name in own.keys() | read.keys() if own.get(name) != read.get(name))
@@ -226,5 +232,6 @@ def _load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: Path)
             where=f"{where}: {name}",
             got=read.get(name, "absent"),
             wanted=own.get(name, "no such tensor"),
+            remedy=remedy,
         )
     router.load_state_dict(state)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
-__all__ = ["run_layer"]
+__all__ = ["attending", "run_layer"]
 
 NAME = "allrounder_gated"
 GATE_FLOOR = 1e-6  # a softer gate is as good as closed, and its logarithm still finite

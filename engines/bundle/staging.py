@@ -83,7 +83,6 @@ class Staging:
 
     @property
     def files(self) -> Mapping[str, FileRecord]:
-        """The files in the folder."""
         return self._files
 
     @property

@@ -121,7 +121,6 @@ class _Output:
         self._folder, self._force, self._progress = folder, force, progress
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[PrunedEntry, ...]:
-        """See `allrounder.engines.backends.Output`."""
         source = Path(read_model(frozen_dir).source)
         if self.place in (source, *source.parents):
             raise BundleError("the model itself would be replaced", where=self.place, remedy="give another --out")

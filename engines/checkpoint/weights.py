@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,7 +18,7 @@ from allrounder.manifest import FileRecord
 from allrounder.model_files import ModelRecord, ModelTensor
 from allrounder.progress import Progress
 
-__all__ = ["pruned_config", "write_weights", "written_name"]
+__all__ = ["pruned_config", "safetensors_header", "write_weights", "written_name"]
 
 INDEX = "model.safetensors.index.json"
 _CHUNK = 4 << 20
@@ -136,23 +136,27 @@ def write_weights(vlm: ModelRecord, plan: Sequence[int], out: Path, progress: Pr
 def _write_file(source: Path, kept: list[_Kept], path: Path) -> FileRecord:
     # Wide elements first: then every tensor begins at a multiple of its element's size, as who maps the file wants it.
     ordered = sorted(kept, key=lambda each: (-_BITS.get(each.source.dtype, 8), each.source.begin))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor, name in ordered:
-        begin, end = end, end + tensor.end - tensor.begin
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned
-    digest = hashlib.sha256()
+    header = safetensors_header((name, each.dtype, each.shape, each.end - each.begin) for each, name in ordered)
+    digest = hashlib.sha256(header)
     with source.open("rb") as reading, path.open("xb") as writing:
-        for piece in (len(text).to_bytes(8, "little"), text):
-            writing.write(piece)
-            digest.update(piece)
+        writing.write(header)
         for tensor, _ in ordered:
             _copy(reading, tensor, writing, digest)
         writing.flush()
         os.fsync(writing.fileno())
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def safetensors_header(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -> bytes:
+    """Returns the beginning of a safetensors file of tensors (name, dtype, shape, bytes) in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, dtype, shape, size in tensors:
+        begin, end = end, end + size
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    return len(text).to_bytes(8, "little") + text
 
 
 def _copy(reading: BinaryIO, tensor: ModelTensor, writing: BinaryIO, digest: Any) -> None:

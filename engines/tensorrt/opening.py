@@ -40,13 +40,11 @@ class PlanLibrary:
         self._plugins: set[Path] = set()
 
     def fingerprint(self, options: EngineOptions) -> Machine:
-        """See `allrounder.engines.sessions.Backend`."""
         found = gpu(options.device_index)
         name = f"{self._library.flavour.backend} {'.'.join(map(str, self._library.version))}"
         return machine(backend=name, threads=options.thread_count, gpu=found.name, driver=found.driver)
 
     def open_session(self, path: Path, options: EngineOptions, *, native_op: bool = False) -> Session:
-        """See `allrounder.engines.sessions.Backend`."""
         del native_op  # a plan's name says whether it needs the plugin
         if path.suffix != PLAN:
             on_cpu = EngineOptions(threads=options.threads, weights=options.weights)

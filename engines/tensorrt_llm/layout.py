@@ -85,7 +85,6 @@ class Decoder:
 
     @property
     def architecture(self) -> str:
-        """As TensorRT-LLM spells it."""
         return _ARCHITECTURES[self.family]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allrounder.engines.checkpoint.weights import safetensors_header
 from allrounder.engines.tensorrt_llm.layout import Piece, Target
 from allrounder.errors import BundleError, ModelUnreadable, ModelUnsupported
 
@@ -67,21 +68,15 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape.
-
-        Raises:
-            ModelUnreadable: There is no such tensor.
-        """
-        return self._located(name).shape
-
     def read(self, piece: Piece) -> np.ndarray:
         """Returns a piece of a tensor; its elements are carried, not understood.
 
         Raises:
             ModelUnreadable: There is no such tensor, or it is smaller than the piece.
         """
-        stored = self._located(piece.source)
+        stored = self._stored.get(piece.source)
+        if stored is None:
+            raise ModelUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=piece.source)
         rows = piece.rows or (0, stored.shape[0])
         columns = piece.columns or (0, stored.shape[-1])
         if rows[1] > stored.shape[0] or columns[1] > stored.shape[-1]:
@@ -95,11 +90,6 @@ class Weights:
         mapped = np.memmap(stored.file, carrier, mode="r", offset=stored.offset, shape=stored.shape)
         return mapped[slice(*rows)] if mapped.ndim == 1 else mapped[slice(*rows), slice(*columns)]
 
-    def _located(self, name: str) -> _Stored:
-        if name not in self._stored:
-            raise ModelUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=name)
-        return self._stored[name]
-
 
 def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], progress: Callable[[int, int], None]) -> None:
     """Writes one ``rankN.safetensors``; ``progress`` gets how many of how many bytes are written.
@@ -109,18 +99,16 @@ def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], progress:
         BundleError: The file system refuses.
     """
     size = np.dtype(_CARRIERS[weights.dtype]).itemsize
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for target in wanted:
-        begin, end = end, end + size * int(np.prod(target.shape))
-        header[target.name] = {"dtype": weights.dtype, "shape": list(target.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins aligned
+    sizes = [size * int(np.prod(target.shape)) for target in wanted]
+    header = safetensors_header(
+        (target.name, weights.dtype, target.shape, count) for target, count in zip(wanted, sizes, strict=True)
+    )
+    end = sum(sizes)
     try:
         with file.open("xb") as out:
-            out.write(len(text).to_bytes(8, "little") + text)
+            out.write(header)
             for target in wanted:
-                progress(out.tell() - 8 - len(text), end)
+                progress(out.tell() - len(header), end)
                 _write(out.write, weights, target, size)
             out.flush()
             os.fsync(out.fileno())

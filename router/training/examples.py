@@ -61,11 +61,9 @@ class FileExamples:
         return len(self._prompts)
 
     def image(self, index: int) -> int:
-        """Returns the number of the example's image: examples with the same path share it."""
         return self._images[index]
 
     def question(self, index: int) -> str:
-        """Returns the question of example ``index``."""
         return self._prompts[index].question
 
     def __getitem__(self, index: int) -> Example:
@@ -104,11 +102,9 @@ class SceneExamples:
         return Example(draw(scene), self.question(index))
 
     def image(self, index: int) -> int:
-        """Returns the number of the example's scene."""
         return index // self._questions
 
     def question(self, index: int) -> str:
-        """Returns the question of example ``index``."""
         scene = sample_scene(self._split, self._first + self.image(index))
         questions = sample_questions(scene, self._questions)
         return questions[index % self._questions % len(questions)].text

@@ -86,7 +86,6 @@ class References:
             self._questions.setdefault(examples.image(index), []).append(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Returns the examples of these indices."""
         wanted = {self.examples.image(index) for index in indices}
         # Held here until the batch is made: without room in the cache, each is still computed once only.
         images = {image: self._image(image) for image in sorted(wanted)}

@@ -197,7 +197,6 @@ class _Trainer:
         return self._share() >= 1.0
 
     def _advance(self) -> dict[str, Any]:
-        """Takes one optimiser step."""
         options, share = self._options, self._share()
         rate = options.learning_rate * _rate_factor(share, options.warmup)
         for group in self._optimizer.param_groups:

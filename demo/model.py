@@ -98,12 +98,11 @@ def build_model(
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
         for layer in model.model.language_model.layers:
-            for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            attention, mlp = layer.self_attn, layer.mlp
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
                 torch.nn.init.normal_(linear.weight, std=shape.hidden**-0.5)
-            for linear in (layer.mlp.gate_proj, layer.mlp.up_proj):
-                torch.nn.init.normal_(linear.weight, std=shape.hidden**-0.5)
-            torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=(2 * shape.layers * shape.hidden) ** -0.5)
-            torch.nn.init.normal_(layer.mlp.down_proj.weight, std=(2 * shape.layers * shape.feed_forward) ** -0.5)
+            torch.nn.init.normal_(attention.o_proj.weight, std=(2 * shape.layers * shape.hidden) ** -0.5)
+            torch.nn.init.normal_(mlp.down_proj.weight, std=(2 * shape.layers * shape.feed_forward) ** -0.5)
         torch.nn.init.normal_(model.model.language_model.embed_tokens.weight, std=1.0)
     return model
 

@@ -16,7 +16,7 @@ FROZEN = "frozen.json"
 
 
 def read_frozen(directory: Path) -> Frozen:
-    """Returns the record of a frozen directory; its files are not looked at yet.
+    """Returns the record of a frozen directory; its files are not read yet.
 
     Raises:
         BundleCorrupt: It has none, or one that cannot be read or contradicts itself.

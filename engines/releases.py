@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 __all__ = ["FINAL", "Release", "installed_release", "parse_release"]
 
-FINAL = 1 << 30  # stands behind every release candidate
+FINAL = 1 << 30  # after every release candidate
 _PATTERN = re.compile(
     r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.\d+)*(?:\.?(a|b|rc|dev)(\d{1,6}))?(?:\.?post\d+)?(?:\+.*)?"
 )

@@ -28,7 +28,7 @@ __all__ = [
     "why_not",
 ]
 
-BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never looked into
+BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never read
 
 
 class Tensor(Protocol):

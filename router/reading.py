@@ -74,8 +74,8 @@ def answer(
         tops.append(step)
         ids.append(step.argmax(dim=-1))
         stopped = stopped | torch.isin(ids[-1], stops)
-    said, seen = torch.stack(ids, dim=1), torch.stack(tops, dim=1)
-    return [Spoken(row[:end], top[:end].clone()) for row, top, end in zip(said, seen, _ends(said, stops), strict=True)]
+    rows, found = torch.stack(ids, dim=1), torch.stack(tops, dim=1)
+    return [Spoken(row[:end], top[:end].clone()) for row, top, end in zip(rows, found, _ends(rows, stops), strict=True)]
 
 
 def _ends(ids: Tensor, stops: Tensor) -> list[int]:

@@ -27,7 +27,7 @@ class BundleOutput:
         self.place, self.staging = staging.place, staging
 
     def publish(self, frozen_dir: Path, entries: Iterable[Entry]) -> tuple[Entry, ...]:
-        """Publishes the staged bundle and returns ``entries`` as they stand in it, see `publish`."""
+        """Publishes the staged bundle and returns ``entries`` as they are in it, see `publish`."""
         del frozen_dir  # what is published of it was staged
         published = publish(self.staging)
         keys = {entry.key for entry in entries}

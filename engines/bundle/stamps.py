@@ -24,7 +24,7 @@ from allrounder.userdirs import cache_dir, write_whole
 __all__ = ["verify_once"]
 
 _log = logging.getLogger("allrounder")
-# The kernel's clock for file times ticks every few milliseconds: two writes within one tick look alike. Files
+# The kernel's clock for file times ticks every few milliseconds: two writes within one tick have one time. Files
 # younger than this are not stamped, so that a second write in the same tick cannot hide behind the stamp.
 _SETTLED_NS = 200_000_000
 
@@ -42,7 +42,7 @@ def verify_once(
     Args:
         root: A directory, links resolved.
         files: The files below it.
-        progress: Told the MiB that are hashed.
+        progress: Gets the MiB that are hashed.
         place: What is stamped, where that is not ``root``: a part of it.
         again: Hash them in any case.
 

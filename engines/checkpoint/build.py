@@ -97,7 +97,7 @@ def opened(place: Path, *, force: bool, progress: Progress, write: Writer | None
     Args:
         place: Where it will be.
         force: Whether it may take the place of another.
-        progress: Told what is done.
+        progress: Gets what is done.
         write: In place of `write_checkpoint`, for a backend whose directory holds more.
 
     Raises:
@@ -140,7 +140,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         frozen_dir: What the exporter froze, the model's files included.
         measured: A static entry with K = 0, whose pruning and figures the checkpoint takes.
         out: Where to.
-        progress: Told the weights files.
+        progress: Gets the weights files.
 
     Raises:
         InputInvalid: The entry drops tokens inside the decoder, or is dynamic.
@@ -222,10 +222,10 @@ def _say_for_older(path: Path) -> None:
 
 
 def _check_place(place: Path, *, force: bool) -> bool:
-    """Says whether a checkpoint stands at the place that may be replaced; an absent or empty one is free.
+    """Says whether a checkpoint is at the place that may be replaced; an absent or empty one is free.
 
     Raises:
-        BundleError: Something else stands there, or a checkpoint while ``force`` is not given.
+        BundleError: Something else is there, or a checkpoint while ``force`` is not given.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
@@ -235,9 +235,9 @@ def _check_place(place: Path, *, force: bool) -> bool:
             where=place,
             remedy="give another directory (--out), or remove what is there",
         )
-    standing = read_sidecar(place)
-    others = set(list_files(place)) - set(standing.files) - {SIDECAR}
-    if strays := sorted(others - written(place, others, standing.files)):
+    present = read_sidecar(place)
+    others = set(list_files(place)) - set(present.files) - {SIDECAR}
+    if strays := sorted(others - written(place, others, present.files)):
         raise BundleError(
             "there are files beside the pruned checkpoint that are not this program's, or were changed",
             where=place,
@@ -248,7 +248,7 @@ def _check_place(place: Path, *, force: bool) -> bool:
         raise BundleError(
             "there is a pruned checkpoint already",
             where=place,
-            got=f"{standing.entry.label} of {standing.model.name}",
+            got=f"{present.entry.label} of {present.model.name}",
             remedy="give --force to replace it, or another directory (--out)",
         )
     return True

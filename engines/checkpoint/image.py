@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 
 from allrounder.engines.bundle.references import external_tensors
-from allrounder.errors import BundleCorrupt
+from allrounder.engines.checkpoint.weights import chunks
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.manifest import FileRecord, Frozen, SharedGraphs
@@ -25,7 +24,6 @@ __all__ = ["write_image"]
 
 _WEIGHTS = "weights.bin"
 _PAGE = 4096
-_CHUNK = 4 << 20
 _Span = tuple[str, int, int]  # file, first byte, bytes
 
 
@@ -44,7 +42,7 @@ def write_image(
         The graphs' and all files' paths relative to ``out``.
 
     Raises:
-        OSError: There is no room.
+        OSError: The file system refuses.
     """
     graphs = {"preprocess": frozen.graphs.preprocess, "vision": frozen.graphs.vision}
     if router and frozen.graphs.router is not None:
@@ -75,18 +73,7 @@ def _move(tensor: onnx.TensorProto, folder: Path, weights: BinaryIO, placed: dic
     if span not in placed:
         weights.seek(-(-weights.tell() // _PAGE) * _PAGE)  # a mapped tensor starts on a page
         placed[span] = weights.tell()
-        weights.writelines(_chunks(folder / file, offset, size))
+        weights.writelines(chunks(folder / file, offset, size))
     del tensor.external_data[:]
     for key, value in (("location", _WEIGHTS), ("offset", placed[span]), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
-
-
-def _chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
-    with file.open("rb") as reading:
-        reading.seek(offset)
-        while size:
-            chunk = reading.read(min(size, _CHUNK))
-            if not chunk:
-                raise BundleCorrupt("a frozen weights file is truncated", where=file)
-            yield chunk
-            size -= len(chunk)

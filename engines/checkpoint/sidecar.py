@@ -66,7 +66,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
 
 
 def read_sidecar(root: Path) -> Sidecar:
-    """Returns the sidecar of a checkpoint; files are not looked at.
+    """Returns the sidecar of a checkpoint; files are not read.
 
     Raises:
         BundleError: There is no such directory.
@@ -100,7 +100,7 @@ def open_sidecar(path: Path | str, folder: str = "", progress: Progress = silent
     Args:
         path: The checkpoint.
         folder: Verify what lies below this folder alone: whoever reads `image/` need not hash the weights.
-        progress: Told the MiB that are hashed.
+        progress: Gets the MiB that are hashed.
 
     Raises:
         BundleError: There is no such directory, or it cannot be read.

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from allrounder.errors import BundleCorrupt, ModelUnsupported
 from allrounder.manifest import FileRecord
 from allrounder.model_files import ModelRecord, ModelTensor
 from allrounder.progress import Progress
 
-__all__ = ["pruned_config", "safetensors_header", "write_weights", "written_name"]
+__all__ = ["chunks", "pruned_config", "safetensors_header", "write_weights", "written_name"]
 
 INDEX = "model.safetensors.index.json"
 _CHUNK = 4 << 20
@@ -67,8 +67,8 @@ def written_name(tensor: ModelTensor, plan: Sequence[int]) -> str | None:
 def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, plan: Sequence[int]) -> dict[str, Any]:
     """Returns ``config.json`` of the model with the layers of ``plan`` alone; everything else stays as it is written.
 
-    Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
-    some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
+    Rotary parameters that are written in the newer way alone are written in the older one too: transformers 4, which
+    some serving stacks pin, reads no `rope_parameters` and would silently take a base of 10000.
 
     Raises:
         ModelUnsupported: A list with one element per layer has another length.
@@ -108,7 +108,7 @@ def write_weights(vlm: ModelRecord, plan: Sequence[int], out: Path, progress: Pr
 
     Raises:
         BundleCorrupt: The model's weights are not those that were recorded.
-        OSError: There is no room.
+        OSError: The file system refuses.
     """
     groups: dict[str, list[_Kept]] = {}
     for tensor in vlm.tensors:
@@ -138,10 +138,12 @@ def _write_file(source: Path, kept: list[_Kept], path: Path) -> FileRecord:
     ordered = sorted(kept, key=lambda each: (-_BITS.get(each.source.dtype, 8), each.source.begin))
     header = safetensors_header((name, each.dtype, each.shape, each.end - each.begin) for each, name in ordered)
     digest = hashlib.sha256(header)
-    with source.open("rb") as reading, path.open("xb") as writing:
+    with path.open("xb") as writing:
         writing.write(header)
         for tensor, _ in ordered:
-            _copy(reading, tensor, writing, digest)
+            for chunk in chunks(source, tensor.begin, tensor.end - tensor.begin):
+                writing.write(chunk)
+                digest.update(chunk)
         writing.flush()
         os.fsync(writing.fileno())
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
@@ -159,13 +161,17 @@ def safetensors_header(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -
     return len(text).to_bytes(8, "little") + text
 
 
-def _copy(reading: BinaryIO, tensor: ModelTensor, writing: BinaryIO, digest: Any) -> None:
-    reading.seek(tensor.begin)
-    left = tensor.end - tensor.begin
-    while left:
-        chunk = reading.read(min(left, _CHUNK))
-        if not chunk:
-            raise BundleCorrupt("the model's weights are truncated", where=tensor.file, wanted=tensor.stored)
-        writing.write(chunk)
-        digest.update(chunk)
-        left -= len(chunk)
+def chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
+    """Yields bytes of a weights file in pieces that fit into memory.
+
+    Raises:
+        BundleCorrupt: The file ends before them.
+    """
+    with file.open("rb") as reading:
+        reading.seek(offset)
+        while size:
+            chunk = reading.read(min(size, _CHUNK))
+            if not chunk:
+                raise BundleCorrupt("a weights file is truncated", where=file, wanted=f"{size} bytes more")
+            yield chunk
+            size -= len(chunk)

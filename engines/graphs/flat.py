@@ -103,7 +103,7 @@ def _round_again(graph: onnx.GraphProto) -> None:
 
 
 def takes_lengths(node: onnx.NodeProto) -> bool:
-    """Whether a node is an `Attention` that is told the lengths of its caches."""
+    """Whether a node is an `Attention` that gets the lengths of its caches."""
     return node.op_type == "Attention" and len(node.input) > _LENGTHS and bool(node.input[_LENGTHS])
 
 

@@ -42,7 +42,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     ``options.force``; `Staging.reused` names it.
 
     Returns:
-        The entries as they now stand in the staged manifest, in the order of the frozen versions.
+        The entries as they now are in the staged manifest, in the order of the frozen versions.
 
     Raises:
         InputInvalid: ``options.only`` names a version that was not frozen.

@@ -269,7 +269,7 @@ def engine_config(decoder: Decoder, dtype: str, ranks: int) -> dict[str, Any]:
         "attn_bias": decoder.qkv_bias,
         "mlp_bias": decoder.mlp_bias,
         "tie_word_embeddings": decoder.tied,
-        "use_parallel_embedding": False,  # the table is small beside the rest, and prompts look rows up in it whole
+        "use_parallel_embedding": False,  # the table is small beside the rest, and prompts take rows of the whole
         "embedding_sharding_dim": 0,
         "mapping": {"world_size": ranks, "tp_size": ranks, "pp_size": 1},
     }

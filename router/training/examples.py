@@ -87,7 +87,7 @@ class SceneExamples:
         split: Which of the demo's disjoint worlds.
         first: Seed of the first scene.
         scenes: How many scenes.
-        questions: Questions per scene; examples of one scene stand next to each other.
+        questions: Questions per scene; examples of one scene follow each other.
     """
 
     def __init__(self, split: Split, first: int, scenes: int, questions: int) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Estimate", "Means", "Part", "estimate"]
 
 Phase = Literal["always", "references", "step", "main memory"]
 FLOAT = 4  # bytes
-TEXT = 64  # rows of template and question, where nothing else is said
+TEXT = 64  # rows of template and question, where nothing else is given
 
 
 class Part(NamedTuple):
@@ -123,7 +123,7 @@ def _references(spec: ModelSpec, means: Means) -> int:
 
 
 def _moment(spec: ModelSpec) -> int:
-    """Values per row that stand at once inside a layer that nobody remembers."""
+    """Values per row that are there at once inside a layer of which nothing is remembered."""
     one = spec.decoder
     return 3 * one.hidden + max(3 * one.feed_forward, 6 * one.heads * one.head_dim)
 

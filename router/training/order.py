@@ -58,5 +58,5 @@ class Hard:
 
 
 def mixed_seed(*parts: int | str) -> int:
-    """Returns one seed for several numbers or words; neighbours have nothing in common."""
+    """Returns one seed for several numbers or names; those of neighbours have nothing in common."""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[:7], "big")

@@ -26,15 +26,15 @@ def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
         answer_tokens: What an answer may take of the model's positions.
     """
     encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
-    free_slots = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
+    free_tokens = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
     known: dict[Path, str | None] = {}
 
     def check(prompt: Prompt) -> None:
         length = len(encoder.suffix_ids(prompt.question))
-        if not 1 <= length <= free_slots:
+        if not 1 <= length <= free_tokens:
             raise Unusable(
                 f"the question with its template has {length} tokens; with the image and an answer of"
-                f" {answer_tokens} the model's context has room for {free_slots}",
+                f" {answer_tokens} the model's context leaves {free_tokens}",
                 "shorten the question",
             )
         if prompt.image not in known:

@@ -7,7 +7,7 @@ Kept rows get the positions of the unpruned prompt (`positions`). That needs att
 is given: FLASHINFER's does. The default, TRTLLM, counts positions in its kernel; it is refused, unless the environment
 says ALLROUNDER_TRTLLM_POSITIONS=counted, which is another computation than the one whose fidelity was measured.
 
-The registration must happen at import: worker processes of later releases look a model up by the name of its module.
+The registration must happen at import: worker processes of later releases find a model by the name of its module.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class PrunedLlava(PreTrainedModel):
         self._positions = Positions.of(model_config.pretrained_config.name_or_path)
         self._rotated_outside = self._positions.dropped > 0 and _rotated_outside(self.llm)
         self.model_config = model_config
-        # From here on the executor sees the decoder's config: its heads and layers size the KV cache.
+        # From here on the executor gets the decoder's config: its heads and layers size the KV cache.
         self.config = model_config.pretrained_config = self.llm.config
 
     @classmethod

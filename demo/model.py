@@ -1,11 +1,7 @@
-"""The demo model's shape, and how it becomes a stock Hugging Face directory.
-
-``python -m allrounder.demo.model --random --out DIR`` writes one with random weights.
-"""
+"""The demo model's shape, and how it becomes a stock Hugging Face directory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +20,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from allrounder.demo.scenes import GRID, IMAGE_PX, PATCH_PX
-from allrounder.demo.tokenizer import CHAT_TEMPLATE, IMAGE, MAX_LENGTH, build_tokenizer
+from allrounder.demo.tokenizer import CHAT_TEMPLATE, IMAGE, MAX_LENGTH
 
 IMAGE_TOKENS = GRID * GRID
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
@@ -141,21 +137,3 @@ def save_model(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokeni
     settings = {**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     (out / "model.safetensors").chmod(0o644)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Write the demo model's directory with random weights.")
-    parser.add_argument("--random", action="store_true", required=True, help="random weights (the only choice here)")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed=options.seed)
-    save_model(model, tokenizer, options.out)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{options.out}: {parameters / 1e6:.1f} M random parameters, {len(tokenizer)} tokens")
-
-
-if __name__ == "__main__":
-    main()

@@ -39,11 +39,7 @@ def inherited(process: int) -> bool:
 
 
 def check_process(process: int, where: object) -> None:
-    """Refuses what a forked process inherited.
-
-    Args:
-        process: The id of the process that made it.
-        where: What it is.
+    """Refuses what was made by ``process``, an id, and inherited by a fork of it; ``where`` names it.
 
     Raises:
         RuntimeClosed: This is another process.
@@ -76,11 +72,7 @@ def calling(process: int, where: object) -> Iterator[None]:
 
 
 def own(opened: Callable[[], Session], where: object) -> Session:
-    """Returns a backend's session as one that belongs to this process.
-
-    Args:
-        opened: Opens it.
-        where: Names it in errors.
+    """Returns the session that ``opened`` opens as one that belongs to this process; ``where`` names it in errors.
 
     Raises:
         RuntimeClosed: The interpreter ends.

@@ -114,12 +114,7 @@ def read_record(directory: Path | str) -> RouterRecord:
 
 
 def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: str) -> MetaRouter:
-    """Returns the router of a directory, in float32, in evaluation mode.
-
-    Args:
-        directory: What `save_router` wrote.
-        model_spec: The model that it is to serve.
-        model_digest: That model's digest.
+    """Returns the router of a directory for the model of that spec and digest, in float32, in evaluation mode.
 
     Raises:
         RouterMismatch: Trained for another model, damaged, or not a router.

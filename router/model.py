@@ -122,12 +122,7 @@ class MetaRouter(nn.Module):
 
 
 def copy_model_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:
-    """Starts the router's layers from the model's first ones, which already read the same rows.
-
-    Args:
-        router: Changed in place.
-        layers: The model's decoder layers, at least as many as the router has.
-    """
+    """Starts the router's layers, in place, from the model's first ones, which already read the same rows."""
     for own, other in zip(router.layers, layers, strict=False):
         own.load_state_dict({name: value.detach().float() for name, value in other.state_dict().items()})
 

@@ -28,13 +28,7 @@ class Spoken(NamedTuple):
 
 @torch.no_grad()
 def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) -> State:
-    """Reads ``[prefix | V]``, which every question about the image begins with.
-
-    Args:
-        pruned: The model.
-        image_embeds: [1, N, H].
-        prefix_ids: int64 [1, P].
-    """
+    """Reads ``[prefix | V]``, int64 [1, P] and [1, N, H], which every question about the image begins with."""
     nothing = PromptBatch(prefix_ids, prefix_ids.new_zeros(1, 0), prefix_ids.new_zeros(1))
     keep = torch.arange(pruned.spec.image_tokens, device=image_embeds.device)[None]
     return pruned.prefill(image_embeds, nothing, PruningDecision(keep, tuple(range(pruned.spec.decoder.layers)), 0))
@@ -44,14 +38,9 @@ def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) ->
 def answer(
     pruned: PrunedModel, image: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
 ) -> list[Spoken]:
-    """Returns the greedy answers to B questions about one image.
+    """Returns the greedy answers to B questions about one image, up to ``new_tokens`` long.
 
-    Args:
-        pruned: The model that read the image.
-        image: From `read_image`; stays as it is.
-        prompt: B prompts; their prefixes are the image's.
-        new_tokens: Answers are cut here.
-        stop_ids: Any of them ends an answer.
+    ``image`` is from `read_image` of the same model, and stays as it is; the prefixes of ``prompt`` are the image's.
 
     Raises:
         PromptTooLong: A question with its answer is longer than the model's positions reach.

@@ -92,13 +92,9 @@ def check(asked: Asked) -> None:
 
 @contextmanager
 def opened(place: Path, *, force: bool, progress: Progress, write: Writer | None = None) -> Iterator[_Output]:
-    """Opens a place for a checkpoint.
+    """Opens a place for a checkpoint, which may take the place of another with ``force``.
 
-    Args:
-        place: Where it will be.
-        force: Whether it may take the place of another.
-        progress: Gets what is done.
-        write: In place of `write_checkpoint`, for a backend whose directory holds more.
+    A backend whose directory holds more gives ``write``, in place of `write_checkpoint`.
 
     Raises:
         BundleError: It holds something that is no checkpoint of ours, or one, and ``force`` is not given.
@@ -136,11 +132,7 @@ class _Output:
 def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Progress = silent) -> Sidecar:
     """Writes a checkpoint into a folder that does not exist yet; the sidecar comes last.
 
-    Args:
-        frozen_dir: What the exporter froze, the model's files included.
-        measured: A static entry with K = 0, whose pruning and figures the checkpoint takes.
-        out: Where to.
-        progress: Gets the weights files.
+    It takes the pruning and the figures of ``measured``, a static entry with K = 0.
 
     Raises:
         InputInvalid: The entry drops tokens inside the decoder, or is dynamic.

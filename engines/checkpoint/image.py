@@ -30,16 +30,10 @@ _Span = tuple[str, int, int]  # file, first byte, bytes
 def write_image(
     frozen_dir: Path, frozen: Frozen, out: Path, *, router: bool
 ) -> tuple[SharedGraphs, dict[str, FileRecord]]:
-    """Writes graphs, weights and tokenizer below ``out``.
-
-    Args:
-        frozen_dir: A frozen directory, verified.
-        frozen: Its record.
-        out: Made where it does not exist.
-        router: Whether the version asks the router.
+    """Writes graphs, weights and tokenizer of a verified frozen directory below ``out``.
 
     Returns:
-        The graphs' and all files' paths relative to ``out``.
+        The graphs' and all files' paths relative to ``out``; the router's where the version asks the router.
 
     Raises:
         OSError: The file system refuses.

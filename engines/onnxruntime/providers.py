@@ -131,10 +131,7 @@ def unusable(options: EngineOptions, got: object) -> EngineUnavailable:
 def check_placement(on_cpu: Mapping[str, int], graph: Path, options: EngineOptions) -> None:
     """Checks that nothing but shapes and indices is computed on the CPU in a session on a GPU.
 
-    Args:
-        on_cpu: Operator -> how many of the graph's nodes ONNX Runtime gave to the CPU.
-        graph: For the message.
-        options: For the message.
+    ``on_cpu`` says how many of the graph's nodes of each operator ONNX Runtime gave to the CPU.
 
     Raises:
         EngineUnavailable: Something else is.

@@ -106,16 +106,8 @@ def parse_version(text: str, flavour: Flavour = TENSORRT) -> tuple[int, ...]:
 
 def plan_name(kind: str, digest: str, target: PlanTarget, flavour: Flavour = TENSORRT) -> str:
     """Returns the file name of a plan: its graph's kind, a digest of what it was built from, and its target."""
-    marks = [
-        mark
-        for mark, there in (
-            ("-newer", target.newer),
-            ("-ampere", target.hardware == "ampere"),
-            ("-plugin", target.plugin),
-        )
-        if there
-    ]
-    return f"{kind}-{digest}-{flavour.mark}{_dotted(target.version)}-sm{target.sm}{''.join(marks)}{PLAN}"
+    marks = "-newer" * target.newer + "-ampere" * (target.hardware == "ampere") + "-plugin" * target.plugin
+    return f"{kind}-{digest}-{flavour.mark}{_dotted(target.version)}-sm{target.sm}{marks}{PLAN}"
 
 
 def read_target(name: str, flavour: Flavour = TENSORRT) -> PlanTarget | None:

@@ -91,9 +91,7 @@ class Decoder:
 def decoder_of(text: Mapping[str, Any], *, tied: bool) -> Decoder:
     """Returns the decoder of a ``text_config``, as transformers 4 or 5 writes it; defaults fill what it leaves out.
 
-    Args:
-        text: The ``text_config``.
-        tied: Whether the head is the embedding table: it is wherever there is no head among the weights.
+    The head is ``tied`` to the embedding table wherever there is no head among the weights.
 
     Raises:
         ModelUnsupported: A decoder, activation or rotary embedding that this layout has no place for.
@@ -173,11 +171,7 @@ def targets(decoder: Decoder, ranks: int, rank: int) -> Iterator[Target]:
 
 
 def check_ranks(decoder: Decoder, ranks: int) -> None:
-    """Refuses a number of ranks that heads or feed-forward cannot be cut into.
-
-    Raises:
-        InputInvalid: See above.
-    """
+    """Raises `InputInvalid` for a number of ranks that heads or feed-forward cannot be cut into."""
     shared = ranks % decoder.kv_heads == 0 if decoder.kv_heads < ranks else decoder.kv_heads % ranks == 0
     if ranks < 1 or decoder.heads % ranks or decoder.feed_forward % ranks or not shared:
         raise InputInvalid(

@@ -60,11 +60,7 @@ class EngineLimits(NamedTuple):
         return self.batch * self.tokens
 
     def check_positions(self, image_tokens: int, most: int) -> None:
-        """Refuses sequences, with so many positions for the image, that are longer than the decoder's positions.
-
-        Raises:
-            InputInvalid: See above.
-        """
+        """Raises `InputInvalid` for sequences, with so many image tokens, that exceed the decoder's positions."""
         if self.text_tokens + image_tokens + self.new_tokens > most:
             raise InputInvalid(
                 "the longest sequence exceeds the decoder's positions",

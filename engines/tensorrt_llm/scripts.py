@@ -5,22 +5,31 @@ The flags are those of `trtllm-build` in 1.0 to 1.2.1.
 
 from __future__ import annotations
 
-import shlex
-
 from allrounder.engines.tensorrt_llm.limits import EngineLimits
 from allrounder.engines.written import LIST
 
-__all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "build_command", "scripts"]
+__all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "scripts"]
 
 CHECKPOINT, ENGINE = "checkpoint", "engine"  # folders beside the scripts
 BUILD, RUN, PAGE = "build.sh", "run.py", "README.md"
 
 
-def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: str = ENGINE) -> list[str]:
-    """Returns the `trtllm-build` line."""
+def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
+    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
+    return {
+        BUILD: _BUILD.format(label=label, command=_build_command(limits), engine=ENGINE, listed=LIST),
+        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
+        PAGE: _PAGE.format(
+            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
+        ),
+    }
+
+
+def _build_command(limits: EngineLimits) -> str:
+    """Returns the `trtllm-build` line, a flag on each line."""
     values = {
-        "checkpoint_dir": checkpoint,
-        "output_dir": engine,
+        "checkpoint_dir": f'"$here/{CHECKPOINT}"',
+        "output_dir": f'"$here/{ENGINE}"',
         "gemm_plugin": "auto",
         "max_batch_size": limits.batch,
         "max_input_len": limits.input_len,
@@ -30,25 +39,8 @@ def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: st
         "max_multimodal_len": limits.multimodal_len,
         "workers": limits.tensor_parallel,
     }
-    return ["trtllm-build", *(part for name, value in values.items() for part in (f"--{name}", str(value)))]
-
-
-def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
-    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
-    command = build_command(limits, "$here/" + CHECKPOINT, "$here/" + ENGINE)
-    pairs = [f"{name} {_quoted(value)}" for name, value in zip(command[1::2], command[2::2], strict=True)]
-    line = " \\\n  ".join([command[0], *pairs, '"$@"'])
-    return {
-        BUILD: _BUILD.format(label=label, command=line, engine=ENGINE, listed=LIST),
-        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
-        PAGE: _PAGE.format(
-            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
-        ),
-    }
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if value.startswith("$here/") else shlex.quote(value)
+    flags = (f"--{name} {value}" for name, value in values.items())
+    return " \\\n  ".join(["trtllm-build", *flags, '"$@"'])
 
 
 _BUILD = """\

@@ -41,13 +41,7 @@ Pruner = Callable[[View], Scores]
 
 
 def embed_pixels(vlm: LoadedModel, image_embeds: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:
-    """Returns the view of B questions.
-
-    Args:
-        vlm: Whose embeddings are read.
-        image_embeds: [B, N, H].
-        prompt: B prompts.
-        identity: One name per question.
+    """Returns the view of B questions; ``image_embeds`` is [B, N, H], and ``identity`` names each question.
 
     Raises:
         InputInvalid: They are not B of each.

@@ -19,12 +19,7 @@ __all__ = ["checks", "held_out"]
 
 
 def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
-    """Returns what raises `Unusable` for a prompt that the model cannot read.
-
-    Args:
-        vlm: The model.
-        answer_tokens: What an answer may take of the model's positions.
-    """
+    """Returns what raises `Unusable` for a prompt that, with such an answer, the model cannot read."""
     encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
     free_tokens = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
     known: dict[Path, str | None] = {}

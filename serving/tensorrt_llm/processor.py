@@ -83,9 +83,7 @@ class _PrunedLlavaProcessor:
     def config(self) -> Any:
         return self._vlm
 
-    @property
-    def model_config(self) -> Any:
-        return self._vlm
+    model_config = config
 
     @property
     def processor(self) -> None:

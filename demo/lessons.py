@@ -118,7 +118,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the scenes of one step look like; tensors a lesson does not use are absent."""
+    """The scenes of one step as tensors; those that a lesson does not use are absent."""
 
     text: PackedText | None
     labels: torch.Tensor

@@ -29,7 +29,7 @@ except ImportError as error:
     raise EngineUnavailable(
         "OpenVINO cannot be imported", got=error, remedy="pip install openvino (or allrounder[openvino])"
     ) from error
-# Its binding looks numpy's types up when it first wants one; two threads that do so at once never come back.
+# Its binding loads numpy's types when it first wants one; two threads that do so at once never come back.
 openvino.Type.f32.to_dtype()
 
 

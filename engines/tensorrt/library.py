@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: whether a library is here and new enough, whether a GPU is, and errors in its own words.
+"""TensorRT and TensorRT-RTX: whether a library is here and new enough, whether a GPU is, and what it says of errors.
 
 Builders and sessions of plans open the libraries here. Their Python packages (TensorRT 10.15 to 11, TensorRT-RTX) are
 alike; TensorRT-RTX builds for several GPU architectures at once, none of which need be here.

@@ -40,10 +40,10 @@ class Answers(NamedTuple):
 
 
 class Forced(NamedTuple):
-    """Prompts with their answers behind them, as they stand before layer K.
+    """Prompts with their answers behind them, as they are before layer K.
 
     ``hidden`` [B, R, H]; ``positions`` int64 [B, R]; ``reads`` int64 [B, A], the rows whose logits predict the answer;
-    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there stand in rows
+    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there are in rows
     ``start`` to ``start + tokens - 1``.
     """
 
@@ -102,10 +102,10 @@ def log_probs(vlm: LoadedModel, forced: Forced, prune_layer: int, gates: Gates, 
 
     Args:
         vlm: The frozen model.
-        forced: Rows as they stand before layer K.
+        forced: Rows as they are before layer K.
         prune_layer: K.
         gates: What is there of tokens and layers.
-        frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
+        frugal: Remember only the rows between layers; the gradient then computes each layer a second time.
     """
     layers = range(prune_layer, len(_decoder(vlm).layers))
     return _predicted(vlm, forced, _run(vlm, forced, layers, gates, frugal=frugal))

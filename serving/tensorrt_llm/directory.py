@@ -193,7 +193,7 @@ made elsewhere (`allrounder.serving.tensorrt_llm.requests`).
 - Kept rows have their positions in the unpruned prompt, as in the frozen graphs, whose fidelity the sidecar gives. The
   default attention (`TRTLLM`) counts rows instead: it is refused, but for ALLROUNDER_TRTLLM_POSITIONS=counted in the
   environment, with worse answers.
-- So every prompt has the template's words before the image, and one image. TensorRT-LLM tokenises it: a special
+- So every prompt has the template's text before the image, and one image. TensorRT-LLM tokenises it: a special
   token's text in a question becomes that token.
 
 Nothing here was run in TensorRT-LLM by the project: calls and options were checked against its sources, and the modules

@@ -1,10 +1,8 @@
-"""Attention for training, as attention functions that stock Hugging Face layers can be told to use.
+"""Attention for training, as attention functions for stock Hugging Face layers.
 
-Knows: a packed row is a causal prefix followed by questions that see the prefix and themselves; a tower sees all.
-Does not know: models, images or questions.
-
-Both compute what dense masked attention computes, and only leave out blocks that the mask would throw away. On a CPU
-they are written as plain products, which train nearly twice as fast there as the fused kernel (measured, AVX-512).
+A packed row is a causal prefix followed by questions that see the prefix and themselves; a tower sees all. Both compute
+what dense masked attention computes, and only leave out blocks that the mask would throw away. On a CPU they are
+written as plain products, which train nearly twice as fast there as the fused kernel (measured, AVX-512).
 """
 
 from __future__ import annotations
@@ -26,7 +24,9 @@ def packed_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **options: object,
+    *,
+    scaling: float,
+    **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention of ``query`` [B, heads, S, D] to ``key``, ``value`` [B, kv_heads, S, D].
 
@@ -36,15 +36,14 @@ def packed_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scale = _scale(query, options)
     prefix = query.shape[2] - (0 if attention_mask is None else attention_mask.shape[2])
     bounds = [round(prefix * part / CHUNKS) for part in range(CHUNKS + 1)]
     parts = []
     for start, end in pairwise(bounds):
         seen = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(start)
-        parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen, scale))
+        parts.append(_attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], seen, scaling))
     if attention_mask is not None:
-        parts.append(_attend(query[:, :, prefix:], key, value, attention_mask, scale))
+        parts.append(_attend(query[:, :, prefix:], key, value, attention_mask, scaling))
     return torch.cat(parts, 2).transpose(1, 2), None
 
 
@@ -54,22 +53,19 @@ def tower_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **options: object,
+    *,
+    scaling: float,
+    **_: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention of everything to everything, all [B, heads, S, D]; returns [B, S, heads, D]."""
     assert attention_mask is None
-    return _attend(query, key, value, None, _scale(query, options)).transpose(1, 2), None
+    return _attend(query, key, value, None, scaling).transpose(1, 2), None
 
 
 def use_training_attention() -> None:
     """Make both functions known to Hugging Face; asking twice is harmless."""
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     AttentionInterface.register(TOWER_ATTENTION, tower_attention)
-
-
-def _scale(query: torch.Tensor, options: dict[str, object]) -> float:
-    given = options.get("scaling")
-    return given if isinstance(given, float) else query.shape[-1] ** -0.5
 
 
 def _attend(

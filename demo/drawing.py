@@ -1,8 +1,4 @@
-"""Drawing: a scene becomes an image, the same one every time.
-
-Knows: textures, how shapes and digits look, pixel normalisation.
-Does not know: questions, tokens or the model.
-"""
+"""Drawing: a scene becomes an image, the same one every time."""
 
 from __future__ import annotations
 

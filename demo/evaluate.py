@@ -1,9 +1,7 @@
 """Evaluation of a demo model the way it is used: stock processor, stock ``generate``, one question per prompt.
 
-Knows: exact-answer accuracy per class, with the image and with a blank one.
-Does not know: training or pruning.
-
-``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]``; last line JSON.
+``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]`` gives exact-answer accuracy per class,
+with the image or with a blank one; last line JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from allrounder.demo.prompts import Example, examples, read_prompts
+from allrounder.demo.prompts import Example, examples
 from allrounder.demo.questions import CLASSES
 from allrounder.demo.scenes import IMAGE_PX, Split
 from allrounder.demo.tokenizer import render_prompt
@@ -39,7 +37,6 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of exact answers, 0..1."""
         return self.right / max(self.asked, 1)
 
 
@@ -63,8 +60,8 @@ class Evaluator:
         inputs = self.processor(images=images, text=prompts, return_tensors="pt", padding=True)
         inputs = inputs.to(self.model.device)
         tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        told = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in told]
+        answers = self.processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in answers]
 
     def evaluate(self, asked: Iterable[Example], *, blank: bool = False, batch: int = 8) -> dict[str, Score]:
         """Scores per class and of ``all``."""
@@ -76,8 +73,8 @@ class Evaluator:
             nothing = Image.new("RGB", (IMAGE_PX, IMAGE_PX), BLANK)
             images = [nothing if blank else example.image for example in group]
             answers = self.answer(images, [example.question for example in group])
-            for example, told in zip(group, answers, strict=True):
-                right[example.kind] += told == example.answer
+            for example, answer in zip(group, answers, strict=True):
+                right[example.kind] += answer == example.answer
                 total[example.kind] += 1
             progress("questions", sum(total.values()), 0)
         scores = {kind: Score(right[kind], total[kind]) for kind in CLASSES}
@@ -89,8 +86,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Exact-answer accuracy of a demo model.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--count", type=int, default=1000, help="questions")
-    parser.add_argument("--split", choices=[split.name.lower() for split in Split], default="test")
-    parser.add_argument("--prompts", type=Path, help="a prompts.jsonl to ask instead")
     parser.add_argument("--blank", action="store_true", help="show a grey image instead")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
@@ -98,10 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     evaluator = Evaluator.load(options.model, options.device)
-    asked: Iterable[Example] = examples(Split[options.split.upper()], options.count)
-    if options.prompts is not None:
-        asked = islice(read_prompts(options.prompts), options.count)
-    scores = evaluator.evaluate(asked, blank=options.blank, batch=options.batch)
+    scores = evaluator.evaluate(examples(Split.TEST, options.count), blank=options.blank, batch=options.batch)
     for kind, score in scores.items():
         print(f"{kind:8s} {score.right:5d} of {score.asked:5d}  {100 * score.accuracy:5.1f} %")
     accuracy = {kind: round(score.accuracy, 4) for kind, score in scores.items()}

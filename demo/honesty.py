@@ -1,8 +1,8 @@
 """Honesty checks: is the demo model hurt by careless pruning, as a real model is?
 
-Knows: how to grade a stock model on packed questions while layers are skipped or image tokens hidden at random.
-Does not know: routers. Nothing is removed here; skipped layers hand through what they got, hidden tokens are masked as
-keys from one layer on, which gives the same answers as removal.
+A stock model is graded on packed questions while layers are skipped or image tokens hidden at random. Nothing is
+removed here; skipped layers hand through what they got, hidden tokens are masked as keys from one layer on, which gives
+the same answers as removal.
 
 ``python -m allrounder.demo.honesty --model models/demo``; the last line is one JSON object.
 """
@@ -56,7 +56,7 @@ class Pruning:
 def make_sheets(
     model: LlavaForConditionalGeneration, packer: Packer, images: int, per_image: int, split: Split
 ) -> list[Sheet]:
-    """Look at ``images`` scenes once, four to a sheet."""
+    """Run the tower on ``images`` scenes, four to a sheet."""
     sheets = []
     for start in range(0, images, 4):
         scenes = [sample_scene(split, seed) for seed in range(start, min(start + 4, images))]

@@ -1,10 +1,7 @@
 """Dense labels: what every patch of a scene shows. They teach the tower to see and the decoder to read.
 
-Knows: the five label channels and how a scene fills them, patch by patch or on a coarse 6x6 label image.
-Does not know: pixels, questions or the model.
-
 Channels: colour (0 none, then ``COLOURS``, last the white of digits), kind (0 none, then ``KINDS``, then ten digits),
-cell (0..8), slot (0 none, then the place in the row of digits), anchor (1 on the one patch that stands for an object).
+cell (0..8), slot (0 none, then the place in the row of digits), anchor (1 on one patch of each object).
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from allrounder.demo.scenes import (
 )
 
 CHANNELS = (len(COLOURS) + 2, 1 + len(KINDS) + 10, CELLS * CELLS, 1 + MAX_DIGITS, 2)
-CHANNEL_NAMES = ("colour", "kind", "cell", "slot", "anchor")
 WHITE = len(COLOURS) + 1
 FIRST_DIGIT = 1 + len(KINDS)
 COARSE = 6

@@ -1,10 +1,9 @@
 """Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
 
-Knows: ``read`` (the decoder answers about coarse label images), ``see`` (the tower names what every patch
-shows, and the projector says so in the decoder's terms), ``whole`` (pixels in, answers out, all 576 image tokens; the
-tower stays as ``see`` left it, projector and decoder learn on), ``polish`` (the same with the tower learning
-too, and with holes in the ground of every second batch). Does not know: optimisers, clocks, files. No lesson drops
-layers, or image tokens that show something.
+``read``: the decoder answers about coarse label images. ``see``: the tower names what every patch shows, and the
+projector says so in the decoder's terms. ``whole``: pixels in, answers out, all 576 image tokens; the tower stays as
+``see`` left it, projector and decoder learn on. ``polish``: the same with the tower learning too, and with holes in the
+ground of every second batch. No lesson drops layers, or image tokens that show something.
 
 Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a model that has only ever seen 576
 tokens keeps what it works with in patches of bare ground, which no model trained on images of many sizes does. They
@@ -51,17 +50,15 @@ class Learner(nn.Module):
         for weight in self.label_embeddings.parameters():
             nn.init.normal_(weight, std=0.5)
         for channel, size in enumerate(CHANNELS):
-            words = [tokenizer.encode(label_words(channel, value)) for value in range(size)]
             table = torch.zeros(size, len(tokenizer))
-            for value, ids in enumerate(words):
-                table[value, ids] = 1.0
+            for value in range(size):
+                table[value, tokenizer.encode(label_words(channel, value))] = 1.0
             self.register_buffer(f"words_{channel}", table, persistent=False)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What image tokens of these labels should be, [..., 5] -> [..., hidden].
 
-        Each label adds its own vector and the embeddings of the words that name it, so that a red patch already says
-        "red" in the decoder's language, and looking up is matching words.
+        Each label adds its own vector and the embeddings of the words that name it: a red patch holds "red".
         """
         embed = self.model.model.language_model.embed_tokens.weight
         tables = [
@@ -70,7 +67,7 @@ class Learner(nn.Module):
         ]
         return torch.stack([embedding(labels[..., i], table) for i, table in enumerate(tables)]).sum(0)
 
-    def look(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    def tower_features(self, pixels: torch.Tensor, first_row: int = 0) -> torch.Tensor:
         """Tower features [B, patches, tower_hidden] of ``pixels`` [B, 3, h, IMAGE_PX], a band of patch rows."""
         tower = self.model.model.vision_tower
         embeddings = tower.embeddings
@@ -121,7 +118,7 @@ class Learner(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the scenes of one step look like; tensors a lesson does not use are absent."""
+    """The scenes of one step as tensors; those that a lesson does not use are absent."""
 
     text: PackedText | None
     labels: torch.Tensor
@@ -160,7 +157,7 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
         return loss, {"answer_tokens_right": right}
     assert batch.pixels is not None
     with torch.set_grad_enabled(lesson != "whole"):
-        features = learner.look(batch.pixels, batch.first_row)
+        features = learner.tower_features(batch.pixels, batch.first_row)
     image_embeds = learner.model.model.multi_modal_projector(features)
     if lesson == "see":
         dense, kind = learner.dense_loss(features, batch.labels)

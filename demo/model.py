@@ -1,14 +1,7 @@
-"""The demo model's shape, and how it becomes a stock Hugging Face directory.
-
-Knows: the configuration, initialisation, processor, and what files the directory holds.
-Does not know: training, scenes or evaluation.
-
-``python -m allrounder.demo.model --random --out DIR`` writes one with random weights.
-"""
+"""The demo model's shape, and how it becomes a stock Hugging Face directory."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +20,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from allrounder.demo.scenes import GRID, IMAGE_PX, PATCH_PX
-from allrounder.demo.tokenizer import CHAT_TEMPLATE, IMAGE, MAX_LENGTH, build_tokenizer
+from allrounder.demo.tokenizer import CHAT_TEMPLATE, IMAGE, MAX_LENGTH
 
 IMAGE_TOKENS = GRID * GRID
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
@@ -101,12 +94,11 @@ def build_model(
     model = LlavaForConditionalGeneration(config)
     with torch.no_grad():
         for layer in model.model.language_model.layers:
-            for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            attention, mlp = layer.self_attn, layer.mlp
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
                 torch.nn.init.normal_(linear.weight, std=shape.hidden**-0.5)
-            for linear in (layer.mlp.gate_proj, layer.mlp.up_proj):
-                torch.nn.init.normal_(linear.weight, std=shape.hidden**-0.5)
-            torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=(2 * shape.layers * shape.hidden) ** -0.5)
-            torch.nn.init.normal_(layer.mlp.down_proj.weight, std=(2 * shape.layers * shape.feed_forward) ** -0.5)
+            torch.nn.init.normal_(attention.o_proj.weight, std=(2 * shape.layers * shape.hidden) ** -0.5)
+            torch.nn.init.normal_(mlp.down_proj.weight, std=(2 * shape.layers * shape.feed_forward) ** -0.5)
         torch.nn.init.normal_(model.model.language_model.embed_tokens.weight, std=1.0)
     return model
 
@@ -145,21 +137,3 @@ def save_model(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokeni
     settings = {**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     (out / "model.safetensors").chmod(0o644)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Write the demo model's directory with random weights.")
-    parser.add_argument("--random", action="store_true", required=True, help="random weights (the only choice here)")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed=options.seed)
-    save_model(model, tokenizer, options.out)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{options.out}: {parameters / 1e6:.1f} M random parameters, {len(tokenizer)} tokens")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,5 @@
 """Packing: many questions about one image in one sequence, each seeing what it will see when asked alone.
 
-Knows: token order, positions, which key each query may see, which tokens are learned.
-Does not know: where image embeddings come from, or the model.
-
 Layout of one row: ``USER:`` | image tokens | question 1 with its answer | question 2 ... Every question continues the
 prefix at the same position, sees the prefix and itself, and is blind to its neighbours: exactly the single prompt.
 """
@@ -68,10 +65,10 @@ class Packer:
         columns: list[tuple[int, int, int, int]] = []
         for number, question in enumerate(questions, 1):
             asked = self.tokens(AFTER_IMAGE + question.text + BEFORE_ANSWER)
-            told = [*self.tokens(" " + question.answer), self.tokenizer.eos_token_id]
-            # Labels stand one place early: the token at i is asked for the token at i + 1.
-            labels = [IGNORED] * (len(asked) - 1) + told
-            ids = asked + told[:-1]
+            answered = [*self.tokens(" " + question.answer), self.tokenizer.eos_token_id]
+            # Labels are one place early: the token at i is asked for the token at i + 1.
+            labels = [IGNORED] * (len(asked) - 1) + answered
+            ids = asked + answered[:-1]
             columns += [(i, label, start + n, number) for n, (i, label) in enumerate(zip(ids, labels, strict=True))]
         return np.array(columns, np.int64).T
 

@@ -1,8 +1,5 @@
 """Prompts: scenes as PNG files and questions as JSON lines, for calibration, examples and tests.
 
-Knows: which questions are picked, file names, the one-object-per-line format.
-Does not know: the model. ``Example`` is the record that evaluation reads, drawn in memory or from such files.
-
 ``python -m allrounder.demo.prompts --out models/demo/calibration --images 64`` writes the shipped ones.
 """
 
@@ -54,25 +51,10 @@ def write_prompts(out: Path, split: Split, images: int, per_image: int = 5, firs
         name = f"images/{seed:03d}.png"
         Image.fromarray(draw(scene)).save(out / name, optimize=True)
         for question in scene_questions(scene, per_image):
-            record = {
-                "image": name,
-                "question": question.text,
-                "answer": question.answer,
-                "kind": question.kind,
-            }
+            record = {"image": name, "question": question.text, "answer": question.answer, "kind": question.kind}
             lines.append(json.dumps(record))
     (out / "prompts.jsonl").write_text("\n".join(lines) + "\n")
     return len(lines)
-
-
-def read_prompts(path: Path) -> list[Example]:
-    """The examples of a ``prompts.jsonl``; images lie beside it."""
-    found = []
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        with Image.open(path.parent / record["image"]) as image:
-            found.append(Example(image.convert("RGB"), record["question"], record["answer"], record["kind"]))
-    return found
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,4 @@
-"""Questions about a scene, each with exactly one right answer.
-
-Knows: the five classes of question, their phrasings, and the rule that only unambiguous questions are asked.
-Does not know: pixels, tokens or the model.
-"""
+"""Questions about a scene, in five classes, each with exactly one right answer."""
 
 from __future__ import annotations
 

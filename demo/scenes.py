@@ -1,8 +1,5 @@
 """Scenes: what is in a demo image, drawn by chance from a seed.
 
-Knows: the 3x3 grid of places, shapes, colours, the row of digits, and how a scene is sampled.
-Does not know: pixels (``drawing``), questions (``questions``) or tensors (``labels``).
-
 Units: a *patch* is 8 px, an image is 24x24 patches (192 px), a *cell* is one of 3x3 places of 8x8 patches.
 """
 

@@ -1,8 +1,4 @@
-"""The demo tokenizer: a byte-level BPE in the manner of Qwen2, trained on the demo's own questions and answers.
-
-Knows: the corpus, the special tokens, the prompt as text, how the tokenizer is saved for Hugging Face.
-Does not know: images or the model.
-"""
+"""The demo tokenizer: a byte-level BPE in the manner of Qwen2, trained on the demo's questions and answers."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """The trainer of the demo model: four lessons in a row, each resumable after a kill at any time.
 
-Knows: optimisers, the learning-rate schedule by time or by steps, checkpoints, the log.
-Does not know: what a lesson teaches (``lessons``) or how good the result is (``evaluate``).
-
-``python -m allrounder.demo.train --out DIR --minutes 90`` trains all lessons; ``--lesson`` and ``--steps`` narrow
-it. Batches are pure functions of the step number, so a resumed run goes on exactly where the killed one stopped.
+``python -m allrounder.demo.train --out DIR --minutes 90`` trains all lessons; ``--lesson`` and ``--steps`` narrow it.
+Batches are pure functions of the step number, so a resumed run goes on exactly where the killed one stopped.
 """
 
 from __future__ import annotations
@@ -50,7 +47,7 @@ class Plan:
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done, seconds of training spent."""
+    """How far a run is: steps done, seconds of training spent."""
 
     step: int = 0
     spent_s: float = 0.0
@@ -92,11 +89,9 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, object]]:
-        """State of all optimisers."""
         return [optimizer.state_dict() for optimizer in self.all]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:
-        """Take back what ``state_dict`` gave."""
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
 
@@ -135,7 +130,7 @@ def train_lesson(learner: Learner, packer: Packer, plan: Plan, out: Path) -> Pro
         optimizers.load_state_dict(state["optimizers"])
         progress = Progress(state["step"], state["spent_s"])
     saved_at = time.monotonic()
-    tell = TerminalProgress()
+    report = TerminalProgress()
     with (out / "log.jsonl").open("a") as log:
         while progress.fraction(plan) < 1.0:
             begun = time.monotonic()
@@ -144,7 +139,7 @@ def train_lesson(learner: Learner, packer: Packer, plan: Plan, out: Path) -> Pro
             if progress.step % 10 == 0:
                 log.write(json.dumps({"lesson": plan.lesson, "step": progress.step, **record}) + "\n")
                 log.flush()
-            tell(f"lesson {plan.lesson}", progress.step, plan.steps or 0)
+            report(f"lesson {plan.lesson}", progress.step, plan.steps or 0)
             if time.monotonic() - saved_at > plan.save_every_s:
                 save_checkpoint(path, learner, optimizers, progress)
                 saved_at = time.monotonic()
@@ -175,13 +170,13 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -> Plan:
     """The shipped model's way through ``lesson``."""
-    if lesson == "read":
-        return Plan(lesson, minutes, steps, images=12, questions=7, muon_rate=3e-3, adam_rate=3e-3)
-    if lesson == "see":
-        return Plan(lesson, minutes, steps, images=32, questions=0, muon_rate=2e-3, adam_rate=1e-3)
-    if lesson == "polish":
-        return Plan(lesson, minutes, steps, images=4, questions=16, muon_rate=6e-4, adam_rate=3e-4, decay_from=0.3)
-    return Plan(lesson, minutes, steps, images=4, questions=16, muon_rate=8e-4, adam_rate=5e-4, decay_from=0.3)
+    images, questions, muon_rate, adam_rate, decay_from = {
+        "read": (12, 7, 3e-3, 3e-3, 0.5),
+        "see": (32, 0, 2e-3, 1e-3, 0.5),
+        "whole": (4, 16, 8e-4, 5e-4, 0.3),
+        "polish": (4, 16, 6e-4, 3e-4, 0.3),
+    }[lesson]
+    return Plan(lesson, minutes, steps, images, questions, muon_rate, adam_rate, decay_from=decay_from)
 
 
 def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device, start: Path | None = None) -> Learner:

@@ -30,7 +30,7 @@ from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey
 
 __all__ = ["Asked", "Backend", "BuildOptions", "Built", "Output", "backend"]
 
-Built = Entry | PrunedEntry  # one thing that was built, as it is told
+Built = Entry | PrunedEntry  # one thing that was built, as it is reported
 
 
 class Asked(NamedTuple):
@@ -66,8 +66,8 @@ class Asked(NamedTuple):
             "precision": self.precision,
             **changed,
         }
-        words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", value)]
-        return shlex.join(["allrounder", "build", *words, *self.words])
+        given = [part for flag, value in flags.items() for part in (f"--{flag.replace('_', '-')}", value)]
+        return shlex.join(["allrounder", "build", *given, *self.words])
 
 
 class BuildOptions(NamedTuple):
@@ -88,7 +88,7 @@ class Output(Protocol):
     notes: tuple[str, ...]  # what whoever uses the result must know
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[Built, ...]:
-        """Puts what was built at the place, whole; ``entries`` stand in the staged bundle, figures included.
+        """Puts what was built at the place, whole; ``entries`` are in the staged bundle, figures included.
 
         Raises:
             BundleError: The file system refuses, or the place was taken meanwhile.

@@ -1,8 +1,4 @@
-"""From frozen versions to a bundle's entries.
-
-What it is: the part of a build that is the same for every backend whose engines are, or begin as, frozen graphs.
-What it knows: the contract's records and staging. What it does not know: any backend's library.
-"""
+"""From frozen versions to a bundle's entries: the part of a build that is the same for every backend."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Frozen directories: what the exporter hands over.
-
-What it is: the reader of `frozen.json`, and the check of the files that it lists.
-What it knows: the contract's records. What it does not know: who wrote them, and backends.
-"""
+"""Frozen directories, which the exporter hands over: `frozen.json`, and the check of the files that it lists."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ FROZEN = "frozen.json"
 
 
 def read_frozen(directory: Path) -> Frozen:
-    """Returns the record of a frozen directory; its files are not looked at yet.
+    """Returns the record of a frozen directory; its files are not read yet.
 
     Raises:
         BundleCorrupt: It has none, or one that cannot be read or contradicts itself.

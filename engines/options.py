@@ -1,8 +1,4 @@
-"""How an engine is opened.
-
-What it is: one frozen record, checked when it is made.
-What it knows: which values make sense. What it does not know: whether this machine has them.
-"""
+"""How an engine is opened: one frozen record, checked when it is made."""
 
 from __future__ import annotations
 

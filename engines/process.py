@@ -1,8 +1,7 @@
 """Calls into libraries, bound to the process that opened what they work on.
 
-What it is: a session that belongs to one process. In a process forked from it every call raises and nothing is
-destroyed; when the interpreter ends, calls that run are awaited and no more begin.
-What it knows: processes. What it does not know: any backend; all sessions are opened through `own`.
+A session belongs to one process. In a process forked from it every call raises and nothing is destroyed; when the
+interpreter ends, calls that run are awaited and no more begin. All sessions are opened through `own`.
 
 Threads do not survive a fork. A library's session waits for its threads when it is run and when it is destroyed, which
 in a forked process is for ever; and what another thread had locked at that moment stays locked. At the interpreter's
@@ -40,11 +39,7 @@ def inherited(process: int) -> bool:
 
 
 def check_process(process: int, where: object) -> None:
-    """Refuses what a forked process inherited.
-
-    Args:
-        process: The id of the process that made it.
-        where: What it is.
+    """Refuses what was made by ``process``, an id, and inherited by a fork of it; ``where`` names it.
 
     Raises:
         RuntimeClosed: This is another process.
@@ -77,11 +72,7 @@ def calling(process: int, where: object) -> Iterator[None]:
 
 
 def own(opened: Callable[[], Session], where: object) -> Session:
-    """Returns a backend's session as one that belongs to this process.
-
-    Args:
-        opened: Opens it.
-        where: Names it in errors.
+    """Returns the session that ``opened`` opens as one that belongs to this process; ``where`` names it in errors.
 
     Raises:
         RuntimeClosed: The interpreter ends.

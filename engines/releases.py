@@ -1,7 +1,4 @@
-"""Releases of other people's packages, as far as they can be compared.
-
-What it is: a version string as a tuple in the order in which releases follow each other.
-What it knows: ``major.minor.patch`` with an ``rc`` or ``post`` behind it. What it does not know: any package.
+"""Releases of other people's packages: version strings as tuples that compare in the order of time.
 
 `packaging` would do it too; it is no dependency of the runtime, and three numbers are all that is asked for.
 """
@@ -14,7 +11,7 @@ from typing import NamedTuple
 
 __all__ = ["FINAL", "Release", "installed_release", "parse_release"]
 
-FINAL = 1 << 30  # stands behind every release candidate
+FINAL = 1 << 30  # after every release candidate
 _PATTERN = re.compile(
     r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.\d+)*(?:\.?(a|b|rc|dev)(\d{1,6}))?(?:\.?post\d+)?(?:\+.*)?"
 )

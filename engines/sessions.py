@@ -28,7 +28,7 @@ __all__ = [
     "why_not",
 ]
 
-BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never looked into
+BFLOAT16 = np.dtype("V2")  # numpy has none: two bytes each, which are handed on and never read
 
 
 class Tensor(Protocol):
@@ -48,9 +48,7 @@ class Cell(Protocol):
 
     def set(self, values: np.ndarray) -> None: ...
 
-    def get(self) -> np.ndarray:
-        """Returns a copy of the values."""
-        ...
+    def get(self) -> np.ndarray: ...
 
 
 class Bound(Protocol):
@@ -83,9 +81,7 @@ class Session(Protocol):
         """Ties inputs and outputs to memory; an output may share that of an input."""
         ...
 
-    def cell(self, values: np.ndarray) -> Cell:
-        """Returns a cell that holds ``values``."""
-        ...
+    def cell(self, values: np.ndarray) -> Cell: ...
 
 
 class Backend(Protocol):

@@ -1,10 +1,8 @@
-"""What tools of this project write beside a checkpoint's own files, told from what a user put there.
+"""What tools of this project write beside a checkpoint's own files, and how that is known from a user's files.
 
-What it is: a list of a folder's files and digests, as `sha256sum` writes it, and the files that are still as listed.
-What it knows: digests; that Python leaves bytecode beside a module. What it does not know: what the files are for.
-
-A serving directory or an engine may stand inside the checkpoint that it was made from. Whoever replaces the checkpoint
-wants them gone as well; a file of his own, or one of ours that he changed, he does not.
+A serving directory or an engine may lie inside the checkpoint that it was made from. Whoever replaces the checkpoint
+wants them gone as well; a file of his own, or one of ours that he changed, he does not. So a folder has a list of its
+files and digests, as `sha256sum` writes it.
 """
 
 from __future__ import annotations

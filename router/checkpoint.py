@@ -1,12 +1,8 @@
 """Router directories: ``router.safetensors`` and ``router.json``.
 
-What it is: how a router is written, and read back for the one model it was trained for.
-What it knows: the record's schema, the digests that bind router, weights file and model, and what is refused.
-What it does not know: how the router was trained; training facts are passed through.
-
-``router.json`` is read first and its schema before anything else. The weights file is replaced before the record
-that names its digest, each atomically: a kill between the two leaves a pair that `load_router` refuses, never one
-that it takes for something else.
+``router.json`` is read first and its schema before anything else. The weights file is replaced before the record that
+names its digest, each atomically: a kill between the two leaves a pair that `load_router` refuses, never one that it
+takes for something else.
 """
 
 from __future__ import annotations
@@ -35,6 +31,7 @@ __all__ = [
     "WEIGHTS",
     "RouterRecord",
     "load_router",
+    "load_state",
     "read_record",
     "save_router",
     "write_atomically",
@@ -117,12 +114,7 @@ def read_record(directory: Path | str) -> RouterRecord:
 
 
 def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: str) -> MetaRouter:
-    """Returns the router of a directory, in float32, in evaluation mode.
-
-    Args:
-        directory: What `save_router` wrote.
-        model_spec: The model that it is to serve.
-        model_digest: That model's digest.
+    """Returns the router of a directory for the model of that spec and digest, in float32, in evaluation mode.
 
     Raises:
         RouterMismatch: Trained for another model, damaged, or not a router.
@@ -137,7 +129,7 @@ def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: s
         router = MetaRouter(model_spec, config, record.attention, record.router_layers)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RouterMismatch("the router's config is unusable", where=folder / RECORD, got=error) from error
-    _load_state(router, state, folder / WEIGHTS)
+    load_state(router, state, folder / WEIGHTS)
     return router.eval()
 
 
@@ -219,7 +211,12 @@ def _read_weights(path: Path, record: RouterRecord) -> dict[str, torch.Tensor]:
         raise RouterMismatch("the router's weights are not safetensors", where=path, got=error) from error
 
 
-def _load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: Path) -> None:
+def load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: object, remedy: str | None = None) -> None:
+    """Gives a router the tensors of another one.
+
+    Raises:
+        RouterMismatch: They are not those of its shape.
+    """
     own = {name: tuple(value.shape) for name, value in router.state_dict().items()}
     read = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(name for name in own.keys() | read.keys() if own.get(name) != read.get(name))
@@ -230,5 +227,6 @@ def _load_state(router: MetaRouter, state: dict[str, torch.Tensor], where: Path)
             where=f"{where}: {name}",
             got=read.get(name, "absent"),
             wanted=own.get(name, "no such tensor"),
+            remedy=remedy,
         )
     router.load_state_dict(state)

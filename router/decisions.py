@@ -1,9 +1,4 @@
-"""Decisions for training: hard ones, and soft ones that a gradient can pass.
-
-What it is: how scores become gates while the router learns.
-What it knows: one ranking cut at a budget; `soft_top` is its differentiable relaxation.
-What it does not know: the model, and what a decision is worth.
-"""
+"""Decisions for training: hard ones, cut from one ranking, and soft ones that a gradient can pass."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ import torch
 from torch import Tensor
 
 from allrounder.router.model import Scores
-from allrounder.router.selection import keep_indices, kept_layers
+from allrounder.router.selection import keep_indices, kept_layer_mask
 from allrounder.versions import Budget
 
 __all__ = ["HardDecisions", "cut", "soft_layers", "soft_top", "straight_through"]
@@ -31,7 +26,8 @@ class HardDecisions(NamedTuple):
 def cut(scores: Scores, budget: Budget, prune_layer: int) -> HardDecisions:
     """Returns the decision that a runtime would take at this budget."""
     return HardDecisions(
-        keep_indices(scores.token_scores, budget.tokens), kept_layers(scores.layer_scores, budget.layers, prune_layer)
+        keep_indices(scores.token_scores, budget.tokens),
+        kept_layer_mask(scores.layer_scores, budget.layers, prune_layer),
     )
 
 

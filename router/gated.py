@@ -1,10 +1,8 @@
 """Gated attention: the stock decoder layer, each of its keys weighed by a gate.
 
-What it is: one attention function for the stock layers' own switch, and the call of one layer with it.
-What it knows: that rows stand in causal order, padding last, so that causality needs no mask; and that a gate g, which
-multiplies a key's weight before the softmax is normalised, is one more dimension: query 1, key log(g) / scaling. A mask
-that carries a gradient would do the same, but only the slowest kernels take one.
-What it does not know: where gates come from.
+Rows are in causal order, padding last, so that causality needs no mask. A gate g, which multiplies a key's weight
+before the softmax is normalised, is one more dimension: query 1, key log(g) / scaling. A mask that carries a gradient
+would do the same, but only the slowest kernels take one.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
-__all__ = ["run_layer"]
+__all__ = ["attending", "run_layer"]
 
 NAME = "allrounder_gated"
 GATE_FLOOR = 1e-6  # a softer gate is as good as closed, and its logarithm still finite

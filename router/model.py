@@ -1,8 +1,7 @@
 """The meta-router: one small decoder that scores image tokens and decoder layers.
 
-What it is: stock decoder layers of the model's own family and shape, learnable layer tokens, final norm, a linear head.
-What it knows: the order of its input rows, their positions, who may see whom, and that scores are float32 rank logits.
-What it does not know: budgets (see `selection`), training, files.
+It is stock decoder layers of the model's own family and shape, learnable layer tokens, final norm, a linear head.
+Scores are float32 rank logits. Budgets are not known here (see `selection`).
 
 Input rows are ``[prefix | V | suffix | M layer tokens]``; suffixes are padded on the right, and positions count without
 the padding, so that a padded row gives what it gives alone. With ``attention="causal"`` (the code of PAR, ICCV 2025)
@@ -123,12 +122,7 @@ class MetaRouter(nn.Module):
 
 
 def copy_model_layers(router: MetaRouter, layers: Sequence[nn.Module]) -> None:
-    """Starts the router's layers from the model's first ones, which already read the same rows.
-
-    Args:
-        router: Changed in place.
-        layers: The model's decoder layers, at least as many as the router has.
-    """
+    """Starts the router's layers, in place, from the model's first ones, which already read the same rows."""
     for own, other in zip(router.layers, layers, strict=False):
         own.load_state_dict({name: value.detach().float() for name, value in other.state_dict().items()})
 

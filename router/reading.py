@@ -1,9 +1,7 @@
 """Reading: what the unpruned model answers to all questions about one image.
 
-What it is: greedy answers with their next-token distributions, several questions at a time.
-What it knows: that the rows ``[prefix | V]`` are causal and the same for every question, so they are read once per
-image and their keys and values shared; that a suffix's padding must stay unseen by what is decoded behind it.
-What it does not know: examples, caches, decisions.
+The rows ``[prefix | V]`` are causal and the same for every question, so they are read once per image and their keys and
+values shared. A suffix's padding must stay unseen by what is decoded behind it.
 """
 
 from __future__ import annotations
@@ -30,13 +28,7 @@ class Spoken(NamedTuple):
 
 @torch.no_grad()
 def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) -> State:
-    """Reads ``[prefix | V]``, which every question about the image begins with.
-
-    Args:
-        pruned: The model.
-        image_embeds: [1, N, H].
-        prefix_ids: int64 [1, P].
-    """
+    """Reads ``[prefix | V]``, int64 [1, P] and [1, N, H], which every question about the image begins with."""
     nothing = PromptBatch(prefix_ids, prefix_ids.new_zeros(1, 0), prefix_ids.new_zeros(1))
     keep = torch.arange(pruned.spec.image_tokens, device=image_embeds.device)[None]
     return pruned.prefill(image_embeds, nothing, PruningDecision(keep, tuple(range(pruned.spec.decoder.layers)), 0))
@@ -46,14 +38,9 @@ def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) ->
 def answer(
     pruned: PrunedModel, image: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
 ) -> list[Spoken]:
-    """Returns the greedy answers to B questions about one image.
+    """Returns the greedy answers to B questions about one image, up to ``new_tokens`` long.
 
-    Args:
-        pruned: The model that read the image.
-        image: From `read_image`; stays as it is.
-        prompt: B prompts; their prefixes are the image's.
-        new_tokens: Answers are cut here.
-        stop_ids: Any of them ends an answer.
+    ``image`` is from `read_image` of the same model, and stays as it is; the prefixes of ``prompt`` are the image's.
 
     Raises:
         PromptTooLong: A question with its answer is longer than the model's positions reach.
@@ -76,8 +63,8 @@ def answer(
         tops.append(step)
         ids.append(step.argmax(dim=-1))
         stopped = stopped | torch.isin(ids[-1], stops)
-    said, seen = torch.stack(ids, dim=1), torch.stack(tops, dim=1)
-    return [Spoken(row[:end], top[:end].clone()) for row, top, end in zip(said, seen, _ends(said, stops), strict=True)]
+    rows, found = torch.stack(ids, dim=1), torch.stack(tops, dim=1)
+    return [Spoken(row[:end], top[:end].clone()) for row, top, end in zip(rows, found, _ends(rows, stops), strict=True)]
 
 
 def _ends(ids: Tensor, stops: Tensor) -> list[int]:

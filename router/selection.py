@@ -1,9 +1,7 @@
-"""Selection: from scores to keep indices and kept layers.
+"""Selection: the one rule by which scores become keep indices and kept layers, in torch.
 
-What it is: the one rule by which scores become a decision, in torch.
-What it knows: best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in
-ascending order. Because everything is cut from one ranking, smaller budgets are nested in larger ones.
-What it does not know: where scores come from, or what is done with the decision.
+Best first, ties to the lower index, NaN as -inf, budgets in whole numbers, chosen indices in ascending order. Because
+everything is cut from one ranking, smaller budgets are nested in larger ones.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from torch import Tensor
 from allrounder.errors import InputInvalid
 from allrounder.versions import Budget, check_decision
 
-__all__ = ["keep_indices", "kept_layers", "ranking"]
+__all__ = ["keep_indices", "kept_layer_mask", "ranking"]
 
 
 def ranking(scores: Tensor) -> Tensor:
@@ -49,7 +47,7 @@ def keep_indices(token_scores: Tensor, tokens: int) -> Tensor:
     return ranking(token_scores)[:, :tokens].sort(dim=-1).values
 
 
-def kept_layers(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
+def kept_layer_mask(layer_scores: Tensor, layers: int, prune_layer: int) -> Tensor:
     """Returns the kept layers as a mask: layers 0 to K-1, and the L-K best of the others.
 
     Args:

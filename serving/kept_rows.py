@@ -1,11 +1,9 @@
 """The kept image tokens of a pruned checkpoint: what a serving stack feeds its decoder in place of N image tokens.
 
-What it is: the image half of a version with K = 0, opened from a checkpoint's directory: image and question in,
-T rows, their keep indices and the prompt's ids out.
-What it knows: the graphs below `image/`, the rule of the gather. What it does not know: the decoder and its server.
-
-The prompt is ``[prefix ids | T rows | suffix ids]``. In the model a kept row has the position that it had among all N;
-a stack that takes no positions counts the rows it is given, which is another, nearby computation (docs/backends.md).
+The image half of a version with K = 0 is opened from a checkpoint's directory: image and question in, T rows, their
+keep indices and the prompt's ids out. The prompt is ``[prefix ids | T rows | suffix ids]``. In the model a kept row has
+the position that it had among all N; a stack that takes no positions counts the rows it is given, which is another,
+nearby computation (docs/backends.md).
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from allrounder.tensors import (
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
 
-__all__ = ["KeptRows", "RowReader", "keep_indices"]
+__all__ = ["KeptRows", "RowReader", "keep_indices", "open_prompter"]
 
 _BACKEND = "onnxruntime"
 
@@ -71,7 +69,8 @@ class RowReader:
 
     def __init__(self, path: Path | str, options: EngineOptions | None = None) -> None:
         root, self.sidecar = open_sidecar(path, IMAGE_FOLDER)
-        self._prompter = _prompter(root / IMAGE_FOLDER, self.sidecar)
+        self._prompter = open_prompter(root, self.sidecar)
+        self._prompter.check(root / IMAGE_FOLDER / GOLDEN)
         options, graphs = options or EngineOptions(), self.sidecar.graphs
         for_images = EngineOptions(threads=options.threads, weights=options.weights)  # on the CPU, as in `Engine`
 
@@ -139,11 +138,14 @@ def keep_indices(scores: np.ndarray, tokens: int) -> np.ndarray:
     return np.sort(np.argsort(-ordered, kind="stable")[:tokens])
 
 
-def _prompter(folder: Path, sidecar: Sidecar) -> Prompter:
-    path = folder / TOKENIZER
+def open_prompter(root: Path, sidecar: Sidecar) -> Prompter:
+    """Returns a checkpoint's prompter.
+
+    Raises:
+        BundleCorrupt: Its tokenizer cannot be read.
+    """
+    path = root / IMAGE_FOLDER / TOKENIZER
     try:
-        prompter = Prompter(path.read_text(encoding="utf-8"), sidecar.prompt)
+        return Prompter(path.read_text(encoding="utf-8"), sidecar.prompt)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
-    prompter.check(folder / GOLDEN)
-    return prompter

@@ -1,8 +1,6 @@
 """Folders beside a place: where work is done that must not be seen before it is whole.
 
-What it is: temporary folders on the file system of their place, named so that the next build at that place finds and
-removes those of processes that are no more; and the file system's errors as ours.
-What it knows: locks, names. What it does not know: what is written into the folders.
+They are named so that the next build at that place finds and removes those of processes that are no more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""One writer at a time.
-
-What it is: an exclusive lock beside a bundle, held by the kernel, so that it dies with its holder.
-What it knows: `flock`. What it does not know: what is written under it.
-"""
+"""One writer at a time: an exclusive lock beside a bundle (`flock`), which dies with its holder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What a bundle's manifest becomes when entries are added.
-
-What it is: pure functions over manifests: may these two be one bundle, and which manifest comes out.
-What it knows: the contract's records. What it does not know: the file system.
-"""
+"""What a bundle's manifest becomes when entries are added: pure functions over records."""
 
 from __future__ import annotations
 
@@ -99,7 +95,7 @@ def merge(
     """Returns the manifest with ``entries`` replacing those of the same key and following the others.
 
     ``files`` are those of the new entries; the result still lists every file of both. ``recommendations`` replace
-    those of the same versions; one that stood there goes where an entry of its version, or its fidelity, is another.
+    those of the same versions; one that was there goes where an entry of its version, or its fidelity, is another.
 
     Raises:
         BundleMismatch: Both list a file of one name with different content.
@@ -110,7 +106,7 @@ def merge(
     kept = {} if old is None else {entry.key: entry for entry in old.entries}
     merged = {**kept, **entries}
     given = {recommendation.version for recommendation in recommendations}
-    standing = [
+    present = [
         each
         for each in (() if old is None else old.recommendations)
         if each.version not in given and _weighed(kept, each.version) == _weighed(merged, each.version)
@@ -123,7 +119,7 @@ def merge(
         limits=identity.limits,
         files={**known, **files},
         entries=tuple(merged.values()),
-        recommendations=(*standing, *recommendations),
+        recommendations=(*present, *recommendations),
     )
 
 

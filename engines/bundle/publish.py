@@ -1,10 +1,4 @@
-"""Publishing bundles.
-
-What it is: `publish`, which makes a staged candidate the bundle at its place; `bundle_output`, which is how a backend
-says that its builds end in a bundle.
-What it knows: the order of writes that `allrounder.engines.bundle.reader` describes and its reader relies on.
-What it does not know: backends, and how figures are measured.
-"""
+"""Publishing: a staged candidate becomes the bundle at its place, in the order that `reader` relies on."""
 
 from __future__ import annotations
 
@@ -33,7 +27,7 @@ class BundleOutput:
         self.place, self.staging = staging.place, staging
 
     def publish(self, frozen_dir: Path, entries: Iterable[Entry]) -> tuple[Entry, ...]:
-        """Publishes the staged bundle and returns ``entries`` as they stand in it, see `publish`."""
+        """Publishes the staged bundle and returns ``entries`` as they are in it, see `publish`."""
         del frozen_dir  # what is published of it was staged
         published = publish(self.staging)
         keys = {entry.key for entry in entries}

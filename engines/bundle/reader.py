@@ -55,7 +55,7 @@ def open_bundle(path: str | Path, *, progress: Progress = silent, again: bool = 
 
     Args:
         path: The bundle's directory; it may itself be reached through a symbolic link.
-        progress: Told the MiB that are hashed.
+        progress: Gets the MiB that are hashed.
         again: Hash every byte, whatever was hashed before.
 
     Raises:
@@ -122,7 +122,7 @@ def _resolved(path: Path) -> Path:
 
 
 def _pointed(root: Path) -> str:
-    """Returns the digest of the current manifest, or says what stands there instead of a bundle."""
+    """Returns the digest of the current manifest, or says what is there instead of a bundle."""
     digest = read_pointer(root)
     if digest is not None:
         return digest

@@ -1,8 +1,4 @@
-"""Which files a graph needs beside itself.
-
-What it is: the tensors of an ONNX file whose data lies elsewhere, and where; subgraphs and functions included.
-What it knows: ONNX. What it does not know: bundles.
-"""
+"""Which files a graph needs beside itself: where the tensors of an ONNX file are, subgraphs included."""
 
 from __future__ import annotations
 
@@ -17,11 +13,7 @@ __all__ = ["external_tensors", "references"]
 
 
 def references(file: Path, path: str) -> frozenset[str]:
-    """Returns the paths, relative to the bundle, of the weights files that a graph points into.
-
-    Args:
-        file: The graph on disk.
-        path: Its path relative to the bundle.
+    """Returns the paths, relative to the bundle as ``path`` is, of the weights files that a graph points into.
 
     Raises:
         GraphInvalid: It is not an ONNX file, or its data lies outside its own folder.

@@ -1,9 +1,7 @@
 """Staging: a whole candidate bundle in a temporary folder beside its place.
 
-What it is: a folder that begins as the bundle that is there (by hard links) or empty, takes files, entries and
-figures, and opens like any bundle from its first manifest on; and the writing of a manifest, here and at the place.
-What it knows: the contract's records and the file system. What it does not know: backends, how figures are
-measured, and when a candidate becomes the bundle (`allrounder.engines.bundle.publish`).
+The folder begins as the bundle that is there (by hard links) or empty, takes files, entries and figures, and opens like
+any bundle from its first manifest on. When a candidate becomes the bundle, `publish` decides.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ class Staging:
         place: Where the bundle goes, links resolved.
         path: The temporary folder, on the same file system.
         base: The bundle that is already there, verified, or None.
-        reused: Keys of the entries that `put` found standing, with the same graphs, and left as they are.
+        reused: Keys of the entries that `put` found there, with the same graphs, and left as they are.
     """
 
     def __init__(self, place: str | Path, *, progress: Progress = silent) -> None:
@@ -85,12 +83,11 @@ class Staging:
 
     @property
     def files(self) -> Mapping[str, FileRecord]:
-        """The files in the folder."""
         return self._files
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest as it stands in the folder.
+        """The manifest as it is in the folder.
 
         Raises:
             InputInvalid: A new bundle into which nothing was built yet.
@@ -128,7 +125,7 @@ class Staging:
     def new_file(self, path: str) -> Iterator[Callable[[bytes], int]]:
         """Gives a function that writes the next bytes of a new file, and returns their number.
 
-        They are hashed as they come, so that no file ever stands in memory. The file is in the folder where the block
+        They are hashed as they come: no file is ever in memory as a whole. The file is in the folder where the block
         ends well, and gone where it does not.
 
         Raises:
@@ -166,12 +163,12 @@ class Staging:
         its figures included, and named in `reused`.
 
         Returns:
-            The entries as they now stand.
+            The entries as they now are.
         """
-        standing = {entry.key: entry for entry in self._manifest.entries} if self._manifest else {}
+        present = {entry.key: entry for entry in self._manifest.entries} if self._manifest else {}
         result: list[Entry] = []
         for entry in entries:
-            old = standing.get(entry.key)
+            old = present.get(entry.key)
             if old and not force and msgspec.structs.replace(old, fidelity=None, latency=None) == entry:
                 self.reused += (entry.key,)
                 result.append(old)
@@ -182,16 +179,16 @@ class Staging:
         return tuple(result)
 
     def set_figures(self, figures: Mapping[Key, tuple[Fidelity | None, Latency | None]]) -> None:
-        """Writes measured figures into the manifest, in place of what stood there.
+        """Writes measured figures into the manifest, in place of what was there.
 
         Raises:
             InputInvalid: A key that the bundle does not hold.
         """
-        standing = {entry.key: entry for entry in self.manifest.entries}
-        if unknown := [key for key in figures if key not in standing]:
+        present = {entry.key: entry for entry in self.manifest.entries}
+        if unknown := [key for key in figures if key not in present]:
             raise InputInvalid("figures for entries that the bundle does not hold", where=self.place, got=unknown)
         for key, (fidelity, latency) in figures.items():
-            self._entries[key] = msgspec.structs.replace(standing[key], fidelity=fidelity, latency=latency)
+            self._entries[key] = msgspec.structs.replace(present[key], fidelity=fidelity, latency=latency)
         self._write_manifest()
 
     def set_recommendations(self, recommendations: Iterable[Recommendation]) -> None:

@@ -1,10 +1,8 @@
 """Stamps: this user has already hashed those files on this machine.
 
-What it is: `verify_once`, and the small file per directory in the user's cache by which it knows. The file's name is a
-digest over the directory's path and the listed files, each with digest, device, inode, size, mtime and ctime.
-What it knows: that a file of the same state has the same content (ctime cannot be set back). It guards against
-accident, not against someone who can write your files.
-What it does not know: what the directory is.
+A stamp is a small file per directory in the user's cache. Its name is a digest over the directory's path and the listed
+files, each with digest, device, inode, size, mtime and ctime: a file of the same state has the same content, because
+ctime cannot be set back. It guards against accident, not against someone who can write your files.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from allrounder.userdirs import cache_dir, write_whole
 __all__ = ["verify_once"]
 
 _log = logging.getLogger("allrounder")
-# The kernel's clock for file times ticks every few milliseconds: two writes within one tick look alike. Files
+# The kernel's clock for file times ticks every few milliseconds: two writes within one tick have one time. Files
 # younger than this are not stamped, so that a second write in the same tick cannot hide behind the stamp.
 _SETTLED_NS = 200_000_000
 
@@ -44,7 +42,7 @@ def verify_once(
     Args:
         root: A directory, links resolved.
         files: The files below it.
-        progress: Told the MiB that are hashed.
+        progress: Gets the MiB that are hashed.
         place: What is stamped, where that is not ``root``: a part of it.
         again: Hash them in any case.
 

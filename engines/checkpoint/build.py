@@ -1,14 +1,12 @@
 """The checkpoint backend: a pruned model as a stock Hugging Face directory, for serving stacks that load one.
 
-What it is: it writes the model with the kept layers, renumbered, beside the graphs that make its T image
-rows and a sidecar that says what was kept. ONNX Runtime's engines of the same decision are staged, so that its fidelity
-is measured like any version's; they are thrown away.
-What it knows: the layout of the directory, and which decisions such a stack can run.
-What it does not know: the stacks (`allrounder.serving` does), the inside of graphs and weights.
+It writes the model with the kept layers, renumbered, beside the graphs that make its T image rows and a sidecar that
+says what was kept. ONNX Runtime's engines of the same decision are staged, so that its fidelity is measured like any
+version's; they are thrown away. The stacks themselves are the business of `allrounder.serving`.
 
     config.json, model*.safetensors, tokenizer, processor, chat template    as `from_pretrained` wants them
     allrounder.json                                                         the sidecar
-    image/                                                                 preprocess, vision, router, tokenizer
+    image/                                                                  preprocess, vision, router, tokenizer
 
 The directory is whole or absent: it is made beside its place and renamed. Killed while it takes the place of an older
 checkpoint, between two renames, it is absent.
@@ -94,13 +92,9 @@ def check(asked: Asked) -> None:
 
 @contextmanager
 def opened(place: Path, *, force: bool, progress: Progress, write: Writer | None = None) -> Iterator[_Output]:
-    """Opens a place for a checkpoint.
+    """Opens a place for a checkpoint, which may take the place of another with ``force``.
 
-    Args:
-        place: Where it will be.
-        force: Whether it may take the place of another.
-        progress: Told what is done.
-        write: In place of `write_checkpoint`, for a backend whose directory holds more.
+    A backend whose directory holds more gives ``write``, in place of `write_checkpoint`.
 
     Raises:
         BundleError: It holds something that is no checkpoint of ours, or one, and ``force`` is not given.
@@ -123,7 +117,6 @@ class _Output:
         self._folder, self._force, self._progress = folder, force, progress
 
     def publish(self, frozen_dir: Path, entries: Sequence[Entry]) -> tuple[PrunedEntry, ...]:
-        """See `allrounder.engines.backends.Output`."""
         source = Path(read_model(frozen_dir).source)
         if self.place in (source, *source.parents):
             raise BundleError("the model itself would be replaced", where=self.place, remedy="give another --out")
@@ -139,11 +132,7 @@ class _Output:
 def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Progress = silent) -> Sidecar:
     """Writes a checkpoint into a folder that does not exist yet; the sidecar comes last.
 
-    Args:
-        frozen_dir: What the exporter froze, the model's files included.
-        measured: A static entry with K = 0, whose pruning and figures the checkpoint takes.
-        out: Where to.
-        progress: Told the weights files.
+    It takes the pruning and the figures of ``measured``, a static entry with K = 0.
 
     Raises:
         InputInvalid: The entry drops tokens inside the decoder, or is dynamic.
@@ -225,10 +214,10 @@ def _say_for_older(path: Path) -> None:
 
 
 def _check_place(place: Path, *, force: bool) -> bool:
-    """Says whether a checkpoint stands at the place that may be replaced; an absent or empty one is free.
+    """Says whether a checkpoint is at the place that may be replaced; an absent or empty one is free.
 
     Raises:
-        BundleError: Something else stands there, or a checkpoint while ``force`` is not given.
+        BundleError: Something else is there, or a checkpoint while ``force`` is not given.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
@@ -238,9 +227,9 @@ def _check_place(place: Path, *, force: bool) -> bool:
             where=place,
             remedy="give another directory (--out), or remove what is there",
         )
-    standing = read_sidecar(place)
-    others = set(list_files(place)) - set(standing.files) - {SIDECAR}
-    if strays := sorted(others - written(place, others, standing.files)):
+    present = read_sidecar(place)
+    others = set(list_files(place)) - set(present.files) - {SIDECAR}
+    if strays := sorted(others - written(place, others, present.files)):
         raise BundleError(
             "there are files beside the pruned checkpoint that are not this program's, or were changed",
             where=place,
@@ -251,7 +240,7 @@ def _check_place(place: Path, *, force: bool) -> bool:
         raise BundleError(
             "there is a pruned checkpoint already",
             where=place,
-            got=f"{standing.entry.label} of {standing.model.name}",
+            got=f"{present.entry.label} of {present.model.name}",
             remedy="give --force to replace it, or another directory (--out)",
         )
     return True

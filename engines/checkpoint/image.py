@@ -1,25 +1,21 @@
 """The image half of a frozen directory, alone: from an image and a question to the kept image tokens.
 
-What it is: copies of the preprocess, vision and router graphs with one weights file that holds what they point at and
-nothing else; and the tokenizer with its golden prompts.
-What it knows: ONNX's external data. What it does not know: what the graphs compute, and who runs them.
-
-A frozen directory has one weights file for everything, most of it the decoder's layers: those leave in a format of
-their own, and need not be carried twice.
+The preprocess, vision and router graphs are copied with one weights file that holds what they point at and nothing
+else, and the tokenizer with its golden prompts. A frozen directory has one weights file for everything, most of it the
+decoder's layers: those leave in a format of their own, and need not be carried twice.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 
 from allrounder.engines.bundle.references import external_tensors
-from allrounder.errors import BundleCorrupt
+from allrounder.engines.checkpoint.weights import chunks
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.hashing import file_record
 from allrounder.manifest import FileRecord, Frozen, SharedGraphs
@@ -28,26 +24,19 @@ __all__ = ["write_image"]
 
 _WEIGHTS = "weights.bin"
 _PAGE = 4096
-_CHUNK = 4 << 20
 _Span = tuple[str, int, int]  # file, first byte, bytes
 
 
 def write_image(
     frozen_dir: Path, frozen: Frozen, out: Path, *, router: bool
 ) -> tuple[SharedGraphs, dict[str, FileRecord]]:
-    """Writes graphs, weights and tokenizer below ``out``.
-
-    Args:
-        frozen_dir: A frozen directory, verified.
-        frozen: Its record.
-        out: Made where it does not exist.
-        router: Whether the version asks the router.
+    """Writes graphs, weights and tokenizer of a verified frozen directory below ``out``.
 
     Returns:
-        The graphs' and all files' paths relative to ``out``.
+        The graphs' and all files' paths relative to ``out``; the router's where the version asks the router.
 
     Raises:
-        OSError: There is no room.
+        OSError: The file system refuses.
     """
     graphs = {"preprocess": frozen.graphs.preprocess, "vision": frozen.graphs.vision}
     if router and frozen.graphs.router is not None:
@@ -78,18 +67,7 @@ def _move(tensor: onnx.TensorProto, folder: Path, weights: BinaryIO, placed: dic
     if span not in placed:
         weights.seek(-(-weights.tell() // _PAGE) * _PAGE)  # a mapped tensor starts on a page
         placed[span] = weights.tell()
-        weights.writelines(_chunks(folder / file, offset, size))
+        weights.writelines(chunks(folder / file, offset, size))
     del tensor.external_data[:]
     for key, value in (("location", _WEIGHTS), ("offset", placed[span]), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
-
-
-def _chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
-    with file.open("rb") as reading:
-        reading.seek(offset)
-        while size:
-            chunk = reading.read(min(size, _CHUNK))
-            if not chunk:
-                raise BundleCorrupt("a frozen weights file is truncated", where=file)
-            yield chunk
-            size -= len(chunk)

@@ -1,12 +1,8 @@
-"""The sidecar: what a pruned checkpoint says about itself.
-
-What it is: the record of `allrounder.json` beside a stock `config.json`: model and router, how it is pruned,
-the graphs that choose and make the T image tokens, fidelity, and every file's digest. Its reading and writing.
-What it knows: schema, and what makes sense together. What it does not know: who serves the checkpoint, and how.
+"""The sidecar: what a pruned checkpoint says about itself, `allrounder.json` beside a stock `config.json`.
 
 A pruned checkpoint is a stock Hugging Face directory of L layers. Which tokens are kept is not in its weights: the
-graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image
-tokens. Files written into it later (a launch script, an engine) are nobody's business here: listed ones are checked.
+graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image tokens.
+Files written into it later (a launch script, an engine) are not checked here: listed ones are.
 """
 
 from __future__ import annotations
@@ -70,7 +66,7 @@ class Sidecar(Record, frozen=True, kw_only=True):
 
 
 def read_sidecar(root: Path) -> Sidecar:
-    """Returns the sidecar of a checkpoint; files are not looked at.
+    """Returns the sidecar of a checkpoint; files are not read.
 
     Raises:
         BundleError: There is no such directory.
@@ -104,7 +100,7 @@ def open_sidecar(path: Path | str, folder: str = "", progress: Progress = silent
     Args:
         path: The checkpoint.
         folder: Verify what lies below this folder alone: whoever reads `image/` need not hash the weights.
-        progress: Told the MiB that are hashed.
+        progress: Gets the MiB that are hashed.
 
     Raises:
         BundleError: There is no such directory, or it cannot be read.

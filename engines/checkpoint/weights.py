@@ -1,9 +1,7 @@
 """The weights and the config of a model with some of its layers.
 
-What it is: safetensors files with the kept tensors under the names that stock readers map, file for file as the model
-has them, and the config of fewer layers.
-What it knows: the safetensors format, those names, the config keys that speak of layers by number. What it does not
-know: what a tensor means; bytes are copied as they are, a chunk at a time, so that no model ever stands in memory.
+The safetensors files hold the kept tensors under the names that stock readers map, file for file as the model has them.
+Bytes are copied as they are, a chunk at a time, so that no model is ever in memory as a whole.
 """
 
 from __future__ import annotations
@@ -11,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from allrounder.errors import BundleCorrupt, ModelUnsupported
 from allrounder.manifest import FileRecord
 from allrounder.model_files import ModelRecord, ModelTensor
 from allrounder.progress import Progress
 
-__all__ = ["pruned_config", "write_weights", "written_name"]
+__all__ = ["chunks", "pruned_config", "safetensors_header", "write_weights", "written_name"]
 
 INDEX = "model.safetensors.index.json"
 _CHUNK = 4 << 20
@@ -69,8 +67,8 @@ def written_name(tensor: ModelTensor, kept: Sequence[int]) -> str | None:
 def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, kept: Sequence[int]) -> dict[str, Any]:
     """Returns ``config.json`` of the model with the layers ``kept`` alone; everything else stays as it is written.
 
-    Rotary parameters that stand there in the newer way alone are written in the older one too: transformers 4, which
-    some serving stacks pin, reads no `rope_parameters` and would take a base of 10000 without a word.
+    Rotary parameters that are written in the newer way alone are written in the older one too: transformers 4, which
+    some serving stacks pin, reads no `rope_parameters` and would silently take a base of 10000.
 
     Raises:
         ModelUnsupported: A list with one element per layer has another length.
@@ -110,7 +108,7 @@ def write_weights(vlm: ModelRecord, kept: Sequence[int], out: Path, progress: Pr
 
     Raises:
         BundleCorrupt: The model's weights are not those that were recorded.
-        OSError: There is no room.
+        OSError: The file system refuses.
     """
     groups: dict[str, list[_Kept]] = {}
     for tensor in vlm.tensors:
@@ -138,32 +136,42 @@ def write_weights(vlm: ModelRecord, kept: Sequence[int], out: Path, progress: Pr
 def _write_file(source: Path, kept: list[_Kept], path: Path) -> FileRecord:
     # Wide elements first: then every tensor begins at a multiple of its element's size, as who maps the file wants it.
     ordered = sorted(kept, key=lambda each: (-_BITS.get(each.source.dtype, 8), each.source.begin))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for tensor, name in ordered:
-        begin, end = end, end + tensor.end - tensor.begin
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format wants the data aligned
-    digest = hashlib.sha256()
-    with source.open("rb") as reading, path.open("xb") as writing:
-        for piece in (len(text).to_bytes(8, "little"), text):
-            writing.write(piece)
-            digest.update(piece)
+    header = safetensors_header((name, each.dtype, each.shape, each.end - each.begin) for each, name in ordered)
+    digest = hashlib.sha256(header)
+    with path.open("xb") as writing:
+        writing.write(header)
         for tensor, _ in ordered:
-            _copy(reading, tensor, writing, digest)
+            for chunk in chunks(source, tensor.begin, tensor.end - tensor.begin):
+                writing.write(chunk)
+                digest.update(chunk)
         writing.flush()
         os.fsync(writing.fileno())
     return FileRecord(sha256=digest.hexdigest(), bytes=path.stat().st_size)
 
 
-def _copy(reading: BinaryIO, tensor: ModelTensor, writing: BinaryIO, digest: Any) -> None:
-    reading.seek(tensor.begin)
-    left = tensor.end - tensor.begin
-    while left:
-        chunk = reading.read(min(left, _CHUNK))
-        if not chunk:
-            raise BundleCorrupt("the model's weights are truncated", where=tensor.file, wanted=tensor.stored)
-        writing.write(chunk)
-        digest.update(chunk)
-        left -= len(chunk)
+def safetensors_header(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -> bytes:
+    """Returns the beginning of a safetensors file of tensors (name, dtype, shape, bytes) in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, dtype, shape, size in tensors:
+        begin, end = end, end + size
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def chunks(file: Path, offset: int, size: int) -> Iterator[bytes]:
+    """Yields bytes of a weights file in pieces that fit into memory.
+
+    Raises:
+        BundleCorrupt: The file ends before them.
+    """
+    with file.open("rb") as reading:
+        reading.seek(offset)
+        while size:
+            chunk = reading.read(min(size, _CHUNK))
+            if not chunk:
+                raise BundleCorrupt("a weights file is truncated", where=file, wanted=f"{size} bytes more")
+            yield chunk
+            size -= len(chunk)

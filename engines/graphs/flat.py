@@ -1,13 +1,10 @@
 """Flat copies: a graph in ops that runtimes other than ONNX Runtime know.
 
-What it is: one function from a frozen graph to the same graph without model-local functions, without the two things of
-opset 24 that decode graphs are made of, and without antialiased `Resize`.
-What it knows: that OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths,
-resizes without the antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a
-branch of an `If` only hands on.
-What it does not know: which of the bundle's graphs get a flat copy: the backend says so.
+OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths, resizes without the
+antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a branch of an `If` only
+hands on. Which of the bundle's graphs get a flat copy, the backend says.
 
-`TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and looks at
+`TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and reads
 every place in them, so a flat copy decodes slower than its graph; it computes the same.
 """
 
@@ -106,7 +103,7 @@ def _round_again(graph: onnx.GraphProto) -> None:
 
 
 def takes_lengths(node: onnx.NodeProto) -> bool:
-    """Whether a node is an `Attention` that is told the lengths of its caches."""
+    """Whether a node is an `Attention` that gets the lengths of its caches."""
     return node.op_type == "Attention" and len(node.input) > _LENGTHS and bool(node.input[_LENGTHS])
 
 

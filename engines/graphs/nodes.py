@@ -1,8 +1,4 @@
-"""A few ONNX nodes in the place of one.
-
-What it is: a list of nodes that grows, with short forms of what flat copies need.
-What it knows: ONNX. What it does not know: what is computed.
-"""
+"""A list of ONNX nodes that grows, with short forms of what flat copies need."""
 
 from __future__ import annotations
 

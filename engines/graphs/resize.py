@@ -1,9 +1,8 @@
-"""`Resize` of images as matrix products, one for each axis.
+"""`Resize` of images as matrix products, one for each axis, in ops that every runtime has.
 
-What it is: Pillow's resizing, which `Resize` with antialiasing does too, spelled in ops that every runtime has.
-What it knows: Pillow's triangle and cubic (a = -0.5) filters: their width grows with the reduction, weights that fall
-outside the image count for nothing, and rows are rounded to whole steps before columns are filtered.
-What it does not know: which images.
+They do what Pillow does, and `Resize` with antialiasing: triangle and cubic (a = -0.5) filters, whose width grows with
+the reduction; weights that fall outside the image count for nothing, and rows are rounded to whole steps before columns
+are filtered.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""The ONNX Runtime backend: frozen graphs are its engines as they are.
+"""The ONNX Runtime backend: frozen graphs are its engines as they are; each is loaded once on the chosen device.
 
-What it is: it places graphs, weights and tokenizer in the staged bundle and shows that ONNX Runtime loads each graph
-on the chosen device.
-What it knows: ONNX Runtime's session options. What it does not know: what the graphs compute.
-
-fp16 on a CPU is built and its latency stays null: on x86 ONNX Runtime runs it as casts around fp32, so a figure
-would say nothing about fp16. The bundle is for a GPU then. bf16 it does not run on a CPU at all: there the graphs are
-placed, as the exporter verified them, and not loaded.
+fp16 on a CPU is built and its latency stays null: on x86 ONNX Runtime runs it as casts around fp32, so a figure would
+say nothing about fp16. The bundle is for a GPU then. bf16 it does not run on a CPU at all: there the graphs are placed,
+as the exporter verified them, and not loaded.
 """
 
 from __future__ import annotations
@@ -46,7 +42,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     ``options.force``; `Staging.reused` names it.
 
     Returns:
-        The entries as they now stand in the staged manifest, in the order of the frozen versions.
+        The entries as they now are in the staged manifest, in the order of the frozen versions.
 
     Raises:
         InputInvalid: ``options.only`` names a version that was not frozen.

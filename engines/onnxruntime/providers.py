@@ -1,8 +1,6 @@
 """Which providers of ONNX Runtime run a graph, and what may lie on the CPU beside a GPU.
 
-What it is: from options to a list of providers, and the rule that a session on a GPU must pass.
-What it knows: names and options of the providers of onnxruntime-gpu 1.31; docs/gpu.md says where each comes from.
-What it does not know: the library itself (`session` asks it), and what graphs compute.
+Names and options are those of onnxruntime-gpu 1.31; docs/gpu.md says where each comes from.
 """
 
 from __future__ import annotations
@@ -133,10 +131,7 @@ def unusable(options: EngineOptions, got: object) -> EngineUnavailable:
 def check_placement(on_cpu: Mapping[str, int], graph: Path, options: EngineOptions) -> None:
     """Checks that nothing but shapes and indices is computed on the CPU in a session on a GPU.
 
-    Args:
-        on_cpu: Operator -> how many of the graph's nodes ONNX Runtime gave to the CPU.
-        graph: For the message.
-        options: For the message.
+    ``on_cpu`` says how many of the graph's nodes of each operator ONNX Runtime gave to the CPU.
 
     Raises:
         EngineUnavailable: Something else is.

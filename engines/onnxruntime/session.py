@@ -1,9 +1,4 @@
-"""The ONNX Runtime backend.
-
-What it is: sessions, bindings and the machine's fingerprint, on ONNX Runtime; the only file that imports it.
-What it knows: session options, where memory lies. What it does not know: what the graphs compute, and which providers
-run them (`onnxruntime_providers`).
-"""
+"""The ONNX Runtime backend: sessions, bindings and the machine's fingerprint."""
 
 from __future__ import annotations
 
@@ -86,8 +81,8 @@ def _session(path: Path, options: EngineOptions, settings: onnxruntime.SessionOp
     """Makes a session on the provider that is asked for, and on no other in its place."""
     providers = providers_for(options, path)
     if asked_for(options) == TENSORRT:
-        _tell_once("TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes")
-        _tell_once("TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 in the environment forbids it")
+        _log_once("TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes")
+        _log_once("TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 in the environment forbids it")
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
     except Exception as error:  # the library's errors have no root but Exception
@@ -110,7 +105,7 @@ def _register_native_op(settings: onnxruntime.SessionOptions) -> None:
     """Lets the library's kernel take the place of the graph's own function, or says once that there is none."""
     library = ort_ops()
     if library is None:
-        _tell_once("the bundle asks for the native gather op, which is not installed: its own function runs instead")
+        _log_once("the bundle asks for the native gather op, which is not installed: its own function runs instead")
         return
     try:
         settings.register_custom_ops_library(os.fspath(library))
@@ -121,11 +116,11 @@ def _register_native_op(settings: onnxruntime.SessionOptions) -> None:
             got=error,
             remedy="install allrounder again, or remove that file: the same bundle runs without it",
         ) from error
-    _tell_once(f"the native gather op is taken from {library}")
+    _log_once(f"the native gather op is taken from {library}")
 
 
 @functools.cache
-def _tell_once(message: str) -> None:
+def _log_once(message: str) -> None:
     _log.info(message)
 
 
@@ -223,7 +218,7 @@ def _reported(name: str) -> Iterator[None]:
 
 
 def _gpu(index: int, folder: Path = _NVIDIA) -> tuple[str, str]:
-    """Returns name of the GPU and version of its driver, as Linux's NVIDIA driver tells them; else empty."""
+    """Returns name of the GPU and version of its driver, as Linux's NVIDIA driver gives them; else empty."""
     try:
         facts = sorted(folder.glob("gpus/*/information"))[index].read_text(encoding="utf-8")
         version = (folder / "version").read_text(encoding="utf-8")

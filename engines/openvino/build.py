@@ -1,9 +1,4 @@
-"""The OpenVINO backend: flat copies of the frozen graphs are its engines.
-
-What it is: it places graphs, their flat copies, weights and tokenizer in the staged bundle and shows that OpenVINO
-compiles each flat copy. What it knows: which ops OpenVINO lacks (`allrounder.engines.graphs.flat`). What it does not
-know: what the graphs compute.
-"""
+"""The OpenVINO backend: flat copies of the frozen graphs are its engines; OpenVINO compiles each once."""
 
 from __future__ import annotations
 

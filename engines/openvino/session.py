@@ -1,11 +1,8 @@
-"""The OpenVINO backend: the edge's other CPU.
+"""The OpenVINO backend: sessions, bindings and the machine's fingerprint, on OpenVINO's CPU plugin.
 
-What it is: sessions, bindings and the machine's fingerprint, on OpenVINO; the only file that imports it.
-What it knows: OpenVINO's CPU plugin. It reads flat graphs (`allrounder.engines.graphs.flat`), whose ops it has.
-What it does not know: what the graphs compute; other devices of OpenVINO, none of which was ever tried.
-
-`EngineOptions.weights` changes nothing here: OpenVINO maps the weights file and packs for each engine what it wants.
-A compiled model may be run by one thread per infer request, so each run and each binding has a request of its own.
+It reads flat graphs (`allrounder.engines.graphs.flat`). Other devices of OpenVINO were never tried.
+`EngineOptions.weights` changes nothing here: OpenVINO maps the weights file and packs for each engine what it wants. A
+compiled model may be run by one thread per infer request, so each run and each binding has a request of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ except ImportError as error:
     raise EngineUnavailable(
         "OpenVINO cannot be imported", got=error, remedy="pip install openvino (or allrounder[openvino])"
     ) from error
-# Its binding looks numpy's types up when it first wants one; two threads that do so at once never come back.
+# Its binding loads numpy's types when it first wants one; two threads that do so at once never come back.
 openvino.Type.f32.to_dtype()
 
 

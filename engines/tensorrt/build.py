@@ -1,12 +1,11 @@
 """The TensorRT backend: plans for one TensorRT and one GPU architecture, built from frozen graphs.
 
-What it is: it places frozen graphs in the staged bundle and puts a plan in the place of each but one; images are
-prepared by ONNX Runtime on the CPU, because TensorRT's `Resize` does not filter as Pillow does.
-What it knows: which decisions TensorRT can express, how a plan is named: by what it was built from and what it runs on.
-What it does not know: TensorRT's builder (`tensorrt_plan`), what its parser reads (`tensorrt_form`).
+It places frozen graphs in the staged bundle and puts a plan in the place of each but one: images are prepared by ONNX
+Runtime on the CPU, because TensorRT's `Resize` does not filter as Pillow does. A plan is named by what it was built
+from and what it runs on.
 
-Tokens may leave at any layer: caches above and below have capacities of their own. Where the plugin of the gather op
-is installed it is built into the plan, and the plan needs it to run; else the op's own function is.
+Tokens may leave at any layer: caches above and below have capacities of their own. Where the plugin of the gather op is
+installed it is built into the plan, and the plan needs it to run; else the op's own function is.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from allrounder.engines.tensorrt.library import RTX_TARGETS, Library, open_libra
 from allrounder.engines.tensorrt.plan import PlanOptions, Source, build_plan, target
 from allrounder.engines.tensorrt.plan_names import TENSORRT, Flavour, plan_name
 from allrounder.engines.tensorrt.profiles import decode_spans, extents, prefix_length, prompt_spans
-from allrounder.errors import BundleCorrupt, InputInvalid
+from allrounder.errors import InputInvalid
 from allrounder.gather import TOKEN_GATHER
 from allrounder.golden import GOLDEN
 from allrounder.hashing import file_record
@@ -66,7 +65,7 @@ def opened(place: Path, *, force: bool, progress: Progress, flavour: Flavour = T
     """Opens a bundle; see `allrounder.engines.bundle.publish.bundle_output`.
 
     Raises:
-        EngineUnavailable: TensorRT is missing or too old, or there is no GPU; said before any work is done.
+        EngineUnavailable: TensorRT is missing or too old, or there is no GPU, before any work is done.
     """
     library = open_library(flavour)
     with bundle_output(place, force=force, progress=progress) as output:
@@ -88,7 +87,7 @@ def build(
 
     Raises:
         EngineUnavailable: TensorRT is missing or too old, or there is no GPU.
-        BackendError: TensorRT refuses a graph, or fails; its words are quoted.
+        BackendError: TensorRT refuses a graph, or fails; its message is quoted.
     """
     source = Path(frozen_dir)
     frozen = read_frozen(source)
@@ -129,7 +128,7 @@ class _Writer:
         return self._written[key]
 
     def _source(self, entry: Entry, kind: str, path: str) -> Source:
-        prefix = self._prefix()
+        prefix = prefix_length(self._staging.path / GOLDEN)
         file = self._staging.path / path
         model = onnx.load(file, load_external_data=False)
         spans = decode_spans(self._frozen) if kind == "decode" else prompt_spans(self._frozen, prefix)
@@ -141,9 +140,9 @@ class _Writer:
         path = f"graphs/{plan_name(kind, self._digest(source), built_for, self._library.flavour)}"
         if path in self._staging.files:
             return path
-        standing = _built.get(path)  # of the same content: a plan's name says what it was built from
-        if standing and standing.is_file():
-            self._staging.place_file(standing, path, file_record(standing))
+        before = _built.get(path)  # of the same content: a plan's name says what it was built from
+        if before and before.is_file():
+            self._staging.place_file(before, path, file_record(before))
             return path
         with self._staging.new_file(path) as write:
             build_plan(self._library, source, self._plans, write, self._progress)
@@ -155,13 +154,6 @@ class _Writer:
         settings = repr((tuple(source.spans), self._plans, self._library.gpu and self._library.gpu.name))
         data = source.model.SerializeToString(deterministic=True)
         return hashlib.sha256(data + settings.encode()).hexdigest()[:12]
-
-    def _prefix(self) -> int:
-        file = self._staging.path / GOLDEN
-        try:
-            return prefix_length(file.read_bytes(), where=file)
-        except OSError as error:
-            raise BundleCorrupt("the golden prompts cannot be read", where=file, got=error) from error
 
 
 def _note(library: Library) -> str:

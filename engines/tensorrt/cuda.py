@@ -1,11 +1,9 @@
 """CUDA as the TensorRT backend needs it: memory, streams and captured graphs.
 
-What it is: a few calls of `cuda.bindings.runtime` (the package cuda-python), whose results are checked.
-What it knows: that memory is freed and streams end with the objects that hold them.
-What it does not know: TensorRT, and what lies in the memory.
-
-Streams are of the kind that does not wait for CUDA's default stream, so that one thread may capture while others copy;
-whatever crosses between CPU and device is therefore waited for on the stream that carried it.
+These are a few calls of `cuda.bindings.runtime` (the package cuda-python), whose results are checked. Memory is freed
+and streams end with the objects that hold them. Streams are of the kind that does not wait for CUDA's default stream,
+so that one thread may capture while others copy; whatever crosses between CPU and device is therefore waited for on the
+stream that carried it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Frozen graphs as TensorRT's ONNX parser reads them.
 
-What it is: one function from a frozen graph to the same graph in the form that is parsed.
-What it knows, read in the parser's sources and NVIDIA's pages and not run (10.15 to 11.1):
+The rules were read in the parser's sources and NVIDIA's pages, and not run (10.15 to 11.1):
 
 - `TensorScatter` becomes a KV cache update only where the cache is an input of the network with a static number of
   slots, and the result an output of it. So caches get the capacity of the bundle's limits, prefill pads to it, and the
@@ -11,7 +10,7 @@ What it knows, read in the parser's sources and NVIDIA's pages and not run (10.1
 - `Attention` must be one fused kernel, or the build fails, unless the node says that it may be several.
 - Local functions are expanded by the parser, or a plugin takes their place: the gather stays as it is.
 
-What it does not know: TensorRT's library. All but the last line of `parsed_form` is ONNX and runs in ONNX Runtime.
+All but the last line of `parsed_form` is ONNX and runs in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -84,12 +83,12 @@ def _pad_to_capacity(graph: onnx.GraphProto) -> None:
     for node in graph.node:  # in bfloat16 caches are padded in float32
         if node.op_type == "Cast" and node.output[0] in capacities:
             capacities[node.input[0]] = capacities[node.output[0]]
-    by_room = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
+    padded = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.output[0] in by_room:
+        if node.output[0] in padded:
             continue
-        if len(node.input) > 1 and node.input[1] in by_room:
+        if len(node.input) > 1 and node.input[1] in padded:
             capacity = capacities.get(node.output[0])
             if node.op_type != "Pad" or not isinstance(capacity, int):
                 raise GraphInvalid("free slots go elsewhere than to caches", where=node.name, got=node.op_type)

@@ -1,8 +1,4 @@
-"""Which NVIDIA GPUs this machine has.
-
-What it is: their names and architectures, asked of the driver's own library.
-What it knows: five functions of `libcuda`. What it does not know: CUDA's runtime, and what GPUs are used for.
-"""
+"""Which NVIDIA GPUs this machine has: names and architectures, asked of the driver's own library (`libcuda`)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""Building one TensorRT plan from one graph.
+"""Building one TensorRT plan from one graph: network, profiles, configuration, and the timing cache that builds share.
 
-What it is: network, profiles and configuration of a build, and the timing cache that builds share.
-What it knows: TensorRT's builder (10.15 to 11). What it does not know: what the graph computes, and bundles.
-
-Networks are strongly typed: the precision is that of the graph, which TensorRT 11 always does and 10 must be told.
-TF32 is off, so that fp32 means what it says. What took longest to find out, which kernels are fast on this GPU, is
-kept per user, GPU and version; without a writable home it is found out each time.
+Networks are strongly typed: the precision is that of the graph, which TensorRT 11 always does and 10 needs a flag for.
+TF32 is off, so that fp32 means fp32. Which kernels are fast on this GPU takes longest to find out; it is kept per user,
+GPU and version, and without a writable home it is found out each time.
 """
 
 from __future__ import annotations
@@ -68,15 +65,15 @@ def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarge
 
 
 def build_plan(library: Library, source: Source, options: PlanOptions, write: Write, progress: Progress) -> None:
-    """Builds a plan, which is handed to ``write`` piece by piece: it never stands in our memory as a whole.
+    """Builds a plan, which is handed to ``write`` piece by piece: it is never in our memory as a whole.
 
     Raises:
-        BackendError: TensorRT refuses the graph, or fails; its words are quoted.
+        BackendError: TensorRT refuses the graph, or fails; its message is quoted.
         BundleError: Whatever ``write`` raises.
     """
-    trt, log = library.module, library.log
-    log.errors.clear()
-    builder = trt.Builder(log.logger)
+    trt = library.module
+    library.errors.clear()
+    builder = trt.Builder(library.logger)
     flags = 0
     if library.flavour == TENSORRT and library.version[0] < _ALWAYS_TYPED:
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -94,7 +91,7 @@ def build_plan(library: Library, source: Source, options: PlanOptions, write: Wr
     if writer.error is not None:
         raise writer.error
     if not done:
-        raise log.failure("TensorRT cannot build a plan", where=source.path.name, version=library.label)
+        raise library.failure("TensorRT cannot build a plan", source.path.name)
     if cache_file and cache is not None:
         _write(cache_file, bytes(config.get_timing_cache().serialize()))
 
@@ -118,7 +115,7 @@ def _writer(module: Any, write: Write) -> Any:
 
 
 def _parse(library: Library, network: Any, source: Source) -> None:
-    parser = library.module.OnnxParser(network, library.log.logger)
+    parser = library.module.OnnxParser(network, library.logger)
     data = source.model.SerializeToString(deterministic=True)
     if parser.parse(data, path=str(source.path)):
         return

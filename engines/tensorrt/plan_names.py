@@ -1,10 +1,7 @@
 """TensorRT plans by name: what a plan was built with, known before TensorRT reads it.
 
-What it is: the two libraries of that kind, TensorRT and TensorRT-RTX, the rule of a plan's file name, the oldest
-version that is supported, and the check of one against the other. The libraries themselves tell of a foreign plan in
-words that name neither cause nor remedy.
-What it knows: versions, GPU architectures, TensorRT's two kinds of compatibility.
-What it does not know: TensorRT's library, GPUs, and what a plan computes.
+There are two libraries of that kind, TensorRT and TensorRT-RTX, whose own messages about a foreign plan name neither
+cause nor remedy. So a plan's file name is checked against the library and the GPU first.
 
     prefill-1f0c8a5e21d3-trt10.16.1-sm90.plan              this TensorRT (major.minor), this architecture
     prefill-1f0c8a5e21d3-trt10.16.1-sm80-newer-ampere.plan newer ones of the major version, Ampere and all after it
@@ -109,16 +106,8 @@ def parse_version(text: str, flavour: Flavour = TENSORRT) -> tuple[int, ...]:
 
 def plan_name(kind: str, digest: str, target: PlanTarget, flavour: Flavour = TENSORRT) -> str:
     """Returns the file name of a plan: its graph's kind, a digest of what it was built from, and its target."""
-    marks = [
-        mark
-        for mark, there in (
-            ("-newer", target.newer),
-            ("-ampere", target.hardware == "ampere"),
-            ("-plugin", target.plugin),
-        )
-        if there
-    ]
-    return f"{kind}-{digest}-{flavour.mark}{_dotted(target.version)}-sm{target.sm}{''.join(marks)}{PLAN}"
+    marks = "-newer" * target.newer + "-ampere" * (target.hardware == "ampere") + "-plugin" * target.plugin
+    return f"{kind}-{digest}-{flavour.mark}{_dotted(target.version)}-sm{target.sm}{marks}{PLAN}"
 
 
 def read_target(name: str, flavour: Flavour = TENSORRT) -> PlanTarget | None:

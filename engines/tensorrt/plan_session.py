@@ -1,9 +1,5 @@
 """Sessions of TensorRT plans: memory on the GPU, contexts, and work that is captured.
 
-What it is: a `Session` of one plan that TensorRT has read, for either library of that kind.
-What it knows: engines, contexts, profiles, and when a context's work may be captured.
-What it does not know: which library it is (`allrounder.engines.tensorrt.opening` hands it in), what plans compute.
-
 Each binding has a context of its own, whose shapes and addresses stay. Its work is done once as it comes, as TensorRT
 wants it after shapes were set, then captured, and from then on launched as one graph.
 """
@@ -13,39 +9,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
 from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Tensor
 from allrounder.engines.tensorrt.cuda import Graph, Memory, Stream, use_device
+from allrounder.engines.tensorrt.library import Library
 from allrounder.errors import BackendError
 
-__all__ = ["Library", "PlanSession"]
+__all__ = ["PlanSession"]
 
 _log = logging.getLogger("allrounder.runtime")
-
-
-class Library(Protocol):
-    """What a session asks of the library that read its plan."""
-
-    module: Any
-
-    def failure(self, what: str, where: object) -> BackendError:
-        """Returns an error with what the library said since the last one."""
-        ...
 
 
 def _numpy_type(module: Any, dtype: Any) -> np.dtype:
     """Returns numpy's type; TensorRT's own table has none for bfloat16, and raises."""
     return BFLOAT16 if dtype == module.DataType.BF16 else np.dtype(module.nptype(dtype))
-
-
-class _Port(NamedTuple):
-    """An input or output of an engine."""
-
-    name: str
-    dtype: np.dtype
 
 
 class _Tensor:
@@ -99,9 +79,7 @@ class PlanSession:
         given = [each for each in names if self._engine.get_tensor_mode(each) == library.module.TensorIOMode.INPUT]
         self.inputs = tuple(given)
         self.outputs = tuple(each for each in names if each not in given)
-        self._ports = {
-            each: _Port(each, _numpy_type(library.module, self._engine.get_tensor_dtype(each))) for each in names
-        }
+        self._types = {each: _numpy_type(library.module, self._engine.get_tensor_dtype(each)) for each in names}
         self._stream = Stream()
         self._lock = threading.Lock()
         self._context: _Context | None = None
@@ -109,10 +87,10 @@ class PlanSession:
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         use_device(self.device)
         with self._lock:
-            inputs = {name: self._on_device(self._ports[name], feed) for name, feed in feeds.items()}
+            inputs = {name: self._on_device(name, feed) for name, feed in feeds.items()}
             context = self._context = self._context or _Context(self._library, self._engine, self.name)
             context.set_inputs(inputs, self._stream)
-            outputs = {name: self._empty(name, context) for name in self.outputs}
+            outputs = {name: _Tensor(context.shape(name), self._types[name], self._stream) for name in self.outputs}
             context.set_addresses(outputs)
             context.enqueue(self._stream)
             self._stream.wait()
@@ -121,7 +99,7 @@ class PlanSession:
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
         use_device(self.device)
         context, stream = _Context(self._library, self._engine, self.name), Stream()
-        held = {name: self._on_device(self._ports[name], tensor) for name, tensor in inputs.items()}
+        held = {name: self._on_device(name, tensor) for name, tensor in inputs.items()}
         context.set_inputs(held, stream)
         for name, tensor in outputs.items():
             if tensor.shape() != list(context.shape(name)):
@@ -131,7 +109,7 @@ class PlanSession:
                     got=tensor.shape(),
                     wanted=list(context.shape(name)),
                 )
-        given = {name: self._on_device(self._ports[name], tensor) for name, tensor in outputs.items()}
+        given = {name: self._on_device(name, tensor) for name, tensor in outputs.items()}
         context.set_addresses(given)
         return _Bound(context, stream, self.device, (self, held, given))
 
@@ -139,15 +117,12 @@ class PlanSession:
         use_device(self.device)
         return _Cell(np.array(values), self._stream, self.device)
 
-    def _empty(self, name: str, context: _Context) -> _Tensor:
-        return _Tensor(context.shape(name), self._ports[name].dtype, self._stream)
-
-    def _on_device(self, port: _Port, feed: Tensor | np.ndarray) -> _Tensor:
+    def _on_device(self, name: str, feed: Tensor | np.ndarray) -> _Tensor:
         """Returns a tensor on the GPU: the same, or a copy of what comes from elsewhere."""
         values = feed if isinstance(feed, _Tensor) else feed if isinstance(feed, np.ndarray) else feed.numpy()
-        if values.dtype != port.dtype:
-            where = f"{self.name}, {port.name}"
-            wanted = "bfloat16" if port.dtype == BFLOAT16 else port.dtype
+        if values.dtype != self._types[name]:
+            where = f"{self.name}, {name}"
+            wanted = "bfloat16" if self._types[name] == BFLOAT16 else self._types[name]
             raise BackendError("a tensor has not the type of a plan", where=where, got=values.dtype, wanted=wanted)
         if isinstance(values, _Tensor):
             return values

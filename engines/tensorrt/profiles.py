@@ -1,15 +1,13 @@
-"""Which sizes a TensorRT plan is built for.
+"""Which sizes a TensorRT plan is built for: numbers for a graph's named extents, and the range of the one left open.
 
-What it is: the numbers that take the place of a graph's named extents, and the range of the one that stays open.
-What it knows: the limits of a bundle, one image and one question at a time (B = 1).
-What it does not know: TensorRT's library.
-
-The template's text before the image is fixed, so the prefix has one length; caches have the capacity of the longest
-prompt and the longest answer. What stays open is S: the suffix of a prompt, or the new tokens of a decode call.
+A plan takes one image and one question at a time (B = 1). The template's text before the image is fixed, so the prefix
+has one length; caches have the capacity of the longest prompt and the longest answer. What stays open is S: the suffix
+of a prompt, or the new tokens of a decode call.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from allrounder.errors import BundleCorrupt
@@ -49,16 +47,16 @@ def decode_spans(document: Manifest | Frozen) -> tuple[Span, ...]:
     return (one,) if most == 1 else (one, Span(1, min(_USUAL_BURST, most), most))
 
 
-def prefix_length(golden: bytes, *, where: object) -> int:
-    """Returns how many ids stand before the image, from the bundle's golden prompts.
+def prefix_length(golden: Path) -> int:
+    """Returns how many ids are before the image, from the file of a bundle's golden prompts.
 
     Raises:
         BundleCorrupt: They cannot be read, or do not agree.
     """
     try:
-        lengths = {len(prompt.prefix_ids) for prompt in decode_golden(golden)}
-    except ValueError as error:  # msgspec's errors are ValueErrors
-        raise BundleCorrupt("the golden prompts cannot be read", where=where, got=error) from error
+        lengths = {len(prompt.prefix_ids) for prompt in decode_golden(golden.read_bytes())}
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise BundleCorrupt("the golden prompts cannot be read", where=golden, got=error) from error
     if len(lengths) != 1:
-        raise BundleCorrupt("the golden prompts have no one prefix", where=where, got=sorted(lengths))
+        raise BundleCorrupt("the golden prompts have no one prefix", where=golden, got=sorted(lengths))
     return lengths.pop()

@@ -1,17 +1,15 @@
 """The engine path of TensorRT-LLM 1.0 to 1.2.1 (legacy): a pruned checkpoint, and in it one that `trtllm-build` takes.
 
-What it is: everything that the checkpoint backend writes, and beside it the folder `tensorrt_llm/` with the decoder's
-weights in TensorRT-LLM's own layout, the build script and a runner; and the call of `trtllm-build` where it is there.
-What it knows: which releases build engines. What it does not know: the layout (`trtllm_layout`), the scripts' text.
+It writes everything that the checkpoint backend writes, and beside it the folder `tensorrt_llm/` with the decoder's
+weights in TensorRT-LLM's own layout, the build script and a runner; and it calls `trtllm-build` where that is there.
 
     python -m allrounder.engines.tensorrt_llm.build CHECKPOINT --out DIR [--tensor-parallel 2] [--batch 4] [--build]
 
-does the same with a pruned checkpoint that stands already.
+does the same with a pruned checkpoint that is there already.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -21,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -31,8 +28,9 @@ from allrounder.engines.checkpoint import build as checkpoint
 from allrounder.engines.checkpoint.sidecar import SIDECAR, Sidecar, open_sidecar
 from allrounder.engines.onnxruntime.build import build
 from allrounder.engines.tensorrt_llm.layout import HEAD, decoder_of, engine_config, targets
+from allrounder.engines.tensorrt_llm.limits import EngineLimits, Sizes, checkpoint_parser, sizes_of
 from allrounder.engines.tensorrt_llm.release import FOLDER, require_engine_path, require_gpu
-from allrounder.engines.tensorrt_llm.scripts import BUILD, CHECKPOINT, EngineLimits, scripts
+from allrounder.engines.tensorrt_llm.scripts import BUILD, CHECKPOINT, ENGINE, scripts
 from allrounder.engines.tensorrt_llm.weights import DTYPES, Weights, write_rank
 from allrounder.engines.written import list_written
 from allrounder.errors import AllRounderError, BackendError, BundleError
@@ -40,21 +38,11 @@ from allrounder.hashing import file_record, list_files
 from allrounder.manifest import Entry, encode
 from allrounder.progress import Progress, TerminalProgress, silent
 
-__all__ = ["BACKEND", "PLACE", "POLICIES", "ConvertOptions", "build", "check", "convert", "main", "opened", "run_build"]
+__all__ = ["BACKEND", "PLACE", "POLICIES", "build", "check", "convert", "main", "opened", "run_build"]
 
 BACKEND = "tensorrt-llm"
 PLACE, POLICIES = checkpoint.PLACE, checkpoint.POLICIES
-_BATCH, _TEXT, _NEW = 8, 512, 256  # what an engine is built for where nobody says otherwise
 check = checkpoint.check  # one KV length for all layers here too
-
-
-class ConvertOptions(NamedTuple):
-    """What an engine is to take; None means the checkpoint's own limit, up to a modest one."""
-
-    tensor_parallel: int = 1
-    batch: int | None = None
-    text_tokens: int | None = None
-    new_tokens: int | None = None
 
 
 def opened(place: Path, *, force: bool, progress: Progress) -> AbstractContextManager[Output]:
@@ -65,7 +53,7 @@ def opened(place: Path, *, force: bool, progress: Progress) -> AbstractContextMa
 def _write_both(frozen_dir: Path, measured: Entry, out: Path, progress: Progress = silent) -> Sidecar:
     sidecar = checkpoint.write_checkpoint(frozen_dir, measured, out, progress)
     folder = out / FOLDER
-    _convert(out, sidecar, folder, ConvertOptions(), "..", progress)
+    _convert(out, sidecar, folder, Sizes(), "..", progress)
     added = {f"{FOLDER}/{name}": file_record(folder / name) for name in list_files(folder)}
     entry = msgspec.structs.replace(sidecar.entry, backend=BACKEND)
     both = msgspec.structs.replace(sidecar, entry=entry, files=dict(sorted({**sidecar.files, **added}.items())))
@@ -75,7 +63,7 @@ def _write_both(frozen_dir: Path, measured: Entry, out: Path, progress: Progress
 
 
 def convert(
-    source: Path | str, out: Path | str, options: ConvertOptions | None = None, progress: Progress = silent
+    source: Path | str, out: Path | str, sizes: Sizes | None = None, progress: Progress = silent
 ) -> EngineLimits:
     """Writes what `trtllm-build` needs of a pruned checkpoint into a new folder, whole or not at all.
 
@@ -91,7 +79,7 @@ def convert(
         raise BundleError("the place is taken", where=place, remedy="give another directory (--out), or remove it")
     with beside(place) as folder:
         pruned = os.path.relpath(root, place)
-        limits = _convert(root, sidecar, folder / "new", options or ConvertOptions(), pruned, progress)
+        limits = _convert(root, sidecar, folder / "new", sizes or Sizes(), pruned, progress)
         with reported(place, "TensorRT-LLM checkpoint"):
             list_written(folder / "new")
             (folder / "new").rename(place)
@@ -99,21 +87,12 @@ def convert(
     return limits
 
 
-def _convert(
-    root: Path, sidecar: Sidecar, out: Path, options: ConvertOptions, pruned: str, progress: Progress
-) -> EngineLimits:
+def _convert(root: Path, sidecar: Sidecar, out: Path, sizes: Sizes, pruned: str, progress: Progress) -> EngineLimits:
     config = json.loads((root / "config.json").read_bytes())
     weights = Weights(root)
     decoder = decoder_of(config.get("text_config") or {}, tied=HEAD not in weights)
-    asked = sidecar.limits
-    limits = EngineLimits(
-        tokens=sidecar.entry.pruning.keep,
-        text_tokens=options.text_tokens or min(asked.text_tokens, _TEXT),
-        new_tokens=options.new_tokens or min(asked.new_tokens, _NEW),
-        batch=options.batch or min(asked.batch, _BATCH),
-        tensor_parallel=options.tensor_parallel,
-    )
-    limits.check(decoder.max_positions)
+    limits = EngineLimits.of(sidecar, sizes)
+    limits.check_positions(limits.tokens, decoder.max_positions)
     ranks = [tuple(targets(decoder, limits.tensor_parallel, rank)) for rank in range(limits.tensor_parallel)]
     with reported(out, "TensorRT-LLM checkpoint"):
         (out / CHECKPOINT).mkdir(parents=True)
@@ -134,7 +113,7 @@ def run_build(folder: Path | str, flags: Sequence[str] = ()) -> Path:
     Raises:
         EngineUnavailable: TensorRT-LLM is not installed, or of a release that builds no engines or is not known; or the
             GPU is not one that it builds for.
-        BackendError: `trtllm-build` failed; the end of what it said is quoted.
+        BackendError: `trtllm-build` failed; the end of its output is quoted.
     """
     folder = Path(folder).resolve()
     release = require_engine_path()
@@ -147,28 +126,19 @@ def run_build(folder: Path | str, flags: Sequence[str] = ()) -> Path:
     )
     if done.returncode:
         raise BackendError("trtllm-build failed", where=folder / BUILD, got=done.stderr[-2000:].strip())
-    return folder / "engine"
+    return folder / ENGINE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Converts a pruned checkpoint as a command; returns the exit code (0, or 2 with one message on stderr)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m allrounder.engines.tensorrt_llm.build",
-        description="A pruned checkpoint becomes one for TensorRT-LLM's engine path (1.0 to 1.2.1, legacy).",
-    )
-    parser.add_argument("checkpoint", type=Path, help="written by allrounder build --backend checkpoint")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="RANKS")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--text-tokens", type=int)
-    parser.add_argument("--new-tokens", type=int)
+    about = "A pruned checkpoint becomes one for TensorRT-LLM's engine path (1.0 to 1.2.1, legacy)."
+    parser = checkpoint_parser("allrounder.engines.tensorrt_llm.build", about)
     parser.add_argument("--build", action="store_true", help="run trtllm-build as well; needs it and the GPU here")
     arguments = parser.parse_args(argv)
-    options = ConvertOptions(arguments.tensor_parallel, arguments.batch, arguments.text_tokens, arguments.new_tokens)
     try:
         if arguments.build:
             require_gpu(require_engine_path())  # before the work, not after it
-        limits = convert(arguments.checkpoint, arguments.out, options, TerminalProgress())
+        limits = convert(arguments.checkpoint, arguments.out, sizes_of(arguments), TerminalProgress())
         engine = run_build(arguments.out) if arguments.build else None
     except AllRounderError as error:
         print(f"error: {error}", file=sys.stderr)

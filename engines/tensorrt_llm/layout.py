@@ -1,8 +1,7 @@
 """The layout of a TensorRT-LLM checkpoint (engine path, 1.0 to 1.2.1): which tensor is cut from what.
 
-What it is: for a decoder and a number of tensor-parallel ranks, the names and shapes of every tensor of every rank, and
-the pieces of Hugging Face tensors that each is put together from; and ``config.json``.
-What it knows: Llama, Mistral and Qwen2 decoders. What it does not know: files, bytes, and how engines are built.
+For a Llama, Mistral or Qwen2 decoder and a number of tensor-parallel ranks: the names and shapes of every tensor of
+every rank, the pieces of Hugging Face tensors that each is put together from, and ``config.json``.
 
 Weights lie (out, in), as in Hugging Face. Queries, keys and values are one tensor per rank: the rank's query heads,
 then its key heads, then its value heads. Where there are fewer key heads than ranks, ranks share one. ``mlp.fc`` is the
@@ -86,16 +85,13 @@ class Decoder:
 
     @property
     def architecture(self) -> str:
-        """As TensorRT-LLM spells it."""
         return _ARCHITECTURES[self.family]
 
 
 def decoder_of(text: Mapping[str, Any], *, tied: bool) -> Decoder:
     """Returns the decoder of a ``text_config``, as transformers 4 or 5 writes it; defaults fill what it leaves out.
 
-    Args:
-        text: The ``text_config``.
-        tied: Whether the head is the embedding table: it is wherever there is no head among the weights.
+    The head is ``tied`` to the embedding table wherever there is no head among the weights.
 
     Raises:
         ModelUnsupported: A decoder, activation or rotary embedding that this layout has no place for.
@@ -175,11 +171,7 @@ def targets(decoder: Decoder, ranks: int, rank: int) -> Iterator[Target]:
 
 
 def check_ranks(decoder: Decoder, ranks: int) -> None:
-    """Refuses a number of ranks that heads or feed-forward cannot be cut into.
-
-    Raises:
-        InputInvalid: See above.
-    """
+    """Raises `InputInvalid` for a number of ranks that heads or feed-forward cannot be cut into."""
     shared = ranks % decoder.kv_heads == 0 if decoder.kv_heads < ranks else decoder.kv_heads % ranks == 0
     if ranks < 1 or decoder.heads % ranks or decoder.feed_forward % ranks or not shared:
         raise InputInvalid(
@@ -271,7 +263,7 @@ def engine_config(decoder: Decoder, dtype: str, ranks: int) -> dict[str, Any]:
         "attn_bias": decoder.qkv_bias,
         "mlp_bias": decoder.mlp_bias,
         "tie_word_embeddings": decoder.tied,
-        "use_parallel_embedding": False,  # the table is small beside the rest, and prompts look rows up in it whole
+        "use_parallel_embedding": False,  # the table is small beside the rest, and prompts take rows of the whole
         "embedding_sharding_dim": 0,
         "mapping": {"world_size": ranks, "tp_size": ranks, "pp_size": 1},
     }

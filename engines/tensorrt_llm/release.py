@@ -1,8 +1,4 @@
-"""Which releases of TensorRT-LLM are known, and what each can do.
-
-What it is: the table of releases, and the checks before anything is asked of an installed one.
-What it knows: versions and GPU architectures. What it does not know: any function of the package.
-"""
+"""Which releases of TensorRT-LLM are known and what each can do, and the checks before an installed one is used."""
 
 from __future__ import annotations
 
@@ -61,7 +57,7 @@ def require_pytorch_path() -> Release:
 
 
 def require_gpu(release: Release) -> None:
-    """Refuses a GPU that the release does not build for, as far as the driver's tool tells which one is there.
+    """Refuses a GPU that the release does not build for, where the driver's tool names it.
 
     Raises:
         EngineUnavailable: There is none, or it is too old.
@@ -74,13 +70,13 @@ def require_gpu(release: Release) -> None:
             wanted=f"compute capability {_OLDEST_SM / 10} or later, and its driver",
             remedy="run build.sh on the GPU's machine",
         )
-    words = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    told = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603 - a fixed line
-    found = [int(major) * 10 + int(minor) for major, minor in re.findall(r"^(\d+)\.(\d+)", told.stdout, re.MULTILINE)]
+    line = [tool, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    done = subprocess.run(line, check=False, capture_output=True, text=True)  # noqa: S603 - a fixed line
+    found = [int(major) * 10 + int(minor) for major, minor in re.findall(r"^(\d+)\.(\d+)", done.stdout, re.MULTILINE)]
     if not found or min(found) < _OLDEST_SM:
         raise EngineUnavailable(
             f"TensorRT-LLM {release} does not build for this GPU",
-            got=told.stdout.strip() or told.stderr.strip() or "none",
+            got=done.stdout.strip() or done.stderr.strip() or "none",
             wanted=f"compute capability {_OLDEST_SM / 10} or later",
             remedy="run build.sh on a machine with such a GPU; this one can serve a bundle: --backend onnxruntime",
         )

@@ -1,64 +1,35 @@
-"""What is written beside a TensorRT-LLM checkpoint: the build script, the runner, the page; and the limits they share.
+"""What is written beside a TensorRT-LLM checkpoint: the build script, the runner, the page.
 
-What it is: text. The flags are those of `trtllm-build` in 1.0 to 1.2.1.
-What it knows: how an engine's limits follow from a version's T and a request's text. What it does not know: weights.
+The flags are those of `trtllm-build` in 1.0 to 1.2.1.
 """
 
 from __future__ import annotations
 
-import shlex
-from typing import NamedTuple
-
+from allrounder.engines.tensorrt_llm.limits import EngineLimits
 from allrounder.engines.written import LIST
-from allrounder.errors import InputInvalid
 
-__all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "EngineLimits", "build_command", "scripts"]
+__all__ = ["BUILD", "CHECKPOINT", "ENGINE", "PAGE", "RUN", "scripts"]
 
 CHECKPOINT, ENGINE = "checkpoint", "engine"  # folders beside the scripts
 BUILD, RUN, PAGE = "build.sh", "run.py", "README.md"
 
 
-class EngineLimits(NamedTuple):
-    """What an engine is built for."""
-
-    tokens: int  # T, image tokens of one prompt
-    text_tokens: int  # text ids of one prompt, the template's included
-    new_tokens: int
-    batch: int
-    tensor_parallel: int
-
-    @property
-    def input_len(self) -> int:
-        """The longest prompt: text and image tokens."""
-        return self.text_tokens + self.tokens
-
-    @property
-    def multimodal_len(self) -> int:
-        """Rows of the prompt table: T for each request of a batch."""
-        return self.batch * self.tokens
-
-    def check(self, max_positions: int) -> None:
-        """Refuses limits that no engine can have.
-
-        Raises:
-            InputInvalid: A number below 1, or a sequence longer than the decoder's positions.
-        """
-        if min(self) < 1:
-            raise InputInvalid("limits of an engine begin at 1", got=self._asdict())
-        if self.input_len + self.new_tokens > max_positions:
-            raise InputInvalid(
-                "the engine's longest sequence exceeds the decoder's positions",
-                got=f"{self.text_tokens} text + {self.tokens} image + {self.new_tokens} new tokens",
-                wanted=f"up to {max_positions}",
-                remedy="ask for fewer text or new tokens",
-            )
+def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
+    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
+    return {
+        BUILD: _BUILD.format(label=label, command=_build_command(limits), engine=ENGINE, listed=LIST),
+        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
+        PAGE: _PAGE.format(
+            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
+        ),
+    }
 
 
-def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: str = ENGINE) -> list[str]:
-    """Returns the `trtllm-build` line."""
+def _build_command(limits: EngineLimits) -> str:
+    """Returns the `trtllm-build` line, a flag on each line."""
     values = {
-        "checkpoint_dir": checkpoint,
-        "output_dir": engine,
+        "checkpoint_dir": f'"$here/{CHECKPOINT}"',
+        "output_dir": f'"$here/{ENGINE}"',
         "gemm_plugin": "auto",
         "max_batch_size": limits.batch,
         "max_input_len": limits.input_len,
@@ -68,25 +39,8 @@ def build_command(limits: EngineLimits, checkpoint: str = CHECKPOINT, engine: st
         "max_multimodal_len": limits.multimodal_len,
         "workers": limits.tensor_parallel,
     }
-    return ["trtllm-build", *(word for name, value in values.items() for word in (f"--{name}", str(value)))]
-
-
-def scripts(label: str, limits: EngineLimits, pruned: str) -> dict[str, str]:
-    """Returns the files beside the checkpoint, by name; ``pruned`` is the way from them to the pruned checkpoint."""
-    words = build_command(limits, "$here/" + CHECKPOINT, "$here/" + ENGINE)
-    pairs = [f"{name} {_quoted(value)}" for name, value in zip(words[1::2], words[2::2], strict=True)]
-    line = " \\\n  ".join([words[0], *pairs, '"$@"'])
-    return {
-        BUILD: _BUILD.format(label=label, command=line, engine=ENGINE, listed=LIST),
-        RUN: _RUN.format(label=label, pruned=pruned, batch=limits.batch, new_tokens=limits.new_tokens),
-        PAGE: _PAGE.format(
-            label=label, pruned=pruned, ranks=limits.tensor_parallel, rows=limits.multimodal_len, **limits._asdict()
-        ),
-    }
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if value.startswith("$here/") else shlex.quote(value)
+    flags = (f"--{name} {value}" for name, value in values.items())
+    return " \\\n  ".join(["trtllm-build", *flags, '"$@"'])
 
 
 _BUILD = """\
@@ -115,7 +69,7 @@ _RUN = """\
 
     python run.py Image QUESTION [Image QUESTION ...]         (tensor parallel: mpirun -n RANKS python run.py ...)
 
-The pruned image enters as a prompt table: ids from the vocabulary's size on stand for its rows.
+The pruned image enters as a prompt table: ids from the vocabulary's size on are its rows.
 \"\"\"
 
 import argparse
@@ -157,7 +111,7 @@ DIR`).
 | `run.py` | prints answers; {tokens} kept rows of each image, made by `{pruned}`, are the prompt table |
 
 The engine takes prompts of {text_tokens} text tokens and {tokens} image tokens, {new_tokens} new tokens, batches of
-{batch}: `--max_multimodal_len` is {batch} x {tokens} = {rows}. Kept rows stand side by side: positions count
+{batch}: `--max_multimodal_len` is {batch} x {tokens} = {rows}. Kept rows follow each other: positions count
 them and not the rows that were dropped. The frozen graphs of this project keep the original positions, and fidelity
 figures are theirs.
 

@@ -1,10 +1,7 @@
 """Weights of a pruned checkpoint, cut and written as TensorRT-LLM's ranks, one tensor at a time.
 
-What it is: a reader of safetensors files that gives their bytes as they are, and a writer of them that never holds more
-than one tensor.
-What it knows: the safetensors format, and the names of Llava checkpoints. What it does not know: what tensors mean.
-
-Elements are moved, never computed with: bfloat16, which numpy does not have, passes as 16-bit integers.
+The reader of safetensors files gives their bytes as they are, and the writer never holds more than one tensor. Elements
+are moved, never computed with: bfloat16, which numpy does not have, passes as 16-bit integers.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allrounder.engines.checkpoint.weights import safetensors_header
 from allrounder.engines.tensorrt_llm.layout import Piece, Target
 from allrounder.errors import BundleError, ModelUnreadable, ModelUnsupported
 
@@ -70,21 +68,15 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape.
-
-        Raises:
-            ModelUnreadable: There is no such tensor.
-        """
-        return self._located(name).shape
-
     def read(self, piece: Piece) -> np.ndarray:
         """Returns a piece of a tensor; its elements are carried, not understood.
 
         Raises:
             ModelUnreadable: There is no such tensor, or it is smaller than the piece.
         """
-        stored = self._located(piece.source)
+        stored = self._stored.get(piece.source)
+        if stored is None:
+            raise ModelUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=piece.source)
         rows = piece.rows or (0, stored.shape[0])
         columns = piece.columns or (0, stored.shape[-1])
         if rows[1] > stored.shape[0] or columns[1] > stored.shape[-1]:
@@ -98,38 +90,31 @@ class Weights:
         mapped = np.memmap(stored.file, carrier, mode="r", offset=stored.offset, shape=stored.shape)
         return mapped[slice(*rows)] if mapped.ndim == 1 else mapped[slice(*rows), slice(*columns)]
 
-    def _located(self, name: str) -> _Stored:
-        if name not in self._stored:
-            raise ModelUnreadable("the checkpoint lacks a weight", where=self.directory, wanted=name)
-        return self._stored[name]
 
-
-def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], tell: Callable[[int, int], None]) -> None:
-    """Writes one ``rankN.safetensors``; ``tell`` hears how many of how many bytes are written.
+def write_rank(file: Path, weights: Weights, wanted: Sequence[Target], progress: Callable[[int, int], None]) -> None:
+    """Writes one ``rankN.safetensors``; ``progress`` gets how many of how many bytes are written.
 
     Raises:
         ModelUnreadable: A source tensor is missing, or of another shape than the layout says.
         BundleError: The file system refuses.
     """
     size = np.dtype(_CARRIERS[weights.dtype]).itemsize
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for target in wanted:
-        begin, end = end, end + size * int(np.prod(target.shape))
-        header[target.name] = {"dtype": weights.dtype, "shape": list(target.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins aligned
+    sizes = [size * int(np.prod(target.shape)) for target in wanted]
+    header = safetensors_header(
+        (target.name, weights.dtype, target.shape, count) for target, count in zip(wanted, sizes, strict=True)
+    )
+    end = sum(sizes)
     try:
         with file.open("xb") as out:
-            out.write(len(text).to_bytes(8, "little") + text)
+            out.write(header)
             for target in wanted:
-                tell(out.tell() - 8 - len(text), end)
+                progress(out.tell() - len(header), end)
                 _write(out.write, weights, target, size)
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
         raise BundleError("a rank's weights cannot be written", where=file, got=error) from error
-    tell(end, end)
+    progress(end, end)
 
 
 def _write(write: Callable[[bytes], object], weights: Weights, target: Target, size: int) -> None:

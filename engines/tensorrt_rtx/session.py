@@ -1,8 +1,4 @@
-"""The TensorRT-RTX backend: plans on NVIDIA GPUs.
-
-What it is: `allrounder.engines.tensorrt.opening` for TensorRT-RTX, opened on import.
-What it knows: which library. What it does not know: anything else.
-"""
+"""The TensorRT-RTX backend: plans on NVIDIA GPUs. TensorRT-RTX is opened on import."""
 
 from __future__ import annotations
 

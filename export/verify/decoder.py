@@ -20,7 +20,7 @@ from allrounder.export.verify.compare import Comparison
 from allrounder.export.verify.extract import all_nodes
 from allrounder.export.verify.reference import LayerRun, StockParts
 from allrounder.progress import Progress
-from allrounder.router.selection import keep_indices, kept_layers
+from allrounder.router.selection import keep_indices, kept_layer_mask
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
@@ -90,7 +90,9 @@ def verify_decision(comparison: Comparison, prefill: Graph, decode: Graph, vlm: 
     image_embeds = torch.randn(batch, pruned.spec.image_tokens, pruned.spec.decoder.hidden, generator=generator)
     token_scores = torch.randn(batch, pruned.spec.image_tokens, generator=generator)
     layer_scores = torch.randn(batch, pruned.spec.decoder.layers, generator=generator)
-    layers = pruned.pruning.kept_layers or kept_layers(layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer)
+    layers = pruned.pruning.kept_layers or kept_layer_mask(
+        layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer
+    )
     decision = PruningDecision(keep_indices(token_scores, pruned.pruning.keep), layers, pruned.pruning.prune_layer)
     eager = PrunedModel(vlm)
     state = eager.prefill(image_embeds, prompt, decision)
@@ -172,7 +174,7 @@ def _selection(comparison: Comparison, graph: Graph) -> None:
     if pruned.dynamic:
         scores = torch.randint(0, 3, (1, spec.decoder.layers), generator=generator).float()
         scores[0, ::4], scores[0, 1::5] = _NAN, _LOW
-        mask = kept_layers(scores, pruned.pruning.layers, pruned.pruning.prune_layer)[0]
+        mask = kept_layer_mask(scores, pruned.pruning.layers, pruned.pruning.prune_layer)[0]
         feeds = {tensors.LAYER_SCORES: scores.numpy()}
         comparison.piece(graph.name, graph.model, feeds, {tensors.LAYER_MASK: mask})
 

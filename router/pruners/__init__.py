@@ -1,13 +1,12 @@
 """Baseline pruners: other ways to score image tokens and decoder layers, to be compared with the router.
 
-What it is: two tables, of token pruners and of layer pruners, and `pruner`, which makes one of each by name,
-``"fastv+shortgpt"``. Methods are written from their papers; each docstring says where it deviates.
-What it knows: that a pruner gives `Scores` like the router does, higher is kept and only order counts, so that every
-budget is cut from one ranking and layers below K are kept whatever they score.
-What it does not know: budgets, engines, fidelity.
+There are two tables, of token pruners and of layer pruners, and `pruner` makes one of each by name,
+``"fastv+shortgpt"``. Methods are written from their papers; each docstring says where it deviates. A pruner gives
+`Scores` like the router does, higher is kept and only order counts, so that every budget is cut from one ranking and
+layers below K are kept whatever they score.
 
-To add one, write a function from `Setting` to a callable of a `View` and give it a line in its table:
-see docs/pruners.md.
+To add one, write a function from `Setting` to a callable of a `View` and give it a line in its table: see
+docs/pruners.md.
 """
 
 from __future__ import annotations

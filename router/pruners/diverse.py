@@ -1,12 +1,8 @@
-"""Pruners before the decoder: they look for tokens that differ from each other.
+"""DivPrune and CDPruner, from their papers: tokens that differ from each other, found before the decoder.
 
-What it is: DivPrune and CDPruner, written from their papers.
-What it knows: projected image tokens and the question's embeddings; cosines; two greedy orders. Both papers add one
-token after the other and never take one back, so the order of adding is a ranking and all budgets are nested.
-What it does not know: the decoder's layers, K.
-
-Cosines and greedy steps are float64: similar tokens differ late in the digits, and an order must not depend on what
-else was in the batch.
+Both papers add one token after the other and never take one back, so the order of adding is a ranking and all budgets
+are nested. Cosines and greedy steps are float64: similar tokens differ late in the digits, and an order must not depend
+on what else was in the batch.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Pruners inside the decoder: they watch the frozen model's own layers.
+"""FastV, DART (tokens) and ShortGPT (layers), from their papers: they run the frozen model's own layers.
 
-What it is: FastV and DART (tokens) and ShortGPT (layers), written from their papers.
-What it knows: the rows ``[prefix | V | suffix]`` and that stock layers turn rows into rows; FastV and DART run no layer
-that pruning could have saved, the layers below K (FastV at K=0: the attention of layer 0).
-What it does not know: budgets, answers.
-
-Padding stands at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
+FastV and DART run no layer that pruning could have saved: the layers below K (FastV at K=0: the attention of layer 0).
+Padding is at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from allrounder.errors import CalibrationError
+from allrounder.router.gated import attending
 from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_of
 from allrounder.router.selection import ranking
 from allrounder.vlm.model import LoadedModel
@@ -147,15 +144,10 @@ def _key_norms(vlm: LoadedModel, hidden: Tensor, index: int) -> Tensor:
 
 def _attention(vlm: LoadedModel, rows: _Rows, index: int) -> Tensor:
     """Returns the attention weights [B, heads, R, R] of one layer, by its stock module."""
-    decoder = _decoder(vlm)
-    layer = decoder.layers[index]
-    usual = decoder.config._attn_implementation  # noqa: SLF001 - there is a public setter but no getter
-    decoder.set_attn_implementation("eager")  # the only one that tells its weights
-    try:
+    layer = _decoder(vlm).layers[index]
+    with attending(_decoder(vlm), "eager"):  # the only one that returns its weights
         normed = layer.input_layernorm(rows.hidden)
         return layer.self_attn(normed, attention_mask=rows.mask, position_embeddings=rows.rotation)[1]
-    finally:
-        decoder.set_attn_implementation(usual)
 
 
 def _rows_before(vlm: LoadedModel, view: View, layer: int) -> _Rows:

@@ -1,8 +1,4 @@
-"""Pruners that read nothing: random, uniform stride, and nobody's choice.
-
-What it is: the baselines that every method must beat.
-What it knows: N, M, a seed and who asks. What it does not know: images, questions, the model.
-"""
+"""Pruners that read nothing: random, uniform stride, and equal scores. Every method must beat them."""
 
 from __future__ import annotations
 

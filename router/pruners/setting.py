@@ -1,9 +1,4 @@
-"""What pruners read and what they are: the types of this folder.
-
-What it is: `View`, one batch of image questions as the decoder reads it; `Setting`, what a pruner is made from; the
-three kinds of callables; and orders turned into scores.
-What it knows: shapes. What it does not know: any method.
-"""
+"""What pruners read and what they are: a `View` of a batch, a `Setting`, and three kinds of callables."""
 
 from __future__ import annotations
 
@@ -46,13 +41,7 @@ Pruner = Callable[[View], Scores]
 
 
 def embed_pixels(vlm: LoadedModel, image_embeds: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:
-    """Returns the view of B questions.
-
-    Args:
-        vlm: Whose embeddings are read.
-        image_embeds: [B, N, H].
-        prompt: B prompts.
-        identity: One name per question.
+    """Returns the view of B questions; ``image_embeds`` is [B, N, H], and ``identity`` names each question.
 
     Raises:
         InputInvalid: They are not B of each.

@@ -1,8 +1,6 @@
-"""Examples: unlabelled images with questions, to learn from.
+"""Examples, unlabelled images with questions: a prompts file, or the demo scenes drawn on the fly.
 
-What it is: the protocol of an example set, a set from a prompts file, and the demo scenes drawn on the fly.
-What it knows: how an example is found by its index, so that a resumed run sees what an unbroken one sees.
-What it does not know: models, answers. Labels, where a set has them, are not read.
+An example is found by its index, so that a resumed run sees what an unbroken one sees. Labels are not read.
 """
 
 from __future__ import annotations
@@ -63,11 +61,9 @@ class FileExamples:
         return len(self._prompts)
 
     def image(self, index: int) -> int:
-        """Returns the number of the example's image: examples with the same path share it."""
         return self._images[index]
 
     def question(self, index: int) -> str:
-        """Returns the question of example ``index``."""
         return self._prompts[index].question
 
     def __getitem__(self, index: int) -> Example:
@@ -91,7 +87,7 @@ class SceneExamples:
         split: Which of the demo's disjoint worlds.
         first: Seed of the first scene.
         scenes: How many scenes.
-        questions: Questions per scene; examples of one scene stand next to each other.
+        questions: Questions per scene; examples of one scene follow each other.
     """
 
     def __init__(self, split: Split, first: int, scenes: int, questions: int) -> None:
@@ -106,11 +102,9 @@ class SceneExamples:
         return Example(draw(scene), self.question(index))
 
     def image(self, index: int) -> int:
-        """Returns the number of the example's scene."""
         return index // self._questions
 
     def question(self, index: int) -> str:
-        """Returns the question of example ``index``."""
         scene = sample_scene(self._split, self._first + self.image(index))
         questions = sample_questions(scene, self._questions)
         return questions[index % self._questions % len(questions)].text

@@ -1,12 +1,10 @@
-"""Teacher-forced runs of the frozen model under decisions, hard or soft.
+"""Teacher-forced runs of the frozen model under decisions, hard or soft: what training needs of the model.
 
-What it is: what training needs of the model: next-token distributions along a known answer, for many decisions of many
-prompts at once, differentiable in the gates. Layers below K are run once and shared by all decisions.
-What it knows: the rows ``[prefix | V | suffix, answer]``, padded on the right; that a dropped token leaves from layer
-K on and keeps its position; that a skipped layer is the identity. Gates in [0, 1] soften both: a token's gate is the
-weight that its keys carry in attention, a layer's gate the share of its update that is applied.
-What it does not know: where gates come from. `allrounder.vlm.pruned` is the reference without gradients; a test
-holds the two together.
+They give next-token distributions along a known answer, for many decisions of many prompts at once, differentiable in
+the gates. Layers below K are run once and shared by all decisions. Rows are ``[prefix | V | suffix, answer]``, padded
+on the right; a dropped token leaves from layer K on and keeps its position; a skipped layer is the identity. Gates in
+[0, 1] soften both: a token's gate is the weight that its keys carry in attention, a layer's gate the share of its
+update that is applied. `allrounder.vlm.pruned` is the reference without gradients; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -42,10 +40,10 @@ class Answers(NamedTuple):
 
 
 class Forced(NamedTuple):
-    """Prompts with their answers behind them, as they stand before layer K.
+    """Prompts with their answers behind them, as they are before layer K.
 
     ``hidden`` [B, R, H]; ``positions`` int64 [B, R]; ``reads`` int64 [B, A], the rows whose logits predict the answer;
-    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there stand in rows
+    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there are in rows
     ``start`` to ``start + tokens - 1``.
     """
 
@@ -104,10 +102,10 @@ def log_probs(vlm: LoadedModel, forced: Forced, prune_layer: int, gates: Gates, 
 
     Args:
         vlm: The frozen model.
-        forced: Rows as they stand before layer K.
+        forced: Rows as they are before layer K.
         prune_layer: K.
         gates: What is there of tokens and layers.
-        frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
+        frugal: Remember only the rows between layers; the gradient then computes each layer a second time.
     """
     layers = range(prune_layer, len(_decoder(vlm).layers))
     return _predicted(vlm, forced, _run(vlm, forced, layers, gates, frugal=frugal))

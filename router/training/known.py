@@ -1,8 +1,4 @@
-"""Known models: shapes that can be reckoned with before anything is downloaded.
-
-What it is: configs of published models, by name. What it knows: their public ``config.json``. What it does not know:
-weights; such a name cannot be trained on.
-"""
+"""Known models: public configs by name, to estimate memory before anything is downloaded."""
 
 from __future__ import annotations
 

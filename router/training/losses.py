@@ -15,7 +15,7 @@ from torch import Tensor
 
 from allrounder.router.decisions import HardDecisions, soft_layers, soft_top, straight_through
 from allrounder.router.model import MetaRouter, Scores, gumbel
-from allrounder.router.selection import keep_indices, kept_layers
+from allrounder.router.selection import keep_indices, kept_layer_mask
 from allrounder.router.training.forced import Forced, Gates, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import Batch
@@ -137,7 +137,7 @@ def gate_loss(learner: Learner, work: Work, moment: Moment) -> Found:
         forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
     soft_mask = soft_layers(layers, budget.layers, gather, options.layer_temperature)
-    mask = straight_through(kept_layers(layers.detach(), budget.layers, gather), soft_mask)
+    mask = straight_through(kept_layer_mask(layers.detach(), budget.layers, gather), soft_mask)
     gates = soft_top(tokens, budget.tokens, options.token_temperature)
     if options.token_gates == "hard":
         kept = torch.full_like(gates, CLOSED).scatter(1, keep_indices(tokens.detach(), budget.tokens), 1.0)

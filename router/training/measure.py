@@ -1,8 +1,6 @@
-"""Measuring: how close the decisions of some scores stay to the unpruned model.
+"""Measuring: how close the decisions of some scores stay to the unpruned model, on a set of examples.
 
-What it is: divergence and agreement on a fixed set of examples, for a router or for any other source of scores.
-What it knows: hard decisions, as a runtime would take them; random scores, the baseline that must be beaten.
-What it does not know: training.
+Decisions are hard, as a runtime would take them. Random scores are the baseline that must be beaten.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from allrounder.router.training.references import Batch, References
 from allrounder.versions import Budget
 from allrounder.vlm.model import LoadedModel
 
-__all__ = ["Closeness", "Scorer", "measure", "mixed", "random_scorer", "router_scorer"]
+__all__ = ["Closeness", "Scorer", "measure", "random_scorer", "router_scorer"]
 
 Scorer = Callable[[Batch], Scores]
 
@@ -77,8 +75,3 @@ def random_scorer(vlm: LoadedModel, seed: int = 0) -> Scorer:
         return Scores(*drawn)
 
     return scores
-
-
-def mixed(tokens: Scorer, layers: Scorer) -> Scorer:
-    """Returns the token scores of one scorer with the layer scores of another."""
-    return lambda batch: Scores(tokens(batch).token_scores, layers(batch).layer_scores)

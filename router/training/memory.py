@@ -1,10 +1,8 @@
-"""Memory: what training a router will take, before anything is loaded.
+"""Memory: what training a router will take, in bytes by part and phase, before anything is loaded.
 
-What it is: a table of bytes from a model's spec and the options, by part and by phase.
-What it knows: what autograd remembers of a stock decoder layer. Of the frozen model that is less than of the router:
-the input of a linear layer is remembered for the gradient of its weights alone.
-What it does not know: allocators. Fragmentation, the device's context and what libraries take for themselves come on
-top (on CUDA usually 1 to 2 GiB).
+Autograd remembers less of the frozen model than of the router: the input of a linear layer is remembered for the
+gradient of its weights alone. Fragmentation, the device's context and what libraries take for themselves come on top
+(on CUDA usually 1 to 2 GiB).
 
 Phases do not overlap: references are computed before a step, so the peak is what is always there and the larger phase.
 """
@@ -23,7 +21,7 @@ __all__ = ["Estimate", "Means", "Part", "estimate"]
 
 Phase = Literal["always", "references", "step", "main memory"]
 FLOAT = 4  # bytes
-TEXT = 64  # rows of template and question, where nothing else is said
+TEXT = 64  # rows of template and question, where nothing else is given
 
 
 class Part(NamedTuple):
@@ -125,7 +123,7 @@ def _references(spec: ModelSpec, means: Means) -> int:
 
 
 def _moment(spec: ModelSpec) -> int:
-    """Values per row that stand at once inside a layer that nobody remembers."""
+    """Values per row that are there at once inside a layer of which nothing is remembered."""
     one = spec.decoder
     return 3 * one.hidden + max(3 * one.feed_forward, 6 * one.heads * one.head_dim)
 

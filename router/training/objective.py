@@ -1,7 +1,4 @@
-"""The options of training.
-
-What it is: the record of all that decides what is learned.
-What it knows: which values are possible. What it does not know: models, batches, optimisers.
+"""The options of training: the record of all that decides what is learned.
 
 What is minimised is in `losses`. Other objectives, PAR's among them, are compared with it by
 ``benchmarks/router_ablations.py``.

@@ -1,10 +1,9 @@
 """Order: which examples a step sees.
 
-What it is: an endless walk over an example set, every example once per epoch, shuffled anew each time; and a memory of
-how far each one diverged when it was last seen, from which the hard ones are drawn again (as in prioritised replay,
-Schaul et al., 2016): most questions are easy, and their gradient is nothing.
-What it knows: that place, seed and memory alone decide, so that a resumed run goes on where it stopped.
-What it does not know: examples.
+It is an endless walk over an example set, every example once per epoch, shuffled anew each time; and a memory of how
+far each one diverged when it was last seen, from which the hard ones are drawn again (as in prioritised replay, Schaul
+et al., 2016): most questions are easy, and their gradient is nothing. Place, seed and memory alone decide, so that a
+resumed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -59,5 +58,5 @@ class Hard:
 
 
 def mixed_seed(*parts: int | str) -> int:
-    """Returns one seed for several numbers or words; neighbours have nothing in common."""
+    """Returns one seed for several numbers or names; those of neighbours have nothing in common."""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, parts)).encode()).digest()[:7], "big")

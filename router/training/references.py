@@ -1,10 +1,7 @@
-"""References: what the unpruned model itself says, the only teacher there is.
+"""References: the unpruned model's greedy answers and next-token distributions, the only teacher, cached.
 
-What it is: batches of examples with the model's greedy answers and next-token distributions, cached.
-What it knows: that image tokens, answers and distributions of a frozen model never change; a limit of memory; and that
-all questions of one image are always computed together, whichever is asked for first: a reference then is a function
-of the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
-What it does not know: decisions, routers, losses.
+All questions of one image are always computed together, whichever is asked for first: a reference then is a function of
+the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
 """
 
 from __future__ import annotations
@@ -45,25 +42,15 @@ class Batch(NamedTuple):
     identity: tuple[str, ...] = ()
 
 
-class _Said(NamedTuple):
-    """One example on the CPU: the parts of a `Batch` without padding."""
-
-    question: str
-    spoken: Spoken
-
-
 class _Image(NamedTuple):
-    """All examples of one image on the CPU; ``image_embeds`` [N, H] is held once."""
+    """All examples of one image on the CPU: ``image_embeds`` [N, H], and the answer of each example."""
 
     image_embeds: Tensor
-    said: dict[int, _Said]
+    answers: dict[int, Spoken]
 
     @property
     def bytes(self) -> int:
-        parts = [self.image_embeds]
-        for one in self.said.values():
-            parts += one.spoken
-        return sum(part.nbytes for part in parts)
+        return self.image_embeds.nbytes + sum(part.nbytes for one in self.answers.values() for part in one)
 
 
 class References:
@@ -83,16 +70,15 @@ class References:
         self._vlm, self._pruned = vlm, PrunedModel(vlm)
         # Made once: building it parses the whole tokenizer.
         self._encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
-        self._free_slots = cache_mib << 20
+        self._free_bytes = cache_mib << 20
         self._cache: dict[int, _Image] = {}
         self._questions: dict[int, list[int]] = {}
         for index in range(len(examples)):
             self._questions.setdefault(examples.image(index), []).append(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Returns the examples of these indices."""
         wanted = {self.examples.image(index) for index in indices}
-        # Held here until the batch is made: without room in the cache, each is still computed once only.
+        # Held here until the batch is made: where the cache is full, each is still computed once only.
         images = {image: self._image(image) for image in sorted(wanted)}
         return self._collate(indices, [images[self.examples.image(index)] for index in indices])
 
@@ -100,8 +86,8 @@ class References:
         if image in self._cache:
             return self._cache[image]
         found = self._compute(self._questions[image])
-        if found.bytes <= self._free_slots:
-            self._free_slots -= found.bytes
+        if found.bytes <= self._free_bytes:
+            self._free_bytes -= found.bytes
             self._cache[image] = found
         return found
 
@@ -114,26 +100,27 @@ class References:
         image_embeds = self._pruned.image_embeds(pixels.to(device))
         prefix = torch.tensor([self._encoder.prefix_ids], dtype=torch.int64, device=device).reshape(1, -1)
         state = read_image(self._pruned, image_embeds, prefix)
-        said: dict[int, _Said] = {}
+        answers: dict[int, Spoken] = {}
         for start in range(0, len(indices), TOGETHER):
             part = indices[start : start + TOGETHER]
             questions = [self.examples.question(index) for index in part]
             prompt = prompt_batch(self._encoder, questions).to(device)
             spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._vlm.stop_ids)
             local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
-            said |= dict(zip(part, map(_Said, questions, local), strict=True))
-        return _Image(image_embeds[0].cpu(), said)
+            answers |= dict(zip(part, local, strict=True))
+        return _Image(image_embeds[0].cpu(), answers)
 
     def _collate(self, indices: Sequence[int], images: list[_Image]) -> Batch:
         device = self._vlm.model.device
         image_embeds = torch.stack([image.image_embeds for image in images]).to(device)
-        said = [image.said[index] for image, index in zip(images, indices, strict=True)]
-        prompt = prompt_batch(self._encoder, [one.question for one in said]).to(device)
-        tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)
+        spoken = [image.answers[index] for image, index in zip(images, indices, strict=True)]
+        questions = [self.examples.question(index) for index in indices]
+        prompt = prompt_batch(self._encoder, questions).to(device)
+        tops = pad_sequence([one.log_probs for one in spoken], batch_first=True).to(device)
         return Batch(
             self._pruned.embeddings(image_embeds, prompt),
             prompt,
-            _answers([one.spoken.ids for one in said], device),
+            _answers([one.ids for one in spoken], device),
             tops,
             tuple(f"{self.examples.name}/{index}" for index in indices),
         )

@@ -1,8 +1,6 @@
-"""Start: the weights that a router has before its first step.
+"""Start: a router's weights before its first step: drawn from a seed, the model's first layers, or another router's.
 
-What it is: drawn from a seed, copied from the model's first layers, or taken from another router.
-What it knows: that another model's router is a fair start where its shapes fit: a start binds nobody.
-What it does not know: training.
+Another model's router is a fair start where its shapes fit.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from allrounder.errors import InputInvalid, RouterMismatch
-from allrounder.router.checkpoint import load_router, read_record
+from allrounder.router.checkpoint import load_router, load_state, read_record
 from allrounder.router.model import MetaRouter, copy_model_layers
 from allrounder.router.training.objective import TrainOptions
 from allrounder.vlm.model import LoadedModel
@@ -29,7 +27,6 @@ class Start(NamedTuple):
     model_digest: str
 
     def facts(self) -> dict[str, str | int | float | bool]:
-        """Returns what ``router.json`` says of it."""
         return {"init_weights": self.digest, "init_model": self.model_digest}
 
 
@@ -57,14 +54,15 @@ def first_router(vlm: LoadedModel, options: TrainOptions, start: Start | None) -
         config: Any = vlm.model.config.text_config
         router = MetaRouter(vlm.spec, config, options.attention, options.router_layers)
     if start is not None:
-        _check(start, router, options)
-        router.load_state_dict(start.router.state_dict())
+        _check(start, options)
+        remedy = "start from a router of a model of the same decoder shape, or without --init"
+        load_state(router, start.router.state_dict(), "--init", remedy)
     elif options.start == "model":
         copy_model_layers(router, list(vlm.model.model.language_model.layers))
     return router.to(device)
 
 
-def _check(start: Start, router: MetaRouter, options: TrainOptions) -> None:
+def _check(start: Start, options: TrainOptions) -> None:
     if options.start != "fresh":
         raise InputInvalid("two starts", got=f"--init and start={options.start}", remedy="give one of them")
     found = (start.router.attention, len(start.router.layers))
@@ -75,15 +73,4 @@ def _check(start: Start, router: MetaRouter, options: TrainOptions) -> None:
             got=f"attention={found[0]}, router_layers={found[1]}",
             wanted=f"attention={options.attention}, router_layers={options.router_layers}",
             remedy=f"add --set attention={found[0]} --set router_layers={found[1]}",
-        )
-    wanted = {name: value.shape for name, value in router.state_dict().items()}
-    given = {name: value.shape for name, value in start.router.state_dict().items()}
-    differing = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
-    if differing:
-        raise RouterMismatch(
-            "the router to start from has other shapes than this model's",
-            where=f"--init, {differing[0]}",
-            got=given.get(differing[0]),
-            wanted=wanted.get(differing[0]),
-            remedy="start from a router of a model of the same decoder shape, or without --init",
         )

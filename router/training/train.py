@@ -1,11 +1,8 @@
 """Training: a router learns from the unpruned model alone.
 
-What it is: the loop around `losses`: optimiser, schedule, validation, log, and a state from which a killed run goes on.
-What it knows: everything random in a step is drawn from (seed, step), so a resumed run repeats an unbroken one.
-What it does not know: what is being minimised (`losses`).
-
-The output directory holds the best router so far (by validation divergence) and ``training/`` with ``state.pt`` and
-``log.jsonl``; the latter two are for the trainer alone and may be deleted afterwards.
+Everything random in a step is drawn from (seed, step), so a resumed run repeats an unbroken one. What is minimised is
+in `losses`. The output directory holds the best router so far (by validation divergence) and ``training/`` with
+``state.pt`` and ``log.jsonl``; the latter two are for the trainer alone and may be deleted afterwards.
 """
 
 from __future__ import annotations
@@ -200,7 +197,6 @@ class _Trainer:
         return self._share() >= 1.0
 
     def _advance(self) -> dict[str, Any]:
-        """Takes one optimiser step."""
         options, share = self._options, self._share()
         rate = options.learning_rate * _rate_factor(share, options.warmup)
         for group in self._optimizer.param_groups:

@@ -1,10 +1,7 @@
-"""Usable examples: what of a prompts file a model can really learn from.
+"""Usable examples: what of a prompts file a model can learn from, and the part of a set that is held out.
 
-What it is: the checks that need an image decoder and a tokenizer, for `allrounder.prompts.read_usable`; and the part
-of a set that is held out.
-What it knows: that an image which breaks in the middle of a run costs the run, so each is decoded once before it; that
-a question, its image and its answer must fit into the model's positions.
-What it does not know: files and lines.
+An image that breaks in the middle of a run costs the run, so each is decoded once before it; a question, its image and
+its answer must fit into the model's positions.
 """
 
 from __future__ import annotations
@@ -22,22 +19,17 @@ __all__ = ["checks", "held_out"]
 
 
 def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
-    """Returns what raises `Unusable` for a prompt that the model cannot read.
-
-    Args:
-        vlm: The model.
-        answer_tokens: What an answer may take of the model's positions.
-    """
+    """Returns what raises `Unusable` for a prompt that, with such an answer, the model cannot read."""
     encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
-    free_slots = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
+    free_tokens = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
     known: dict[Path, str | None] = {}
 
     def check(prompt: Prompt) -> None:
         length = len(encoder.suffix_ids(prompt.question))
-        if not 1 <= length <= free_slots:
+        if not 1 <= length <= free_tokens:
             raise Unusable(
                 f"the question with its template has {length} tokens; with the image and an answer of"
-                f" {answer_tokens} the model's context has room for {free_slots}",
+                f" {answer_tokens} the model's context leaves {free_tokens}",
                 "shorten the question",
             )
         if prompt.image not in known:

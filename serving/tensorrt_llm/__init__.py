@@ -1,8 +1,7 @@
 """TensorRT-LLM: pruned checkpoints in its PyTorch backend (1.0 and later), and in its engines (1.0 to 1.2.1).
 
-What it is: `register`, which brings pruned LLaVA checkpoints to the PyTorch backend. Call it before ``LLM(...)`` is
-made, at the top level of the script: worker processes import the script again.
-What it knows: nothing yet; the modules below import TensorRT-LLM on use.
+`register` brings pruned LLaVA checkpoints to the PyTorch backend. Call it before ``LLM(...)`` is made, at the top level
+of the script: worker processes import the script again. The modules below import TensorRT-LLM on use.
 """
 
 from __future__ import annotations

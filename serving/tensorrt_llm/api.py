@@ -1,9 +1,7 @@
 """What of TensorRT-LLM's PyTorch backend is used, found and checked before use.
 
-What it is: `load_api`, which imports the functions, compares their signatures with those that were read in its sources,
-and hides where they differ.
-What it knows: releases 1.0 to 1.4.0rc1. What it does not know: models. What it does not recognise, it refuses: another
-signature, called in silence, would end in wrong answers.
+`load_api` imports the functions, compares their signatures with those that were read in the sources of 1.0 to 1.4.0rc1,
+and hides where they differ. What it does not recognise, it refuses: another signature would end in wrong answers.
 
 The differences: an input processor is registered as out of tree first, then with the metadata of its placeholder. It is
 a plain callable first, then a `BaseMultimodalInputProcessor`, whose text is handled by `__call__` up to 1.3.0rc15 (May
@@ -81,7 +79,7 @@ def require_images(api: Api, model: object, processor: type) -> None:
 
     Executors of 2026 ask whether a model is a `MultimodalModelMixin`, which brings a vision tower into the executor,
     and else whether its input processor is a multimodal one; ours is that. The second question is to go one day.
-    Earlier executors ask neither. Looked at is what this process runs: without an executor there is nothing to ask.
+    Earlier executors ask neither. What counts is what this process runs: without an executor there is nothing to ask.
 
     Raises:
         EngineUnavailable: It would, or asks in another way than is known.

@@ -1,7 +1,6 @@
 """A ready-to-run directory for a pruned checkpoint in TensorRT-LLM's PyTorch backend.
 
-What it is: the launch script, the options, a script that asks questions, and a page; written without TensorRT-LLM.
-What it knows: which options 1.0 to 1.4.0rc1 have. What it does not know: the machine that it will run on.
+It is written without TensorRT-LLM, with the options that 1.0 to 1.4.0rc1 have:
 
     config.yaml           options of the LLM API; `trtllm-serve` and the script below both read it
     ask.py                the LLM API: image and question in, answer out
@@ -15,40 +14,33 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from allrounder.engines.bundle.folders import beside, reported, sync
 from allrounder.engines.checkpoint.sidecar import Sidecar, read_sidecar
+from allrounder.engines.tensorrt_llm.limits import EngineLimits, Sizes
 from allrounder.engines.tensorrt_llm.release import PYTORCH_PATH
 from allrounder.engines.written import list_written
-from allrounder.errors import BundleError, InputInvalid
+from allrounder.errors import BundleError
 
-__all__ = ["ServeOptions", "serving_files", "write_directory"]
+__all__ = ["serving_files", "write_directory"]
 
 _MODULE = "allrounder_llava"
-_BATCH, _TEXT, _NEW = 8, 512, 256  # where nobody says otherwise
 
 
-class ServeOptions(NamedTuple):
-    """What the executor is sized for; None means the checkpoint's own limit, up to a modest one."""
-
-    tensor_parallel: int = 1
-    batch: int | None = None
-    text_tokens: int | None = None
-    new_tokens: int | None = None
-
-
-def write_directory(checkpoint: Path | str, out: Path | str, options: ServeOptions | None = None) -> Path:
+def write_directory(checkpoint: Path | str, out: Path | str, sizes: Sizes | None = None) -> Path:
     """Writes the directory at a place that is free, whole or not at all; returns it.
 
     Raises:
         BundleError: There is no pruned checkpoint, the place is taken, or the file system refuses.
-        InputInvalid: Impossible options.
+        InputInvalid: Impossible sizes.
     """
     root, place = Path(checkpoint).resolve(), Path(out).resolve()
-    options, sidecar = options or ServeOptions(), read_sidecar(root)
-    _check_positions(sidecar, options, root)
-    files = serving_files(sidecar, options, os.path.relpath(root, place))
+    sidecar = read_sidecar(root)
+    limits = EngineLimits.of(sidecar, sizes or Sizes())
+    described = json.loads((root / "config.json").read_bytes()).get("text_config") or {}
+    if (most := described.get("max_position_embeddings")) is not None:
+        limits.check_positions(sidecar.model.image_tokens, most)  # dropped rows keep their positions
+    files = serving_files(sidecar, limits, os.path.relpath(root, place))
     if place.exists():
         raise BundleError("the place is taken", where=place, remedy="give another directory (--out), or remove it")
     with beside(place) as folder, reported(place, "directory"):
@@ -63,57 +55,31 @@ def write_directory(checkpoint: Path | str, out: Path | str, options: ServeOptio
     return place
 
 
-def serving_files(sidecar: Sidecar, options: ServeOptions, checkpoint: str) -> dict[str, str]:
+def serving_files(sidecar: Sidecar, limits: EngineLimits, checkpoint: str) -> dict[str, str]:
     """Returns the files of the directory by name; ``checkpoint`` is the way to it from there."""
-    if min(value for value in options if value is not None) < 1:
-        raise InputInvalid("sizes of a server begin at 1", got=options._asdict())
-    tokens, limits = sidecar.entry.pruning.keep, sidecar.limits
-    text, new = _lengths(sidecar, options)
-    batch = options.batch or min(limits.batch, _BATCH)
-    words = {
+    values = {
         "label": f"{sidecar.entry.pruning.version} of {sidecar.model.name}",
         "checkpoint": checkpoint,
         "module": _MODULE,
         "first": PYTORCH_PATH[0],
         "last": PYTORCH_PATH[1],
-        "tokens": tokens,
+        "tokens": limits.tokens,
         "image_tokens": sidecar.model.image_tokens,
         "layers": sidecar.entry.pruning.layers,
         "all_layers": sidecar.model.layers,
-        "ranks": options.tensor_parallel,
-        "batch": batch,
-        "new_tokens": new,
-        "max_seq_len": text + tokens + new,
-        "max_num_tokens": batch * (text + tokens),
+        "ranks": limits.tensor_parallel,
+        "batch": limits.batch,
+        "new_tokens": limits.new_tokens,
+        "max_seq_len": limits.input_len + limits.new_tokens,
+        "max_num_tokens": limits.batch * limits.input_len,
     }
     return {
-        "config.yaml": _CONFIG.format(**words),
-        "ask.py": _ASK.format(**words),
-        "serve.sh": _SERVE.format(**words),
-        f"{_MODULE}/__init__.py": _IMPORT.format(**words),
-        "README.md": _PAGE.format(**words),
+        "config.yaml": _CONFIG.format(**values),
+        "ask.py": _ASK.format(**values),
+        "serve.sh": _SERVE.format(**values),
+        f"{_MODULE}/__init__.py": _IMPORT.format(**values),
+        "README.md": _PAGE.format(**values),
     }
-
-
-def _lengths(sidecar: Sidecar, options: ServeOptions) -> tuple[int, int]:
-    """Returns the most text and new tokens of a request."""
-    limits = sidecar.limits
-    return options.text_tokens or min(limits.text_tokens, _TEXT), options.new_tokens or min(limits.new_tokens, _NEW)
-
-
-def _check_positions(sidecar: Sidecar, options: ServeOptions, root: Path) -> None:
-    """Refuses lengths whose positions, in the unpruned prompt, the decoder does not have."""
-    described = json.loads((root / "config.json").read_bytes()).get("text_config") or {}
-    text, new = _lengths(sidecar, options)
-    places, image_tokens = described.get("max_position_embeddings"), sidecar.model.image_tokens
-    if places is not None and text + image_tokens + new > places:
-        raise InputInvalid(
-            "the longest sequence exceeds the decoder's positions; dropped rows keep their places",
-            where="--text-tokens, --new-tokens",
-            got=f"{text} text + {image_tokens} image + {new} new tokens",
-            wanted=f"up to {places}",
-            remedy="ask for fewer text or new tokens",
-        )
 
 
 _CONFIG = """\
@@ -125,7 +91,7 @@ max_num_tokens: {max_num_tokens} # every prompt of a batch in one step
 enable_chunked_prefill: false
 attn_backend: FLASHINFER # rotates by the positions that it is given; the default counts the kept rows
 kv_cache_config:
-  # Other questions about one image may keep other rows of it: blocks that only look the same must not be reused.
+  # Other questions about one image may keep other rows of it: blocks of equal ids must not be reused.
   enable_block_reuse: false
 """
 
@@ -227,7 +193,7 @@ made elsewhere (`allrounder.serving.tensorrt_llm.requests`).
 - Kept rows have their positions in the unpruned prompt, as in the frozen graphs, whose fidelity the sidecar gives. The
   default attention (`TRTLLM`) counts rows instead: it is refused, but for ALLROUNDER_TRTLLM_POSITIONS=counted in the
   environment, with worse answers.
-- So every prompt has the template's words before the image, and one image. TensorRT-LLM tokenises it: a special
+- So every prompt has the template's text before the image, and one image. TensorRT-LLM tokenises it: a special
   token's text in a question becomes that token.
 
 Nothing here was run in TensorRT-LLM by the project: calls and options were checked against its sources, and the modules

@@ -1,9 +1,7 @@
 """The engine path of TensorRT-LLM 1.0 to 1.2.1 (legacy): images and questions through a built engine.
 
-What it is: `EngineRunner`, which feeds kept image tokens as a prompt table.
-What it knows: `ModelRunner` of the Python runtime. What it does not know: how the engine was built.
-
-A batch shares one table [B x T, hidden]; row r of request b is asked for by the id ``vocabulary + b x T + r``.
+`EngineRunner` feeds kept image tokens as a prompt table to `ModelRunner` of the Python runtime. A batch shares one
+table [B x T, hidden]; row r of request b is asked for by the id ``vocabulary + b x T + r``.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import torch
 from allrounder.engines.tensorrt_llm.release import PACKAGE, require_engine_path
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
 from allrounder.serving.kept_rows import RowReader
-from allrounder.serving.tensorrt_llm.prompts import with_rows
+from allrounder.serving.tensorrt_llm.requests import with_rows
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike

@@ -1,14 +1,13 @@
 """``LlavaForConditionalGeneration`` for TensorRT-LLM's PyTorch backend: importing this module registers it.
 
-What it is: a stock decoder of TensorRT-LLM behind image tokens that come with the request. Vision tower and projector
-are not here: the rows are made by the input processor (`processor`), before the decoder, which is K = 0.
-What it knows: the frame that TensorRT-LLM's own multimodal models have. What it does not know: which rows were kept.
+It is a stock decoder of TensorRT-LLM behind image tokens that come with the request. Vision tower and projector are not
+here: the input processor (`processor`) makes the rows, before the decoder, which is K = 0.
 
 Kept rows get the positions of the unpruned prompt (`positions`). That needs attention that rotates by the positions it
 is given: FLASHINFER's does. The default, TRTLLM, counts positions in its kernel; it is refused, unless the environment
 says ALLROUNDER_TRTLLM_POSITIONS=counted, which is another computation than the one whose fidelity was measured.
 
-The registration must happen at import: worker processes of later releases look a model up by the name of its module.
+The registration must happen at import: worker processes of later releases find a model by the name of its module.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class PrunedLlava(PreTrainedModel):
         self._positions = Positions.of(model_config.pretrained_config.name_or_path)
         self._rotated_outside = self._positions.dropped > 0 and _rotated_outside(self.llm)
         self.model_config = model_config
-        # From here on the executor sees the decoder's config: its heads and layers size the KV cache.
+        # From here on the executor gets the decoder's config: its heads and layers size the KV cache.
         self.config = model_config.pretrained_config = self.llm.config
 
     @classmethod

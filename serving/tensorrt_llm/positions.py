@@ -1,9 +1,8 @@
 """The positions of kept rows: those of the unpruned prompt, where TensorRT-LLM hands on its own, which it counts.
 
-What it is: a function from ids and counted positions to positions; the same for every request of a checkpoint, token by
-token, so that it needs neither the requests' lengths nor anything of an earlier step.
-What it knows: every prompt is ``[before | T rows | text]`` with the template's text before the image, and the id of a
-row says which of all N tokens it is. What it does not know: attention; whether anything rotates by what it returns.
+They follow from ids and counted positions alone, token by token, so that neither the requests' lengths nor anything of
+an earlier step is needed: every prompt is ``[before | T rows | text]`` with the template's text before the image, and
+the id of a row says which of all N tokens it is.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, read_sidecar
-from allrounder.errors import BundleCorrupt
-from allrounder.golden import TOKENIZER
-from allrounder.runtime.prompt import Prompter
+from allrounder.engines.checkpoint.sidecar import read_sidecar
+from allrounder.serving.kept_rows import open_prompter
 
 __all__ = ["Positions"]
 
@@ -36,12 +33,8 @@ class Positions(NamedTuple):
             BundleError: There is no pruned checkpoint, or its tokenizer cannot be read.
         """
         sidecar = read_sidecar(Path(checkpoint))
-        path = Path(checkpoint) / IMAGE_FOLDER / TOKENIZER
-        try:
-            prompter = Prompter(path.read_text(encoding="utf-8"), sidecar.prompt)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
-        return cls(len(prompter.ids("?").prefix_ids), sidecar.entry.pruning.keep, sidecar.model.image_tokens)
+        before = len(open_prompter(Path(checkpoint), sidecar).ids("?").prefix_ids)
+        return cls(before, sidecar.entry.pruning.keep, sidecar.model.image_tokens)
 
     @property
     def dropped(self) -> int:

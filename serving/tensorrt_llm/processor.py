@@ -1,11 +1,8 @@
 """The input processor: a prompt with an image becomes ids and T image tokens.
 
-What it is: `processor_class`, which makes the class for the installed release.
-What it knows: how TensorRT-LLM calls a processor in each of the releases that are known.
-What it does not know: the decoder.
-
-The image comes in `multi_modal_data`, and the rows are made here by ONNX Runtime; or the rows come ready in
-`multi_modal_embeddings`, made by a `RowReader` in another process.
+`processor_class` makes the class as the installed release calls it. The image comes in `multi_modal_data`, and the rows
+are made here by ONNX Runtime; or the rows come ready in `multi_modal_embeddings`, made by a `RowReader` in another
+process.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from allrounder.runtime.prompt import PromptIds
 from allrounder.serving.kept_rows import RowReader
 from allrounder.serving.tensorrt_llm.api import Api
 from allrounder.serving.tensorrt_llm.positions import Positions
-from allrounder.serving.tensorrt_llm.prompts import split_at_image, with_rows
+from allrounder.serving.tensorrt_llm.requests import split_at_image, with_rows
 
 __all__ = ["image_of", "processor_class"]
 
@@ -64,7 +61,7 @@ class _PrunedLlavaProcessor:
         if self._api.base_takes_config:
             super().__init__(model_path, config, tokenizer, trust_remote_code)  # type: ignore[call-arg]
         self.model_path = model_path
-        self._vlm, self._words = config, tokenizer or _tokenizer(model_path)
+        self._vlm, self._own_tokenizer = config, tokenizer or _tokenizer(model_path)
         self.multimodal_hashing_supported = None  # TensorRT-LLM finds out at the first request
         _check_rope(Path(model_path), config.text_config)
         self._reader, self._positions = RowReader(model_path), Positions.of(model_path)
@@ -80,15 +77,13 @@ class _PrunedLlavaProcessor:
     # What the base classes of later releases want as properties, and earlier ones as attributes.
     @property
     def tokenizer(self) -> Any:
-        return self._words
+        return self._own_tokenizer
 
     @property
     def config(self) -> Any:
         return self._vlm
 
-    @property
-    def model_config(self) -> Any:
-        return self._vlm
+    model_config = config
 
     @property
     def processor(self) -> None:
@@ -101,7 +96,7 @@ class _PrunedLlavaProcessor:
         return getattr(text, "dtype", None) or getattr(text, "torch_dtype", None) or torch.float16
 
     def get_vocab_size(self) -> int:
-        """Ids from here on stand for image tokens."""
+        """Ids from here on are image tokens."""
         return int(self._vlm.text_config.vocab_size)
 
     def get_mm_token_ids(self) -> None:
@@ -155,7 +150,7 @@ class _PrunedLlavaProcessor:
                 "pruned prompts come as text", where="prompt", got=sorted(inputs), wanted="{'prompt': '...<image>...'}"
             )
         special = getattr(sampling_params, "add_special_tokens", True)
-        ids = list(self._words.encode(text, add_special_tokens=special))
+        ids = list(self._own_tokenizer.encode(text, add_special_tokens=special))
         image = getattr(self._vlm, "image_token_id", None)
         prompt = split_at_image(ids, self._vlm.image_token_index if image is None else image)
         if images != (prompt is not None):
@@ -172,7 +167,7 @@ class _PrunedLlavaProcessor:
         before = self._positions.before
         if self._positions.dropped and (prompt is None or len(prompt.prefix_ids) != before):
             raise InputInvalid(
-                "a pruned checkpoint answers questions about an image, in the template's words",
+                "a pruned checkpoint answers questions about an image, in the template's text",
                 where="prompt",
                 got="no image" if prompt is None else f"{len(prompt.prefix_ids)} tokens before the image",
                 wanted=f"{before} tokens before the image: {self._reader.sidecar.prompt.before_image!r}",
@@ -192,12 +187,12 @@ class _PrunedLlavaProcessor:
             )
         if len(keep) != len(rows) or list(keep) != sorted(set(keep) & set(range(self._positions.image_tokens))):
             raise InputInvalid(
-                "this is no keep indices of these rows",
+                "these are no keep indices of these rows",
                 where="multi_modal_embeddings: keep",
                 got=list(keep),
                 wanted=f"{len(rows)} ascending numbers below {self._positions.image_tokens}",
             )
-        ids = with_rows(prompt, keep, self.get_vocab_size())  # ids tell the model which tokens these are
+        ids = with_rows(prompt, keep, self.get_vocab_size())  # the model reads from the ids which tokens these are
         return ids, {"multimodal_data": {"multimodal_embedding": rows.to(self.dtype)}}
 
 

@@ -1,8 +1,7 @@
-"""Requests whose image tokens were made elsewhere: the route through ``multi_modal_embeddings``.
+"""Prompts with one image, and requests whose image tokens were made elsewhere (``multi_modal_embeddings``).
 
-What it is: `embedding_request`, the dict that ``LLM.generate`` takes, and `prompt_text`, the prompt in it.
-What it knows: which models' processors take rows and count them: LLaVA-NeXT from 1.1 on, and this project's own class.
-What it does not know: how rows are made (`allrounder.serving.kept_rows`).
+TensorRT-LLM takes an id beyond the vocabulary for "a row comes from elsewhere". Processors that take rows and count
+them are LLaVA-NeXT's, from 1.1 on, and this project's own.
 
     reader = RowReader("checkpoint")                               # on any machine; needs no TensorRT-LLM
     read = reader.read(image, question)
@@ -12,7 +11,7 @@ What it does not know: how rows are made (`allrounder.serving.kept_rows`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ import torch
 
 from allrounder.errors import InputInvalid
 from allrounder.manifest import PromptTemplate
+from allrounder.runtime.prompt import PromptIds
 
-__all__ = ["embedding_request", "prompt_text"]
+__all__ = ["embedding_request", "prompt_text", "split_at_image", "with_rows"]
 
 
 def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None = None) -> dict[str, Any]:
-    """Returns the request of a prompt with one ``<image>`` and the rows [T, H] that stand for it.
+    """Returns the request of a prompt with one ``<image>`` and the rows [T, H] of its image.
 
     Args:
         prompt: See `prompt_text`.
@@ -46,7 +46,7 @@ def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None 
 
 
 def prompt_text(template: PromptTemplate, question: str) -> str:
-    """Returns the whole prompt as text, ``<image>`` where the image stands.
+    """Returns the whole prompt as text, ``<image>`` where the image is.
 
     Raises:
         InputInvalid: The question holds an ``<image>`` itself: as text it would become one.
@@ -54,3 +54,31 @@ def prompt_text(template: PromptTemplate, question: str) -> str:
     if "<image>" in question:
         raise InputInvalid("a question is plain text", where="question", got=question, remedy="leave <image> out of it")
     return f"{template.before_image}<image>{template.after_image}{question}{template.after_question}"
+
+
+def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
+    """Returns the ids on both sides of the image; None where there is no image.
+
+    A run of image tokens is one image: processors of Hugging Face write one for each of its rows.
+
+    Raises:
+        InputInvalid: There are several images.
+    """
+    places = [place for place, token in enumerate(ids) if token == image_token]
+    if not places:
+        return None
+    first, last = places[0], places[-1]
+    if last - first + 1 != len(places):
+        raise InputInvalid("a prompt has one image", where="prompt", got="several", remedy="ask about one at a time")
+    return PromptIds(tuple(ids[:first]), tuple(ids[last + 1 :]))
+
+
+def with_rows(prompt: PromptIds, numbers: Iterable[int], vocabulary: int) -> list[int]:
+    """Returns the prompt with an id beyond the vocabulary for each image token.
+
+    Args:
+        prompt: The ids around the image.
+        numbers: Each row's number: in the table that a batch shares, or among all N tokens of the image.
+        vocabulary: The id of row 0.
+    """
+    return [*prompt.prefix_ids, *(vocabulary + number for number in numbers), *prompt.suffix_ids]

@@ -130,7 +130,7 @@ def test_a_folder_and_a_start(model, tmp_path, capsys):
         tmp_path / "wider", Shape(vision={"image_size": 56}, text={"intermediate_size": 96})
     )
     assert call(wider, tmp_path / "third", *usual, "--init", first) == 2
-    assert "other shapes" in capsys.readouterr().err
+    assert "another shape" in capsys.readouterr().err
     assert not (tmp_path / "third").exists()
 
 

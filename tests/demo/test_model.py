@@ -11,7 +11,7 @@ from allrounder.demo.evaluate import Evaluator, Score
 from allrounder.demo.honesty import Pruning, grade, make_sheets, random_layers
 from allrounder.demo.model import TINY, build_model, save_model
 from allrounder.demo.packing import Packer
-from allrounder.demo.prompts import examples, read_prompts
+from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.demo.tokenizer import build_tokenizer, render_prompt
 
@@ -69,7 +69,7 @@ shipped = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reaso
 
 @shipped
 def test_the_shipped_model_answers() -> None:
-    asked = read_prompts(SHIPPED / "calibration" / "prompts.jsonl")[:10]
+    asked = examples(Split.VALIDATION, 10)
     scores = Evaluator.load(SHIPPED).evaluate(asked, batch=5)
     assert scores["all"].accuracy >= 0.7
 

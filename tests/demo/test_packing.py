@@ -66,7 +66,7 @@ def test_packed_questions_are_answered_as_single_ones() -> None:
     questions = sample_questions(scene, 3)
     text = Packer(tokenizer()).pack([questions])
     pixels = to_pixels(draw(scene)[None])
-    image_embeds = learner.model.model.multi_modal_projector(learner.look(pixels))
+    image_embeds = learner.model.model.multi_modal_projector(learner.tower_features(pixels))
     packed = packed_logits(learner, image_embeds, text)
     image_id = tokenizer().convert_tokens_to_ids(IMAGE)
     for number, question in enumerate(questions, 1):

@@ -297,7 +297,7 @@ def test_a_full_disk_at_any_write_leaves_nothing_or_the_old_one(frozen, place, f
             for owner, name in (
                 (os, "fsync"),
                 (checkpoint.shutil, "copyfile"),
-                (pruned_weights, "_copy"),
+                (pruned_weights, "chunks"),
                 (Path, "write_bytes"),
                 (Path, "write_text"),
                 (Path, "rename"),

@@ -17,7 +17,7 @@ from allrounder.export.graph.pruned_spec import pruned_spec
 from allrounder.export.graph.writer import IR_VERSION, OPSET, content_name, serialized
 from allrounder.export.verify.extract import extract, run
 from allrounder.export.weights.layout import lay_out, model_tensors
-from allrounder.router.selection import kept_layers
+from allrounder.router.selection import kept_layer_mask
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.random_model import write_random_checkpoint
 
@@ -132,7 +132,7 @@ def test_the_layer_mask_is_that_of_the_rule(vlm, tmp_path, scores, prune_layer, 
     model = prefill_graph(pruned_spec(spec, pruning((4, layers), prune_layer, None)), weights, 1)
     piece = extract(model, {"layer_scores": TensorProto.FLOAT}, ["layer_mask"])
     (found,) = run(piece, {"layer_scores": np.array([scores], np.float32)}, tmp_path).values()
-    wanted = kept_layers(torch.tensor([scores]), layers, prune_layer)[0]
+    wanted = kept_layer_mask(torch.tensor([scores]), layers, prune_layer)[0]
     assert found.tolist() == wanted.tolist()
     assert found.sum() == layers
 

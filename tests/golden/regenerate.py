@@ -42,7 +42,7 @@ __all__ = ["frozen", "manifest"]
 
 _MODEL = Model(
     name='golden "model" \N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}',
-    digest=hashlib.sha256(b"host").hexdigest(),
+    digest=hashlib.sha256(b"model").hexdigest(),
     router=hashlib.sha256(b"router").hexdigest(),
     image_tokens=576,
     layers=32,

@@ -38,7 +38,7 @@ def op_library(program):
 def with_op(op_library, monkeypatch):
     """Makes `allrounder.native` find the library."""
     monkeypatch.setenv("ALLROUNDER_NATIVE_LIBRARY_DIR", str(op_library.parent))
-    onnxruntime_backend._tell_once.cache_clear()
+    onnxruntime_backend._log_once.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from allrounder.export.graph.writer import serialized
 from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
 from allrounder.progress import silent
-from allrounder.router.selection import keep_indices, kept_layers
+from allrounder.router.selection import keep_indices, kept_layer_mask
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
@@ -137,7 +137,9 @@ def _difference(graphs, batch):
     keep = keep_indices(token_scores, pruned.pruning.keep)
     if pruned.prunes:
         assert found["keep"].tolist() == keep.tolist()
-    layers = pruned.pruning.kept_layers or kept_layers(layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer)
+    layers = pruned.pruning.kept_layers or kept_layer_mask(
+        layer_scores, pruned.pruning.layers, pruned.pruning.prune_layer
+    )
     if pruned.dynamic:
         assert found["layer_mask"].tolist() == layers[0].tolist()
     steps = [graphs.decode(answers[:, :2]), graphs.decode(answers[:, 2:3]), graphs.decode(answers[:, 3:])]
@@ -243,6 +245,6 @@ def test_nan_and_ties_in_layer_scores(vlms):
     for scores in ([9.0, nan, 1.0, 1.0, 1.0], [nan, nan, low, low, nan], [0.0, 2.0, nan, 2.0, 1.0]):
         layer_scores = torch.tensor([scores])
         found = graphs.prefill(image_embeds, prompt, token_scores, layer_scores)
-        assert found["layer_mask"].tolist() == kept_layers(layer_scores, 3, 1)[0].tolist()
+        assert found["layer_mask"].tolist() == kept_layer_mask(layer_scores, 3, 1)[0].tolist()
         sizes = [found[f"cache_key.{layer}"].shape[2] for layer in range(5)]
         assert [size > 0 for size in sizes] == found["layer_mask"].tolist()

@@ -236,7 +236,7 @@ def test_references_have_what_the_model_gives_one_at_a_time(vlm):
         assert length == 5 or int(ids[-1]) in vlm.stop_ids
 
 
-def test_a_image_is_seen_once_and_remembered_up_to_the_limit(vlm, monkeypatch):
+def test_an_image_is_seen_once_and_remembered_up_to_the_limit(vlm, monkeypatch):
     references = References(vlm, Album(), answer_tokens=5)
     seen = []
     real = PrunedModel.image_embeds
@@ -247,7 +247,5 @@ def test_a_image_is_seen_once_and_remembered_up_to_the_limit(vlm, monkeypatch):
     assert len(seen) == 1
     references.batch([3, 1])
     assert len(seen) == 3
-    size = references._cache[0].bytes
-    assert size == sum(part.nbytes for one in references._cache[0].said.values() for part in one.spoken) + (
-        references._cache[0].image_embeds.nbytes
-    )
+    image = references._cache[0]
+    assert image.bytes == image.image_embeds.nbytes + sum(p.nbytes for one in image.answers.values() for p in one)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allrounder.errors import InputInvalid, InvalidBudget
-from allrounder.router.selection import keep_indices, kept_layers, ranking
+from allrounder.router.selection import keep_indices, kept_layer_mask, ranking
 
 # Few distinct values, so that ties are the rule and not the exception; both zeros, infinities and NaN among them.
 VALUES = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 0.25, 1.0, math.inf, math.nan])
@@ -34,7 +34,7 @@ def test_keep_indices_is_the_documented_rule(row, data):
 def test_kept_layers_keeps_the_first_layers_and_the_best_others(row, data):
     prune_layer = data.draw(st.integers(0, len(row) - 1))
     layers = data.draw(st.integers(max(prune_layer, 1), len(row)))
-    mask = kept_layers(torch.tensor([row]), layers, prune_layer)[0]
+    mask = kept_layer_mask(torch.tensor([row]), layers, prune_layer)[0]
     others = [index for index in best_first(row) if index >= prune_layer][: layers - prune_layer]
     assert mask.nonzero().flatten().tolist() == sorted([*range(prune_layer), *others])
 
@@ -45,7 +45,7 @@ def test_versions_are_nested(row, data):
     large = data.draw(st.integers(small, len(row)))
     scores = torch.tensor([row])
     assert set(keep_indices(scores, small)[0].tolist()) <= set(keep_indices(scores, large)[0].tolist())
-    assert not (kept_layers(scores, small, 0) & ~kept_layers(scores, large, 0)).any()
+    assert not (kept_layer_mask(scores, small, 0) & ~kept_layer_mask(scores, large, 0)).any()
 
 
 @settings(max_examples=25)
@@ -71,7 +71,7 @@ def test_impossible_token_budgets_are_refused(tokens):
 @pytest.mark.parametrize(("layers", "prune_layer"), [(0, 0), (1, 2), (6, 2), (3, 5), (3, -1)])
 def test_impossible_layer_budgets_are_refused(layers, prune_layer):
     with pytest.raises(InvalidBudget):
-        kept_layers(torch.zeros(1, 5), layers, prune_layer)
+        kept_layer_mask(torch.zeros(1, 5), layers, prune_layer)
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(5), torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 1, 5)])
@@ -79,4 +79,4 @@ def test_scores_that_are_none_are_refused(scores):
     with pytest.raises(InputInvalid, match="float"):
         keep_indices(scores, 1)
     with pytest.raises(InputInvalid, match="float"):
-        kept_layers(scores, 1, 0)
+        kept_layer_mask(scores, 1, 0)

@@ -12,10 +12,11 @@ import torch
 
 from allrounder.errors import InputInvalid, RouterMismatch
 from allrounder.router.checkpoint import load_router, read_record
+from allrounder.router.model import Scores
 from allrounder.router.training import train as train_module
 from allrounder.router.training.examples import Example
 from allrounder.router.training.losses import Learner, Moment, batch_loss, gate_loss
-from allrounder.router.training.measure import measure, mixed, random_scorer, router_scorer
+from allrounder.router.training.measure import measure, random_scorer, router_scorer
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.order import Hard, Walk
 from allrounder.router.training.references import References
@@ -189,7 +190,12 @@ def test_gates_teach_more_than_chance(vlm, tmp_path):
         found = []
         for seed in range(6):
             chance = random_scorer(vlm, seed)
-            scorer = mixed(learned if tokens else chance, learned if layers else chance)
+
+            def scorer(batch, chance=chance):
+                drawn, scores = chance(batch), learned(batch)
+                token_scores = (scores if tokens else drawn).token_scores
+                return Scores(token_scores, (scores if layers else drawn).layer_scores)
+
             found += measure(vlm, references, scorer, [Budget(9, 4)], 1)
         return sum(close.divergence for close in found) / len(found)
 

@@ -45,7 +45,7 @@ def test_bad_lines_are_named_and_left_out(vlm, tmp_path):
         5: (line("text.png", "what?"), "text.png", "PNG or JPEG"),
         6: (line("./a.png", "what?"), "line 1", "something else"),
         7: (line("a.png", " "), "question is empty", "remove"),
-        8: (line("a.png", "why " * 200), "room for", "shorten"),
+        8: (line("a.png", "why " * 200), "context leaves", "shorten"),
         9: ('{"image": "a.png"', "truncated", '"question"'),
         10: ('{"image": "a.png", "question": "how?", "colour": 1}', "colour", '"question"'),
         11: (line("x" * 5000, "what?"), "", ""),

@@ -27,13 +27,13 @@ def asking(tmp_path):
 @pytest.fixture
 def op_library(monkeypatch):
     """Sets which library this installation has."""
-    onnxruntime_backend._tell_once.cache_clear()
+    onnxruntime_backend._log_once.cache_clear()
 
     def install(path):
         monkeypatch.setattr(onnxruntime_backend, "ort_ops", lambda: path)
 
     yield install
-    onnxruntime_backend._tell_once.cache_clear()
+    onnxruntime_backend._log_once.cache_clear()
 
 
 def answer(bundle, version):

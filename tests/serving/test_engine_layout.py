@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import embedding
 from transformers import LlamaConfig, LlavaForConditionalGeneration, MistralConfig, Qwen2Config
 
-from allrounder.engines.tensorrt_llm.build import ConvertOptions, convert
+from allrounder.engines.tensorrt_llm.build import convert
 from allrounder.engines.tensorrt_llm.layout import decoder_of
+from allrounder.engines.tensorrt_llm.limits import Sizes
 from allrounder.errors import BundleCorrupt, BundleError, InputInvalid, ModelUnreadable, ModelUnsupported
 from allrounder.hashing import file_record
 
@@ -64,7 +65,7 @@ def wanted(shape, ranks):
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_names_and_shapes_are_those_of_the_table(pruned, tmp_path, shape, ranks):
-    convert(pruned(shape).checkpoint, tmp_path / "out", ConvertOptions(ranks, text_tokens=32, new_tokens=8))
+    convert(pruned(shape).checkpoint, tmp_path / "out", Sizes(ranks, text_tokens=32, new_tokens=8))
     folder = tmp_path / "out" / "checkpoint"
     assert sorted(file.name for file in folder.iterdir()) == [
         "config.json",
@@ -80,7 +81,7 @@ def test_names_and_shapes_are_those_of_the_table(pruned, tmp_path, shape, ranks)
 @torch.no_grad()
 def test_a_plain_reading_gives_the_logits_of_stock_transformers(pruned, tmp_path, shape, ranks):
     checkpoint = pruned(shape).checkpoint
-    convert(checkpoint, tmp_path / "out", ConvertOptions(ranks, text_tokens=32, new_tokens=8))
+    convert(checkpoint, tmp_path / "out", Sizes(ranks, text_tokens=32, new_tokens=8))
     reader = Reader(tmp_path / "out" / "checkpoint")
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     torch.manual_seed(0)
@@ -96,7 +97,7 @@ def test_a_plain_reading_gives_the_logits_of_stock_transformers(pruned, tmp_path
 
 
 def test_a_wrong_layout_would_be_seen(pruned, tmp_path):
-    convert(pruned("llama-mha").checkpoint, tmp_path / "out", ConvertOptions(text_tokens=32, new_tokens=8))
+    convert(pruned("llama-mha").checkpoint, tmp_path / "out", Sizes(text_tokens=32, new_tokens=8))
     reader = Reader(tmp_path / "out" / "checkpoint")
     torch.manual_seed(0)
     rows = torch.randn(6, HIDDEN)
@@ -109,7 +110,7 @@ def test_a_wrong_layout_would_be_seen(pruned, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_bytes_are_kept(pruned, tmp_path, dtype):
     checkpoint = pruned("mistral", dtype=dtype).checkpoint
-    convert(checkpoint, tmp_path / "out", ConvertOptions(text_tokens=32, new_tokens=8))
+    convert(checkpoint, tmp_path / "out", Sizes(text_tokens=32, new_tokens=8))
     source = load_file(checkpoint / "model.safetensors")
     (tensors,) = Reader(tmp_path / "out" / "checkpoint").ranks
     assert {each.dtype for each in tensors.values()} == {dtype}
@@ -166,10 +167,10 @@ def test_a_decoder_without_a_place_in_the_layout_is_refused(text, key):
 def test_impossible_options_are_refused_and_leave_nothing(pruned, tmp_path):
     checkpoint = pruned("llama-gqa-tied").checkpoint
     for options, match in [
-        (ConvertOptions(3, text_tokens=32, new_tokens=8), "tensor-parallel"),
-        (ConvertOptions(0, text_tokens=32, new_tokens=8), "begin at 1"),
-        (ConvertOptions(text_tokens=600, new_tokens=8), "positions"),
-        (ConvertOptions(batch=-1, text_tokens=32, new_tokens=8), "begin at 1"),
+        (Sizes(3, text_tokens=32, new_tokens=8), "tensor-parallel"),
+        (Sizes(0, text_tokens=32, new_tokens=8), "begin at 1"),
+        (Sizes(text_tokens=600, new_tokens=8), "positions"),
+        (Sizes(batch=-1, text_tokens=32, new_tokens=8), "begin at 1"),
     ]:
         with pytest.raises(InputInvalid, match=match):
             convert(checkpoint, tmp_path / "out", options)
@@ -234,4 +235,4 @@ def convert_unverified(checkpoint, out, ranks=1):
         record = file_record(checkpoint / name)
         sidecar["files"][name] = {"sha256": record.sha256, "bytes": record.bytes}
     (checkpoint / "allrounder.json").write_text(json.dumps(sidecar))
-    convert(checkpoint, out, ConvertOptions(ranks, text_tokens=32, new_tokens=8))
+    convert(checkpoint, out, Sizes(ranks, text_tokens=32, new_tokens=8))

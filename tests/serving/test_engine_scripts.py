@@ -19,7 +19,8 @@ from released import TRTLLM_BUILD, installed, program, unknown_flags
 from allrounder.engines.backends import Asked, BuildOptions, backend
 from allrounder.engines.checkpoint.sidecar import open_sidecar
 from allrounder.engines.releases import Release, parse_release
-from allrounder.engines.tensorrt_llm.build import ConvertOptions, convert, main, run_build
+from allrounder.engines.tensorrt_llm.build import convert, main, run_build
+from allrounder.engines.tensorrt_llm.limits import Sizes
 from allrounder.engines.tensorrt_llm.release import require_engine_path, require_gpu, require_pytorch_path
 from allrounder.engines.written import written
 from allrounder.errors import BackendError, EngineUnavailable, InputInvalid
@@ -27,7 +28,7 @@ from allrounder.hashing import list_files
 from allrounder.manifest import FileRecord
 from allrounder.serving.tensorrt_llm.engine import EngineRunner
 
-OPTIONS = ConvertOptions(batch=3, text_tokens=32, new_tokens=8)
+OPTIONS = Sizes(batch=3, text_tokens=32, new_tokens=8)
 QUESTION = "what is it?"
 
 

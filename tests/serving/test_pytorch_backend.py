@@ -23,8 +23,7 @@ from allrounder.runtime.prompt import PromptIds
 from allrounder.serving.kept_rows import RowReader
 from allrounder.serving.tensorrt_llm import register
 from allrounder.serving.tensorrt_llm.positions import Positions
-from allrounder.serving.tensorrt_llm.prompts import split_at_image, with_rows
-from allrounder.serving.tensorrt_llm.requests import embedding_request, prompt_text
+from allrounder.serving.tensorrt_llm.requests import embedding_request, prompt_text, split_at_image, with_rows
 
 STUBS = Path(__file__).parent / "stubs"
 RELEASES = ["v1_0_0", "v1_1_0", "v1_2_1", "v1_3_0rc15", "v1_3_0rc22", "v1_4_0rc1"]
@@ -36,7 +35,7 @@ OURS = "allrounder.serving.tensorrt_llm.llava"
 def forget():
     """Unloads what depends on the release."""
     for name in list(sys.modules):
-        if name.split(".")[0] in ("tensorrt_llm", "stub_behaviour") or name == OURS:
+        if name.split(".")[0] in ("tensorrt_llm", "stub_behaviour", "stub_registry") or name == OURS:
             del sys.modules[name]
 
 
@@ -277,7 +276,7 @@ def test_what_does_not_go_together_is_refused(release, pruned, image):
         ({"prompt": "<image> a <image> b", "multi_modal_data": one}, "one image"),
         ({"prompt": "no image", "multi_modal_data": one}, "do not go together"),
         ({"prompt": "no image"}, "about an image"),
-        ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's words"),
+        ({"prompt": "some words before <image> it", "multi_modal_data": one}, "template's text"),
         ({"prompt": "<image> and none", "multi_modal_data": {}}, "do not go together"),
         ({"prompt": "<image> and two", "multi_modal_data": {"image": [image, image]}}, "do not go together"),
         ({"prompt_token_ids": [1, 2]}, "as text"),
@@ -314,7 +313,7 @@ def test_checkpoints_that_do_not_fit_are_refused(release, pruned, tmp_path):
 
 CHANGES = {  # what a release might do one day: file, text, another text, what the error names
     "a parameter more": (
-        "inputs/registry.py",
+        "../stub_registry.py",
         "model_type: str,",
         "model_type: str, priority,",
         "register_input_processor",
@@ -323,15 +322,15 @@ CHANGES = {  # what a release might do one day: file, text, another text, what t
     "another name": ("_torch/models/modeling_utils.py", "(name: str)", "(architecture: str)", "register_auto_model"),
     "moved": ("_torch/models/modeling_auto.py", "def from_config", "def of_config", "from_config"),
     "one method more": (
-        "inputs/registry.py",
+        "../stub_registry.py",
         "def get_mm_token_ids",
         "@abstractmethod\n    def seal(self): ...\n\n    def get_mm_token_ids",
         "seal",
     ),
     "metadata moved": (
         "inputs/registry.py",
-        "class MultimodalPlaceholderPlacement",
-        "class Placement",
+        "    MultimodalPlaceholderPlacement,",
+        "    MultimodalPlaceholderPlacement as Placement,",
         "MultimodalPlaceholderPlacement",
     ),
     "chunks cut otherwise": (
@@ -347,13 +346,11 @@ CHANGES = {  # what a release might do one day: file, text, another text, what t
 def test_an_unknown_signature_is_refused_by_name(release, tmp_path, change):
     file, old, new, named = CHANGES[change]
     folder = shutil.copytree(STUBS / "v1_3_0rc22", tmp_path / "stub")
+    shutil.copy(STUBS / "stub_registry.py", folder)  # found before the other
     path = folder / "tensorrt_llm" / file
     text = path.read_text()
     assert old in text
-    text = text.replace(old, new, 1)
-    if change == "metadata moved":
-        text = text.replace("MultimodalPlaceholderPlacement", "Placement")
-    path.write_text(text)
+    path.write_text(text.replace(old, new, 1))
     stub = release(folder)
     with pytest.raises(EngineUnavailable, match=named) as error:
         register()

@@ -15,16 +15,17 @@ from plain_reading import stock_answer
 from released import KV_CACHE, LLM_API, TRTLLM_SERVE_1_1, TRTLLM_SERVE_1_2, program, unknown_flags
 
 from allrounder.engines.checkpoint.sidecar import open_sidecar
+from allrounder.engines.tensorrt_llm.limits import Sizes
 from allrounder.errors import BundleCorrupt, BundleError, InputInvalid
 from allrounder.serving.tensorrt_llm.__main__ import main
-from allrounder.serving.tensorrt_llm.directory import ServeOptions, write_directory
+from allrounder.serving.tensorrt_llm.directory import write_directory
 
 STUBS = Path(__file__).parent / "stubs"
 
 
 @pytest.fixture
 def directory(pruned, tmp_path):
-    return write_directory(pruned().checkpoint, tmp_path / "serve", ServeOptions(batch=3, text_tokens=32, new_tokens=8))
+    return write_directory(pruned().checkpoint, tmp_path / "serve", Sizes(batch=3, text_tokens=32, new_tokens=8))
 
 
 def test_it_is_written_whole_and_only_once(pruned, directory):
@@ -35,9 +36,9 @@ def test_it_is_written_whole_and_only_once(pruned, directory):
     with pytest.raises(BundleError, match="taken"):
         write_directory(pruned().checkpoint, directory)
     with pytest.raises(InputInvalid, match="begin at 1"):
-        write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(batch=0))
+        write_directory(pruned().checkpoint, directory.parent / "other", Sizes(batch=0))
     with pytest.raises(InputInvalid, match="16 image"):  # 480 + 16 + 17 places; the rows that are left would fit
-        write_directory(pruned().checkpoint, directory.parent / "other", ServeOptions(text_tokens=480, new_tokens=17))
+        write_directory(pruned().checkpoint, directory.parent / "other", Sizes(text_tokens=480, new_tokens=17))
     with pytest.raises(BundleCorrupt, match="not a pruned checkpoint"):
         write_directory(directory, directory.parent / "other")
 

@@ -1,84 +1,22 @@
 """tensorrt_llm/inputs/registry.py, main at the turn of 2025 to 2026 (after #9664): the base class is abstract."""
 
-import enum
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from abc import abstractmethod
 
-from stub_behaviour import PLACEHOLDERS, PROCESSORS
+from stub_registry import BaseMultimodalInputProcessor as Shared
+from stub_registry import (
+    MultimodalPlaceholderMetadata,
+    MultimodalPlaceholderPlacement,
+    register_input_processor,
+)
+
+__all__ = [
+    "BaseMultimodalInputProcessor",
+    "MultimodalPlaceholderMetadata",
+    "MultimodalPlaceholderPlacement",
+    "register_input_processor",
+]
 
 
-class BaseMultimodalInputProcessor(ABC):
-    def __init__(self, model_path, config, tokenizer, trust_remote_code: bool = True, **kwargs) -> None:
-        super().__init__(**kwargs)
-        self._config = config
-        self._model_path = model_path
-        self._tokenizer = tokenizer
-        self._multimodal_hashing_supported = None
-
-    def attach_multimodal_embeddings(self, inputs, multimodal_embedding, sampling_params):
-        raise NotImplementedError("Input processor does not support multimodal embedding input")
-
-    @property
-    @abstractmethod
-    def processor(self): ...
-
-    @property
-    @abstractmethod
-    def tokenizer(self): ...
-
-    @property
-    @abstractmethod
-    def config(self): ...
-
-    @property
-    @abstractmethod
-    def dtype(self): ...
-
+class BaseMultimodalInputProcessor(Shared):
     @abstractmethod
     def __call__(self, inputs, sampling_params): ...
-
-    @property
-    def multimodal_hashing_supported(self):
-        return self._multimodal_hashing_supported
-
-    @multimodal_hashing_supported.setter
-    def multimodal_hashing_supported(self, value) -> None:
-        self._multimodal_hashing_supported = value
-
-    def get_vocab_size(self):
-        return int(self.config.vocab_size)
-
-    def get_mm_token_ids(self):
-        return getattr(self.processor, "mm_token_ids", None)
-
-    def get_mm_special_token_ids(self):
-        return getattr(self.processor, "mm_special_token_ids", None)
-
-    def get_num_tokens_per_image(self, *, image, **kwargs):
-        raise NotImplementedError
-
-
-class MultimodalPlaceholderPlacement(enum.Enum):
-    INVALID = -1
-    BEFORE_TEXT = 0
-    AFTER_TEXT = 1
-
-
-@dataclass(frozen=True)
-class MultimodalPlaceholderMetadata:
-    placeholder_map: dict[str, str] = field(default_factory=dict)
-    placeholder_placement: MultimodalPlaceholderPlacement = MultimodalPlaceholderPlacement.AFTER_TEXT
-    placeholders_separator: str = "\n"
-
-
-def register_input_processor(
-    processor_cls, model_type: str, placeholder_metadata: MultimodalPlaceholderMetadata = None
-):
-    def wrapper(model_cls):
-        if placeholder_metadata is None:
-            raise ValueError("a valid placeholder_metadata must be provided")
-        PROCESSORS[model_cls] = processor_cls
-        PLACEHOLDERS[model_type] = placeholder_metadata
-        return model_cls
-
-    return wrapper

@@ -3,6 +3,7 @@
 
 #include "c_api/convert.hpp"
 #include "c_api/handles.hpp"
+#include "contract/json.hpp"
 
 namespace {
 
@@ -48,7 +49,7 @@ ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar
     ar::require(bundle, "bundle");
     ar::require(runtime, "runtime");
     auto loaded = ar::Runtime::load(bundle, ar::load_options_of(options));
-    std::string entry = ar::encode_entry(loaded->entry());
+    std::string entry = ar::json_element(loaded->manifest(), "entries", loaded->entry().index);
     *runtime = new ar_runtime{std::move(loaded), std::move(entry)};
   });
 }

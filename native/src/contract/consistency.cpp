@@ -57,7 +57,7 @@ void check_router(const Entry& entry, const Model& model, const std::string& pla
     refuse("a router graph without a router in `model`", {place, quoted(*entry.graphs.router), "", ""});
 }
 
-void check_listed(const EntryGraphs& graphs, const std::map<std::string, FileRecord>& files, const std::string& place) {
+void check_listed(const EntryGraphs& graphs, const std::map<std::string, int64_t>& files, const std::string& place) {
   std::vector<std::string> paths = {graphs.preprocess, graphs.vision, graphs.prefill, graphs.decode};
   if (graphs.router) paths.push_back(*graphs.router);
   for (const std::string& path : paths) {

@@ -96,16 +96,16 @@ void check_path(const std::string& path, const std::string& where) {
                "do not load this; build it again"});
 }
 
-void check_files(const fs::path& root, const std::map<std::string, FileRecord>& files) {
+void check_files(const fs::path& root, const std::map<std::string, int64_t>& files) {
   std::set<std::string> folders;
-  for (const auto& [path, record] : files) {
+  for (const auto& [path, bytes] : files) {
     check_path(path, root.string());
     for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1)) {
       const auto [folder, is_new] = folders.insert(path.substr(0, end));
       const auto found = is_new ? seen(root / *folder) : std::nullopt;
       if (found && S_ISLNK(found->st_mode)) refuse(root / *folder, found->st_mode);
     }
-    check_file(root / path, record.bytes);
+    check_file(root / path, bytes);
   }
 }
 

@@ -1,10 +1,12 @@
 // The manifest: what a bundle says about itself.
 //
-// What it is: the records of allrounder/manifest.py in C++, their reading from JSON, and entries written back as JSON.
-// What it knows: the schema number, which keys exist, and which values make sense alone.
+// What it is: of the records of allrounder/manifest.py what C++ needs, and their reading from JSON.
+// What it knows: the schema number, which keys exist, and which values make sense alone: fields without a place here
+// are checked too.
 // What it does not know: the file system (bundle.hpp), checks across records (consistency.hpp), and the choice.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -29,14 +31,10 @@ struct Machine {  // a machine as far as latency depends on it
 };
 
 struct Model {
-  std::string name;
-  std::string digest;                   // sha256
   std::optional<std::string> router;  // sha256
-  int64_t image_tokens = 0;          // N
+  int64_t image_tokens = 0;           // N
   int64_t layers = 0;                 // M
-  int64_t hidden = 0;
   int64_t vocabulary = 0;
-  int64_t image_size = 0;         // pixels, square
   std::vector<int64_t> stop_ids;  // any of them ends an answer
 };
 
@@ -50,36 +48,10 @@ struct PromptTemplate {
 struct Limits {
   int64_t text_tokens = 0;  // prefix and suffix ids together
   int64_t new_tokens = 0;
-  int64_t batch = 0;
-};
-
-struct FileRecord {
-  std::string sha256;
-  int64_t bytes = 0;
-};
-
-struct Estimate {
-  double mean = 0, low = 0, high = 0;
-};
-
-struct Figures {
-  int64_t questions = 0;
-  std::optional<Estimate> accuracy, retention;
-  Estimate agreement, kl;
 };
 
 struct Fidelity {
-  std::optional<Estimate> retention;
-  Estimate agreement, kl;
-  int64_t questions = 0;
-  std::string dataset;
-  bool quick = false;
-  std::optional<Estimate> accuracy;
-  std::map<std::string, Figures> kinds;
-};
-
-struct Workload {
-  int64_t text_tokens = 0, new_tokens = 0, batch = 0, threads = 0, image_size = 0;
+  double kl = 0;  // the mean
 };
 
 struct Percentiles {  // milliseconds
@@ -89,7 +61,6 @@ struct Percentiles {  // milliseconds
 struct Latency {
   Percentiles ttft_ms, tpot_ms;
   Machine machine;
-  Workload workload;
 };
 
 struct EntryGraphs {  // paths relative to the bundle
@@ -117,25 +88,20 @@ struct Entry {
   std::optional<Fidelity> fidelity;
   std::optional<Latency> latency;
   bool native_op = false;  // the entry asks for the native gather op where it is there
+  std::size_t index = 0;   // in the manifest
 
   using Key = std::tuple<std::string, std::string, std::string, int64_t, std::string>;
   Key key() const { return {pruning.version, backend, precision, pruning.prune_layer, pruning.layer_policy}; }
   std::string label() const;  // "par-lite (onnxruntime, fp32, dynamic, K=2)"
 };
 
-struct Recommendation {
-  std::string version, layer_policy, why;
-};
-
 struct Manifest {
-  int64_t schema = kSchema;
   std::string producer;
   Model model;
   PromptTemplate prompt;
   Limits limits;
-  std::map<std::string, FileRecord> files;
+  std::map<std::string, int64_t> files;  // their bytes, by path
   std::vector<Entry> entries;
-  std::vector<Recommendation> recommendations;
 };
 
 // Reads the schema number alone. Throws AR_BUNDLE_FROM_FUTURE where it is newer than this program.
@@ -145,12 +111,5 @@ void check_schema(std::string_view json, const std::string& where);
 // missing keys, wrong types, numbers out of range, NaN and infinities, invalid UTF-8, nesting beyond any record.
 // Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].backend).
 Manifest decode_manifest(std::string_view json, const std::string& where);
-
-// Reads a bare array of entries (tests, and the command line tool).
-std::vector<Entry> decode_entries(std::string_view json, const std::string& where);
-
-// Returns the compact JSON that msgspec writes of the same record: same keys, same order.
-std::string encode_entry(const Entry& entry);
-std::string encode_machine(const Machine& machine);
 
 }  // namespace ar

@@ -13,7 +13,7 @@ std::string shown(const JsonView& view) {
   if (const auto* number = view.get<JsonInteger>()) {
     return (number->negative ? "-" : "") + std::to_string(number->magnitude);
   }
-  if (const auto* number = view.get<double>()) return json_number(*number);
+  if (const auto* number = view.get<double>()) return std::to_string(*number);
   if (view.get<std::nullptr_t>()) return "null";
   return view.get<Json::Items>() ? "an array" : "an object";
 }

@@ -12,6 +12,7 @@
 // What fails gives {"error": name, "message": text}.
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "contract/error.hpp"
@@ -28,7 +29,9 @@ namespace {
 using Ids = std::vector<int64_t>;
 using Texts = std::vector<std::string>;
 
-std::string shown(const std::string& text) { return ar::json_string(text); }
+std::string shown(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 std::string shown(int64_t id) { return std::to_string(id); }
 template <class Value>
 std::string shown(const std::vector<Value>& values) {

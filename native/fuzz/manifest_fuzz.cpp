@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "contract/choice.hpp"
-#include "contract/consistency.hpp"
 #include "contract/error.hpp"
 #include "contract/json.hpp"
 #include "contract/manifest.hpp"

@@ -1,9 +1,9 @@
 // The C interface: handles around the runtime; nothing is decided here.
 #include "allrounder/c_api.h"
 
-#include "c_api/convert.hpp"
 #include "c_api/handles.hpp"
 #include "contract/json.hpp"
+#include "text/utf8.hpp"
 
 namespace {
 
@@ -22,6 +22,23 @@ const int64_t* row_of(const Handle* handle, Field field, size_t* count) {
 }
 
 }  // namespace
+
+namespace ar {
+
+ar_error* no_memory() noexcept {
+  static ar_error error{AR_INTERNAL, "no memory"};  // short enough to need none itself
+  return &error;
+}
+
+ar_error* new_error(ar_status status, const char* message) noexcept {
+  try {
+    return new ar_error{status, utf8::lossy(message)};  // a path in it may be anything
+  } catch (...) {
+    return no_memory();
+  }
+}
+
+}  // namespace ar
 
 const char* ar_version(void) { return kVersion; }
 

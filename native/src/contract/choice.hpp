@@ -31,7 +31,7 @@ std::vector<std::size_t> by_faithfulness(const std::vector<Entry>& entries);
 std::string latency_table(const std::vector<Entry>& entries, const LatencyTarget& target, const Machine* machine);
 
 // Returns the index of the most faithful entry that meets `target` (none: of all). `machine` null takes figures as they
-// stand. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.
+// are. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.
 std::size_t choose(const std::vector<Entry>& entries, const std::optional<LatencyTarget>& target,
                    const Machine* machine = nullptr, bool fastest = false);
 

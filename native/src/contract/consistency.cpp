@@ -1,9 +1,9 @@
-#include "contract/consistency.hpp"
-
+// What a manifest must be to make sense as a whole: unique keys, possible pruning, graphs that are listed.
 #include <algorithm>
 #include <functional>
 
 #include "contract/error.hpp"
+#include "contract/manifest.hpp"
 
 namespace ar {
 namespace {

@@ -1,7 +1,7 @@
 // JSON as values: what a text holds, key by key, in its order.
 //
 // What it is: Json, and the reading of a text into one; nlohmann/json does the parsing, in json.cpp alone.
-// What it knows: how deep any record of ours nests, and that a key may stand twice (the last one counts, all are
+// What it knows: how deep any record of ours nests, and that a key may occur twice (the last one counts, all are
 // checked, as msgspec does). What it does not know: records (json_reader.hpp).
 #pragma once
 

@@ -88,7 +88,7 @@ auto table(Read read) {
   };
 }
 
-// Reads an object. Of a key that stands twice every value is checked and the last one counts.
+// Reads an object. Of a key that occurs twice every value is checked and the last one counts.
 class JsonFields {
  public:
   explicit JsonFields(const JsonView& view) : view_(view), members_(view.members()) {}

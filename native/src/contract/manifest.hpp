@@ -3,7 +3,7 @@
 // What it is: of the records of allrounder/manifest.py what C++ needs, and their reading from JSON.
 // What it knows: the schema number, which keys exist, and which values make sense alone: fields without a place here
 // are checked too.
-// What it does not know: the file system (bundle.hpp), checks across records (consistency.hpp), and the choice.
+// What it does not know: the file system (bundle.hpp), and the choice.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,7 @@ struct PromptTemplate {
   std::string before_image;
   std::string after_image;
   std::string after_question;
-  bool prefix_special = true;  // the tokenizer's own leading tokens stand before `before_image`
+  bool prefix_special = true;  // the tokenizer's own leading tokens come before `before_image`
 };
 
 struct Limits {
@@ -111,5 +111,9 @@ void check_schema(std::string_view json, const std::string& where);
 // missing keys, wrong types, numbers out of range, NaN and infinities, invalid UTF-8, nesting beyond any record.
 // Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].backend).
 Manifest decode_manifest(std::string_view json, const std::string& where);
+
+// Checks what a manifest must be to make sense as a whole, by the rules of allrounder/consistency.py. Throws
+// AR_BUNDLE_CORRUPT: no entry, an entry twice, an impossible pruning, or a graph that is not listed.
+void check_manifest(const Manifest& manifest, const std::string& where);
 
 }  // namespace ar

@@ -15,7 +15,6 @@
 
 #include "contract/bundle.hpp"
 #include "contract/choice.hpp"
-#include "contract/consistency.hpp"
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/manifest.hpp"

@@ -3,7 +3,6 @@
 
 #include <cmath>
 
-#include "contract/consistency.hpp"
 #include "scratch.hpp"
 
 namespace {

@@ -251,7 +251,8 @@ class ByTarget : public Loading {
   // A bundle whose figures, 100 ms of `full` and 50 ms of `t2-l2`, are of this machine with one thread.
   std::string here() {
     const Machine here = backend(kOnnxRuntime).machine(wanting(1).engine);
-    const Plain machine = {{"cpu", here.cpu}, {"cores", here.cores}, {"threads", here.threads}, {"backend", here.backend}};
+    const Plain machine = {
+        {"cpu", here.cpu}, {"cores", here.cores}, {"threads", here.threads}, {"backend", here.backend}};
     return with_manifest(cache_ / "here", with_entries([&](Plain& entry) { entry["latency"]["machine"] = machine; }));
   }
 };

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "text/byte_level.hpp"
+#include "text/steps.hpp"
 
 namespace ar::small {
 

@@ -17,9 +17,8 @@
 
 #include "contract/error.hpp"
 #include "contract/json_reader.hpp"
-#include "text/detokeniser.hpp"
+#include "text/pieces.hpp"
 #include "text/prompter.hpp"
-#include "text/stops.hpp"
 #include "text/tokenizer.hpp"
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"

@@ -1,6 +1,6 @@
 """The C++ runtime for Python programs, over its C interface: for tests, benchmarks, and programs that want it.
 
-What it is: one class with the words of `allrounder.runtime`.
+What it is: one class with the names of `allrounder.runtime`.
 What it knows: how Python values become C ones and back. What it does not know: what the library does; image files.
 """
 
@@ -131,8 +131,8 @@ def _lowered_request(image: Any, question: str | None, options: RequestOptions) 
         raise ImageInvalid("not RGB pixels", where="image", got=got, wanted="bytes of [height, width, 3]")
     raw = Request(size=c.sizeof(Request), rgb=view.tobytes(), height=shape[0], width=shape[1])
     if question is not None:
-        words = question.encode()
-        raw.question, raw.question_bytes = words, len(words)
+        text = question.encode()
+        raw.question, raw.question_bytes = text, len(text)
     for name in ("prefix", "suffix"):
         ids = options.get(f"{name}_ids", ())
         setattr(raw, f"{name}_ids", (c.c_int64 * len(ids))(*ids))
@@ -182,12 +182,12 @@ def _number(options: Mapping[str, object], name: str) -> object:
     return options.get(name, 0)
 
 
-def _one_of(words: Sequence[str], value: str, where: str) -> int:
-    """Returns the number by which the C interface knows a word."""
-    if value not in words:
-        wanted = " or ".join(repr(word) for word in words if word)
-        raise InputInvalid("unknown word", where=where, got=repr(value), wanted=wanted)
-    return words.index(value)
+def _one_of(names: Sequence[str], value: str, where: str) -> int:
+    """Returns the number by which the C interface knows a name."""
+    if value not in names:
+        wanted = " or ".join(repr(name) for name in names if name)
+        raise InputInvalid("unknown value", where=where, got=repr(value), wanted=wanted)
+    return names.index(value)
 
 
 def _check_names(options: Mapping[str, object], known: Mapping[str, object]) -> None:

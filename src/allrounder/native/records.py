@@ -1,4 +1,4 @@
-"""What `client` is told and what it gives back.
+"""What `client` takes and what it gives back.
 
 What it is: typed records with the names of `allrounder.runtime`, and no others.
 What it knows: which options there are. What it does not know: the C interface, and which values make sense.

@@ -1,6 +1,4 @@
 // The handles of the C interface, and its one catch point.
-//
-// What it knows: what a handle owns. What it does not know: what a call does.
 #pragma once
 
 #include <string>

@@ -2,7 +2,6 @@
 //
 // What it is: the total order "most faithful", and the first in it that meets a target, so that a looser target never
 // gives a less faithful entry.
-// What it knows: the figures in the entries. What it does not know: files, sessions, or how figures come about.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Files of a manifest: safe names, and what is there; the rules of allrounder/hashing.py, but for the hashing.
 //
 // What it is: the rule that a listed path obeys, and the check that every listed file is there in its full length.
-// What it knows: the file system. What it does not know: what is in a file (`allrounder verify` does).
+// What is in a file is not checked here: `allrounder verify` does that.
 #pragma once
 
 #include <cstdint>

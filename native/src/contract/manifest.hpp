@@ -3,7 +3,6 @@
 // What it is: of the records of allrounder/manifest.py what C++ needs, and their reading from JSON.
 // What it knows: the schema number, which keys exist, and which values make sense alone: fields without a place here
 // are checked too.
-// What it does not know: the file system (bundle.hpp), and the choice.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Where things lie: this library and its companions, and what allrounder keeps per user.
+// Where files are: this library and its companions, and what allrounder keeps per user.
 #pragma once
 
 #include <filesystem>

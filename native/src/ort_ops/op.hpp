@@ -1,7 +1,6 @@
 // allrounder::TokenGather as a custom op of ONNX Runtime: one record for an element type on a provider.
 //
-// What it is: declaration, shape inference and kernel. What it knows: the op's signature, the C API of ONNX Runtime.
-// What it does not know: the rule and where it is computed, which are the gather's and the backend's.
+// What it is: declaration, shape inference and kernel. The rule is the gather's, where it is computed the backend's.
 #pragma once
 
 #include <onnxruntime_c_api.h>

@@ -1,7 +1,6 @@
 // RegisterCustomOps: the one symbol that this library exports.
 //
 // What it is: the op's records for each ONNX Runtime that asks, made once and kept, because sessions point to them.
-// What it knows: how to ask a runtime for its API. What it does not know: what the op does.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

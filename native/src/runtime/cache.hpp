@@ -1,8 +1,5 @@
 // The KV pool of one request: the caches that prefill gave, tied to the decode graph once and grown in place.
 // The rules are those of runtime/cache.py.
-//
-// What it knows: two clocks (position and slot), free slots, and which names are tied to which memory.
-// What it does not know: what is drawn from the logits.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,7 @@
 // One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs; runtime/engine.py.
 //
 // What it is: preprocess, embed_pixels, prompt, route, prefill, decode; one image and one question at a time.
-// What it knows: the tensors' names, the two clocks, the bundle's limits. It is stateless: requests may run at once.
-// What it does not know: sampling, stopping, time, and how entries are chosen.
+// It is stateless: requests may run at once. Sampling, stopping and time are the request's.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,5 @@
 // Which NVIDIA GPUs this machine has: for TensorRT's backend by the driver's own library, which is opened and never
 // linked (as engines/tensorrt/gpus.py); for ONNX Runtime's by files of Linux (as engines/onnxruntime/session.py).
-//
-// What it knows: six functions of `libcuda`, two files. What it does not know: CUDA's runtime, what GPUs are used for.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,4 @@
 // How an engine is opened: the record of engines/options.py.
-//
-// What it knows: which values make sense. What it does not know: whether this machine has them.
 #pragma once
 
 #include <functional>

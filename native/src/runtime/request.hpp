@@ -1,6 +1,4 @@
 // The life of one request: checked, then run phase by phase, giving out text; runtime/request.py.
-//
-// What it knows: an engine, sampling, stopping, the clock. What it does not know: other requests, closing, loading.
 #pragma once
 
 #include <atomic>
@@ -48,7 +46,7 @@ struct Request {
   PieceFn piece;  // empty: no streaming
 };
 
-// Milliseconds of one request, by phase; what lies between the phases (tokenising, callbacks) is in none.
+// Milliseconds of one request, by phase; what is between the phases (tokenising, callbacks) is in none.
 struct Timing {
   double preprocess_ms = 0, vision_ms = 0, router_ms = 0, prefill_ms = 0, decode_ms = 0;
   double ttft_ms = 0;             // image in to first token out
@@ -61,11 +59,11 @@ enum class Finish {
 };
 
 struct Answer {
-  std::string text;                 // without stop token and stop text
-  std::vector<int64_t> token_ids;   // every token drawn, the stop token included
-  std::vector<int64_t> prompt_ids;  // before the image and after it, in one row
-  std::vector<int64_t> keep_indices;   // the image tokens that reached the layers from K on
-  std::vector<int64_t> kept_layers;  // the decoder layers that were executed
+  std::string text;                   // without stop token and stop text
+  std::vector<int64_t> token_ids;     // every token drawn, the stop token included
+  std::vector<int64_t> prompt_ids;    // before the image and after it, in one row
+  std::vector<int64_t> keep_indices;  // the image tokens that reached the layers from K on
+  std::vector<int64_t> kept_layers;   // the decoder layers that were executed
   Timing timing;
   Finish finish = Finish::kLength;
 };

@@ -3,7 +3,6 @@
 // What it is: loading, and requests until it is closed.
 // What it knows: one engine. Requests may run at once, from any threads, of the process that loaded it: one forked from
 // that has none of its engine's threads, so there every call is refused and nothing is ever destroyed.
-// What it does not know: how a request runs, graphs and tensors, how an entry is chosen.
 #pragma once
 
 #include <condition_variable>

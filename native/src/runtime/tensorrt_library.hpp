@@ -2,7 +2,6 @@
 //
 // What it is: the one open library of this process, and what it makes of plans; tensorrt_library.cpp adapts TensorRT
 // and CUDA, tensorrt_absent.cpp is there where they were not built.
-// What it knows: dlopen, the library's version. What it does not know: profiles, bindings, requests.
 #pragma once
 
 #include <filesystem>

@@ -1,7 +1,6 @@
 // Parts of tokenizer.json: objects with a type, of which some fields and some values are supported.
 //
 // What it is: Part, which reads an object field by field, and the refusal of what is not supported.
-// What it knows: paths. What it does not know: which parts there are (tokenizer_json.cpp).
 #pragma once
 
 #include <optional>

@@ -60,14 +60,14 @@ void pre_tokenize(const std::vector<PreTokenizerStep>& steps, std::string_view t
 
 struct ByteLevelDecoder {};  // bytes of all tokens together; what is not UTF-8 is U+FFFD
 struct MetaspaceDecoder {
-  std::string mark;       // becomes a space,
-  bool drop_first;        // or nothing in the first token
+  std::string mark;  // becomes a space,
+  bool drop_first;   // or nothing in the first token
 };
 struct ByteFallbackDecoder {};  // runs of tokens like <0x0A> are bytes; U+FFFD for each where a run is not UTF-8
 struct FuseDecoder {};
 struct StripDecoder {
-  std::string content;    // one character
-  std::size_t start;      // at most so many are taken from the beginning of each token
+  std::string content;  // one character
+  std::size_t start;    // at most so many are taken from the beginning of each token
 };
 using DecoderStep =
     std::variant<ByteLevelDecoder, MetaspaceDecoder, Replace, ByteFallbackDecoder, FuseDecoder, StripDecoder>;

@@ -2,7 +2,6 @@
 //
 // What it is: byte-level BPE with NFC and a split pattern (Qwen2, Llama 3), and SentencePiece-like BPE with byte
 // fallback (Llama 2, Vicuna). Families are recognised by their parts; everything else is refused with the part's name.
-// What it knows: one tokenizer.json. What it does not know: templates, images, limits.
 #pragma once
 
 #include <cstdint>

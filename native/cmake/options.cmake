@@ -55,5 +55,15 @@ if(ALLROUNDER_SANITIZE)
   target_link_options(allrounder_settings INTERFACE -fsanitize=${ALLROUNDER_SANITIZE})
 endif()
 
+# allrounder_exports(target script): a library that exports what the linker script names, and leaves nothing undefined.
+# Hidden visibility alone lets instantiations of std:: leak.
+function(allrounder_exports target script)
+  target_link_options(${target} PRIVATE LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/${script} LINKER:--exclude-libs,ALL)
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${script})
+  if(NOT ALLROUNDER_SANITIZE) # a sanitizer's library is linked to the program, not to what it loads
+    target_link_options(${target} PRIVATE LINKER:--no-undefined)
+  endif()
+endfunction()
+
 message(STATUS "allrounder ${PROJECT_VERSION}: onnxruntime=${ALLROUNDER_ONNXRUNTIME} cuda=${ALLROUNDER_CUDA} "
   "tensorrt=${ALLROUNDER_TENSORRT} tests=${ALLROUNDER_TESTS} fuzz=${ALLROUNDER_FUZZ} sanitize=${ALLROUNDER_SANITIZE}")

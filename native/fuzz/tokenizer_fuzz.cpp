@@ -8,9 +8,8 @@
 
 #include "../tests/text/small_tokenizers.hpp"
 #include "contract/error.hpp"
-#include "text/detokeniser.hpp"
+#include "text/pieces.hpp"
 #include "text/prompter.hpp"
-#include "text/stops.hpp"
 #include "text/tokenizer.hpp"
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"

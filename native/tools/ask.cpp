@@ -12,13 +12,9 @@
 
 #include "arguments.hpp"
 #include "commands.hpp"
-#include "image.hpp"
-#include "report.hpp"
 
 namespace tool {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr std::int64_t kMostJobs = 1024;
 
@@ -60,7 +56,7 @@ Asked asked_of(const Json& json) {
   return asked;
 }
 
-nlohmann::ordered_json answered(const allrounder::Runtime& runtime, const Json& json) {
+Json answered(const allrounder::Runtime& runtime, const Json& json) {
   Asked asked = asked_of(json);
   asked.request.rgb = asked.image.rgb.data();
   asked.request.width = asked.image.width;
@@ -69,17 +65,17 @@ nlohmann::ordered_json answered(const allrounder::Runtime& runtime, const Json& 
   if (asked.stream) {
     asked.request.piece = [&pieces](std::string_view text, std::int64_t) { pieces.emplace_back(text); };
   }
-  nlohmann::ordered_json out = report(runtime.generate(asked.request));
+  Json out = report(runtime.generate(asked.request));
   if (asked.stream) out["pieces"] = pieces;
   return out;
 }
 
-nlohmann::ordered_json error(const std::string& name, const std::string& message) {
+Json error(const std::string& name, const std::string& message) {
   return {{"error", {{"name", name}, {"message", message}}}};
 }
 
-nlohmann::ordered_json reply(const allrounder::Runtime& runtime, const std::string& text, std::size_t number) {
-  nlohmann::ordered_json out = {{"id", number}};
+Json reply(const allrounder::Runtime& runtime, const std::string& text, std::size_t number) {
+  Json out = {{"id", number}};
   try {
     const Json json = Json::parse(text);
     if (json.contains("id")) out["id"] = json.at("id");

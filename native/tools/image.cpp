@@ -1,9 +1,9 @@
-#include "image.hpp"
-
 #include <cstdio>
 #include <fstream>
 #include <limits>
 #include <stdexcept>
+
+#include "commands.hpp"
 
 namespace tool {
 namespace {

@@ -4,12 +4,9 @@
 
 #include "arguments.hpp"
 #include "commands.hpp"
-#include "report.hpp"
 
 namespace tool {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string milliseconds(const Json& latency, const char* name) {
   if (latency.is_null()) return "-";

@@ -1,7 +1,4 @@
 // allrounder-native: the C++ runtime on the command line, over its public header alone.
-//
-// What it is: the table of commands, and errors turned into messages.
-// What it knows: names. What it does not know: what a command does.
 #include <exception>
 #include <iostream>
 #include <map>

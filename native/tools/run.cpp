@@ -3,8 +3,6 @@
 
 #include "arguments.hpp"
 #include "commands.hpp"
-#include "image.hpp"
-#include "report.hpp"
 
 namespace tool {
 namespace {
@@ -39,7 +37,7 @@ void run(const Line& line) {
   const auto runtime = allrounder::Runtime::load(arguments.word(0), load_options(arguments));
   const allrounder::Answer answer = runtime.generate(request);
   if (!arguments.flag("stream")) std::cout << answer.text();
-  nlohmann::ordered_json json = {{"version", runtime.version()}};
+  Json json = {{"version", runtime.version()}};
   json.update(report(answer));
   std::cout << "\n" << tool::line(json) << "\n";
 }

@@ -130,6 +130,19 @@ void checked(Call&& call) {
   if (error) throw Error(ar_error_status(error.get()), ar_error_name(error.get()), ar_error_message(error.get()));
 }
 
+// Makes a handle by a call of the C interface, which writes it; where a callback threw it is freed.
+template <auto Free, class Handle, class Call>
+std::unique_ptr<Handle, Freed<Free>> made(Call&& call) {
+  std::unique_ptr<Handle, Freed<Free>> owned;
+  checked([&] {
+    Handle* handle = nullptr;
+    ar_error* error = call(&handle);
+    owned.reset(handle);
+    return error;
+  });
+  return owned;
+}
+
 // In the C interface a text ends at its first zero byte, and a zero means the default; neither is to happen unseen.
 inline const char* text(const std::string& value, const char* where) {
   if (value.find('\0') != std::string::npos) invalid("the text holds a zero byte", where);
@@ -157,11 +170,7 @@ std::vector<std::int64_t> ids(const std::int64_t* (*get)(const Handle*, std::siz
 // Ends the requests that it was given to; stays cancelled.
 class Cancellation {
  public:
-  Cancellation() {
-    ar_cancellation* made = nullptr;
-    detail::checked([&] { return ar_cancellation_new(&made); });
-    handle_.reset(made);
-  }
+  Cancellation() : handle_(detail::made<ar_cancellation_free, ar_cancellation>(ar_cancellation_new)) {}
   void cancel() const noexcept { ar_cancellation_cancel(handle_.get()); }  // from any thread; returns at once
   ar_cancellation* get() const noexcept { return handle_.get(); }
 
@@ -219,15 +228,9 @@ class Answer {
 class Bundle {
  public:
   static Bundle open(const std::string& path) {
-    std::unique_ptr<ar_bundle, detail::Freed<ar_bundle_free>> bundle;
     const char* name = detail::text(path, "path");
-    detail::checked([&] {
-      ar_bundle* made = nullptr;
-      ar_error* error = ar_bundle_open(name, &made);
-      bundle.reset(made);
-      return error;
-    });
-    return Bundle(bundle.release());
+    const auto open = [name](ar_bundle** bundle) { return ar_bundle_open(name, bundle); };
+    return Bundle(detail::made<ar_bundle_free, ar_bundle>(open).release());
   }
   std::string manifest() const { return ar_bundle_manifest(handle_.get()); }  // as JSON
 
@@ -261,24 +264,14 @@ class Runtime {
     ar_request raw = lowered(request);
     raw.stop = stops.data();
     raw.stop_count = stops.size();
-    std::unique_ptr<ar_answer, detail::Freed<ar_answer_free>> answer;
-    detail::checked([&] {
-      ar_answer* made = nullptr;
-      ar_error* error = ar_generate(handle(), &raw, &made);
-      answer.reset(made);
-      return error;
-    });
-    return Answer(answer.release());
+    const auto ask = [&](ar_answer** answer) { return ar_generate(handle(), &raw, answer); };
+    return Answer(detail::made<ar_answer_free, ar_answer>(ask).release());
   }
 
   // Gives the ids around the image for a question, as `generate` would.
   PromptIds encode(const std::string& question) const {
-    std::unique_ptr<ar_prompt, detail::Freed<ar_prompt_free>> prompt;
-    detail::checked([&] {
-      ar_prompt* made = nullptr;
-      ar_error* error = ar_prompt_encode(handle(), question.c_str(), question.size(), &made);
-      prompt.reset(made);
-      return error;
+    const auto prompt = detail::made<ar_prompt_free, ar_prompt>([&](ar_prompt** ids) {
+      return ar_prompt_encode(handle(), question.c_str(), question.size(), ids);
     });
     return {detail::ids(ar_prompt_prefix_ids, prompt.get()), detail::ids(ar_prompt_suffix_ids, prompt.get())};
   }

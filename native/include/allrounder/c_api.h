@@ -12,15 +12,15 @@
  *     if (!error) puts(ar_answer_text(answer, NULL));
  *     ar_answer_free(answer); ar_error_free(error); ar_runtime_free(runtime);
  *
- * What it is: the only door of the shared library; C++ programs use allrounder.hpp, which is made of it.
+ * What it is: all that the shared library exports; C++ programs use allrounder.hpp, which is made of it.
  * What it knows: opaque handles, plain numbers and UTF-8. What it does not know: image files, and C++ types.
  *
  * Rules. Every call that can fail returns an error, or NULL where it went well; what it was to write is then left
  * alone or set. Handles are freed by their `*_free`, which takes NULL. Text is UTF-8 and ends in a zero byte; texts and
- * arrays that an accessor returns belong to its handle and live as long. No exception crosses this door.
+ * arrays that an accessor returns belong to its handle and live as long. No exception leaves the library.
  *
  * Threads. A runtime and a cancellation may be used by any number of threads at once; an error or an answer
- * by one at a time. Freeing is the last call that a handle sees.
+ * by one at a time. Freeing is a handle's last call.
  *
  * Processes. A runtime belongs to the process that loaded it. In one that is forked from it, asking gives
  * AR_RUNTIME_CLOSED, closing does nothing, and freeing leaves its memory to the end of that process; fork before loading,
@@ -38,7 +38,7 @@
  * TensorRT is not linked either. Where this library was built with it, it is opened when a bundle with TensorRT's entries
  * is loaded: ALLROUNDER_TENSORRT_LIBRARY, else the system's libnvinfer.so of that major version. Those entries run on a
  * GPU whatever `device` says: "cpu" means the first one. Where TensorRT or a GPU is missing they are left aside, which
- * the log is told. Images are prepared by ONNX Runtime all the same.
+ * is logged. Images are prepared by ONNX Runtime all the same.
  */
 #ifndef ALLROUNDER_C_API_H
 #define ALLROUNDER_C_API_H
@@ -117,9 +117,9 @@ typedef struct ar_load_options {
   ar_weights weights;
   const char* device;      /* "cpu" (default), "cuda" or "cuda:1" */
   const char* provider;    /* of ONNX Runtime, on a GPU: "cuda" (default), or "tensorrt" with "cuda" behind it */
-  int32_t ids_only;        /* 1: no tokenizer is read; requests then bring token ids and answers have no text */
+  int32_t ids_only;        /* 1: no tokenizer is read; requests then have token ids and answers have no text */
   const char* ort_library; /* path of ONNX Runtime's library; NULL: the search order above */
-  ar_log_fn log;           /* NULL: nothing is told */
+  ar_log_fn log;           /* NULL: nothing is logged */
   void* user;              /* handed to `log` */
 } ar_load_options;
 

@@ -1,8 +1,9 @@
 // The C interface: handles around the runtime; nothing is decided here.
 #include "allrounder/c_api.h"
 
-#include "c_api/convert.hpp"
 #include "c_api/handles.hpp"
+#include "contract/json.hpp"
+#include "text/utf8.hpp"
 
 namespace {
 
@@ -21,6 +22,23 @@ const int64_t* row_of(const Handle* handle, Field field, size_t* count) {
 }
 
 }  // namespace
+
+namespace ar {
+
+ar_error* no_memory() noexcept {
+  static ar_error error{AR_INTERNAL, "no memory"};  // short enough to need none itself
+  return &error;
+}
+
+ar_error* new_error(ar_status status, const char* message) noexcept {
+  try {
+    return new ar_error{status, utf8::lossy(message)};  // a path in it may be anything
+  } catch (...) {
+    return no_memory();
+  }
+}
+
+}  // namespace ar
 
 const char* ar_version(void) { return kVersion; }
 
@@ -48,7 +66,7 @@ ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar
     ar::require(bundle, "bundle");
     ar::require(runtime, "runtime");
     auto loaded = ar::Runtime::load(bundle, ar::load_options_of(options));
-    std::string entry = ar::encode_entry(loaded->entry());
+    std::string entry = ar::json_element(loaded->manifest(), "entries", loaded->entry().index);
     *runtime = new ar_runtime{std::move(loaded), std::move(entry)};
   });
 }

@@ -1,5 +1,4 @@
-#include "c_api/convert.hpp"
-
+// Between the structs of the C interface and the runtime's records.
 #include <cstring>
 
 #include "c_api/handles.hpp"

@@ -1,6 +1,4 @@
 // The handles of the C interface, and its one catch point.
-//
-// What it knows: what a handle owns. What it does not know: what a call does.
 #pragma once
 
 #include <string>
@@ -63,5 +61,10 @@ ar_error* guard(Work&& work) noexcept {
 inline void require(const void* argument, const char* name) {
   if (argument == nullptr) throw Error(AR_INPUT_INVALID, "an argument is missing", {name, "NULL", "", ""});
 }
+
+// The structs of the C interface as the runtime's records, and back; all throw AR_INPUT_INVALID.
+LoadOptions load_options_of(const ar_load_options* given);  // NULL: the defaults
+Request request_of(const ar_request& raw);
+ar_timing timing_of(const Timing& timing);
 
 }  // namespace ar

@@ -4,7 +4,6 @@
 #include <string_view>
 #include <system_error>
 
-#include "contract/consistency.hpp"
 #include "contract/error.hpp"
 #include "contract/files.hpp"
 #include "contract/json_reader.hpp"

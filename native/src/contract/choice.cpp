@@ -18,7 +18,7 @@ __extension__ typedef unsigned __int128 Product;  // tokens times layers of any 
 constexpr double kUnknown = std::numeric_limits<double>::infinity();
 
 std::optional<double> kl_of(const Entry& entry) {
-  return entry.fidelity ? std::optional<double>(entry.fidelity->kl.mean) : std::nullopt;
+  return entry.fidelity ? std::optional<double>(entry.fidelity->kl) : std::nullopt;
 }
 
 // Returns the KL with which `full` counts at a precision: the lowest there, 0 where its own is unknown.

@@ -2,7 +2,6 @@
 //
 // What it is: the total order "most faithful", and the first in it that meets a target, so that a looser target never
 // gives a less faithful entry.
-// What it knows: the figures in the entries. What it does not know: files, sessions, or how figures come about.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +30,7 @@ std::vector<std::size_t> by_faithfulness(const std::vector<Entry>& entries);
 std::string latency_table(const std::vector<Entry>& entries, const LatencyTarget& target, const Machine* machine);
 
 // Returns the index of the most faithful entry that meets `target` (none: of all). `machine` null takes figures as they
-// stand. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.
+// are. `fastest` takes the entry nearest to the target where none meets it. Throws AR_NO_ENGINE_MEETS_TARGET.
 std::size_t choose(const std::vector<Entry>& entries, const std::optional<LatencyTarget>& target,
                    const Machine* machine = nullptr, bool fastest = false);
 

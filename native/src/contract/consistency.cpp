@@ -1,9 +1,9 @@
-#include "contract/consistency.hpp"
-
+// What a manifest must be to make sense as a whole: unique keys, possible pruning, graphs that are listed.
 #include <algorithm>
 #include <functional>
 
 #include "contract/error.hpp"
+#include "contract/manifest.hpp"
 
 namespace ar {
 namespace {
@@ -57,7 +57,7 @@ void check_router(const Entry& entry, const Model& model, const std::string& pla
     refuse("a router graph without a router in `model`", {place, quoted(*entry.graphs.router), "", ""});
 }
 
-void check_listed(const EntryGraphs& graphs, const std::map<std::string, FileRecord>& files, const std::string& place) {
+void check_listed(const EntryGraphs& graphs, const std::map<std::string, int64_t>& files, const std::string& place) {
   std::vector<std::string> paths = {graphs.preprocess, graphs.vision, graphs.prefill, graphs.decode};
   if (graphs.router) paths.push_back(*graphs.router);
   for (const std::string& path : paths) {

@@ -1,7 +1,6 @@
 // The one error of the native half.
 //
-// What it is: an exception that carries a status of the C interface and the five parts of a message.
-// What it knows: how a message is put together, which is as in allrounder.errors. What it does not know: any caller.
+// It carries a status of the C interface and a message of five parts, put together as in allrounder.errors.
 #pragma once
 
 #include <stdexcept>

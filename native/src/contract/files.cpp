@@ -59,8 +59,8 @@ std::system_error unreadable(const fs::path& path) {
   return {errno, std::generic_category(), quoted(path.string(), 1000)};
 }
 
-// Returns what stands at a path, itself where it is a link; nothing where there is nothing.
-std::optional<struct stat> seen(const fs::path& path) {
+// Returns the status of a path, a link's own where it is one; nothing where there is nothing.
+std::optional<struct stat> status_at(const fs::path& path) {
   struct stat status{};
   if (lstat(path.c_str(), &status) == 0) return status;
   if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
@@ -74,7 +74,7 @@ std::optional<struct stat> seen(const fs::path& path) {
 }
 
 void check_file(const fs::path& path, int64_t bytes) {
-  const auto found = seen(path);
+  const auto found = status_at(path);
   if (!found) throw Error(AR_BUNDLE_CORRUPT, "a file is missing", {path.string(), "", "", kAgain});
   if (!S_ISREG(found->st_mode)) refuse(path, found->st_mode);
   if (found->st_size == bytes) return;
@@ -96,21 +96,21 @@ void check_path(const std::string& path, const std::string& where) {
                "do not load this; build it again"});
 }
 
-void check_files(const fs::path& root, const std::map<std::string, FileRecord>& files) {
+void check_files(const fs::path& root, const std::map<std::string, int64_t>& files) {
   std::set<std::string> folders;
-  for (const auto& [path, record] : files) {
+  for (const auto& [path, bytes] : files) {
     check_path(path, root.string());
     for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1)) {
       const auto [folder, is_new] = folders.insert(path.substr(0, end));
-      const auto found = is_new ? seen(root / *folder) : std::nullopt;
+      const auto found = is_new ? status_at(root / *folder) : std::nullopt;
       if (found && S_ISLNK(found->st_mode)) refuse(root / *folder, found->st_mode);
     }
-    check_file(root / path, record.bytes);
+    check_file(root / path, bytes);
   }
 }
 
 std::optional<std::string> read_regular(const fs::path& path) {
-  const auto found = seen(path);
+  const auto found = status_at(path);
   if (!found) return std::nullopt;
   if (!S_ISREG(found->st_mode)) refuse(path, found->st_mode);
   std::optional<std::string> data = read_file(path);

@@ -37,11 +37,11 @@ std::optional<double> share(const std::optional<int64_t>& limit, const std::opti
 }
 
 int64_t affinity() {
-  // The mask must have room for every processor the kernel could know.
-  for (std::size_t free_slots = 1024; free_slots <= 1 << 20; free_slots *= 2) {
-    cpu_set_t* mask = CPU_ALLOC(free_slots);
-    const bool known = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(free_slots), mask) == 0;
-    const int count = known ? CPU_COUNT_S(CPU_ALLOC_SIZE(free_slots), mask) : 0;
+  // The mask must hold every processor the kernel could know.
+  for (std::size_t processors = 1024; processors <= 1 << 20; processors *= 2) {
+    cpu_set_t* mask = CPU_ALLOC(processors);
+    const bool known = mask && sched_getaffinity(0, CPU_ALLOC_SIZE(processors), mask) == 0;
+    const int count = known ? CPU_COUNT_S(CPU_ALLOC_SIZE(processors), mask) : 0;
     CPU_FREE(mask);
     if (known) return count;
   }

@@ -1,9 +1,5 @@
 #include "contract/json.hpp"
 
-#include <algorithm>
-#include <array>
-#include <charconv>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "contract/error.hpp"
@@ -13,16 +9,39 @@ namespace {
 
 using Parsed = nlohmann::json;
 
-// What both readers below share: they stop at the first error, which they keep.
+// Hands on what is read, kind by kind; stops at the first error, which it keeps.
 class Sax : public nlohmann::json_sax<Parsed> {
  public:
   std::string complaint;
 
+  bool null() override { return value({nullptr}); }
+  bool boolean(bool flag) override { return value({flag}); }
+  bool number_integer(number_integer_t number) override {
+    const auto bits = static_cast<uint64_t>(number);
+    return value({JsonInteger{static_cast<double>(number), number < 0 ? ~bits + 1 : bits, number < 0, true}});
+  }
+  bool number_unsigned(number_unsigned_t number) override {
+    return value({JsonInteger{static_cast<double>(number), number, false, true}});
+  }
+  bool number_float(number_float_t number, const string_t& digits) override {
+    if (digits.find_first_of(".eE") != string_t::npos) return value({number});
+    return value({JsonInteger{number, 0, number < 0, false}});
+  }
+  bool string(string_t& text) override { return value({std::move(text)}); }
   bool binary(binary_t&) override { return false; }  // JSON text has none
+  bool start_object(std::size_t) override { return open({Json::Members{}}); }
+  bool start_array(std::size_t) override { return open({Json::Items{}}); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
     complaint = error.what();
     return false;
   }
+
+ private:
+  virtual bool value(Json json) = 0;
+  virtual bool open(Json container) = 0;
+  virtual bool close() = 0;
 };
 
 // Builds a Json. Only the innermost open value grows, so the addresses of the others hold.
@@ -30,56 +49,32 @@ class Builder : public Sax {
  public:
   Json root;
 
-  bool null() override { return add(nullptr); }
-  bool boolean(bool value) override { return add(value); }
-  bool number_integer(number_integer_t value) override {
-    const auto bits = static_cast<uint64_t>(value);
-    return add(JsonInteger{static_cast<double>(value), value < 0 ? ~bits + 1 : bits, value < 0, true});
-  }
-  bool number_unsigned(number_unsigned_t value) override {
-    return add(JsonInteger{static_cast<double>(value), value, false, true});
-  }
-  bool number_float(number_float_t value, const string_t& digits) override {
-    if (digits.find_first_of(".eE") != string_t::npos) return add(value);
-    return add(JsonInteger{value, 0, value < 0, false});
-  }
-  bool string(string_t& value) override { return add(std::move(value)); }
-  bool key(string_t& value) override {
-    key_ = std::move(value);
+  bool key(string_t& text) override {
+    key_ = std::move(text);
     return true;
   }
-  bool start_object(std::size_t) override { return open(Json::Members{}); }
-  bool start_array(std::size_t) override { return open(Json::Items{}); }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
 
  private:
-  template <class Value>
-  bool add(Value&& value) {
-    place().value = std::forward<Value>(value);
-    return true;
-  }
-
   Json& place() {
     if (open_.empty()) return root;
     if (auto* items = std::get_if<Json::Items>(&open_.back()->value)) return items->emplace_back();
     auto& members = std::get<Json::Members>(open_.back()->value);
     return members.emplace_back(std::move(key_), Json{}).second;
   }
-
-  template <class Container>
-  bool open(Container&& container) {
+  bool value(Json json) override {
+    place() = std::move(json);
+    return true;
+  }
+  bool open(Json container) override {
     if (open_.size() == kMaxJsonDepth) {
       complaint = "nested deeper than " + std::to_string(kMaxJsonDepth);
       return false;
     }
-    Json& place = this->place();
-    place.value = std::forward<Container>(container);
-    open_.push_back(&place);
+    open_.push_back(&place());
+    open_.back()->value = std::move(container.value);
     return true;
   }
-
-  bool close() {
+  bool close() override {
     open_.pop_back();
     return true;
   }
@@ -91,44 +86,25 @@ class Builder : public Sax {
 // Looks for the outermost "schema" alone.
 class SchemaFinder : public Sax {
  public:
-  std::optional<std::string> digits;
+  std::optional<JsonInteger> schema;
 
-  bool null() override { return other(); }
-  bool boolean(bool) override { return other(); }
-  bool number_integer(number_integer_t) override { return other(); }
-  bool number_unsigned(number_unsigned_t value) override { return number(std::to_string(value)); }
-  bool number_float(number_float_t, const string_t& text) override {
-    return text.find_first_not_of("0123456789") == string_t::npos ? number(text) : other();
-  }
-  bool string(string_t&) override { return other(); }
-  bool key(string_t& value) override {
-    at_schema_ = depth_ == 1 && value == "schema";
+  bool key(string_t& text) override {
+    at_schema_ = depth_ == 1 && text == "schema";
     return true;
   }
-  bool start_object(std::size_t) override { return open(); }
-  bool start_array(std::size_t) override {
-    if (depth_ == 0) return false;  // whose elements have no keys
-    return open();
-  }
-  bool end_object() override { return close(); }
-  bool end_array() override { return close(); }
 
  private:
-  bool number(const std::string& text) {
-    if (at_schema_) digits = text;
-    at_schema_ = false;
+  bool value(Json json) override {
+    if (!std::exchange(at_schema_, false)) return true;
+    schema.reset();
+    if (const auto* number = std::get_if<JsonInteger>(&json.value); number && !number->negative) schema = *number;
     return true;
   }
-  bool other() {
-    if (at_schema_) digits.reset();
-    at_schema_ = false;
-    return true;
+  bool open(Json container) override {
+    value({});
+    return depth_++ > 0 || std::holds_alternative<Json::Members>(container.value);  // an array's elements have no keys
   }
-  bool open() {
-    ++depth_;
-    return other();
-  }
-  bool close() {
+  bool close() override {
     --depth_;
     return true;
   }
@@ -180,30 +156,13 @@ Json parse_json(std::string_view text, const std::string& where) {
   throw Error(AR_BUNDLE_CORRUPT, "the text is not JSON", {where, quoted(complaint), "", ""});
 }
 
-std::optional<std::string> schema_number(std::string_view text) {
+std::optional<JsonInteger> schema_number(std::string_view text) {
   SchemaFinder finder;
-  return parse(harmless(text), finder) ? finder.digits : std::nullopt;
+  return parse(harmless(text), finder) ? finder.schema : std::nullopt;
 }
 
-std::string json_string(const std::string& text) {
-  return Parsed(text).dump(-1, ' ', false, Parsed::error_handler_t::replace);
-}
-
-std::string json_number(double number) {
-  std::array<char, 32> buffer;
-  const auto end =
-      std::to_chars(buffer.data(), buffer.data() + buffer.size(), number, std::chars_format::scientific).ptr;
-  const std::string shortest(buffer.data(), end);  // -1.25e-07
-  const std::size_t mark = shortest.find('e');
-  const int exponent = std::atoi(shortest.c_str() + mark + 1);
-  if (exponent < -5 || exponent > 15) return shortest.substr(0, mark) + "e" + std::to_string(exponent);
-  const std::string sign = number < 0 || shortest[0] == '-' ? "-" : "";
-  std::string digits = shortest.substr(sign.size(), mark - sign.size());
-  digits.erase(std::remove(digits.begin(), digits.end(), '.'), digits.end());
-  if (exponent < 0) return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-  const auto whole = static_cast<std::size_t>(exponent) + 1;
-  if (digits.size() <= whole) return sign + digits + std::string(whole - digits.size(), '0') + ".0";
-  return sign + digits.substr(0, whole) + "." + digits.substr(whole);
+std::string json_element(std::string_view text, const std::string& key, std::size_t index) {
+  return nlohmann::ordered_json::parse(text).at(key).at(index).dump();
 }
 
 }  // namespace ar

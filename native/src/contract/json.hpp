@@ -1,7 +1,7 @@
 // JSON as values: what a text holds, key by key, in its order.
 //
 // What it is: Json, and the reading of a text into one; nlohmann/json does the parsing, in json.cpp alone.
-// What it knows: how deep any record of ours nests, and that a key may stand twice (the last one counts, all are
+// What it knows: how deep any record of ours nests, and that a key may occur twice (the last one counts, all are
 // checked, as msgspec does). What it does not know: records (json_reader.hpp).
 #pragma once
 
@@ -36,15 +36,12 @@ struct Json {
 // that no double holds, or anything after the value.
 Json parse_json(std::string_view text, const std::string& where);
 
-// Returns the digits of the outermost object's "schema" where that is a whole number of 0 or more, and nothing where
-// it is something else or the text is no JSON. Texts and numbers elsewhere need not be possible ones, nor is there a
-// limit of depth: a schema of the future may hold what this program refuses.
-std::optional<std::string> schema_number(std::string_view text);
+// Returns the outermost object's "schema" where that is a whole number of 0 or more, and nothing where it is something
+// else or the text is no JSON. Texts and numbers elsewhere need not be possible ones, nor is there a limit of depth: a
+// schema of the future may hold what this program refuses.
+std::optional<JsonInteger> schema_number(std::string_view text);
 
-// Returns a text as a JSON string, its quotes included, as msgspec writes it.
-std::string json_string(const std::string& text);
-
-// Returns a finite number as msgspec writes it: the shortest digits that give it back, 1.0, 0.00001, 1e-7, 1e16.
-std::string json_number(double number);
+// Returns an element of the array `key` in the outermost object of a text that was read before, as compact JSON.
+std::string json_element(std::string_view text, const std::string& key, std::size_t index);
 
 }  // namespace ar

@@ -1,12 +1,13 @@
 // Records read from JSON values: typed readers that know where they are.
 //
 // What it is: JsonView, a value with its path; readers of single values; list, table and nullable, which make readers
-// of readers; JsonFields, which reads an object key by key and refuses what is unknown or missing. What it knows:
+// of readers; record, which makes a reader of an object's fields and refuses what is unknown or missing. What it knows:
 // msgspec's rules (no bool for a number, no float for an integer, an integer where a float is wanted). What it does not
 // know: any record.
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <optional>
@@ -87,7 +88,7 @@ auto table(Read read) {
   };
 }
 
-// Reads an object. Of a key that stands twice every value is checked and the last one counts.
+// Reads an object. Of a key that occurs twice every value is checked and the last one counts.
 class JsonFields {
  public:
   explicit JsonFields(const JsonView& view) : view_(view), members_(view.members()) {}
@@ -109,6 +110,20 @@ class JsonFields {
     if (!may(name, value, read)) view_.refuse("Object missing required field `" + name + "`");
   }
 
+  // Checks fields whose values nobody here needs.
+  template <class Read>
+  void check(std::initializer_list<const char*> names, Read read) {
+    for (const char* name : names) {
+      decltype(read(view_)) value;
+      need(name, value, read);
+    }
+  }
+  template <class Read>
+  void may_check(const char* name, Read read) {
+    decltype(read(view_)) value;
+    may(name, value, read);
+  }
+
   void close() const;  // every key was asked for
 
  private:
@@ -116,5 +131,17 @@ class JsonFields {
   const Json::Members& members_;
   std::vector<std::string> known_;
 };
+
+// Makes the reader of a record: `fill(fields, record)` names its fields.
+template <class Record, class Fill>
+constexpr auto record(Fill fill) {
+  return [fill](const JsonView& view) {
+    JsonFields fields(view);
+    Record made{};
+    fill(fields, made);
+    fields.close();
+    return made;
+  };
+}
 
 }  // namespace ar

@@ -6,187 +6,11 @@
 namespace ar {
 namespace {
 
-Machine read_machine(const JsonView& view) {
-  JsonFields fields(view);
-  Machine machine;
-  fields.need("cpu", machine.cpu, read_text);
-  fields.need("cores", machine.cores, read_positive);
-  fields.need("threads", machine.threads, read_positive);
-  fields.need("backend", machine.backend, read_text);
-  fields.may("gpu", machine.gpu, read_text);
-  fields.may("driver", machine.driver, read_text);
-  fields.close();
-  return machine;
-}
-
-Model read_model(const JsonView& view) {
-  JsonFields fields(view);
-  Model model;
-  fields.need("name", model.name, read_text);
-  fields.need("digest", model.digest, read_sha256);
-  fields.need("router", model.router, nullable(read_sha256));
-  fields.need("image_tokens", model.image_tokens, read_positive);
-  fields.need("layers", model.layers, read_positive);
-  fields.need("hidden", model.hidden, read_positive);
-  fields.need("vocabulary", model.vocabulary, read_positive);
-  fields.need("image_size", model.image_size, read_positive);
-  fields.need("stop_ids", model.stop_ids, list(read_count));
-  fields.close();
-  return model;
-}
-
-PromptTemplate read_prompt(const JsonView& view) {
-  JsonFields fields(view);
-  PromptTemplate prompt;
-  fields.need("before_image", prompt.before_image, read_text);
-  fields.need("after_image", prompt.after_image, read_text);
-  fields.need("after_question", prompt.after_question, read_text);
-  fields.may("prefix_special", prompt.prefix_special, read_bool);
-  fields.close();
-  return prompt;
-}
-
-Limits read_limits(const JsonView& view) {
-  JsonFields fields(view);
-  Limits limits;
-  fields.need("text_tokens", limits.text_tokens, read_positive);
-  fields.need("new_tokens", limits.new_tokens, read_positive);
-  fields.need("batch", limits.batch, read_positive);
-  fields.close();
-  return limits;
-}
-
-FileRecord read_file(const JsonView& view) {
-  JsonFields fields(view);
-  FileRecord file;
-  fields.need("sha256", file.sha256, read_sha256);
-  fields.need("bytes", file.bytes, read_count);
-  fields.close();
-  return file;
-}
-
-Estimate read_estimate(const JsonView& view) {
-  JsonFields fields(view);
-  Estimate estimate;
-  fields.need("mean", estimate.mean, read_real);
-  fields.need("low", estimate.low, read_real);
-  fields.need("high", estimate.high, read_real);
-  fields.close();
-  return estimate;
-}
-
-Figures read_figures(const JsonView& view) {
-  JsonFields fields(view);
-  Figures figures;
-  fields.need("questions", figures.questions, read_positive);
-  fields.need("accuracy", figures.accuracy, nullable(read_estimate));
-  fields.need("retention", figures.retention, nullable(read_estimate));
-  fields.need("agreement", figures.agreement, read_estimate);
-  fields.need("kl", figures.kl, read_estimate);
-  fields.close();
-  return figures;
-}
-
-Fidelity read_fidelity(const JsonView& view) {
-  JsonFields fields(view);
-  Fidelity fidelity;
-  fields.need("retention", fidelity.retention, nullable(read_estimate));
-  fields.need("agreement", fidelity.agreement, read_estimate);
-  fields.need("kl", fidelity.kl, read_estimate);
-  fields.need("questions", fidelity.questions, read_positive);
-  fields.need("dataset", fidelity.dataset, read_text);
-  fields.need("quick", fidelity.quick, read_bool);
-  fields.may("accuracy", fidelity.accuracy, nullable(read_estimate));
-  fields.may("kinds", fidelity.kinds, table(read_figures));
-  fields.close();
-  return fidelity;
-}
-
-Workload read_workload(const JsonView& view) {
-  JsonFields fields(view);
-  Workload workload;
-  fields.need("text_tokens", workload.text_tokens, read_positive);
-  fields.need("new_tokens", workload.new_tokens, read_positive);
-  fields.need("batch", workload.batch, read_positive);
-  fields.need("threads", workload.threads, read_positive);
-  fields.need("image_size", workload.image_size, read_positive);
-  fields.close();
-  return workload;
-}
-
-Percentiles read_percentiles(const JsonView& view) {
-  JsonFields fields(view);
-  Percentiles percentiles;
-  fields.need("p50", percentiles.p50, read_real);
-  fields.need("p95", percentiles.p95, read_real);
-  fields.need("p99", percentiles.p99, read_real);
-  fields.close();
-  return percentiles;
-}
-
-Latency read_latency(const JsonView& view) {
-  JsonFields fields(view);
-  Latency latency;
-  fields.need("ttft_ms", latency.ttft_ms, read_percentiles);
-  fields.need("tpot_ms", latency.tpot_ms, read_percentiles);
-  fields.need("machine", latency.machine, read_machine);
-  fields.need("workload", latency.workload, read_workload);
-  fields.close();
-  return latency;
-}
-
-EntryGraphs read_graphs(const JsonView& view) {
-  JsonFields fields(view);
-  EntryGraphs graphs;
-  fields.need("preprocess", graphs.preprocess, read_text);
-  fields.need("vision", graphs.vision, read_text);
-  fields.need("router", graphs.router, nullable(read_text));
-  fields.need("prefill", graphs.prefill, read_text);
-  fields.need("decode", graphs.decode, read_text);
-  fields.close();
-  return graphs;
-}
+struct Checked {};  // a record that is checked, and not kept: nobody here needs it
 
 std::string read_precision(const JsonView& view) { return read_one_of(view, {"fp32", "fp16", "bf16"}); }
 
 std::string read_policy(const JsonView& view) { return read_one_of(view, {"static", "dynamic"}); }
-
-Pruning read_pruning(const JsonView& view) {
-  JsonFields fields(view);
-  Pruning pruning;
-  fields.need("version", pruning.version, read_text);
-  fields.need("keep", pruning.keep, read_positive);
-  fields.need("layers", pruning.layers, read_positive);
-  fields.need("prune_layer", pruning.prune_layer, read_count);
-  fields.need("layer_policy", pruning.layer_policy, read_policy);
-  fields.need("kept_layers", pruning.kept_layers, nullable(list(read_count)));
-  fields.close();
-  return pruning;
-}
-
-Entry read_entry(const JsonView& view) {
-  JsonFields fields(view);
-  Entry entry;
-  fields.need("pruning", entry.pruning, read_pruning);
-  fields.need("backend", entry.backend, read_text);
-  fields.need("precision", entry.precision, read_precision);
-  fields.need("graphs", entry.graphs, read_graphs);
-  fields.need("fidelity", entry.fidelity, nullable(read_fidelity));
-  fields.need("latency", entry.latency, nullable(read_latency));
-  fields.may("native_op", entry.native_op, read_bool);
-  fields.close();
-  return entry;
-}
-
-Recommendation read_recommendation(const JsonView& view) {
-  JsonFields fields(view);
-  Recommendation recommendation;
-  fields.need("version", recommendation.version, read_text);
-  fields.need("layer_policy", recommendation.layer_policy, read_policy);
-  fields.need("why", recommendation.why, read_text);
-  fields.close();
-  return recommendation;
-}
 
 int64_t read_schema(const JsonView& view) {
   const int64_t schema = read_count(view);
@@ -194,20 +18,126 @@ int64_t read_schema(const JsonView& view) {
   return schema;
 }
 
-Manifest read_manifest(const JsonView& view) {
-  JsonFields fields(view);
-  Manifest manifest;
-  fields.need("schema", manifest.schema, read_schema);
+constexpr auto read_machine = record<Machine>([](JsonFields& fields, Machine& machine) {
+  fields.need("cpu", machine.cpu, read_text);
+  fields.need("cores", machine.cores, read_positive);
+  fields.need("threads", machine.threads, read_positive);
+  fields.need("backend", machine.backend, read_text);
+  fields.may("gpu", machine.gpu, read_text);
+  fields.may("driver", machine.driver, read_text);
+});
+
+constexpr auto read_model = record<Model>([](JsonFields& fields, Model& model) {
+  fields.check({"name"}, read_text);
+  fields.check({"digest"}, read_sha256);
+  fields.need("router", model.router, nullable(read_sha256));
+  fields.need("image_tokens", model.image_tokens, read_positive);
+  fields.need("layers", model.layers, read_positive);
+  fields.need("vocabulary", model.vocabulary, read_positive);
+  fields.check({"hidden", "image_size"}, read_positive);
+  fields.need("stop_ids", model.stop_ids, list(read_count));
+});
+
+constexpr auto read_prompt = record<PromptTemplate>([](JsonFields& fields, PromptTemplate& prompt) {
+  fields.need("before_image", prompt.before_image, read_text);
+  fields.need("after_image", prompt.after_image, read_text);
+  fields.need("after_question", prompt.after_question, read_text);
+  fields.may("prefix_special", prompt.prefix_special, read_bool);
+});
+
+constexpr auto read_limits = record<Limits>([](JsonFields& fields, Limits& limits) {
+  fields.need("text_tokens", limits.text_tokens, read_positive);
+  fields.need("new_tokens", limits.new_tokens, read_positive);
+  fields.check({"batch"}, read_positive);
+});
+
+constexpr auto read_bytes = record<int64_t>([](JsonFields& fields, int64_t& bytes) {
+  fields.check({"sha256"}, read_sha256);
+  fields.need("bytes", bytes, read_count);
+});
+
+constexpr auto read_mean = record<double>([](JsonFields& fields, double& mean) {
+  fields.need("mean", mean, read_real);
+  fields.check({"low", "high"}, read_real);
+});
+
+constexpr auto check_figures = record<Checked>([](JsonFields& fields, Checked&) {
+  fields.check({"questions"}, read_positive);
+  fields.check({"accuracy", "retention"}, nullable(read_mean));
+  fields.check({"agreement", "kl"}, read_mean);
+});
+
+constexpr auto read_fidelity = record<Fidelity>([](JsonFields& fields, Fidelity& fidelity) {
+  fields.need("kl", fidelity.kl, read_mean);
+  fields.check({"retention"}, nullable(read_mean));
+  fields.check({"agreement"}, read_mean);
+  fields.check({"questions"}, read_positive);
+  fields.check({"dataset"}, read_text);
+  fields.check({"quick"}, read_bool);
+  fields.may_check("accuracy", nullable(read_mean));
+  fields.may_check("kinds", table(check_figures));
+});
+
+constexpr auto check_workload = record<Checked>([](JsonFields& fields, Checked&) {
+  fields.check({"text_tokens", "new_tokens", "batch", "threads", "image_size"}, read_positive);
+});
+
+constexpr auto read_percentiles = record<Percentiles>([](JsonFields& fields, Percentiles& percentiles) {
+  fields.need("p50", percentiles.p50, read_real);
+  fields.need("p95", percentiles.p95, read_real);
+  fields.need("p99", percentiles.p99, read_real);
+});
+
+constexpr auto read_latency = record<Latency>([](JsonFields& fields, Latency& latency) {
+  fields.need("ttft_ms", latency.ttft_ms, read_percentiles);
+  fields.need("tpot_ms", latency.tpot_ms, read_percentiles);
+  fields.need("machine", latency.machine, read_machine);
+  fields.check({"workload"}, check_workload);
+});
+
+constexpr auto read_graphs = record<EntryGraphs>([](JsonFields& fields, EntryGraphs& graphs) {
+  fields.need("preprocess", graphs.preprocess, read_text);
+  fields.need("vision", graphs.vision, read_text);
+  fields.need("router", graphs.router, nullable(read_text));
+  fields.need("prefill", graphs.prefill, read_text);
+  fields.need("decode", graphs.decode, read_text);
+});
+
+constexpr auto read_pruning = record<Pruning>([](JsonFields& fields, Pruning& pruning) {
+  fields.need("version", pruning.version, read_text);
+  fields.need("keep", pruning.keep, read_positive);
+  fields.need("layers", pruning.layers, read_positive);
+  fields.need("prune_layer", pruning.prune_layer, read_count);
+  fields.need("layer_policy", pruning.layer_policy, read_policy);
+  fields.need("kept_layers", pruning.kept_layers, nullable(list(read_count)));
+});
+
+constexpr auto read_entry = record<Entry>([](JsonFields& fields, Entry& entry) {
+  fields.need("pruning", entry.pruning, read_pruning);
+  fields.need("backend", entry.backend, read_text);
+  fields.need("precision", entry.precision, read_precision);
+  fields.need("graphs", entry.graphs, read_graphs);
+  fields.need("fidelity", entry.fidelity, nullable(read_fidelity));
+  fields.need("latency", entry.latency, nullable(read_latency));
+  fields.may("native_op", entry.native_op, read_bool);
+});
+
+constexpr auto check_recommendation = record<Checked>([](JsonFields& fields, Checked&) {
+  fields.check({"version", "why"}, read_text);
+  fields.check({"layer_policy"}, read_policy);
+});
+
+constexpr auto read_manifest = record<Manifest>([](JsonFields& fields, Manifest& manifest) {
+  fields.check({"schema"}, read_schema);
   fields.need("producer", manifest.producer, read_text);
   fields.need("model", manifest.model, read_model);
   fields.need("prompt", manifest.prompt, read_prompt);
   fields.need("limits", manifest.limits, read_limits);
-  fields.need("files", manifest.files, table(read_file));
+  fields.need("files", manifest.files, table(read_bytes));
   fields.need("entries", manifest.entries, list(read_entry));
-  fields.may("recommendations", manifest.recommendations, list(read_recommendation));
-  fields.close();
-  return manifest;
-}
+  fields.may_check("recommendations", list(check_recommendation));
+  for (std::size_t index = 0; index < manifest.entries.size(); ++index) manifest.entries[index].index = index;
+});
 
 }  // namespace
 
@@ -222,12 +152,11 @@ std::string Entry::label() const {
 }
 
 void check_schema(std::string_view json, const std::string& where) {
-  const std::optional<std::string> digits = schema_number(json);
-  const std::string known = std::to_string(kSchema);
-  // Numbers of JSON have no leading zeros, so the longer one is the larger one.
-  if (!digits || std::make_pair(digits->size(), *digits) <= std::make_pair(known.size(), known)) return;
+  const std::optional<JsonInteger> schema = schema_number(json);
+  if (!schema || (schema->fits && schema->magnitude <= uint64_t{kSchema})) return;
+  const std::string got = schema->fits ? std::to_string(schema->magnitude) : "beyond 2^64";
   throw Error(AR_BUNDLE_FROM_FUTURE, "the manifest is from the future",
-              {where, "schema " + *digits, "schema " + known + " or older",
+              {where, "schema " + got, "schema " + std::to_string(kSchema) + " or older",
                "update allrounder, or build the bundle again with this one"});
 }
 
@@ -235,11 +164,6 @@ Manifest decode_manifest(std::string_view json, const std::string& where) {
   check_schema(json, where);
   const Json root = parse_json(json, where);
   return read_manifest(JsonView(root, where));
-}
-
-std::vector<Entry> decode_entries(std::string_view json, const std::string& where) {
-  const Json root = parse_json(json, where);
-  return list(read_entry)(JsonView(root, where));
 }
 
 }  // namespace ar

@@ -1,10 +1,11 @@
 // The manifest: what a bundle says about itself.
 //
-// What it is: the records of allrounder/manifest.py in C++, their reading from JSON, and entries written back as JSON.
-// What it knows: the schema number, which keys exist, and which values make sense alone.
-// What it does not know: the file system (bundle.hpp), checks across records (consistency.hpp), and the choice.
+// What it is: of the records of allrounder/manifest.py what C++ needs, and their reading from JSON.
+// What it knows: the schema number, which keys exist, and which values make sense alone: fields without a place here
+// are checked too.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -29,14 +30,10 @@ struct Machine {  // a machine as far as latency depends on it
 };
 
 struct Model {
-  std::string name;
-  std::string digest;                   // sha256
   std::optional<std::string> router;  // sha256
-  int64_t image_tokens = 0;          // N
+  int64_t image_tokens = 0;           // N
   int64_t layers = 0;                 // M
-  int64_t hidden = 0;
   int64_t vocabulary = 0;
-  int64_t image_size = 0;         // pixels, square
   std::vector<int64_t> stop_ids;  // any of them ends an answer
 };
 
@@ -44,42 +41,16 @@ struct PromptTemplate {
   std::string before_image;
   std::string after_image;
   std::string after_question;
-  bool prefix_special = true;  // the tokenizer's own leading tokens stand before `before_image`
+  bool prefix_special = true;  // the tokenizer's own leading tokens come before `before_image`
 };
 
 struct Limits {
   int64_t text_tokens = 0;  // prefix and suffix ids together
   int64_t new_tokens = 0;
-  int64_t batch = 0;
-};
-
-struct FileRecord {
-  std::string sha256;
-  int64_t bytes = 0;
-};
-
-struct Estimate {
-  double mean = 0, low = 0, high = 0;
-};
-
-struct Figures {
-  int64_t questions = 0;
-  std::optional<Estimate> accuracy, retention;
-  Estimate agreement, kl;
 };
 
 struct Fidelity {
-  std::optional<Estimate> retention;
-  Estimate agreement, kl;
-  int64_t questions = 0;
-  std::string dataset;
-  bool quick = false;
-  std::optional<Estimate> accuracy;
-  std::map<std::string, Figures> kinds;
-};
-
-struct Workload {
-  int64_t text_tokens = 0, new_tokens = 0, batch = 0, threads = 0, image_size = 0;
+  double kl = 0;  // the mean
 };
 
 struct Percentiles {  // milliseconds
@@ -89,7 +60,6 @@ struct Percentiles {  // milliseconds
 struct Latency {
   Percentiles ttft_ms, tpot_ms;
   Machine machine;
-  Workload workload;
 };
 
 struct EntryGraphs {  // paths relative to the bundle
@@ -117,25 +87,20 @@ struct Entry {
   std::optional<Fidelity> fidelity;
   std::optional<Latency> latency;
   bool native_op = false;  // the entry asks for the native gather op where it is there
+  std::size_t index = 0;   // in the manifest
 
   using Key = std::tuple<std::string, std::string, std::string, int64_t, std::string>;
   Key key() const { return {pruning.version, backend, precision, pruning.prune_layer, pruning.layer_policy}; }
   std::string label() const;  // "par-lite (onnxruntime, fp32, dynamic, K=2)"
 };
 
-struct Recommendation {
-  std::string version, layer_policy, why;
-};
-
 struct Manifest {
-  int64_t schema = kSchema;
   std::string producer;
   Model model;
   PromptTemplate prompt;
   Limits limits;
-  std::map<std::string, FileRecord> files;
+  std::map<std::string, int64_t> files;  // their bytes, by path
   std::vector<Entry> entries;
-  std::vector<Recommendation> recommendations;
 };
 
 // Reads the schema number alone. Throws AR_BUNDLE_FROM_FUTURE where it is newer than this program.
@@ -146,11 +111,8 @@ void check_schema(std::string_view json, const std::string& where);
 // Throws AR_BUNDLE_FROM_FUTURE or AR_BUNDLE_CORRUPT with the path of the offence ($.entries[0].backend).
 Manifest decode_manifest(std::string_view json, const std::string& where);
 
-// Reads a bare array of entries (tests, and the command line tool).
-std::vector<Entry> decode_entries(std::string_view json, const std::string& where);
-
-// Returns the compact JSON that msgspec writes of the same record: same keys, same order.
-std::string encode_entry(const Entry& entry);
-std::string encode_machine(const Machine& machine);
+// Checks what a manifest must be to make sense as a whole, by the rules of allrounder/consistency.py. Throws
+// AR_BUNDLE_CORRUPT: no entry, an entry twice, an impossible pruning, or a graph that is not listed.
+void check_manifest(const Manifest& manifest, const std::string& where);
 
 }  // namespace ar

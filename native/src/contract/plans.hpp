@@ -1,8 +1,8 @@
-// TensorRT plans by name: what a plan was built with, known before TensorRT reads it; the rule of engines/tensorrt/plan_names.py.
+// TensorRT plans by name: what a plan was built with, known before TensorRT reads it; the rule of
+// engines/tensorrt/plan_names.py.
 //
 // What it is: the rule of a plan's file name, the oldest TensorRT that is supported, and the check of one against the
-// other. What it knows: versions, GPU architectures, TensorRT's two kinds of compatibility.
-// What it does not know: TensorRT's library, GPUs, and what a plan computes.
+// other.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What stands in for gather_cuda.cu in a build without CUDA.
+// Replaces gather_cuda.cu in a build without CUDA.
 #include "gather/gather_cuda.hpp"
 
 namespace ar::gather {

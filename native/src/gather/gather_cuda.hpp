@@ -2,7 +2,6 @@
 //
 // What it is: one kernel launch on a stream: radix select, stable ties, ordered compaction, row copy. No sort, no
 // workspace, no allocation, no wait: it may be captured in a CUDA graph, and replays read the scores of that moment.
-// What it knows: device pointers and a stream. What it does not know: whose tensors they are.
 //
 // Compiled, not yet run on a device. Where there is one, native/tests/gather/run_on_gpu.sh builds and runs all that
 // needs it.

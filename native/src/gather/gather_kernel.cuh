@@ -2,7 +2,7 @@
 //
 // What it is: one kernel. `parts` blocks share a row of the batch; each finds the row's threshold for itself, which is
 // cheaper than a second launch and needs no memory, compacts the row up to its own share of the output, and copies that
-// share. What it knows: the rule (rule.hpp) and CUDA's words. What it does not know: how large a grid is, which the
+// share. What it knows: the rule (rule.hpp) and CUDA's terms. What it does not know: how large a grid is, which the
 // host decides. native/tests/gather/ compiles this file for the host too and runs it there, thread by thread.
 #pragma once
 

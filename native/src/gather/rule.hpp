@@ -1,8 +1,7 @@
 // The rule of allrounder::TokenGather in the parts that a CPU and a GPU share.
 //
 // What it is: the order of scores as unsigned integers, and the limits of a radix digit.
-// What it knows: bits of IEEE floats. Every function is constexpr, so that device code may call it.
-// What it does not know: rows, memory, threads.
+// Every function is constexpr, so that device code may call it.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // What an execution provider adds to the op: where it runs.
 //
-// What it is: a provider's name and the call that computes the op there. CUDA is null in a build without it.
+// What it is: a provider's name and the call that computes the op there.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -18,7 +18,6 @@ struct Backend {
                  std::size_t element_bytes, const gather::Tensors& tensors);
 };
 
-const Backend& cpu_backend();
-const Backend* cuda_backend();
+const Backend* cuda_backend();  // null in a build without CUDA
 
 }  // namespace ar::ort_ops

@@ -1,7 +1,6 @@
-// allrounder::TokenGather as ONNX Runtime sees a custom op: one record for an element type on a provider.
+// allrounder::TokenGather as a custom op of ONNX Runtime: one record for an element type on a provider.
 //
-// What it is: declaration, shape inference and kernel. What it knows: the op's signature, the C API of ONNX Runtime.
-// What it does not know: the rule and where it is computed, which are the gather's and the backend's.
+// What it is: declaration, shape inference and kernel. The rule is the gather's, where it is computed the backend's.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -24,8 +23,5 @@ struct Op : OrtCustomOp {
 inline constexpr ONNXTensorElementDataType kTypes[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
                                                        ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16};
-
-// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one, whatever their T.
-OrtStatus* infer_shapes(const OrtApi& api, OrtShapeInferContext* context) noexcept;
 
 }  // namespace ar::ort_ops

@@ -1,7 +1,6 @@
 // The little of ONNX Runtime's C API that the op needs, with its failures as exceptions inside this library.
 //
 // What it is: a failure that carries a status, and the one place where exceptions become statuses again.
-// What it knows: OrtStatus. What it does not know: the op.
 //
 // The C API and not its C++ wrapper: the wrapper keeps one OrtApi for the whole library, and two copies of ONNX
 // Runtime may share this library in one process; nor can it infer shapes with symbolic dimensions.

@@ -1,7 +1,6 @@
 // RegisterCustomOps: the one symbol that this library exports.
 //
 // What it is: the op's records for each ONNX Runtime that asks, made once and kept, because sessions point to them.
-// What it knows: how to ask a runtime for its API. What it does not know: what the op does.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +19,10 @@ namespace {
 
 constexpr uint32_t kOldest = 17;  // the first with shape inference for custom ops
 
+constexpr Backend kCpu{
+    nullptr, [](const OrtApi&, const OrtKernelContext&, const gather::Shape& shape, std::size_t element_bytes,
+                const gather::Tensors& tensors) { gather::gather_cpu(shape, element_bytes, tensors); }};
+
 // The N of a version 1.N.P. GetApi() of an older runtime than our headers knows its own version only.
 uint32_t api_version(const OrtApiBase& base) {
   const char* dot = std::strchr(base.GetVersionString(), '.');
@@ -34,7 +37,7 @@ class Domain {
     OrtCustomOpDomain* domain = nullptr;
     check(api.CreateCustomOpDomain(gather::kDomain, &domain));
     domain_.reset(domain);
-    for (const Backend* backend : {&cpu_backend(), cuda_backend()}) {
+    for (const Backend* backend : {&kCpu, cuda_backend()}) {
       if (backend == nullptr) continue;
       for (const ONNXTensorElementDataType type : kTypes) {
         ops_.push_back(std::make_unique<Op>(api, version, type, *backend));

@@ -1,7 +1,7 @@
 // What the runtime needs of a backend, and which backends there are; as engines/sessions.py.
 //
 // What it is: the seam between engines and a backend's library; tests put their own sessions behind it. And a table of
-// backends by name, which stands in backend.cpp.
+// backends by name, which is in backend.cpp.
 // What it knows: names, shapes, memory. What it does not know: any backend's library. One that was not built is in the
 // table all the same: its *_absent.cpp says why it runs nothing.
 #pragma once
@@ -40,13 +40,18 @@ struct Array {
   const void* data;
 };
 
-// A tensor where the backend wants it.
-class Tensor {
+// What is used by reference to its base alone.
+class Interface {
  public:
-  Tensor() = default;
-  Tensor(const Tensor&) = delete;
-  Tensor& operator=(const Tensor&) = delete;
-  virtual ~Tensor() = default;
+  Interface() = default;
+  Interface(const Interface&) = delete;
+  Interface& operator=(const Interface&) = delete;
+  virtual ~Interface() = default;
+};
+
+// A tensor where the backend wants it.
+class Tensor : public Interface {
+ public:
   virtual Kind kind() const = 0;
   virtual std::vector<int64_t> shape() const = 0;
   virtual std::size_t bytes() const = 0;
@@ -60,12 +65,8 @@ class Cell : public Tensor {
 };
 
 // A session with every input and output tied to memory.
-class Bound {
+class Bound : public Interface {
  public:
-  Bound() = default;
-  Bound(const Bound&) = delete;
-  Bound& operator=(const Bound&) = delete;
-  virtual ~Bound() = default;
   virtual void run() = 0;  // throws AR_BACKEND_ERROR
 };
 
@@ -75,12 +76,8 @@ using Feed = std::variant<TensorPtr, Array>;
 using Feeds = std::map<std::string, Feed>;
 
 // One loaded graph; any number of threads may run it at once.
-class Session {
+class Session : public Interface {
  public:
-  Session() = default;
-  Session(const Session&) = delete;
-  Session& operator=(const Session&) = delete;
-  virtual ~Session() = default;
   virtual const std::vector<std::string>& inputs() const = 0;
   virtual const std::vector<std::string>& outputs() const = 0;
   // Returns all outputs, in memory of their own: `on_host` names those that are read here, the others stay on the
@@ -107,7 +104,7 @@ struct Backend {
   std::optional<std::string> (*why_not)();
 };
 
-// Each of these stands in its backend's own file.
+// Each of these is in its backend's own file.
 extern const Backend kOnnxRuntimeBackend;
 extern const Backend kTensorRtBackend;
 

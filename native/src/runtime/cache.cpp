@@ -40,12 +40,6 @@ Cache::Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, cons
   }
 }
 
-std::size_t Cache::bytes() const {
-  std::size_t sum = 0;
-  for (const auto& [name, tensor] : outputs_) sum += tensor->bytes();
-  return sum;
-}
-
 std::vector<float> Cache::advance(const std::vector<int64_t>& ids) {
   const auto count = static_cast<int64_t>(ids.size());
   if (count < 1 || count > clocks_.free_slots) {

@@ -1,7 +1,5 @@
 // The KV pool of one request: the caches that prefill gave, tied to the decode graph once and grown in place.
-//
-// What it knows: two clocks (position and slot), free slots, and which names are tied to which memory; runtime/cache.py.
-// What it does not know: what is drawn from the logits.
+// The rules are those of runtime/cache.py.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +15,7 @@ namespace ar {
 // Where the next token goes: its position counts the unpruned prompt, its slot the rows that are held.
 struct Clocks {
   int64_t position = 0, slot = 0;
-  int64_t free_slots = 0;  // free slots
+  int64_t free_slots = 0;
 };
 
 // Returns the output's name of a cache input, whose memory it shares: cache_key.3 -> cache_key_out.3; of any other
@@ -26,14 +24,13 @@ std::optional<std::string> cache_output(const std::string& input);
 
 class Cache {
  public:
-  // `tensors` are prefill's outputs `cache_*` and, where dynamic, `layer_mask`; `clocks` stand after the prompt. Throws
-  // AR_BACKEND_ERROR where the decode graph wants an input that is not among them.
+  // `tensors` are prefill's outputs `cache_*` and, where dynamic, `layer_mask`; `clocks` are those after the prompt.
+  // Throws AR_BACKEND_ERROR where the decode graph wants an input that is not among them.
   Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, const Clocks& clocks, int64_t vocabulary);
 
   const Clocks& clocks() const { return clocks_; }
-  std::size_t bytes() const;  // of keys and values that this request holds
   // Puts `ids` behind what the cache holds and returns their logits [S, V]. One thread at a time. Throws
-  // AR_INPUT_INVALID (no token, or more than there is room for) or AR_BACKEND_ERROR.
+  // AR_INPUT_INVALID (no token, or more than there are free slots) or AR_BACKEND_ERROR.
   std::vector<float> advance(const std::vector<int64_t>& ids);
 
  private:

@@ -25,7 +25,7 @@ TensorPtr output(const Tensors& outputs, const char* name) {
   return found->second;
 }
 
-// Copies an output's values, after checking that there are as many of that kind: a graph's word is no proof.
+// Copies an output's values, after checking that there are as many of that kind: what a graph declares is no proof.
 template <class T>
 std::vector<T> values(const Tensors& outputs, const char* name, Kind kind, int64_t count) {
   const TensorPtr tensor = output(outputs, name);
@@ -111,7 +111,7 @@ TensorPtr Engine::preprocess(const Array& rgb) const {
   return output(sessions_.preprocess->run({{t::kImage, rgb}}, kReadHere), t::kPixelValues);
 }
 
-TensorPtr Engine::look(const TensorPtr& pixel_values) const {
+TensorPtr Engine::embed_pixels(const TensorPtr& pixel_values) const {
   TensorPtr image_embeds = output(sessions_.vision->run({{t::kPixelValues, pixel_values}}, kReadHere), t::kImageEmbeds);
   const std::vector<int64_t> shape = image_embeds->shape();
   if (shape.size() != 3 || shape[0] != 1 || shape[1] != model().image_tokens) {
@@ -221,7 +221,7 @@ Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOpt
   const Manifest& manifest = bundle.manifest;
   const EntryGraphs& graphs = entry.graphs;
   EngineFacts facts{manifest.model, manifest.limits, with_text ? read_prompter(bundle) : nullptr};
-  // The native op stands in prefill graphs alone.
+  // The native op is in prefill graphs alone.
   Sessions sessions{session(graphs.preprocess, for_images), session(graphs.vision, options),
                     graphs.router ? session(*graphs.router, options) : nullptr,
                     session(graphs.prefill, options, entry.native_op), session(graphs.decode, options)};

@@ -1,8 +1,7 @@
 // One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs; runtime/engine.py.
 //
-// What it is: preprocess, look, prompt, route, prefill, decode; one image and one question at a time.
-// What it knows: the tensors' names, the two clocks, the bundle's limits. It is stateless: requests may run at once.
-// What it does not know: sampling, stopping, time, and how entries are chosen.
+// What it is: preprocess, embed_pixels, prompt, route, prefill, decode; one image and one question at a time.
+// It is stateless: requests may run at once. Sampling, stopping and time are the request's.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +18,7 @@
 
 namespace ar {
 
-struct Scores {               // the router's word
+struct Scores {               // of the router
   std::vector<float> tokens;  // [N]
   std::vector<float> layers;  // [M]
 };
@@ -54,10 +53,10 @@ class Engine {
   // Returns pixel_values [1, 3, size, size] of uint8 [height, width, 3].
   TensorPtr preprocess(const Array& rgb) const;
   // Returns the image embeds [1, N, H] in engine precision.
-  TensorPtr look(const TensorPtr& pixel_values) const;
+  TensorPtr embed_pixels(const TensorPtr& pixel_values) const;
   // Returns the ids around the image. Throws AR_INPUT_INVALID (empty, not UTF-8) or AR_PROMPT_TOO_LONG.
   PromptIds prompt(std::string_view question) const;
-  // Checks ids that a program brought: both sides there, in the vocabulary, within the limit. Throws as `prompt`.
+  // Checks ids that a program gave: both sides there, in the vocabulary, within the limit. Throws as `prompt`.
   void check(const PromptIds& prompt) const;
   std::string text(const std::vector<int64_t>& ids) const;  // without special tokens
   // Returns the router's scores, or nothing where this entry needs none (`full`).
@@ -78,7 +77,7 @@ class Engine {
 };
 
 // Opens an entry of a bundle. Without `with_text` no tokenizer is read. Throws AR_ENGINE_UNAVAILABLE (also a tokenizer
-// family that this library does not speak), AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer: unreadable, or it gives
+// family that this library does not know), AR_BACKEND_ERROR, AR_BUNDLE_CORRUPT (the tokenizer: unreadable, or it gives
 // other ids than when the bundle was built).
 Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOptions& options, bool with_text);
 

@@ -1,10 +1,9 @@
-// Which NVIDIA GPUs this machine has; as engines/tensorrt/gpus.py, whose facts the TensorRT backend goes by.
-//
-// What it is: their names and architectures, asked of the driver's own library, which is opened and never linked.
-// What it knows: six functions of `libcuda`. What it does not know: CUDA's runtime, and what GPUs are used for.
+// Which NVIDIA GPUs this machine has: for TensorRT's backend by the driver's own library, which is opened and never
+// linked (as engines/tensorrt/gpus.py); for ONNX Runtime's by files of Linux (as engines/onnxruntime/session.py).
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -23,5 +22,12 @@ std::vector<CudaGpu> cuda_gpus(const std::string& driver = kCudaDriver);
 
 // Returns one GPU. Throws AR_ENGINE_UNAVAILABLE where there is no such GPU, or no driver.
 CudaGpu cuda_gpu(int index, const std::string& driver = kCudaDriver);
+
+struct Gpu {  // as Linux's NVIDIA driver names it
+  std::string name;    // "NVIDIA A100-SXM4-40GB"; "cuda:0" where the driver does not say
+  std::string driver;  // "550.54.14", or empty
+};
+
+Gpu read_gpu(int index, const std::filesystem::path& folder = "/proc/driver/nvidia");
 
 }  // namespace ar

@@ -17,7 +17,7 @@ struct Image {
   int64_t row_bytes = 0;  // from one row to the next, negative where they go up; 0: 3 * width
 };
 
-// An image as the preprocess graph takes it: uint8 [height, width, 3], dense. It looks at the program's own pixels
+// An image as the preprocess graph takes it: uint8 [height, width, 3], dense. It points to the program's own pixels
 // where they are dense, and holds a copy where they are not: it lives within the step that reads them.
 class Rgb {
  public:

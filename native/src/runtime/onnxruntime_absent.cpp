@@ -1,4 +1,4 @@
-// Stands in for the ONNX Runtime backend where its headers were not there when this library was built.
+// Replaces the ONNX Runtime backend where its headers were not there when this library was built.
 #include "contract/error.hpp"
 #include "runtime/backend.hpp"
 

@@ -6,9 +6,9 @@
 #include "contract/error.hpp"
 #include "contract/files.hpp"
 #include "contract/fingerprint.hpp"
+#include "contract/places.hpp"
 #include "contract/sha256.hpp"
-#include "contract/user_dirs.hpp"
-#include "runtime/gpu.hpp"
+#include "runtime/gpus.hpp"
 #include "runtime/onnxruntime_session.hpp"
 
 namespace ar {
@@ -25,9 +25,9 @@ constexpr const char* kNotInTensorRt =
 std::vector<std::string> providers() {
   char** names = nullptr;
   int count = 0;
-  ort_check(ort().GetAvailableProviders(&names, &count), "ONNX Runtime does not tell its providers", "");
+  ort_check(ort().GetAvailableProviders(&names, &count), "ONNX Runtime does not list its providers", "");
   std::vector<std::string> found(names, names + count);
-  ort_check(ort().ReleaseAvailableProviders(names, count), "ONNX Runtime does not tell its providers", "");
+  ort_check(ort().ReleaseAvailableProviders(names, count), "ONNX Runtime does not list its providers", "");
   return found;
 }
 
@@ -97,7 +97,7 @@ std::optional<std::filesystem::path> engine_folder(const std::filesystem::path& 
     if (!failed) std::filesystem::permissions(folder, std::filesystem::perms::owner_all, failed);
     if (!failed) return folder;
   }
-  tell(log, Level::kWarning,
+  note(log, Level::kWarning,
        "TensorRT's engines cannot be kept (" + (user ? failed.message() : "there is no cache directory") +
            "): they will be built at every start");
   return std::nullopt;
@@ -114,9 +114,9 @@ void use_tensorrt(OrtSessionOptions* settings, const EngineOptions& options, con
     values["trt_engine_cache_path"] = folder->string();
     values["trt_timing_cache_path"] = folder->parent_path().string();
   }
-  tell(options.log, Level::kInfo,
+  note(options.log, Level::kInfo,
        "TensorRT builds engines for a graph's first shapes, and again beyond them: that takes minutes");
-  tell(options.log, Level::kInfo,
+  note(options.log, Level::kInfo,
        "TensorRT may round fp32 products to TF32; NVIDIA_TF32_OVERRIDE=0 in the environment forbids it");
   add_provider<OrtTensorRTProviderOptionsV2>(
       options, values, ort().CreateTensorRTProviderOptions, ort().UpdateTensorRTProviderOptions,
@@ -126,7 +126,7 @@ void use_tensorrt(OrtSessionOptions* settings, const EngineOptions& options, con
 // Best first; the CPU takes what they leave.
 void use_gpu(OrtSessionOptions* settings, const EngineOptions& options, const std::filesystem::path& graph) {
   // Headers of ONNX Runtime that this is compiled with, of API 21, have no call for it.
-  tell(options.log, Level::kInfo,
+  note(options.log, Level::kInfo,
        "what ONNX Runtime leaves to the CPU is not checked here; Python's runtime refuses graphs of which it is more "
        "than shapes");
   if (options.on_tensorrt()) use_tensorrt(settings, options, graph);
@@ -137,13 +137,13 @@ void use_gpu(OrtSessionOptions* settings, const EngineOptions& options, const st
 void use_native_op(OrtSessionOptions* settings, const EngineOptions& options) {
   const std::optional<std::filesystem::path> library = ort_ops_library();
   if (!library) {
-    tell(options.log, Level::kInfo,
+    note(options.log, Level::kInfo,
          "the bundle asks for the native gather op, which is not installed: its own function runs instead");
     return;
   }
   ort_check(ort().RegisterCustomOpsLibrary_V2(settings, library->c_str()), "ONNX Runtime refuses the native gather op",
             library->string(), "install allrounder again, or remove that file: the same bundle runs without it");
-  tell(options.log, Level::kInfo, "the native gather op is taken from " + library->string());
+  note(options.log, Level::kInfo, "the native gather op is taken from " + library->string());
 }
 
 OrtOwned<OrtSessionOptions> settings_for(const std::filesystem::path& graph, const EngineOptions& options,
@@ -197,7 +197,7 @@ Machine this_machine(const EngineOptions& options) {
   return machine(name + provider, options.thread_count(), gpu.name, gpu.driver);
 }
 
-// The library is looked for where a session is opened, with the options that may name it; its absence is told there.
+// The library is opened with a session, by the options that may name it; its absence is an error there.
 std::optional<std::string> nothing_known() { return std::nullopt; }
 
 }  // namespace

@@ -1,13 +1,18 @@
 // How an engine is opened: the record of engines/options.py.
-//
-// What it knows: which values make sense. What it does not know: whether this machine has them.
 #pragma once
 
+#include <functional>
 #include <string>
 
-#include "contract/log.hpp"
-
 namespace ar {
+
+// The log: what happened that no caller asked for.
+enum class Level { kInfo = 0, kWarning = 1 };
+using Log = std::function<void(Level level, const std::string& message)>;  // empty: nothing is logged
+
+inline void note(const Log& log, Level level, const std::string& message) {
+  if (log) log(level, message);
+}
 
 enum class Weights {
   kFast,   // each session packs a copy of its own
@@ -22,7 +27,7 @@ struct EngineOptions {
   // backends have none.
   std::string provider = "cuda";
   std::string ort_library;  // path of ONNX Runtime's library; empty: the search order of c_api.h
-  Log log;                     // told what no caller asked for, while engines are opened
+  Log log;                     // gets what happens while engines are opened
 
   void check() const;  // throws AR_INPUT_INVALID
   int thread_count() const;

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "contract/error.hpp"
-#include "runtime/own_folder.hpp"
+#include "contract/places.hpp"
 
 namespace ar {
 namespace {
@@ -45,7 +45,7 @@ std::string found(const std::string& wanted) {
   return kSystem;
 }
 
-// Returns the version of the interface to ask for: a newer library speaks all older ones, an older one only its own.
+// Returns the version of the interface to ask for: a newer library has all older ones, an older one only its own.
 uint32_t interface_version(const std::string& version, const std::string& where) {
   int major = 0, minor = 0;
   if (std::sscanf(version.c_str(), "%d.%d", &major, &minor) != 2 || major != 1 || minor < kOldest) {
@@ -83,7 +83,7 @@ const OrtLibrary* open(const std::string& wanted) {
   const std::string version = base->GetVersionString();
   const OrtApi* api = base->GetApi(interface_version(version, name));
   if (api == nullptr) {
-    throw Error(AR_ENGINE_UNAVAILABLE, "this ONNX Runtime does not speak its own interface",
+    throw Error(AR_ENGINE_UNAVAILABLE, "this ONNX Runtime does not have its own interface",
                 {name, version, "", kRemedy});
   }
   fs::path path = file_of(reinterpret_cast<const void*>(get_base));

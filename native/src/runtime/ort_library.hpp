@@ -1,9 +1,8 @@
 // ONNX Runtime's library: found and opened at run time, never linked.
 //
 // What it is: the search, the one open library of this process, and its one environment.
-// What it knows: dlopen, the library's version. What it does not know: sessions, graphs.
 //
-// A program that is linked to ONNX Runtime is welded to its version; one that opens it runs with any. The library is
+// A program that is linked to ONNX Runtime is tied to its version; one that opens it runs with any. The library is
 // never closed: it leaves threads and static objects behind that would not survive.
 #pragma once
 

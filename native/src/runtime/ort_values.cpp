@@ -36,7 +36,7 @@ Kind kind_of(ONNXTensorElementDataType type) {
   return Kind::kOther;
 }
 
-constexpr const char* kTensor = "ONNX Runtime cannot tell about a tensor";
+constexpr const char* kTensor = "ONNX Runtime cannot describe a tensor";
 
 }  // namespace
 

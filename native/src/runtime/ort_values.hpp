@@ -36,7 +36,7 @@ OrtAllocator* ort_allocator();
 OrtOwned<OrtMemoryInfo> ort_memory(const EngineOptions& options);  // of the device
 OrtOwned<OrtMemoryInfo> ort_host_memory();
 
-// Returns a value that looks at the array's own memory.
+// Returns a value that points to the array's own memory.
 OrtOwned<OrtValue> ort_view(const Array& array);
 
 class OrtTensor final : public Tensor {

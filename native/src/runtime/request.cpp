@@ -4,8 +4,7 @@
 #include <chrono>
 
 #include "contract/error.hpp"
-#include "text/detokeniser.hpp"
-#include "text/stops.hpp"
+#include "text/pieces.hpp"
 
 namespace ar {
 namespace {
@@ -27,9 +26,9 @@ class Phase {
 };
 
 // Tokens to text that may go out; without a tokenizer there is none.
-class Words {
+class Output {
  public:
-  Words(const Engine& engine, const std::vector<std::string>& stop)
+  Output(const Engine& engine, const std::vector<std::string>& stop)
       : has_text_(engine.has_text()),
         detokeniser_([&engine](const auto& ids) { return engine.text(ids); }),
         stops_(stop) {}
@@ -56,7 +55,7 @@ class Run {
         prepared_(prepared),
         check_(check),
         pick_(request.sampling),
-        words_(engine, request.stop) {}
+        output_(engine, request.stop) {}
 
   Answer whole() {
     Prefilled state = read_prompt();
@@ -67,7 +66,7 @@ class Run {
     const Timing& timing = answer_.timing;
     answer_.timing.ttft_ms = timing.preprocess_ms + timing.vision_ms + timing.router_ms + timing.prefill_ms + first_ms_;
     give(piece_);
-    while (!stopped && !words_.reached() && count() < prepared_.max_new_tokens) {
+    while (!stopped && !output_.reached() && count() < prepared_.max_new_tokens) {
       check_();
       {
         const Phase phase(answer_.timing.decode_ms);
@@ -76,7 +75,7 @@ class Run {
       stopped = draw(logits, answer_.timing.decode_ms);
       give(piece_);
     }
-    if (std::string rest = words_.finish(); !rest.empty()) give(rest);
+    if (std::string rest = output_.finish(); !rest.empty()) give(rest);
     return finished(stopped);
   }
 
@@ -96,7 +95,7 @@ class Run {
     check_();
     {
       const Phase phase(timing.vision_ms);
-      image_embeds = engine_.look(pixel_values);
+      image_embeds = engine_.embed_pixels(pixel_values);
     }
     check_();
     {
@@ -115,7 +114,7 @@ class Run {
     answer_.token_ids.push_back(token);
     const std::vector<int64_t>& stop_ids = engine_.model().stop_ids;
     const bool stopped = std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
-    piece_ = stopped ? "" : words_.add(token);
+    piece_ = stopped ? "" : output_.add(token);
     return stopped;
   }
 
@@ -131,7 +130,7 @@ class Run {
     answer_.prompt_ids = prepared_.prompt.prefix_ids;
     const std::vector<int64_t>& suffix = prepared_.prompt.suffix_ids;
     answer_.prompt_ids.insert(answer_.prompt_ids.end(), suffix.begin(), suffix.end());
-    answer_.finish = stopped || words_.reached() ? Finish::kStop : Finish::kLength;
+    answer_.finish = stopped || output_.reached() ? Finish::kStop : Finish::kLength;
     if (count() > 1) answer_.timing.tpot_ms = answer_.timing.decode_ms / static_cast<double>(count() - 1);
     return std::move(answer_);
   }
@@ -141,7 +140,7 @@ class Run {
   const Prepared& prepared_;
   const std::function<void()>& check_;
   Picker pick_;
-  Words words_;
+  Output output_;
   Answer answer_;
   std::string piece_;
   double first_ms_ = 0;  // choosing the first token

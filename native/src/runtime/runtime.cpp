@@ -14,9 +14,9 @@ namespace {
 
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
-  std::set<std::string> told;
+  std::set<std::string> known;
   for (const std::string& name : names) {
-    if (told.insert(name).second) text += (text.empty() ? "" : ", ") + name;
+    if (known.insert(name).second) text += (text.empty() ? "" : ", ") + name;
   }
   return text;
 }
@@ -45,14 +45,14 @@ std::vector<Entry> candidates(const OpenBundle& bundle, const LoadOptions& optio
       able.push_back(entry);
       continue;
     }
-    tell(options.engine.log, Level::kInfo,
+    note(options.engine.log, Level::kInfo,
          entry.label() + ": left aside, this runtime cannot run it (" + *reason->second + ")");
   }
   if (!able.empty()) return able;
   std::string got;
-  std::set<std::string> told;
+  std::set<std::string> known;
   for (const auto& [kind, reason] : reasons) {
-    if (told.insert(*reason).second) got.append(got.empty() ? "" : "; ").append(*reason);
+    if (known.insert(*reason).second) got.append(got.empty() ? "" : "; ").append(*reason);
   }
   throw Error(AR_ENGINE_UNAVAILABLE, "this runtime runs none of the bundle's engines",
               {bundle.path.string(), got, "", ""});
@@ -88,12 +88,12 @@ std::vector<Entry> recorded_here(std::vector<Entry> entries, const EngineOptions
   return entries;
 }
 
-// Returns a log that tells each message once: that ten sessions are opened alike is one fact.
+// Returns a log that gets each message once: that ten sessions are opened alike is one fact.
 Log once(Log log) {
   if (!log) return log;
-  return [log = std::move(log), told = std::make_shared<std::set<std::string>>()](Level level,
+  return [log = std::move(log), known = std::make_shared<std::set<std::string>>()](Level level,
                                                                                   const std::string& message) {
-    if (told->insert(message).second) log(level, message);
+    if (known->insert(message).second) log(level, message);
   };
 }
 
@@ -107,23 +107,23 @@ std::unique_ptr<Runtime> Runtime::load(const std::filesystem::path& path, const 
   std::vector<Entry> entries = candidates(bundle, options);
   if (options.target) entries = recorded_here(std::move(entries), options.engine);
   const Entry& entry = entries[choose(entries, options.target, nullptr, options.fallback_fastest)];
-  tell(options.engine.log, Level::kInfo, bundle.path.string() + ": loading " + entry.label());
+  note(options.engine.log, Level::kInfo, bundle.path.string() + ": loading " + entry.label());
   Engine engine = open_engine(bundle, entry, options.engine, !options.ids_only);
   return std::make_unique<Runtime>(std::move(engine), std::move(bundle.json));
 }
 
-// Holds the door's count, and the engine, for as long as a call computes.
+// Counts a call, and holds the engine, for as long as it computes.
 class Runtime::Visit {
  public:
   explicit Visit(Runtime& runtime) : runtime_(runtime) {
-    if (runtime_.inherited()) {  // first: a thread that did not come along may hold the door
+    if (runtime_.inherited()) {  // first: a thread that did not come along may hold the mutex
       throw Error(
           AR_RUNTIME_CLOSED, "the engine was loaded before this process was forked",
           {runtime_.entry_.label(),
            "loaded in process " + std::to_string(runtime_.process_) + ", used in process " + std::to_string(getpid()),
            "", "load it in the process that uses it, after the fork"});
     }
-    const std::lock_guard lock(runtime_.door_);
+    const std::lock_guard lock(runtime_.mutex_);
     if (runtime_.closed_) {
       throw Error(AR_RUNTIME_CLOSED, "the runtime is closed", {runtime_.entry_.label(), "", "", "load it again"});
     }
@@ -132,7 +132,7 @@ class Runtime::Visit {
   }
   ~Visit() {
     engine_.reset();
-    const std::lock_guard lock(runtime_.door_);
+    const std::lock_guard lock(runtime_.mutex_);
     --runtime_.inside_;
     runtime_.left_.notify_all();  // under the lock: who waits may free the runtime at once
   }
@@ -170,7 +170,7 @@ PromptIds Runtime::encode(std::string_view question) { return Visit(*this).engin
 
 void Runtime::close(bool cancel) {
   if (inherited()) return;
-  std::unique_lock lock(door_);
+  std::unique_lock lock(mutex_);
   closed_ = true;
   if (cancel) cancelled_.cancel();
   left_.wait(lock, [this] { return inside_ == 0; });

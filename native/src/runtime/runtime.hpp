@@ -1,9 +1,8 @@
 // The runtime: one engine, chosen by version or latency target, that answers requests; runtime/runtime.py.
 //
-// What it is: loading, and the door through which requests come and go until it is closed.
+// What it is: loading, and requests until it is closed.
 // What it knows: one engine. Requests may run at once, from any threads, of the process that loaded it: one forked from
 // that has none of its engine's threads, so there every call is refused and nothing is ever destroyed.
-// What it does not know: how a request runs, graphs and tensors, how an entry is chosen.
 #pragma once
 
 #include <condition_variable>
@@ -23,7 +22,7 @@ struct LoadOptions {
   std::optional<LatencyTarget> target;  // the most faithful entry whose latency, recorded here, meets it
   bool fallback_fastest = false;        // the entry nearest to the target where none meets it
   bool ids_only = false;                // no tokenizer is read
-  EngineOptions engine;                 // its log is told of choosing too
+  EngineOptions engine;                 // its log gets the choice too
 };
 
 class Runtime {
@@ -56,7 +55,7 @@ class Runtime {
   const int process_;
   const Entry entry_;
   const std::string manifest_;
-  std::mutex door_;  // guards all below
+  std::mutex mutex_;  // guards all below
   std::condition_variable left_;
   std::shared_ptr<const Engine> engine_;
   int inside_ = 0;          // calls that are computing right now

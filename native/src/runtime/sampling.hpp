@@ -1,6 +1,4 @@
 // From logits to the next token: greedy choice and seeded sampling, by the rules of runtime/sampling.py.
-//
-// What it knows: one row of logits. What it does not know: engines, tokens' texts, when to stop.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Stands in for TensorRT where this library was built without it.
+// Replaces TensorRT where this library was built without it.
 #include "contract/error.hpp"
 #include "runtime/tensorrt_library.hpp"
 

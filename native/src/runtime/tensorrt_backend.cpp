@@ -9,10 +9,10 @@
 
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
+#include "contract/places.hpp"
 #include "contract/plans.hpp"
 #include "contract/tensors.hpp"
 #include "runtime/cache.hpp"
-#include "runtime/own_folder.hpp"
 #include "runtime/tensorrt_session.hpp"
 
 namespace ar {

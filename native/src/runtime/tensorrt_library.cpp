@@ -25,7 +25,7 @@ constexpr const char* kVariable = "ALLROUNDER_TENSORRT_LIBRARY";
 constexpr const char* kRemedy =
     "install TensorRT (pip install tensorrt) and let ALLROUNDER_TENSORRT_LIBRARY name its libnvinfer.so.*";
 
-// Keeps TensorRT's errors, because its calls return no reason; tells the rest to nobody.
+// Keeps TensorRT's errors, because its calls return no reason; drops the rest.
 class Logger final : public nvinfer1::ILogger {
  public:
   void log(Severity severity, char const* message) noexcept override {
@@ -33,7 +33,7 @@ class Logger final : public nvinfer1::ILogger {
     try {
       const std::lock_guard lock(guard_);
       if (said_.size() < kMost) said_.append(said_.empty() ? "" : "; ").append(message);
-    } catch (...) {  // no memory for words: the failure that follows is told without them
+    } catch (...) {  // no memory: the failure that follows has no reason
     }
   }
   // Returns what TensorRT said since the last time.

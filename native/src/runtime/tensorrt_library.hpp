@@ -1,8 +1,7 @@
 // TensorRT's library: found and opened at run time, never linked.
 //
 // What it is: the one open library of this process, and what it makes of plans; tensorrt_library.cpp adapts TensorRT
-// and CUDA, tensorrt_absent.cpp stands in where they were not built.
-// What it knows: dlopen, the library's version. What it does not know: profiles, bindings, requests.
+// and CUDA, tensorrt_absent.cpp is there where they were not built.
 #pragma once
 
 #include <filesystem>
@@ -13,12 +12,8 @@
 
 namespace ar {
 
-class TensorRt {
+class TensorRt : public Interface {
  public:
-  TensorRt() = default;
-  TensorRt(const TensorRt&) = delete;
-  TensorRt& operator=(const TensorRt&) = delete;
-  virtual ~TensorRt() = default;
   virtual std::string version() const = 0;  // "10.16.1.11"
   virtual std::shared_ptr<Device> device(int index) = 0;
   // Makes the ops of a plugin library known to plans that are read from now on; may be called again.

@@ -1,4 +1,4 @@
-// A plan and a GPU as the TensorRT session sees them.
+// A plan and a GPU as the TensorRT session uses them.
 //
 // What it is: two narrow interfaces; tensorrt_library.cpp puts TensorRT and CUDA behind them, tests the host's memory.
 // What it knows: names, shapes, addresses, queues of work. What it does not know: any header of NVIDIA.
@@ -17,32 +17,20 @@
 namespace ar {
 
 // Bytes on the GPU; freed with this object.
-class DeviceMemory {
+class DeviceMemory : public Interface {
  public:
-  DeviceMemory() = default;
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  virtual ~DeviceMemory() = default;
   virtual void* address() const = 0;
 };
 
 // Work that was captured, and is launched as one; its memory and contexts are the caller's to keep.
-class CapturedWork {
+class CapturedWork : public Interface {
  public:
-  CapturedWork() = default;
-  CapturedWork(const CapturedWork&) = delete;
-  CapturedWork& operator=(const CapturedWork&) = delete;
-  virtual ~CapturedWork() = default;
   virtual void launch() = 0;  // into the stream that captured it
 };
 
 // A queue of work on the GPU.
-class DeviceStream {
+class DeviceStream : public Interface {
  public:
-  DeviceStream() = default;
-  DeviceStream(const DeviceStream&) = delete;
-  DeviceStream& operator=(const DeviceStream&) = delete;
-  virtual ~DeviceStream() = default;
   // Host memory that crosses must stay until `wait`.
   virtual void write(void* device, const void* host, std::size_t bytes) = 0;
   virtual void read(void* host, const void* device, std::size_t bytes) = 0;
@@ -51,12 +39,8 @@ class DeviceStream {
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& enqueue) = 0;
 };
 
-class Device {
+class Device : public Interface {
  public:
-  Device() = default;
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
-  virtual ~Device() = default;
   virtual void use() = 0;  // makes this GPU the one that the thread's further calls mean
   virtual std::unique_ptr<DeviceMemory> memory(std::size_t bytes) = 0;
   virtual std::unique_ptr<DeviceStream> stream() = 0;
@@ -64,12 +48,8 @@ class Device {
 
 // An execution context of a plan: a profile, shapes and addresses, which stay until they are set anew. It holds on to
 // what it was made of.
-class PlanContext {
+class PlanContext : public Interface {
  public:
-  PlanContext() = default;
-  PlanContext(const PlanContext&) = delete;
-  PlanContext& operator=(const PlanContext&) = delete;
-  virtual ~PlanContext() = default;
   virtual void set_profile(int profile, DeviceStream& stream) = 0;  // before the shapes
   virtual void set_shape(const std::string& input, const Shape& shape) = 0;
   virtual void set_address(const std::string& tensor, void* address) = 0;
@@ -87,12 +67,8 @@ struct PlanRange {  // of an input's shapes in a profile
   Shape low, high;
 };
 
-class PlanEngine {
+class PlanEngine : public Interface {
  public:
-  PlanEngine() = default;
-  PlanEngine(const PlanEngine&) = delete;
-  PlanEngine& operator=(const PlanEngine&) = delete;
-  virtual ~PlanEngine() = default;
   virtual std::vector<PlanPort> ports() const = 0;
   virtual int profiles() const = 0;
   virtual PlanRange range(const std::string& input, int profile) const = 0;

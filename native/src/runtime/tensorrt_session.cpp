@@ -177,7 +177,7 @@ void TensorRtSession::try_capture(const Ties& ties, const Log& log) {
     stream->capture([&] { context->enqueue(*stream); });
     captures_ = true;
   } catch (const Error& error) {
-    tell(log, Level::kWarning,
+    note(log, Level::kWarning,
          std::string("new tokens are enqueued one by one, which is slower: ") + error.what());
   }
 }

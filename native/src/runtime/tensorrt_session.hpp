@@ -5,7 +5,7 @@
 //
 // Each binding has a context of its own, whose shapes and addresses stay. Its work is done once as it comes, as
 // TensorRT wants it after shapes were set, then captured, and from then on launched as one. Whether a plan's work can
-// be captured at all is found out by `try_capture`, while the engine is being opened and its log is told.
+// be captured at all is found out by `try_capture`, while the engine is being opened.
 #pragma once
 
 #include <map>
@@ -59,7 +59,7 @@ class TensorRtSession final : public Session {
   std::shared_ptr<Cell> cell(const Array& values) const override;
 
   // Captures a run on zeros, of the first profile's smallest sizes; `ties` are outputs that share an input's memory.
-  // Where that works, bindings within that profile are captured from now on; where it does not, the log is told, and
+  // Where that works, bindings within that profile are captured from now on; where it does not, that is logged, and
   // their work is enqueued anew each time.
   void try_capture(const Ties& ties, const Log& log);
 

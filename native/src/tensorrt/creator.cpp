@@ -1,5 +1,7 @@
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <exception>
 #include <new>
 
 #include "tensorrt/plugin.hpp"
@@ -7,11 +9,13 @@
 namespace ar::tensorrt {
 namespace {
 
+nvinfer1::ILoggerFinder* logger_finder = nullptr;
+
 std::string failure(const std::string& what, const std::string& got, const std::string& wanted) {
   return std::string(gather::kName) + ": " + what + "; where: the plugin's fields; got: " + got + "; wanted: " + wanted;
 }
 
-// Reads k from the fields, or says why not. The parser gives 32 bits, as it is told; others may give 64.
+// Reads k from the fields, or says why not. The parser gives 32 bits, as the field says; others may give 64.
 std::string read_budget(const nvinfer1::PluginFieldCollection* fields, std::int64_t* k) {
   for (std::int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
     const nvinfer1::PluginField& field = fields->fields[i];
@@ -37,6 +41,18 @@ std::string check_budget(std::int64_t k) {
 }
 
 }  // namespace
+
+void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept { logger_finder = finder; }
+
+void report(const std::string& message) noexcept {
+  try {
+    nvinfer1::ILogger* logger = logger_finder == nullptr ? nullptr : logger_finder->findLogger();
+    if (logger != nullptr) return logger->log(nvinfer1::ILogger::Severity::kERROR, message.c_str());
+  } catch (const std::exception&) {
+    // findLogger() may throw; the message is written below
+  }
+  std::fprintf(stderr, "%s\n", message.c_str());
+}
 
 Creator::Creator() : field_(gather::kBudget, nullptr, nvinfer1::PluginFieldType::kINT32, 1) { fields_ = {1, &field_}; }
 

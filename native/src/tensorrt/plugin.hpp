@@ -13,7 +13,7 @@
 
 namespace ar::tensorrt {
 
-// Tells a user what went wrong: by TensorRT's logger where it gave us one, else on stderr.
+// Reports what went wrong: by TensorRT's logger where it gave us one, else on stderr.
 void report(const std::string& message) noexcept;
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 

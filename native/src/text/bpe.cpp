@@ -98,7 +98,7 @@ Bpe::Bpe(BpeModel model)
   for (auto& [token, id] : model.vocabulary) {
     const std::string& kept = tokens_.emplace_back(std::move(token));
     if (!ids_.emplace(kept, id).second || !by_id_.emplace(id, &kept).second) {
-      throw Error(AR_BUNDLE_CORRUPT, "a token or its id stands twice in the vocabulary",
+      throw Error(AR_BUNDLE_CORRUPT, "a token or its id occurs twice in the vocabulary",
                   {"tokenizer/tokenizer.json at `$.model.vocab`", quoted(kept) + ": " + std::to_string(id), "", ""});
     }
   }

@@ -25,8 +25,10 @@ struct BpeModel {  // as tokenizer.json has it
 // Immutable once made; may be used by any number of threads.
 class Bpe {
  public:
-  // Throws AR_BUNDLE_CORRUPT: a token or an id that stands twice, a merge of or into what is no token.
+  // Throws AR_BUNDLE_CORRUPT: a token or an id that occurs twice, a merge of or into what is no token.
   explicit Bpe(BpeModel model);
+  Bpe(Bpe&&) = default;  // no copies: tables point into the tokens
+  Bpe& operator=(Bpe&&) = default;
 
   // Appends the ids of a word. Takes O(n log n).
   void encode(std::string_view word, std::vector<int64_t>& ids) const;

@@ -13,22 +13,22 @@ std::string shown(const JsonView& view) {
   if (const auto* number = view.get<JsonInteger>()) {
     return (number->negative ? "-" : "") + std::to_string(number->magnitude);
   }
-  if (const auto* number = view.get<double>()) return json_number(*number);
+  if (const auto* number = view.get<double>()) return std::to_string(*number);
   if (view.get<std::nullptr_t>()) return "null";
   return view.get<Json::Items>() ? "an array" : "an object";
 }
 
 }  // namespace
 
-void refuse_unspoken(const JsonView& view, const std::string& wanted) {
-  throw Error(AR_ENGINE_UNAVAILABLE, "the native runtime does not speak this kind of tokenizer",
+void refuse_unknown(const JsonView& view, const std::string& wanted) {
+  throw Error(AR_ENGINE_UNAVAILABLE, "the native runtime does not know this kind of tokenizer",
               {"tokenizer/tokenizer.json at `" + view.path() + "`", shown(view), wanted,
                "load the bundle with ids_only and give token ids, or use the Python runtime"});
 }
 
 const Json* Part::find(const std::string& name) {
   known_.push_back(name);
-  const Json* found = nullptr;  // of a name that stands twice the last counts, as in `tokenizers`
+  const Json* found = nullptr;  // of a name that occurs twice the last counts, as in `tokenizers`
   for (const auto& [key, json] : members_) {
     if (key == name) found = &json;
   }
@@ -55,7 +55,7 @@ bool Part::flag(const std::string& name, bool otherwise) {
 void Part::close() const {
   for (const auto& [key, json] : members_) {
     if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
-      refuse_unspoken(view_.keyed(key, json), "no such field");
+      refuse_unknown(view_.keyed(key, json), "no such field");
     }
   }
 }

@@ -1,7 +1,6 @@
-// Parts of tokenizer.json: objects with a type, of which some fields and some values are spoken.
+// Parts of tokenizer.json: objects with a type, of which some fields and some values are supported.
 //
-// What it is: Part, which reads an object field by field, and the refusal of what is not spoken.
-// What it knows: paths. What it does not know: which parts there are (tokenizer_json.cpp).
+// What it is: Part, which reads an object field by field, and the refusal of what is not supported.
 #pragma once
 
 #include <optional>
@@ -13,8 +12,8 @@
 
 namespace ar {
 
-// Throws AR_ENGINE_UNAVAILABLE: the file is well formed, but this value asks for what is not spoken here.
-[[noreturn]] void refuse_unspoken(const JsonView& view, const std::string& wanted);
+// Throws AR_ENGINE_UNAVAILABLE: the file is well formed, but this value asks for what is not supported here.
+[[noreturn]] void refuse_unknown(const JsonView& view, const std::string& wanted);
 
 // An object. Unknown fields are refused as well: a newer library may have given them a meaning.
 class Part {
@@ -47,7 +46,7 @@ void each_part(const JsonView& view, const std::string& list, Read read, int dep
   const JsonView type = part.need("type");
   const std::string name = read_text(type);
   if (name != "Sequence") return read(part, name);
-  if (depth == 8) refuse_unspoken(type, "sequences in sequences no deeper than 8");
+  if (depth == 8) refuse_unknown(type, "sequences in sequences no deeper than 8");
   const JsonView members = part.need(list);
   const Json::Items& items = members.items();
   for (std::size_t i = 0; i < items.size(); ++i) each_part(members.item(i, items[i]), list, read, depth + 1);

@@ -47,7 +47,7 @@ Prompter::Prompter(Tokenizer tokenizer, const PromptTemplate& prompt)
       before_(cut(prompt.after_image, tokenizer_)),
       after_(cut(prompt.after_question, tokenizer_)) {
   if (prompt.prefix_special) {
-    if (tokenizer_.encode("a", true).empty()) {  // by the encoding of "a" Python's runtime tells what stands before it
+    if (tokenizer_.encode("a", true).empty()) {  // by the encoding of "a" Python's runtime finds what comes before it
       throw Error(AR_BUNDLE_CORRUPT, "the tokenizer has no tokens for a text",
                   {"tokenizer/tokenizer.json", "none for 'a'", "one or more", ""});
     }

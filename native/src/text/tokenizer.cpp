@@ -1,13 +1,9 @@
 #include "text/tokenizer.hpp"
 
 #include <limits>
-#include <optional>
 #include <utility>
 
 #include "contract/error.hpp"
-#include "text/added_tokens.hpp"
-#include "text/bpe.hpp"
-#include "text/tokenizer_json.hpp"
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"
 
@@ -25,37 +21,20 @@ bool has_word(std::string_view text) {
 
 }  // namespace
 
-struct Tokenizer::Impl {
-  explicit Impl(TokenizerParts parts)
-      : normalizer(std::move(parts.normalizer)),
-        pre_tokenizer(std::move(parts.pre_tokenizer)),
-        decoder(std::move(parts.decoder)),
-        leading(std::move(parts.leading)),
-        unknown(parts.model.unknown),
-        bpe(std::move(parts.model)) {
-    add(parts.added);
-  }
-
-  void add(const std::vector<AddedToken>& added);
-  void encode_plain(std::string_view text, bool begins, std::vector<int64_t>& ids) const;
-  const std::string* token(int64_t id) const;
-
-  std::vector<NormalizerStep> normalizer;
-  std::vector<PreTokenizerStep> pre_tokenizer;
-  std::optional<std::vector<DecoderStep>> decoder;
-  std::vector<int64_t> leading;
-  std::optional<std::string> unknown;
-  Bpe bpe;
-  AddedTokens before, after;                           // normalising
-  std::unordered_map<int64_t, std::string> spellings;  // of added tokens, as they are decoded
-  std::map<std::string, int64_t> specials;
-  std::map<int64_t, std::string> barred;
-};
+Tokenizer::Tokenizer(TokenizerParts parts)
+    : normalizer_(std::move(parts.normalizer)),
+      pre_tokenizer_(std::move(parts.pre_tokenizer)),
+      decoder_(std::move(parts.decoder)),
+      leading_(std::move(parts.leading)),
+      unknown_(parts.model.unknown),
+      bpe_(std::move(parts.model)) {
+  add(parts.added);
+}
 
 // Added tokens that the vocabulary lacks get the ids behind it, in their order; a file that says otherwise would be
 // read differently by `tokenizers`.
-void Tokenizer::Impl::add(const std::vector<AddedToken>& added) {
-  auto next = static_cast<int64_t>(bpe.size());
+void Tokenizer::add(const std::vector<AddedToken>& added) {
+  auto next = static_cast<int64_t>(bpe_.size());
   for (std::size_t i = 0; i < added.size(); ++i) {
     const AddedToken& token = added[i];
     if (token.content.empty()) continue;
@@ -64,41 +43,36 @@ void Tokenizer::Impl::add(const std::vector<AddedToken>& added) {
                   {"tokenizer/tokenizer.json at `$.added_tokens[" + std::to_string(i) + "]`", got, wanted,
                    "build the bundle again"});
     };
-    const auto known = bpe.id(token.content);
+    const auto known = bpe_.id(token.content);
     const int64_t id = known ? int64_t{*known} : next++;
     if (id != token.id) refuse("an added token has another id", std::to_string(token.id), std::to_string(id));
-    const std::string spelling = token.normalized ? normalize(normalizer, token.content) : token.content;
-    AddedTokens& place = token.normalized ? after : before;
-    const bool fresh = spellings.emplace(id, spelling).second && !spelling.empty() && place.add(spelling, token);
+    const std::string spelling = token.normalized ? normalize(normalizer_, token.content) : token.content;
+    AddedTokens& place = token.normalized ? after_ : before_;
+    const bool fresh = spellings_.emplace(id, spelling).second && !spelling.empty() && place.add(spelling, token);
     if (!fresh) refuse("two added tokens are spelled alike", quoted(token.content), "each one once");
     if (!token.special) continue;
-    specials.emplace(token.content, id);
-    if (token.content != unknown && has_word(token.content)) barred.emplace(id, token.content);
+    specials_.emplace(token.content, id);
+    if (token.content != unknown_ && has_word(token.content)) barred_.emplace(id, token.content);
   }
 }
 
-void Tokenizer::Impl::encode_plain(std::string_view text, bool begins, std::vector<int64_t>& ids) const {
-  const std::string normalized = normalize(normalizer, text);
-  for (const AddedTokens::Piece& piece : after.cut(normalized)) {
+void Tokenizer::encode_plain(std::string_view text, bool begins, std::vector<int64_t>& ids) const {
+  const std::string normalized = normalize(normalizer_, text);
+  for (const AddedTokens::Piece& piece : after_.cut(normalized)) {
     if (piece.id) {
       ids.push_back(*piece.id);
       continue;
     }
     const bool at_start = begins && piece.text.data() == normalized.data();
-    pre_tokenize(pre_tokenizer, piece.text, at_start, [&](std::string_view word) { bpe.encode(word, ids); });
+    pre_tokenize(pre_tokenizer_, piece.text, at_start, [&](std::string_view word) { bpe_.encode(word, ids); });
   }
 }
 
-const std::string* Tokenizer::Impl::token(int64_t id) const {
-  if (const auto found = spellings.find(id); found != spellings.end()) return &found->second;
+const std::string* Tokenizer::spelling(int64_t id) const {
+  if (const auto found = spellings_.find(id); found != spellings_.end()) return &found->second;
   const bool possible = id >= 0 && id <= std::numeric_limits<uint32_t>::max();
-  return possible ? bpe.token(static_cast<uint32_t>(id)) : nullptr;
+  return possible ? bpe_.token(static_cast<uint32_t>(id)) : nullptr;
 }
-
-Tokenizer::Tokenizer(std::string_view tokenizer_json) : impl_(std::make_unique<Impl>(read_tokenizer(tokenizer_json))) {}
-Tokenizer::~Tokenizer() = default;
-Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
-Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 std::vector<int64_t> Tokenizer::encode(std::string_view text, bool begins) const {
   if (text.size() >= std::numeric_limits<int32_t>::max()) {
@@ -110,11 +84,11 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool begins) const
                 {"text", quoted(std::string(text.substr(0, 200))), "UTF-8", ""});
   }
   std::vector<int64_t> ids;
-  for (const AddedTokens::Piece& piece : impl_->before.cut(text)) {
+  for (const AddedTokens::Piece& piece : before_.cut(text)) {
     if (piece.id) {
       ids.push_back(*piece.id);
     } else {
-      impl_->encode_plain(piece.text, begins && piece.text.data() == text.data(), ids);
+      encode_plain(piece.text, begins && piece.text.data() == text.data(), ids);
     }
   }
   return ids;
@@ -123,17 +97,13 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool begins) const
 std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
   std::vector<std::string> tokens;
   for (const int64_t id : ids) {
-    const std::string* token = impl_->token(id);
-    if (token && impl_->specials.count(*token) == 0) tokens.push_back(*token);
+    const std::string* token = spelling(id);
+    if (token && specials_.count(*token) == 0) tokens.push_back(*token);
   }
-  if (impl_->decoder) return decode_tokens(*impl_->decoder, std::move(tokens));
+  if (decoder_) return decode_tokens(*decoder_, std::move(tokens));
   std::string text;
   for (std::size_t i = 0; i < tokens.size(); ++i) text.append(i > 0 ? " " : "").append(tokens[i]);
   return text;
 }
-
-const std::vector<int64_t>& Tokenizer::leading() const { return impl_->leading; }
-const std::map<std::string, int64_t>& Tokenizer::specials() const { return impl_->specials; }
-const std::map<int64_t, std::string>& Tokenizer::barred() const { return impl_->barred; }
 
 }  // namespace ar

@@ -36,22 +36,22 @@ std::string read_character(const JsonView& view) {
 std::string read_plain_pattern(const JsonView& view) {
   Part part(view);
   const auto plain = part.may("String");
-  if (!plain) refuse_unspoken(view, "{\"String\": ...}");
+  if (!plain) refuse_unknown(view, "{\"String\": ...}");
   const std::string text = read_text(*plain);
-  if (text.empty()) refuse_unspoken(*plain, "a text that is not empty");
+  if (text.empty()) refuse_unknown(*plain, "a text that is not empty");
   part.close();
   return text;
 }
 
 std::string read_mark(const JsonView& view) {
   std::string mark = read_text(view);
-  if (mark.size() > kMaxMarkBytes) refuse_unspoken(view, "at most " + std::to_string(kMaxMarkBytes) + " bytes");
+  if (mark.size() > kMaxMarkBytes) refuse_unknown(view, "at most " + std::to_string(kMaxMarkBytes) + " bytes");
   return mark;
 }
 
 // `count` is how many of its kind were read before.
 Replace read_replace(Part& part, int& count) {
-  if (++count > kMaxReplaces) refuse_unspoken(part.view(), std::to_string(kMaxReplaces) + " of type Replace at most");
+  if (++count > kMaxReplaces) refuse_unknown(part.view(), std::to_string(kMaxReplaces) + " of type Replace at most");
   return {read_plain_pattern(part.need("pattern")), read_mark(part.need("content"))};
 }
 
@@ -62,14 +62,14 @@ AddedToken read_added_token(const JsonView& view) {
   const JsonView content = part.need("content");
   token.content = read_text(content);
   if (token.content.size() > kMaxAddedBytes) {
-    refuse_unspoken(content, "at most " + std::to_string(kMaxAddedBytes) + " bytes");
+    refuse_unknown(content, "at most " + std::to_string(kMaxAddedBytes) + " bytes");
   }
   token.strip_left = part.flag("lstrip");
   token.strip_right = part.flag("rstrip");
   token.normalized = part.flag("normalized");
   token.special = part.flag("special");
   const JsonView single_word = part.need("single_word");
-  if (read_bool(single_word) && !token.special) refuse_unspoken(single_word, "false for a token that is not special");
+  if (read_bool(single_word) && !token.special) refuse_unknown(single_word, "false for a token that is not special");
   part.close();
   return token;
 }
@@ -85,7 +85,7 @@ std::vector<NormalizerStep> read_normalizer(const JsonView& view) {
     } else if (type == "Replace") {
       steps.push_back(read_replace(part, replaces));
     } else {
-      refuse_unspoken(part.need("type"), "NFC, Prepend or Replace");
+      refuse_unknown(part.need("type"), "NFC, Prepend or Replace");
     }
     part.close();
   });
@@ -96,16 +96,16 @@ Split read_split(Part& part) {
   const JsonView pattern = part.need("pattern");
   Part kind(pattern);
   const auto regex = kind.may("Regex");
-  if (!regex) refuse_unspoken(pattern, "{\"Regex\": ...}");
+  if (!regex) refuse_unknown(pattern, "{\"Regex\": ...}");
   kind.close();
   const auto known = find_split_pattern(read_text(*regex));
-  if (!known) refuse_unspoken(*regex, "the pattern of Qwen 2, Llama 3 or GPT-2, letter by letter");
+  if (!known) refuse_unknown(*regex, "the pattern of Qwen 2, Llama 3 or GPT-2, letter by letter");
   const JsonView behavior = part.need("behavior");
   const std::string name = read_text(behavior);
   const bool invert = part.flag("invert");
   // The patterns match everything, so keeping matches alone is the same as cutting there.
   if (name != "Isolated" && !(name == "Removed" && invert)) {
-    refuse_unspoken(behavior, "Isolated, or Removed with invert");
+    refuse_unknown(behavior, "Isolated, or Removed with invert");
   }
   return {*known};
 }
@@ -134,7 +134,7 @@ std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
   std::vector<PreTokenizerStep> steps;
   each_part(view, "pretokenizers", [&steps](Part& part, const std::string& type) {
     if (!steps.empty() && !std::holds_alternative<Split>(steps.back())) {
-      refuse_unspoken(part.view(), "nothing behind ByteLevel or Metaspace");
+      refuse_unknown(part.view(), "nothing behind ByteLevel or Metaspace");
     }
     if (type == "Split") {
       steps.push_back(read_split(part));
@@ -143,7 +143,7 @@ std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
     } else if (type == "Metaspace" && steps.empty()) {
       steps.push_back(read_metaspace(part));
     } else {
-      refuse_unspoken(part.need("type"), "Split, ByteLevel, or Metaspace alone");
+      refuse_unknown(part.need("type"), "Split, ByteLevel, or Metaspace alone");
     }
     part.close();
   });
@@ -168,11 +168,11 @@ std::vector<DecoderStep> read_decoder(const JsonView& view) {
       steps.push_back(FuseDecoder{});
     } else if (type == "Strip") {
       const JsonView stop = part.need("stop");
-      if (read_count(stop) != 0) refuse_unspoken(stop, "0");  // `tokenizers` panics on shorter tokens
+      if (read_count(stop) != 0) refuse_unknown(stop, "0");  // `tokenizers` panics on shorter tokens
       const int64_t start = read_count(part.need("start"));
       steps.push_back(StripDecoder{read_character(part.need("content")), static_cast<std::size_t>(start)});
     } else {
-      refuse_unspoken(part.need("type"), "ByteLevel, Metaspace, Replace, ByteFallback, Fuse or Strip");
+      refuse_unknown(part.need("type"), "ByteLevel, Metaspace, Replace, ByteFallback, Fuse or Strip");
     }
     part.close();
   });
@@ -226,7 +226,7 @@ std::vector<int64_t> read_leading(const JsonView& view) {
     } else if (type == "ByteLevel") {
       read_byte_level(part);  // corrects offsets, which nobody asks for
     } else {
-      refuse_unspoken(part.need("type"), "TemplateProcessing or ByteLevel");
+      refuse_unknown(part.need("type"), "TemplateProcessing or ByteLevel");
     }
     part.close();
   });
@@ -272,14 +272,14 @@ std::vector<std::pair<std::string, uint32_t>> read_vocabulary(const JsonView& vi
 
 void refuse_affix(Part& part, const std::string& name) {
   const auto affix = part.may(name);
-  if (affix && !read_text(*affix).empty()) refuse_unspoken(*affix, "null");
+  if (affix && !read_text(*affix).empty()) refuse_unknown(*affix, "null");
 }
 
 BpeModel read_model(const JsonView& view) {
   Part part(view);
   const JsonView type = part.need("type");
-  if (read_text(type) != "BPE") refuse_unspoken(type, "BPE");
-  if (const auto dropout = part.may("dropout"); dropout && read_real(*dropout) != 0) refuse_unspoken(*dropout, "null");
+  if (read_text(type) != "BPE") refuse_unknown(type, "BPE");
+  if (const auto dropout = part.may("dropout"); dropout && read_real(*dropout) != 0) refuse_unknown(*dropout, "null");
   refuse_affix(part, "continuing_subword_prefix");
   refuse_affix(part, "end_of_word_suffix");
   BpeModel model;
@@ -293,12 +293,12 @@ BpeModel read_model(const JsonView& view) {
   return model;
 }
 
-// The beginning of a text is told by offsets there, which normalisers move.
+// The beginning of a text is known by offsets there, which normalisers move.
 void refuse_moved_beginning(const TokenizerParts& parts, const JsonView& normalizer) {
   for (const PreTokenizerStep& step : parts.pre_tokenizer) {
     const auto* space = std::get_if<Metaspace>(&step);
     if (space && space->prepend == Metaspace::Prepend::kFirst) {
-      refuse_unspoken(normalizer, "null where Metaspace has the prepend_scheme `first`");
+      refuse_unknown(normalizer, "null where Metaspace has the prepend_scheme `first`");
     }
   }
 }
@@ -311,7 +311,7 @@ TokenizerParts read_tokenizer(std::string_view json) {
   Part part(view);
   TokenizerParts parts;
   const auto version = part.may("version");
-  if (version && read_text(*version) != "1.0") refuse_unspoken(*version, "1.0");
+  if (version && read_text(*version) != "1.0") refuse_unknown(*version, "1.0");
   part.ignore({"truncation", "padding"});  // never asked for here
   parts.added = list(read_added_token)(part.need("added_tokens"));
   if (const auto found = part.may("pre_tokenizer")) parts.pre_tokenizer = read_pre_tokenizer(*found);

@@ -1,4 +1,4 @@
-// Reading tokenizer.json: what of it this project speaks, as records.
+// Reading tokenizer.json: what of it this project supports, as records.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,7 @@
 
 #include "text/added_tokens.hpp"
 #include "text/bpe.hpp"
-#include "text/decoder.hpp"
-#include "text/normalizer.hpp"
-#include "text/pre_tokenizer.hpp"
+#include "text/steps.hpp"
 
 namespace ar {
 
@@ -24,7 +22,7 @@ struct TokenizerParts {
 };
 
 // Throws AR_BUNDLE_CORRUPT where the file is no tokenizer.json, and AR_ENGINE_UNAVAILABLE where it asks for what is
-// not spoken here; both name the place in the file.
+// not supported here; both name the place in the file.
 TokenizerParts read_tokenizer(std::string_view json);
 
 }  // namespace ar

@@ -6,7 +6,7 @@
 
 namespace ar::unicode {
 
-// Flat arrays of ascending rows; the number of rows stands beside each.
+// Flat arrays of ascending rows; the number of rows follows each.
 extern const std::uint32_t kLetters[];  // first, last
 extern const std::size_t kLettersCount;
 extern const std::uint32_t kNumbers[];  // first, last

@@ -13,9 +13,9 @@ inline constexpr const char* kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 std::size_t valid_length(std::string_view text, std::size_t at);
 bool valid(std::string_view text);
 
-// Reads the character at `at` and moves behind it. The text is valid and `at` stands before a character.
+// Reads the character at `at` and moves behind it. The text is valid and `at` is before a character.
 char32_t next(std::string_view text, std::size_t& at);
-// Moves `at` back by one character and reads it. The text is valid and `at` stands behind a character.
+// Moves `at` back by one character and reads it. The text is valid and `at` is behind a character.
 char32_t previous(std::string_view text, std::size_t& at);
 void append(std::string& text, char32_t character);
 

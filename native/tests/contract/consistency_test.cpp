@@ -1,5 +1,5 @@
 // Entries that contradict their manifest; the list is that of tests/allrounder/test_manifest.py.
-#include "contract/consistency.hpp"
+#include "contract/manifest.hpp"
 
 #include "scratch.hpp"
 

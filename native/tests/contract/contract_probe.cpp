@@ -5,7 +5,6 @@
 //   {"op": "table", "entries": [...], "target": {...}, "machine": {...} or null}
 //   {"op": "decode", "hex": "7b7d"}             a manifest's bytes: decode_manifest and check_manifest
 //   {"op": "open", "path": "..."}               open_bundle: its path, and its manifest's digest
-//   {"op": "encode_entries", "json": "[...]"}   decode_entries, then encode_entry each
 //   {"op": "machine", "backend": "...", "threads": 0}
 //   {"op": "plan", "name": "...", "version": "10.16.1.11", "sm": 90}   parse_tensorrt_version and check_plan_target
 //
@@ -16,7 +15,6 @@
 
 #include "contract/bundle.hpp"
 #include "contract/choice.hpp"
-#include "contract/consistency.hpp"
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/manifest.hpp"
@@ -53,7 +51,15 @@ std::optional<ar::Machine> machine_of(const json& question) {
 }
 
 std::vector<ar::Entry> entries_of(const json& question) {
-  return ar::decode_entries(question.at("entries").dump(), "entries");
+  const std::string digest(64, '0');
+  const json model = {{"name", ""},     {"digest", digest}, {"router", nullptr}, {"image_tokens", 1}, {"layers", 1},
+                      {"hidden", 1}, {"vocabulary", 1},  {"image_size", 1},   {"stop_ids", json::array()}};
+  const json prompt = {{"before_image", ""}, {"after_image", ""}, {"after_question", ""}};
+  const json manifest = {{"schema", 1},          {"producer", ""},
+                         {"model", model},       {"prompt", prompt},
+                         {"files", json::object()}, {"limits", {{"text_tokens", 1}, {"new_tokens", 1}, {"batch", 1}}},
+                         {"entries", question.at("entries")}};
+  return ar::decode_manifest(manifest.dump(), "entries").entries;
 }
 
 json choose(const json& question) {
@@ -78,15 +84,10 @@ json open(const json& question) {
   return {{"digest", ar::sha256_hex(opened.json)}, {"path", opened.path.string()}};
 }
 
-json encode_entries(const json& question) {
-  json texts = json::array();
-  for (const ar::Entry& entry : ar::decode_entries(question.at("json").get<std::string>(), "probe"))
-    texts.push_back(ar::encode_entry(entry));
-  return texts;
-}
-
 json machine(const json& question) {
-  return ar::encode_machine(ar::machine(question.at("backend"), question.value("threads", 0)));
+  const ar::Machine here = ar::machine(question.at("backend"), question.value("threads", 0));
+  return {{"cpu", here.cpu},         {"cores", here.cores}, {"threads", here.threads},
+          {"backend", here.backend}, {"gpu", here.gpu},     {"driver", here.driver}};
 }
 
 json plan(const json& question) {
@@ -102,7 +103,6 @@ json answer(const json& question) {
   if (op == "table") return table(question);
   if (op == "decode") return decode(question);
   if (op == "open") return open(question);
-  if (op == "encode_entries") return encode_entries(question);
   if (op == "machine") return machine(question);
   if (op == "plan") return plan(question);
   throw std::runtime_error("there is no question " + op);

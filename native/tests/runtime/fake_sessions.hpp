@@ -158,9 +158,8 @@ inline EngineFacts fake_facts() {
   facts.model.image_tokens = kImageEmbeds;
   facts.model.layers = kLayers;
   facts.model.vocabulary = kVocabulary;
-  facts.model.image_size = 4;
   facts.model.stop_ids = {0};
-  facts.limits = {16, 8, 1};
+  facts.limits = {16, 8};
   return facts;
 }
 

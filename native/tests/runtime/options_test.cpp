@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/gpu.hpp"
+#include "runtime/gpus.hpp"
 #include "world.hpp"
 
 namespace ar {

@@ -240,7 +240,8 @@ TEST_F(Plans, AnEngineOnPlansGivesTheTokensOfTheToy) {
   const PromptIds prompt = {{1, 2}, {3}};
   std::vector<std::vector<float>> logits;
   for (const Engine* engine : {&plans, &toy}) {
-    const TensorPtr image_embeds = engine->look(engine->preprocess({Kind::kUint8, {4, 4, 3}, pixels.data()}));
+    const TensorPtr pixel_values = engine->preprocess({Kind::kUint8, {4, 4, 3}, pixels.data()});
+    const TensorPtr image_embeds = engine->embed_pixels(pixel_values);
     Prefilled state = engine->prefill(prompt, image_embeds, engine->route(prompt, image_embeds), 8);
     std::vector<float> all = state.logits;
     for (const std::vector<int64_t>& ids : std::vector<std::vector<int64_t>>{{3}, {5}, {6}, {1, 2, 3}, {4}, {9}}) {

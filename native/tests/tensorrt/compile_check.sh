@@ -25,7 +25,7 @@ ours="-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow
 # it what the rest asks for.
 mkdir "$out/core"
 for source in contract/error contract/plans runtime/backend runtime/cache runtime/mapped_file runtime/options \
-  runtime/own_folder runtime/tensorrt_backend runtime/tensorrt_session; do
+  contract/places runtime/tensorrt_backend runtime/tensorrt_session; do
   # shellcheck disable=SC2086 # flags are words
   $cxx $ours -ffunction-sections -fdata-sections -c "$native/src/$source.cpp" -o "$out/core/$(basename "$source").o"
 done
@@ -39,12 +39,12 @@ for headers in "$@"; do
     $cxx -E -P -x c++ -include "$headers/NvInferVersion.h" - | tail -1 | tr -d ' ')
 
   # shellcheck disable=SC2086
-  $cxx $flags -shared -o "$out/plugin.so" "$plugin/plugin.cpp" "$plugin/creator.cpp" "$plugin/report.cpp" \
+  $cxx $flags -shared -o "$out/plugin.so" "$plugin/plugin.cpp" "$plugin/creator.cpp" \
     "$plugin/register.cpp" "$native/src/gather/gather.cpp" "$native/src/gather/cuda_absent.cpp" \
     -Wl,--no-undefined -Wl,--version-script="$plugin/exports.lds"
   # shellcheck disable=SC2086
   $cxx $flags -Wno-deprecated-declarations -DPLUGIN_LIBRARY="\"$out/plugin.so\"" -o "$out/plugin_test" \
-    "$tests/plugin_test.cpp" "$plugin/plugin.cpp" "$plugin/creator.cpp" "$plugin/report.cpp" \
+    "$tests/plugin_test.cpp" "$plugin/plugin.cpp" "$plugin/creator.cpp" \
     "$native/src/gather/gather.cpp" "$native/src/gather/cuda_absent.cpp" -lgtest -lgtest_main -lpthread -ldl
   "$out/plugin_test" --gtest_brief=1
 

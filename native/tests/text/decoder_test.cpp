@@ -1,4 +1,4 @@
-#include "text/decoder.hpp"
+#include "text/steps.hpp"
 
 #include <gtest/gtest.h>
 

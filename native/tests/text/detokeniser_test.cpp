@@ -1,4 +1,4 @@
-#include "text/detokeniser.hpp"
+#include "text/pieces.hpp"
 
 #include <gtest/gtest.h>
 

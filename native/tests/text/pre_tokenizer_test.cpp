@@ -1,9 +1,7 @@
-#include "text/pre_tokenizer.hpp"
+#include "text/steps.hpp"
 
 #include <gtest/gtest.h>
 
-#include "text/byte_level.hpp"
-#include "text/normalizer.hpp"
 
 namespace ar {
 namespace {

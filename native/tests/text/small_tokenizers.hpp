@@ -1,13 +1,15 @@
 // Small tokenizers of each family as tokenizer.json, for tests and the fuzz target.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "contract/json.hpp"
-#include "text/byte_level.hpp"
+#include "text/steps.hpp"
 
 namespace ar::small {
+
+inline std::string json_string(const std::string& text) { return nlohmann::json(text).dump(); }
 
 inline std::string added(const std::string& content, int id, bool special, const std::string& more = "") {
   return "{\"id\":" + std::to_string(id) + ",\"content\":" + json_string(content) + ",\"special\":" +

@@ -1,4 +1,4 @@
-#include "text/stops.hpp"
+#include "text/pieces.hpp"
 
 #include <gtest/gtest.h>
 

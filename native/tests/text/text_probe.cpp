@@ -12,13 +12,13 @@
 // What fails gives {"error": name, "message": text}.
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "contract/error.hpp"
 #include "contract/json_reader.hpp"
-#include "text/detokeniser.hpp"
+#include "text/pieces.hpp"
 #include "text/prompter.hpp"
-#include "text/stops.hpp"
 #include "text/tokenizer.hpp"
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"
@@ -28,7 +28,9 @@ namespace {
 using Ids = std::vector<int64_t>;
 using Texts = std::vector<std::string>;
 
-std::string shown(const std::string& text) { return ar::json_string(text); }
+std::string shown(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 std::string shown(int64_t id) { return std::to_string(id); }
 template <class Value>
 std::string shown(const std::vector<Value>& values) {

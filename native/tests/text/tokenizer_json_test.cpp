@@ -90,7 +90,7 @@ TEST(TokenizerJson, DamagedFilesAreRefused) {
       {good, R"("a b")", R"(["a","b"])", "merges[1]"},
       {good, R"("a b")", R"(7)", "merges[0]"},
       {piece, R"(["▁","a"])", R"(["▁","a","b"])", "merges[0]"},
-      {good, R"("ab":256)", R"("ab":255)", "stands twice"},
+      {good, R"("ab":256)", R"("ab":255)", "occurs twice"},
       {good, R"("ab":256)", R"("ab":-1)", "$.model.vocab['ab']"},
       {good, R"("ab":256)", R"("ab":2147483648)", "below 2^31"},
       {good, R"("ab":256)", R"("ab":256.0)", "Expected `int`"},

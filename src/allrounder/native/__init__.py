@@ -1,4 +1,4 @@
-"""Where the native half lies, if it was installed.
+"""Where the native half is, if it was installed.
 
 What it is: the paths of its libraries and of its CMake package, or None where only the pure Python wheel is installed.
 What it knows: their names, and the environment's ALLROUNDER_NATIVE_LIBRARY_DIR, a folder that developers name instead

@@ -1,4 +1,4 @@
-"""The C interface of the shared library, as ctypes sees it.
+"""The C interface of the shared library, for ctypes.
 
 What it is: the structs and prototypes of `c_api.h` that `client` needs, and the opening of the library.
 What it knows: the header of this version, to which the library belongs. What it does not know: what a call does.

@@ -1,6 +1,6 @@
 """The C++ runtime for Python programs, over its C interface: for tests, benchmarks, and programs that want it.
 
-What it is: one class with the names of `allrounder.runtime`.
+What it is: one class, and typed records, with the names of `allrounder.runtime`.
 What it knows: how Python values become C ones and back. What it does not know: what the library does; image files.
 """
 
@@ -10,14 +10,71 @@ import ctypes as c
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 from allrounder import errors
 from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid
 from allrounder.native.c_api import LOG, PIECE, Load, Request, Timing, installed_ort, open_library
-from allrounder.native.records import LoadOptions, NativeAnswer, NativeTiming, RequestOptions
 
-__all__ = ["NativeRuntime"]
+__all__ = ["LoadOptions", "NativeAnswer", "NativeRuntime", "NativeTiming", "RequestOptions"]
+
+
+class LoadOptions(TypedDict, total=False):
+    """As for `allrounder.runtime.Runtime.load`; a target is given by its figures. Left out: the default.
+
+    A target chooses by the latencies that the manifest records for this machine, with fast weights; none is measured.
+    """
+
+    version: str
+    ttft_ms: float
+    tpot_ms: float
+    percentile: int
+    fallback: Literal["fastest"]
+    threads: int
+    weights: Literal["fast", "shared"]
+    device: str
+    provider: Literal["cuda", "tensorrt"]
+    ids_only: bool  # no tokenizer is read
+    ort_library: str | Path  # default: that of the installed package `onnxruntime`
+    log: Callable[[str], None]
+
+
+class RequestOptions(TypedDict, total=False):
+    """As for `allrounder.runtime.Runtime.generate`. Left out: the default."""
+
+    prefix_ids: Sequence[int]  # with `suffix_ids` in place of a question
+    suffix_ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int  # the same one draws the same tokens again, though not those of `allrounder.runtime`
+    stop: Sequence[str]
+    piece: Callable[[str, int], None]  # called with each piece of text and the count of tokens so far
+
+
+class NativeTiming(NamedTuple):
+    """Milliseconds by phase; ``tpot_ms`` is None where there was one token."""
+
+    preprocess_ms: float
+    vision_ms: float
+    router_ms: float
+    prefill_ms: float
+    decode_ms: float
+    ttft_ms: float
+    tpot_ms: float | None
+
+
+class NativeAnswer(NamedTuple):
+    """One answer; the fields are those of `allrounder.runtime.Answer`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    keep_indices: tuple[int, ...]
+    kept_layers: tuple[int, ...]
+    timing: NativeTiming
+    finish: Literal["stop", "length"]
 
 
 class NativeRuntime:
@@ -131,8 +188,8 @@ def _lowered_request(image: Any, question: str | None, options: RequestOptions) 
         raise ImageInvalid("not RGB pixels", where="image", got=got, wanted="bytes of [height, width, 3]")
     raw = Request(size=c.sizeof(Request), rgb=view.tobytes(), height=shape[0], width=shape[1])
     if question is not None:
-        words = question.encode()
-        raw.question, raw.question_bytes = words, len(words)
+        text = question.encode()
+        raw.question, raw.question_bytes = text, len(text)
     for name in ("prefix", "suffix"):
         ids = options.get(f"{name}_ids", ())
         setattr(raw, f"{name}_ids", (c.c_int64 * len(ids))(*ids))
@@ -182,12 +239,12 @@ def _number(options: Mapping[str, object], name: str) -> object:
     return options.get(name, 0)
 
 
-def _one_of(words: Sequence[str], value: str, where: str) -> int:
-    """Returns the number by which the C interface knows a word."""
-    if value not in words:
-        wanted = " or ".join(repr(word) for word in words if word)
-        raise InputInvalid("unknown word", where=where, got=repr(value), wanted=wanted)
-    return words.index(value)
+def _one_of(names: Sequence[str], value: str, where: str) -> int:
+    """Returns the number by which the C interface knows a name."""
+    if value not in names:
+        wanted = " or ".join(repr(name) for name in names if name)
+        raise InputInvalid("unknown value", where=where, got=repr(value), wanted=wanted)
+    return names.index(value)
 
 
 def _check_names(options: Mapping[str, object], known: Mapping[str, object]) -> None:

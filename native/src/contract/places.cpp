@@ -1,5 +1,6 @@
-#include "contract/user_dirs.hpp"
+#include "contract/places.hpp"
 
+#include <dlfcn.h>
 #include <pwd.h>
 #include <unistd.h>
 
@@ -22,6 +23,16 @@ std::optional<std::string> home() {
 }
 
 }  // namespace
+
+fs::path file_of(const void* address) {
+  Dl_info info{};
+  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
+  std::error_code failed;
+  fs::path real = fs::canonical(info.dli_fname, failed);
+  return failed ? info.dli_fname : real;
+}
+
+fs::path own_folder() { return file_of(reinterpret_cast<const void*>(&own_folder)).parent_path(); }
 
 std::optional<fs::path> cache_dir() {
   const char* configured = std::getenv("XDG_CACHE_HOME");

@@ -1,4 +1,4 @@
-#include "text/stops.hpp"
+#include "text/pieces.hpp"
 
 #include <algorithm>
 #include <tuple>
@@ -10,6 +10,11 @@
 namespace ar {
 namespace {
 
+bool ends_broken(std::string_view text) {
+  const std::string_view broken = utf8::kReplacement;
+  return text.size() >= broken.size() && text.substr(text.size() - broken.size()) == broken;
+}
+
 // Returns the length of the longest proper beginning of `stop` with which `text` ends.
 std::size_t overlap(std::string_view text, std::string_view stop) {
   for (std::size_t size = std::min(stop.size() - 1, text.size()); size > 0; --size) {
@@ -19,6 +24,27 @@ std::size_t overlap(std::string_view text, std::string_view stop) {
 }
 
 }  // namespace
+
+Detokeniser::Detokeniser(Decode decode) : decode_(std::move(decode)) {}
+
+std::string Detokeniser::add(int64_t token) {
+  pending_.push_back(token);
+  return take(false);
+}
+
+std::string Detokeniser::finish() { return take(true); }
+
+// Each piece is the difference between two texts that begin at the same token, so decoders that treat the first token
+// differently (a leading space is stripped) need no special case.
+std::string Detokeniser::take(bool all) {
+  std::vector<int64_t> whole = context_;
+  whole.insert(whole.end(), pending_.begin(), pending_.end());
+  const std::size_t before = utf8::count(decode_(context_));
+  const std::string after = decode_(whole);
+  if (!all && (utf8::count(after) <= before || ends_broken(after))) return "";
+  context_ = std::exchange(pending_, {});
+  return std::string(utf8::after(after, before));
+}
 
 StopTexts::StopTexts(std::vector<std::string> texts) : texts_(std::move(texts)) {
   for (const std::string& text : texts_) {

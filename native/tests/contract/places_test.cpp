@@ -1,5 +1,5 @@
 // Where the cache lies.
-#include "contract/user_dirs.hpp"
+#include "contract/places.hpp"
 
 #include "scratch.hpp"
 

@@ -92,8 +92,8 @@ def _pruners(report: dict) -> str:
     questions = report["comparisons"][0]["questions"]
     lines += [
         "",
-        f"Demo-model figures: the same {questions} unseen questions and the same engines for every pruner. Where no *",
-        "stands, the router is better by a paired bootstrap over images (p < 0.05); * marks where that is not shown.",
+        f"Demo-model figures: the same {questions} unseen questions and the same engines for every pruner. Where there",
+        "is no *, the router is better by a paired bootstrap over images (p < 0.05); * marks where that is not shown.",
     ]
     return "\n".join(lines)
 

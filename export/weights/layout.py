@@ -121,7 +121,7 @@ def write(layout: WeightsFile, read: Read, path: Path, progress: Progress) -> No
 
     Raises:
         GraphInvalid: A weight is too large for the precision, or not finite.
-        OSError: There is no room for the file.
+        OSError: The file does not fit on the disk.
     """
     partial = path.with_suffix(".partial")
     with partial.open("w+b") as file:

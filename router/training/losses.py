@@ -52,7 +52,7 @@ class Learner(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where a run stands: ``share`` of it done, 0 to 1; the ``budgets`` of this step; its source of chance."""
+    """How far a run is: ``share`` of it done, 0 to 1; the ``budgets`` of this step; its source of chance."""
 
     share: float
     budgets: tuple[Budget, ...]

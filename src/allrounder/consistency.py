@@ -23,7 +23,7 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
     for entry in manifest.entries:
         place = f"{where}, entry {entry.label}"
         if keys.count(entry.key) > 1:
-            raise BundleCorrupt("an entry stands twice in the manifest", where=place)
+            raise BundleCorrupt("an entry is twice in the manifest", where=place)
         graphs = entry.graphs
         _check_pruning(entry.pruning, graphs.router, manifest.model, place)
         paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode)

@@ -90,7 +90,7 @@ def list_files(root: Path) -> dict[str, FileStat]:
 def _refuse_special(root: Path, name: str, status: os.stat_result) -> None:
     kind = "symbolic link" if stat.S_ISLNK(status.st_mode) else "special file"
     raise BundleCorrupt(
-        f"a {kind} stands where only regular files may",
+        f"a {kind} is where only regular files may be",
         where=root / name,
         remedy="put the file itself in its place, or build the bundle again",
     )

@@ -73,7 +73,7 @@ void check_manifest(const Manifest& manifest, const std::string& where) {
   for (const Entry& entry : manifest.entries) ++count[entry.key()];
   for (const Entry& entry : manifest.entries) {
     const std::string place = where + ", entry " + quoted(entry.label());
-    if (count[entry.key()] > 1) refuse("an entry stands twice in the manifest", {place, "", "", ""});
+    if (count[entry.key()] > 1) refuse("an entry is twice in the manifest", {place, "", "", ""});
     check_pruning(entry.pruning, manifest.model, place);
     check_router(entry, manifest.model, place);
     check_listed(entry.graphs, manifest.files, place);

@@ -69,7 +69,7 @@ std::optional<struct stat> status_at(const fs::path& path) {
 
 [[noreturn]] void refuse(const fs::path& path, mode_t mode) {
   const char* what = S_ISLNK(mode) ? "a symbolic link" : S_ISDIR(mode) ? "a folder" : "a special file";
-  throw Error(AR_BUNDLE_CORRUPT, std::string(what) + " stands where only regular files may",
+  throw Error(AR_BUNDLE_CORRUPT, std::string(what) + " is where only regular files may be",
               {quoted(path.string(), 1000), "", "", "put the file itself in its place, or build the bundle again"});
 }
 

@@ -15,7 +15,7 @@ struct AddedToken {  // as tokenizer.json has it
   int64_t id = 0;
   std::string content;
   bool strip_left = false, strip_right = false;  // takes the white space beside it along
-  bool normalized = false;                       // is looked for in the normalised text, in its own normalised form
+  bool normalized = false;                       // is searched in the normalised text, in its own normalised form
   bool special = false;
 };
 

@@ -161,7 +161,7 @@ def test_the_report_speaks_of_a_bundle_that_build_makes(first, tiny, tiny_bundle
 def test_rows_differ_between_pruners_and_halves_of_the_router_are_its_own(first):
     """The grid's scores really reach the engines: other scores keep other layers and tokens."""
     report = read_report(first)
-    at = {row.pruner: row for row in report.rows if row.version == "par-nano" and row.layer_policy == "dynamic"}
+    at = {row.pruner: row for row in report.rows if row.version == "par-nano" and row.pruning.layer_policy == "dynamic"}
     assert len({row.figures.kl.mean for row in at.values()}) >= len(at) - 1
     assert at["random+random"].layer_use != at["random+shortgpt"].layer_use
     static = at["random+shortgpt"].layer_use

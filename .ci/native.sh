@@ -17,19 +17,18 @@ native_packages() {
     { cat "$work/apt.log"; return 1; }
 }
 
-# ONNX Runtime's headers, its library from the installed wheel, and a bundle.
+# ONNX Runtime's headers, its library from the installed wheel, and the unit tests' bundle.
 native_environment() {
   native/tools/fetch_ort_headers.sh "$work/ort"
   export ORT_ROOT=$work/ort/usr
   ALLROUNDER_ORT_LIBRARY=$(python -c 'from allrounder.native.c_api import installed_ort; print(installed_ort())')
   export ALLROUNDER_ORT_LIBRARY
-  python native/tests/write_bundle.py "$work/bundle"
-  export ALLROUNDER_TEST_BUNDLE=$work/bundle
+  export ALLROUNDER_TEST_BUNDLE=$PWD/native/tests/golden/bundle
 }
 
 # native_build PRESET [TARGET...]: into build/native/PRESET; without ONNX Runtime's headers the presets fail.
 native_build() {
-  cmake --preset "$1" -S native -Wno-dev -DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
+  cmake --preset "$1" -S native -Wno-dev -U "ORT_*" -DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
   grep -- '-- allrounder ' "$work/configure.log"
   cmake --build "build/native/$1" -- --quiet "${@:2}"
 }
@@ -109,5 +108,5 @@ native_wheel() {
   ALLROUNDER_NATIVE=1 pip wheel -q --no-deps -w "$work/native" .
   python3 -m venv "$work/native-venv"
   "$work/native-venv/bin/pip" install -q "$work"/native/*-py3-none-linux_*.whl
-  (cd / && env -u ALLROUNDER_ORT_LIBRARY "$work/native-venv/bin/python" "$OLDPWD/native/tests/package/use_wheel.py" "$work/bundle")
+  (cd / && env -u ALLROUNDER_ORT_LIBRARY "$work/native-venv/bin/python" "$OLDPWD/native/tests/package/use_wheel.py" "$ALLROUNDER_TEST_BUNDLE")
 }

@@ -25,6 +25,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from allrounder.chat.messages import question
 from allrounder.commands.pipeline.random_model import write_random_model
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
@@ -53,11 +54,10 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
     }  # thin: growth is what counts
     shape = Shape(text={**text, "max_position_embeddings": 8192}, vision={"image_size": 336})
     pair = write_random_model(folder, shape)
-    limits = Limits(text_tokens=64, new_tokens=max(ROOMS), batch=1)
+    limits = Limits(images=1, image_tokens=576, text_tokens=64, new_tokens=max(ROOMS), batch=1)
     freezer = Freezer(pair.vlm, None, folder / "frozen", FreezeOptions(limits=limits), TerminalProgress())
-    tokens = freezer.spec.image_tokens
     freezer.shared()
-    freezer.add(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
+    freezer.add(pruning_config(FULL, layers=layers, prune_layer=0, layer_policy="static"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         backend("onnxruntime").build(folder / "frozen", staging, BuildOptions())
@@ -67,10 +67,9 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
 
 def decode_step(engine: Engine, free_slots: int) -> tuple[Callable[[], object], int]:
     """Returns a function that decodes one token into a cache with ``free_slots``, and the cache's capacity."""
-    prompt = engine.prompt("what is it?")
-    state = engine.start(engine.preprocess(np.zeros((336, 336, 3), np.uint8)), prompt, free_slots=free_slots)
-    capacity = len(prompt.prefix_ids) + len(prompt.suffix_ids) + engine.model.image_tokens + free_slots
-    return lambda: engine.decode(state, [7]), capacity
+    layout, pixels = engine.layout(question("what is it?")), engine.preprocess(np.zeros((336, 336, 3), np.uint8))
+    state = engine.start([pixels], layout, free_slots=free_slots)
+    return lambda: engine.decode(state, [7]), layout.rows + free_slots
 
 
 def attention_step(capacity: int, filled: int, layers: int, threads: int) -> Callable[[], object]:

@@ -126,9 +126,8 @@ def _export(folder: str, precision: str, phases: Connection) -> None:
     options = FreezeOptions(msgspec.convert(precision, Precision))
     freezer = Freezer(vlm, router, out, options)
     freezer.shared()
-    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
-    versions, model = ("full", "par-lite"), {"tokens": tokens, "layers": layers, "prune_layer": PRUNE_LAYER}
-    for pruning in pruning_configs(versions, **model, policies=LAYER_POLICIES):
+    layers, versions = freezer.spec.decoder.layers, ("full", "par-lite")
+    for pruning in pruning_configs(versions, layers=layers, prune_layer=PRUNE_LAYER, policies=LAYER_POLICIES):
         freezer.add(ranked(pruning, range(PRUNE_LAYER, layers)))
     freezer.finish()
     phases.send("verify")

@@ -32,30 +32,44 @@ DTYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16,
 
 
 class Shape(NamedTuple):
-    """Of one gather: k of ``tokens`` rows of ``hidden`` elements."""
+    """Of one prompt: each of ``images`` keeps k of its ``tokens``, among ``text`` rows, all of ``hidden`` elements."""
 
-    batch: int
+    images: int
     tokens: int
     k: int
+    text: int
     hidden: int
+    batch: int = 1
+
+    def __str__(self) -> str:
+        images = f"{self.images} x {self.tokens} image tokens, {self.keep} kept"
+        return f"{images}, {self.batch} x {self.text} rows of text, H={self.hidden}"
 
 
-SHAPES = (Shape(1, 576, 64, 1024), Shape(1, 576, 144, 4096), Shape(8, 576, 144, 4096), Shape(1, 2880, 640, 4096))
+SHAPES = (
+    Shape(1, 576, 64, 64, 1024),
+    Shape(1, 576, 144, 64, 4096),
+    Shape(4, 576, 144, 64, 4096),
+    Shape(1, 2880, 640, 64, 4096),
+)
 
 
-def model(k: int, dtype: int) -> bytes:
+def model(dtype: int) -> bytes:
     """Returns a graph of one gather, serialized."""
     graph = GraphWriter("gather", {}, dtype)
     inputs = [
-        graph.input("hidden", dtype, ["B", "N", "H"]),
-        graph.input("scores", TensorProto.FLOAT, ["B", "N"]),
-        graph.input("positions", TensorProto.INT64, ["B", "N"]),
+        graph.input("hidden", dtype, ["B", "S", "H"]),
+        graph.input("position_ids", TensorProto.INT64, ["A", "B", "S"]),
+        graph.input("scores", TensorProto.FLOAT, ["N"]),
+        graph.input("image_index", TensorProto.INT64, ["N"]),
+        graph.input("image_of", TensorProto.INT64, ["N"]),
+        graph.input("keep_counts", TensorProto.INT64, ["I"]),
     ]
-    names = ("gathered", "gathered_positions", "keep")
-    rows, positions, keep = graph.call(token_gather(), inputs, names, k=k, **PLUGIN)
-    graph.output(rows, dtype, ["B", k, "H"])
-    graph.output(positions, TensorProto.INT64, ["B", k])
-    graph.output(keep, TensorProto.INT64, ["B", k])
+    names = ("gathered", "gathered_position_ids", "keep_indices")
+    rows, positions, keep = graph.call(token_gather(), inputs, names, **PLUGIN)
+    graph.output(rows, dtype, ["B", "R", "H"])
+    graph.output(positions, TensorProto.INT64, ["A", "B", "R"])
+    graph.output(keep, TensorProto.INT64, ["T"])
     return graph.model().SerializeToString()
 
 
@@ -73,10 +87,10 @@ class Bound(NamedTuple):
         return [output.tobytes() for output in self.binding.copy_outputs_to_cpu()]
 
 
-def bind(serialized: bytes, library: Path | None, given: dict[str, np.ndarray]) -> Bound:
-    """Returns a session on one thread, with the library's op where one is given."""
+def bind(serialized: bytes, library: Path | None, given: dict[str, np.ndarray], threads: int = 1) -> Bound:
+    """Returns a session, with the library's op where one is given."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     if library is not None:
         options.register_custom_ops_library(os.fspath(library))
     session = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
@@ -90,13 +104,17 @@ def bind(serialized: bytes, library: Path | None, given: dict[str, np.ndarray]) 
 
 
 def inputs(shape: Shape, dtype: type) -> dict[str, np.ndarray]:
-    """Returns random rows and scores."""
+    """Returns random rows and scores; the images stand one after another in the middle of the text."""
     random = np.random.default_rng(0)
-    rows = (shape.batch, shape.tokens)
+    tokens = shape.images * shape.tokens
+    rows = tokens + shape.text
     return {
-        "hidden": random.standard_normal((*rows, shape.hidden), np.float32).astype(dtype),
-        "scores": random.standard_normal(rows).astype(np.float32),
-        "positions": np.tile(np.arange(shape.tokens), (shape.batch, 1)),
+        "hidden": random.standard_normal((1, rows, shape.hidden), np.float32).astype(dtype),
+        "position_ids": np.arange(rows)[None, None],
+        "scores": random.standard_normal(tokens).astype(np.float32),
+        "image_index": np.arange(tokens) + shape.text // 2,
+        "image_of": np.repeat(np.arange(shape.images), shape.tokens),
+        "keep_counts": np.full(shape.images, shape.k),
     }
 
 
@@ -132,14 +150,14 @@ def main(argv: list[str] | None = None) -> int:
     results = []
     for shape in SHAPES:
         for name, (element, dtype) in DTYPES.items():
-            given, serialized = inputs(shape, dtype), model(shape.k, element)
+            given, serialized = inputs(shape, dtype), model(element)
             op, function = bind(serialized, library, given), bind(serialized, None, given)
             if op.outputs() != function.outputs():
                 print(f"{shape} {name}: the op and the function differ", file=sys.stderr)
                 return 1
             low, median, high = np.percentile(ratios(op, function, arguments.rounds), (5, 50, 95))
             results.append(shape._asdict() | {"precision": name, "ratio": round(float(median), 3)})
-            size = f"[{shape.batch},{shape.tokens},{shape.hidden}] k={shape.k} {name}"
+            size = f"{shape.images} x {shape.k} of {shape.tokens}, {shape.text} of text, H={shape.hidden}, {name}"
             print(f"{size}: {median:.2f} ({low:.2f} to {high:.2f})")
     summary = {"benchmark": "native_op", "onnxruntime": onnxruntime.__version__, "results": results}
     print(json.dumps(summary))

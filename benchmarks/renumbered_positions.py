@@ -43,23 +43,30 @@ class Answer(NamedTuple):
 
 
 def positions(read: KeptRows, kind: str) -> Tensor:
-    """Returns the positions [P + T + S] of a prompt's rows."""
+    """Returns the positions [R - N + T] of a prompt's rows."""
     if kind == "kept":
-        return torch.from_numpy(read.positions)
+        return torch.from_numpy(read.positions[0])
     if kind == "counted":
-        return torch.arange(len(read.positions))
-    tokens, count = read.image_tokens, len(read.keep)
+        return torch.arange(len(read.kept))
+    tokens, count = read.layout.image_tokens, len(read.keep)
     even = (2 * np.arange(count) + 1) * tokens // (2 * count)  # the middle of each of T equal stretches
-    return torch.from_numpy(read._replace(keep=tuple(even.tolist())).positions)
+    return torch.from_numpy(read._replace(keep=tuple(even.tolist())).positions[0])
+
+
+def decoder_rows(read: KeptRows, embed: Any) -> Tensor:
+    """Returns the rows [R - N + T, H] of a pruned prompt: its text embedded by the model, and its image tokens."""
+    ids = torch.tensor(read.layout.input_ids)[torch.from_numpy(read.kept)]
+    images = torch.from_numpy(np.isin(read.kept, read.layout.image_index))
+    rows = embed(ids.masked_fill(images, 0)).clone()
+    rows[images] = torch.from_numpy(read.rows)
+    return rows
 
 
 @torch.no_grad()
 def answers(model: Any, batch: list[KeptRows], kind: str) -> Tensor:
     """Returns greedy tokens [B, NEW_TOKENS] of prompts of equal length."""
     embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor([list(read.prompt[side]) for read in batch])) for side in (0, 1))
-    rows = torch.from_numpy(np.stack([read.rows for read in batch]))
-    inputs: dict[str, Tensor] = {"inputs_embeds": torch.cat([before, rows, after], dim=1)}
+    inputs: dict[str, Tensor] = {"inputs_embeds": torch.stack([decoder_rows(read, embed) for read in batch])}
     places = torch.stack([positions(read, kind) for read in batch])
     # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen, cache, tokens = torch.ones_like(places), None, []
@@ -79,7 +86,7 @@ def ask(checkpoint: Path, asked: list[Example]) -> dict[str, list[Answer]]:
     reads = [reader.read(example.image, example.question) for example in asked]
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, read in enumerate(reads):
-        by_length[len(read.positions)].append(number)
+        by_length[len(read.kept)].append(number)
     batches = [group[at : at + BATCH] for group in by_length.values() for at in range(0, len(group), BATCH)]
     kinds = KINDS if reader.sidecar.graphs.router else KINDS[:1]  # where every row is kept, all three are the same
     found: dict[str, dict[int, Answer]] = {kind: {} for kind in kinds}
@@ -111,7 +118,7 @@ def main() -> int:
     arguments = parser.parse_args()
     asked = list(examples(Split.TEST, arguments.questions))
     images = tuple(str(number // len(CLASSES)) for number in range(len(asked)))
-    found = {RowReader(path).sidecar.entry.version: ask(path, asked) for path in arguments.checkpoints}
+    found = {RowReader(path).sidecar.entry.pruning.version: ask(path, asked) for path in arguments.checkpoints}
     if FULL not in found:
         parser.error(f"give a checkpoint of the version {FULL} as well: the others are compared with it")
     reference = found[FULL]["kept"]

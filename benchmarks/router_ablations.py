@@ -20,13 +20,14 @@ from router_objectives import objectives
 from allrounder.demo.scenes import Split
 from allrounder.progress import TerminalProgress
 from allrounder.router.checkpoint import load_router
+from allrounder.router.decisions import quota
 from allrounder.router.training.examples import SceneExamples
 from allrounder.router.training.losses import gate_loss
 from allrounder.router.training.measure import Closeness, measure, random_scorer, router_scorer
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import References
 from allrounder.router.training.train import RunOptions, train
-from allrounder.versions import resolve
+from allrounder.versions import EVERYTHING
 from allrounder.vlm.model import LoadedModel, load_model
 
 QUESTIONS = 5
@@ -95,10 +96,10 @@ def _references(vlm: LoadedModel, split: Split, first: int, images: int) -> Refe
 
 def _report(vlm: LoadedModel, references: References, scorer: Any) -> dict[str, Any]:
     """Returns divergence and agreement at each version, and with tokens or layers alone at par-lite's budget."""
-    tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
-    named = {name: resolve(name, tokens=tokens, layers=layers) for name in BOTH}
+    layers = vlm.spec.decoder.layers
+    named = {name: quota(name, layers) for name in BOTH}
     lite = named["par-lite"]
-    named |= {"tokens alone": lite._replace(layers=layers), "layers alone": lite._replace(tokens=tokens)}
+    named |= {"tokens alone": lite._replace(layers=layers), "layers alone": lite._replace(keep=EVERYTHING)}
     found: list[Closeness] = measure(vlm, references, scorer, list(named.values()), prune_layer=2)
     return {name: [round(figure, 4) for figure in close] for name, close in zip(named, found, strict=True)}
 

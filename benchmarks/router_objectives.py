@@ -23,8 +23,6 @@ from allrounder.router.training.forced import divergence
 from allrounder.router.training.losses import Found, Learner, Moment, Objective, Work, decision_log_probs
 from allrounder.router.training.references import Batch
 from allrounder.router.training.start import first_router
-from allrounder.versions import Budget
-from allrounder.vlm.prompt import PromptBatch
 
 DECISIONS = 8  # per prompt
 ATTENTION_NOISE = 1.0  # standard deviation on attention logits (PAR: 1)
@@ -59,19 +57,24 @@ def _sampled(judge: Judge, referenced: bool, learner: Learner, work: Work, momen
     gather, (batch, forced, scores, budget) = learner.options.prune_layer, work
     with torch.no_grad():
         drawn = noisy_scores(learner.router, batch, moment.generator)
-        decision = cut(drawn, budget, gather)
+        image_of = batch.prompt.interleaved(DECISIONS).image_of
+        decision = cut(drawn, image_of, budget, gather)
         pruned = decision_log_probs(learner.vlm, forced, decision, gather).unflatten(0, (-1, DECISIONS))
         found = torch.stack(
             [divergence(batch.log_probs, pruned[:, one], forced.counted) for one in range(DECISIONS)], 1
         )
-        kept = torch.zeros_like(drawn.token_scores, dtype=torch.bool).scatter(1, decision.keep, value=True)
+        places = decision.keep.where(decision.keep >= 0, image_of.shape[1])
+        kept = nn.functional.pad(torch.zeros_like(image_of, dtype=torch.bool), (0, 1)).scatter(1, places, value=True)[
+            :, :-1
+        ]
+        share = kept[::DECISIONS].sum(dim=1) / (image_of[::DECISIONS] >= 0).sum(dim=1).clamp_min(1)
         picked = Picked(kept, decision.layer_mask[:, gather:])
     log_probs = decision_log_prob(_repeated(scores), picked, gather)
     if referenced:  # against the frozen first router, which the seed gives again
         with torch.no_grad():
             first = first_router(learner.vlm, learner.options, None)(batch.embeddings.float(), batch.prompt)
             log_probs = log_probs - decision_log_prob(_repeated(first), picked, gather)
-    loss = judge(log_probs.view(-1, DECISIONS), found) + SPARSITY * sum(sparsity(scores, budget, gather))
+    loss = judge(log_probs.view(-1, DECISIONS), found) + SPARSITY * sum(sparsity(scores, share, budget.layers, gather))
     return Found(loss.mean(), found.mean(dim=1))
 
 
@@ -85,7 +88,7 @@ def noisy_scores(router: MetaRouter, batch: Batch, generator: torch.Generator) -
         drawn = torch.randn(shape, generator=generator, device=mask.device, dtype=mask.dtype)
         return inputs, named | {"attention_mask": mask + ATTENTION_NOISE * drawn}
 
-    prompts = PromptBatch(*(part.repeat_interleave(DECISIONS, dim=0) for part in batch.prompt))
+    prompts = batch.prompt.interleaved(DECISIONS)
     hooks = [layer.register_forward_pre_hook(disturb, with_kwargs=True) for layer in router.layers]
     try:
         scores = router(batch.embeddings.float().repeat_interleave(DECISIONS, dim=0), prompts)
@@ -132,12 +135,11 @@ def listwise_loss(log_probs: Tensor, divergences: Tensor) -> Tensor:
     return (wanted.exp() * (wanted - (SCALE * log_probs).log_softmax(dim=1))).sum(dim=1)
 
 
-def sparsity(scores: Scores, budget: Budget, prune_layer: int) -> tuple[Tensor, Tensor]:
-    """Returns how far the policy's mean probabilities are from the budget's shares, tokens [B] and layers [B]."""
-    tokens = torch.sigmoid(scores.token_scores)
+def sparsity(scores: Scores, share: Tensor, kept_layers: int, prune_layer: int) -> tuple[Tensor, Tensor]:
+    """Returns how far the policy's mean probabilities are from the shares of tokens [B] and of layers, [B] each."""
     layers = torch.sigmoid(scores.layer_scores[:, prune_layer:])
-    token_gap = (tokens.mean(dim=1) - budget.tokens / tokens.shape[1]).abs()
-    layer_gap = (layers.mean(dim=1) - (budget.layers - prune_layer) / layers.shape[1]).abs()
+    token_gap = (_mean(torch.sigmoid(scores.token_scores), scores.token_scores) - share).abs()
+    layer_gap = (layers.mean(dim=1) - (kept_layers - prune_layer) / layers.shape[1]).abs()
     return token_gap, layer_gap
 
 
@@ -146,4 +148,11 @@ def _repeated(scores: Scores) -> Scores:
 
 
 def _bernoulli(scores: Tensor, picked: Tensor) -> Tensor:
-    return torch.where(picked, nn.functional.logsigmoid(scores), nn.functional.logsigmoid(-scores)).mean(dim=1)
+    known = scores.masked_fill(scores.isneginf(), 0)
+    return _mean(torch.where(picked, nn.functional.logsigmoid(known), nn.functional.logsigmoid(-known)), scores)
+
+
+def _mean(values: Tensor, scores: Tensor) -> Tensor:
+    """Returns the mean [B] of ``values`` [B, N] where ``scores`` are not those of padding."""
+    real = ~scores.isneginf()
+    return values.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1).clamp_min(1)

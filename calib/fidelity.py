@@ -27,14 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allrounder.calib.distributions import divergence
-from allrounder.calib.questions import check_questions
+from allrounder.calib.questions import check_questions, layout_of
 from allrounder.engines.sessions import Tensor
 from allrounder.errors import CalibrationError
+from allrounder.layout import PromptLayout
+from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine, Scores
 from allrounder.runtime.image import to_rgb
-from allrounder.runtime.prompt import PromptIds
 
 __all__ = [
     "FULL_REPORT",
@@ -50,7 +51,7 @@ FULL_REPORT = 2000  # questions from which on fidelity is no longer quick
 MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
 
 
-Scorer = Callable[[Prompt], Scores]  # token scores [1, N] and layer scores [1, M], float32; higher is kept
+Scorer = Callable[[Prompt], Scores]  # token scores [N] and layer scores [M], float32; higher is kept
 
 
 class Contender(NamedTuple):
@@ -103,7 +104,7 @@ class _Question(NamedTuple):
 class _Inputs(NamedTuple):
     """What a prefill reads."""
 
-    prompt: PromptIds
+    layout: PromptLayout
     image_embeds: Tensor
     scores: Scores | None
 
@@ -153,7 +154,7 @@ def measure(
         answer = _greedy(reference, _inputs(Contender(reference), question))
         truths.append(_is_correct(reference, prompt, answer.ids))
         for row, contender in zip(rows, contenders, strict=True):
-            if contender.engine.entry.graphs == reference.entry.graphs:
+            if _runs_as(contender.engine.entry, reference.entry):
                 row.append(_Outcome(0.0, agrees=True, correct=truths[-1], layers=answer.layers))
             else:
                 row.append(_compare(contender, question, answer, truths[-1]))
@@ -189,15 +190,15 @@ def _plain(text: str) -> str:
 def _inputs(contender: Contender, question: _Question) -> _Inputs:
     """Returns what the contender's prefill reads; features and scores are computed when they are first asked for."""
     engine, scorer = contender
-    prompt = engine.prompt(question.prompt.question)
+    layout = layout_of(engine, question.prompt)
     graphs = engine.entry.graphs
     if graphs.vision not in question.image_embeds:
         question.image_embeds[graphs.vision] = engine.embed_image(to_rgb(question.prompt.image))
     image_embeds = question.image_embeds[graphs.vision]
     source = graphs.router if scorer is None else id(scorer)  # a scorer lives as long as the contenders do
     if source not in question.scores:
-        question.scores[source] = engine.route(prompt, image_embeds) if scorer is None else scorer(question.prompt)
-    return _Inputs(prompt, image_embeds, question.scores[source])
+        question.scores[source] = engine.route(layout, image_embeds) if scorer is None else scorer(question.prompt)
+    return _Inputs(layout, image_embeds, question.scores[source])
 
 
 def _greedy(engine: Engine, inputs: _Inputs) -> _Answer:
@@ -224,6 +225,11 @@ def _compare(contender: Contender, question: _Question, answer: _Answer, referen
     if not agrees and question.prompt.answer is not None:
         correct = _is_correct(engine, question.prompt, _greedy(engine, inputs).ids)
     return _Outcome(float(divergence(answer.logits, logits).mean()), agrees, correct, state.kept_layers)
+
+
+def _runs_as(entry: Entry, other: Entry) -> bool:
+    """Whether two entries give the same answers: entries of one graph may keep different numbers of image tokens."""
+    return (entry.graphs, entry.pruning.keep) == (other.graphs, other.pruning.keep)
 
 
 def _is_correct(engine: Engine, prompt: Prompt, ids: tuple[int, ...]) -> bool:

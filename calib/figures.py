@@ -8,6 +8,7 @@ comparison is paired: both sides of every question are resampled together, so th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -254,10 +255,15 @@ def _share_of_full(entry: Entry, entries: Sequence[Entry]) -> float | None:
 
 def _missing(entry: Entry, place: Path) -> str:
     other = "static" if entry.pruning.layer_policy == "dynamic" else "dynamic"
-    command = (
-        f"allrounder build --version {entry.version} --layer-policy {other} --backend {entry.backend} "
-        f"--precision {entry.precision} --prune-layer {entry.pruning.prune_layer} --out {place}"
-    )
+    flags = {
+        "--version": entry.version,
+        "--layer-policy": other,
+        "--backend": entry.backend,
+        "--precision": entry.precision,
+        "--prune-layer": entry.pruning.prune_layer,
+        "--out": place,
+    }
+    command = shlex.join(["allrounder", "build", *(str(word) for pair in flags.items() for word in pair)])
     return (
         f"{entry.version}: only {entry.pruning.layer_policy} is in this bundle; to compare, build {other} as well, "
         f"with the same --model, --router and --calib, and calibrate again: {command}"

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from allrounder.calib.questions import check_questions
+from allrounder.calib.questions import check_questions, layout_of
 from allrounder.errors import CalibrationError
 from allrounder.progress import Progress, silent
 from allrounder.prompts import Prompt
@@ -39,7 +39,7 @@ def layer_order(
     check_questions(engine, prompts)
     scores = []
     for done, prompt in enumerate(prompts, start=1):
-        given = engine.route(engine.prompt(prompt.question), engine.embed_image(to_rgb(prompt.image)))
+        given = engine.route(layout_of(engine, prompt), engine.embed_image(to_rgb(prompt.image)))
         if given is None:
             raise CalibrationError("a layer ranking needs a router", where=engine.entry.label, remedy="give --router")
         scores.append(np.asarray(given.layer_scores, dtype=np.float32).reshape(-1))

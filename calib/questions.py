@@ -6,35 +6,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from allrounder.errors import PromptsInvalid, PromptTooLong
+from allrounder.chat.messages import question
+from allrounder.errors import InputInvalid, PromptsInvalid, PromptTooLong
+from allrounder.layout import PromptLayout
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine
 
-__all__ = ["QUESTIONS", "check_questions", "quick_sample", "ranking_prompts"]
+__all__ = ["QUESTIONS", "check_questions", "layout_of", "quick_sample", "ranking_prompts"]
 
 QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the ranking
 _SAMPLE_SEED = 7
 
 
 def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
-    """Checks that every question is within the engine's limits.
+    """Checks that every question can be asked: it is within the engine's limits, and the model's template takes it.
 
     Raises:
-        PromptsInvalid: Some are not; they are named.
+        PromptsInvalid: Some cannot; they are named.
     """
-    too_long = []
+    refused = []
     for prompt in prompts:
         try:
-            engine.prompt(prompt.question)
-        except PromptTooLong as error:
-            too_long.append(f"{prompt.question[:60]!r} about {prompt.image.name}: {error.got}")
-    if too_long:
+            layout_of(engine, prompt)
+        except InputInvalid as error:
+            why = error.got if isinstance(error, PromptTooLong) else error
+            refused.append(f"{prompt.question[:60]!r} about {prompt.image.name}: {why}")
+    if refused:
         raise PromptsInvalid(
-            f"{len(too_long)} questions are too long for these engines",
-            got="; ".join(too_long[:10]) + (" ..." if len(too_long) > 10 else ""),
-            wanted=f"up to {engine.limits.text_tokens} text tokens",
+            f"{len(refused)} questions cannot be asked of these engines",
+            got="; ".join(refused[:10]) + (" ..." if len(refused) > 10 else ""),
+            wanted=f"up to {engine.limits.text_tokens} text tokens, the template's included",
             remedy="shorten or remove these questions",
         )
+
+
+def layout_of(engine: Engine, prompt: Prompt) -> PromptLayout:
+    """Returns the layout of a question about one image, as the engine's model asks it.
+
+    Raises:
+        InputInvalid: The model's template refuses the question, or it exceeds the engine's limits.
+    """
+    return engine.layout(question(prompt.question))
 
 
 def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import why_not
@@ -18,9 +19,9 @@ from allrounder.progress import Progress, note
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.memory import fits
 
-__all__ = ["try_engines"]
+__all__ = ["TRIAL", "try_engines"]
 
-_QUESTION = "What is in the image?"
+TRIAL = "What is in the image?"  # the shortest question that a bundle must take
 
 
 def try_engines(bundle: OpenBundle, entries: Sequence[Entry], options: EngineOptions, progress: Progress) -> None:
@@ -49,6 +50,6 @@ def _ask(engine: Engine) -> bool:
     """Returns whether the logits of a prompt and of one token after it are finite."""
     side = engine.model.image_size
     image = engine.preprocess(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-    state = engine.start(image, engine.prompt(_QUESTION), free_slots=1)
+    state = engine.start([image], engine.layout(question(TRIAL)), free_slots=1)
     first = state.logits
     return bool(np.isfinite(first).all() and np.isfinite(engine.decode(state, [int(first.argmax())])).all())

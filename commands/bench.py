@@ -16,7 +16,7 @@ import numpy as np
 
 from allrounder.calib.tables import table
 from allrounder.commands.bench_memory import Memory, peak_memory
-from allrounder.commands.runnable import runnable
+from allrounder.commands.runnable import build_command, runnable
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.engines.options import EngineOptions, Weights
 from allrounder.errors import InputInvalid, UnknownVersion
@@ -222,7 +222,7 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
             f"the bundle has no {' or '.join(missing)}",
             where=bundle.path,
             wanted=", ".join(sorted(there)),
-            remedy=f"allrounder build --version {','.join(missing)} --out {bundle.path}",
+            remedy=build_command(bundle, "--version", ",".join(missing)),
         )
     return tuple(entry for entry in entries if not names or entry.version in names)
 
@@ -230,7 +230,8 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
 def _kv_bytes(engine: Engine, workload: Workload) -> int:
     """Returns the bytes that one request's keys and values hold, the slots of its answer included."""
     request = make_request(engine, workload)
-    cache = engine.start(engine.preprocess(request.rgb), request.prompt, free_slots=request.new_tokens).cache
+    pixels = [engine.preprocess(request.rgb)]
+    cache = engine.start(pixels, request.layout, free_slots=request.new_tokens).cache
     return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)
 
 

@@ -6,12 +6,14 @@ Arguments, defaults and what is printed; the build itself is `allrounder.command
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
-from allrounder.commands.pipeline.request import BuildRequest
+from allrounder.commands.keep_words import keep_words
+from allrounder.commands.pipeline.request import BuildRequest, LimitFlags
 from allrounder.errors import InputInvalid, UnknownVersion
 from allrounder.manifest import Precision
 from allrounder.progress import TerminalProgress
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         metavar="SHARE|COUNT",
-        help="a version of your own: the share (0.25) or number (144) of image tokens that it keeps; 1: all of them",
+        help="a version of your own: the share (0.25) or number (144) of each image's tokens; 1: all",
     )
     parser.add_argument("--layers", type=int, metavar="L", help="a version of your own: the decoder layers it keeps")
     parser.add_argument("--model", default=_DEMO, help="demo, a Hugging Face directory, or a hub id")
@@ -70,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the bundle, or checkpoint (default: bundles/MODEL, or checkpoints/MODEL-VERSION)",
     )
+    limits = parser.add_argument_group("what a request may ask for, at most (default: what fits the model)")
+    limits.add_argument("--max-images", type=int, metavar="N", help="images of one request")
+    limits.add_argument(
+        "--max-text-tokens", type=int, metavar="N", help="text tokens of one prompt, the template's included"
+    )
+    limits.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens of one answer")
     parser.add_argument("--force", action="store_true", help="build and measure again what is there already")
 
 
@@ -82,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     report = build_bundle(request, TerminalProgress())
     for entry in report.entries:
-        print(f"built {entry.label}: {entry.pruning.keep} image tokens, {entry.pruning.layers} decoder layers")
+        print(f"built {entry.label}: {keep_words(entry.pruning)}, {entry.pruning.layers} decoder layers")
     print(msgspec.json.encode(report).decode())
     return 0
 
@@ -103,6 +111,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
             got=f"--backend {arguments.backend}",
             remedy="leave --native-op out",
         )
+    limits = _limits(arguments)
     custom = arguments.keep is not None or arguments.layers is not None
     versions = _versions(arguments.version, custom=custom)
     vlm, router, calib = arguments.model, arguments.router, arguments.calib
@@ -115,7 +124,8 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         raise InputInvalid(
             f"every version but {FULL} needs a router",
             where="--router",
-            remedy=f"train one: allrounder train-router --model {vlm} --out my-router, then give --router my-router",
+            remedy=f"train one: allrounder train-router --model {shlex.quote(vlm)} --prompts PROMPTS.jsonl "
+            "--out my-router, then give --router my-router",
         )
     return BuildRequest(
         versions=versions,
@@ -132,17 +142,27 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
         out=arguments.out,
         force=arguments.force,
         native_op=arguments.native_op,
-        flags=_flags(arguments),
+        flags=_flags(arguments, limits),
+        limits=limits,
     )
 
 
-def _flags(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Returns what an error's remedy repeats of the command line: where things lie, as far as it was said."""
+def _limits(arguments: argparse.Namespace) -> LimitFlags:
+    limits = LimitFlags(arguments.max_images, arguments.max_text_tokens, arguments.max_new_tokens)
+    for flag, value in limits.given.items():
+        if value < 1:
+            raise InputInvalid("an impossible limit", where=flag, got=value, wanted="1 or more")
+    return limits
+
+
+def _flags(arguments: argparse.Namespace, limits: LimitFlags) -> tuple[str, ...]:
+    """Returns what an error's remedy repeats of the command line: where things lie and limits, as far as given."""
     given = {
         "--model": arguments.model,
         "--router": arguments.router,
         "--calib": arguments.calib,
         "--out": arguments.out,
+        **limits.given,
     }
     return tuple(
         part for flag, value in given.items() if value is not None and value != _DEMO for part in (flag, str(value))

@@ -12,7 +12,7 @@ import msgspec
 from allrounder.calib import fidelity, latency
 from allrounder.calib.figures import advise, summarize
 from allrounder.calib.tables import table
-from allrounder.commands.runnable import runnable
+from allrounder.commands.runnable import build_command, runnable
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.engines.options import EngineOptions
@@ -137,10 +137,11 @@ def _reference(entries: Sequence[Entry], bundle: OpenBundle) -> Entry:
         if entry.version == FULL:
             return entry
     precision, backend = entries[0].precision, entries[0].backend
+    flags = ("--version", FULL, "--backend", backend, "--precision", precision)
     raise CalibrationError(
         f"there is no {FULL} to compare with",
         where=f"{bundle.path}, {backend}, {precision}",
-        remedy=f"allrounder build --version {FULL} --precision {precision} --out {bundle.path}",
+        remedy=build_command(bundle, *flags),
     )
 
 

@@ -49,17 +49,25 @@ def run(arguments: argparse.Namespace) -> int:
 def render(bundle: OpenBundle, threads: int | None = None) -> str:
     """Returns the bundle as text; ``threads`` are those that its latencies are compared for (default: all cores)."""
     manifest = bundle.manifest
-    model = manifest.model
+    model, limits = manifest.model, manifest.limits
     facts = [
         ("bundle", str(bundle.path)),
         ("manifest", f"{bundle.digest[:16]}, written by {manifest.producer}"),
         ("model", f"{model.name}, digest {model.digest[:16]}, router {(model.router or 'none')[:16]}"),
-        ("", f"{model.image_tokens} image tokens, {model.layers} layers of {model.hidden}; {model.image_size} px"),
-        ("limits", f"{manifest.limits.text_tokens} text tokens in, {manifest.limits.new_tokens} out"),
+        (
+            "",
+            f"{model.image_tokens} tokens of an image, {model.layers} layers of {model.hidden}; {model.image_size} px",
+        ),
+        ("", f"{model.max_positions} tokens are its longest sequence, prompt and answer"),
+        (
+            "limits",
+            f"{limits.images} images ({limits.image_tokens} image tokens), {limits.text_tokens} text tokens in, ",
+        ),
+        ("", f"{limits.new_tokens} out, in batches of up to {limits.batch}"),
     ]
     sections = [
         "\n".join(f"{name:<10}{value}" for name, value in facts),
-        _versions(manifest.entries),
+        _versions(manifest.entries, model.image_tokens),
         _fidelities(manifest.entries),
         *_by_class(manifest.entries),
         *_recommendations(manifest.recommendations),
@@ -75,14 +83,26 @@ def _names(entries: Sequence[Entry]) -> list[str]:
     return [entry.version if versions.count(entry.version) == 1 else entry.label for entry in entries]
 
 
-def _versions(entries: Sequence[Entry]) -> str:
-    header = ("version", "backend", "precision", "tokens", "layers", "K", "native op", "policy", "kept layers")
+def _versions(entries: Sequence[Entry], image_tokens: int) -> str:
+    header = (
+        "version",
+        "backend",
+        "precision",
+        "keep",
+        "of an image",
+        "layers",
+        "K",
+        "native op",
+        "policy",
+        "kept layers",
+    )
     rows = [
         (
             entry.version,
             entry.backend,
             entry.precision,
-            str(entry.pruning.keep),
+            entry.pruning.keep,
+            str(entry.pruning.budget(image_tokens).tokens),
             str(entry.pruning.layers),
             str(entry.pruning.prune_layer),
             "asked for" if entry.native_op else "-",

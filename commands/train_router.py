@@ -205,14 +205,13 @@ def _usable(path: Path, vlm: Any, answer_tokens: int) -> PromptSet:
 def _compared(vlm: Any, validation: Any, out: Path, reading: tuple[int, int]) -> dict[str, dict[str, float]]:
     """Returns divergence and agreement of the saved router and of random scores, by version."""
     from allrounder.router.checkpoint import load_router
+    from allrounder.router.decisions import quota
     from allrounder.router.training.measure import measure, random_scorer, router_scorer
     from allrounder.router.training.references import References
-    from allrounder.versions import resolve
 
     router = load_router(out, model_spec=vlm.spec, model_digest=vlm.digest).to(vlm.model.device)
-    tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
     names = [name for name in VERSIONS if name != FULL]
-    budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
+    budgets = [quota(name, vlm.spec.decoder.layers) for name in names]
     prune_layer, answer_tokens = reading
     references = References(vlm, validation, answer_tokens)
     found = measure(vlm, references, router_scorer(router), budgets, prune_layer)

@@ -39,12 +39,12 @@ def graph_paths(entries: Sequence[Entry]) -> list[str]:
     """Returns the paths of all graphs that these entries run, each once, sorted."""
     paths = set()
     for graphs in (entry.graphs for entry in entries):
-        paths |= {graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode}
+        paths |= {graphs.preprocess, graphs.vision, graphs.router, graphs.decoder}
     return sorted(path for path in paths if path is not None)
 
 
 def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry, ...]:
-    shared, only, tokens = frozen.graphs, options.only, frozen.model.image_tokens
+    shared, only = frozen.graphs, options.only
     there = {version.pruning.key for version in frozen.versions}
     if only is not None and not (only and only <= there):
         raise InputInvalid("these versions were not frozen", got=sorted(only - there), wanted=sorted(there))
@@ -57,14 +57,13 @@ def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry
                 preprocess=shared.preprocess,
                 vision=shared.vision,
                 # `full` and its like keep every token and layer: nothing to route.
-                router=shared.router if version.pruning.routes(tokens) else None,
-                prefill=version.prefill,
-                decode=version.decode,
+                router=shared.router if version.pruning.routes else None,
+                decoder=version.decoder,
             ),
             fidelity=None,
             latency=None,
             # A version that keeps every token gathers nothing.
-            native_op=options.native_op and version.pruning.keep < tokens,
+            native_op=options.native_op and version.pruning.prunes,
         )
         for version in frozen.versions
         if only is None or version.pruning.key in only

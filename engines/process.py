@@ -15,14 +15,14 @@ import atexit
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakSet
 
 import numpy as np
 
-from allrounder.engines.sessions import Bound, Cell, Session, Tensor
+from allrounder.engines.sessions import Bound, Cell, Session, Slots, Tensor
 from allrounder.errors import RuntimeClosed
 
 __all__ = ["calling", "check_process", "inherited", "own"]
@@ -128,6 +128,15 @@ class _Session:
         with calling(*self._home):
             return _kept(self._session.cell(values))
 
+    def zeros(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        with calling(*self._home):
+            return _kept(self._session.zeros(name, shape))
+
+    def slots(self, name: str, sequences: int, rows: int) -> Slots:
+        with calling(*self._home):
+            slots = self._session.slots(name, sequences, rows)
+            return Slots(_kept(slots.whole), tuple(_kept(row) for row in slots.rows))
+
 
 class _Bound:
     """A `Bound`."""
@@ -135,6 +144,6 @@ class _Bound:
     def __init__(self, bound: Bound, home: tuple[int, object]) -> None:
         self._bound, self._home = bound, home
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Tensor]:
         with calling(*self._home):
-            self._bound.run()
+            return {name: _kept(tensor) for name, tensor in self._bound.run().items()}

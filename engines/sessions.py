@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "Bound",
     "Cell",
     "Session",
+    "Slots",
     "Tensor",
     "backend",
     "check_precision",
@@ -51,14 +52,21 @@ class Cell(Protocol):
     def get(self) -> np.ndarray: ...
 
 
-class Bound(Protocol):
-    """A session with every input and output tied to memory."""
+class Slots(NamedTuple):
+    """Caches of several sequences: all of them, [B, G, C, D], and each alone, [1, G, C, D], in the same memory."""
 
-    def run(self) -> None:
-        """Computes the outputs from what the inputs hold now.
+    whole: Tensor
+    rows: tuple[Tensor, ...]
+
+
+class Bound(Protocol):
+    """A session with its inputs, and outputs that are to lie somewhere, tied to memory."""
+
+    def run(self) -> dict[str, Tensor]:
+        """Computes the outputs from what the inputs hold now; returns those that are tied to nothing.
 
         Raises:
-            BackendError: The backend's library failed.
+            BackendError: The backend's library failed, or an output has another shape than what it is tied to.
         """
         ...
 
@@ -82,6 +90,18 @@ class Session(Protocol):
         ...
 
     def cell(self, values: np.ndarray) -> Cell: ...
+
+    def zeros(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        """Returns zeros for an input; None takes the extent that the graph states."""
+        ...
+
+    def slots(self, name: str, sequences: int, rows: int) -> Slots:
+        """Returns zeroed caches [sequences, G, rows, D] for a cache input.
+
+        Raises:
+            EngineUnavailable: This backend holds one sequence alone where it runs.
+        """
+        ...
 
 
 class Backend(Protocol):

@@ -14,8 +14,7 @@ import onnx
 from allrounder import __version__
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.errors import InputInvalid
-from allrounder.export.graph.decode import decode_graph
-from allrounder.export.graph.prefill import prefill_graph
+from allrounder.export.graph.decoder import decoder_graph
 from allrounder.export.graph.pruned_spec import pruned_spec
 from allrounder.export.graph.writer import Placed, content_name, serialized
 from allrounder.export.preprocess import image_steps, preprocess_graph
@@ -27,13 +26,13 @@ from allrounder.export.weights.model_files import write_model
 from allrounder.hashing import file_record
 from allrounder.manifest import (
     SCHEMA,
+    ChatTemplate,
     FileRecord,
     Frozen,
     FrozenVersion,
     Limits,
     Model,
     Precision,
-    PromptTemplate,
     SharedGraphs,
     encode,
 )
@@ -65,7 +64,7 @@ class _State:
     """What was written so far."""
 
     graphs: SharedGraphs | None = None
-    template: PromptTemplate | None = None
+    chat: ChatTemplate | None = None
     model: Model | None = None
     fixed: list[str] = field(default_factory=list)  # files that all versions share
     versions: dict[PruningKey, FrozenVersion] = field(default_factory=dict)
@@ -73,10 +72,21 @@ class _State:
 
 
 def default_limits(spec: ModelSpec) -> Limits:
-    """Returns limits that fit the model's longest sequence: up to 512 new tokens, 2048 of text, batches of 8."""
+    """Returns limits that fit the model: up to 8 images, 512 new tokens, 2048 of text, batches of 8.
+
+    Each is what a request may ask for by itself; together they may exceed the model's longest sequence, which is
+    checked request by request.
+    """
     rest = spec.decoder.max_positions - spec.image_tokens
     new = max(1, min(512, rest // 3))
-    return Limits(text_tokens=max(1, min(2048, rest - new)), new_tokens=new, batch=8)
+    images = max(1, min(8, (spec.decoder.max_positions - 1) // spec.image_tokens))
+    return Limits(
+        images=images,
+        image_tokens=images * spec.image_tokens,
+        text_tokens=max(1, min(2048, rest - new)),
+        new_tokens=new,
+        batch=8,
+    )
 
 
 class Freezer:
@@ -135,33 +145,30 @@ class Freezer:
         steps = image_steps(processor.image_processor, self.spec.vision.image_size)
         preprocess = self._graph("preprocess", preprocess_graph(steps))
         vision = self._graph("vision", vision_graph(self.spec, self._vlm.tensors, self._element))
-        tokenizer = write_tokenizer(processor, self._text.tokenizer_json, self._text.template, self._out)
+        tokenizer = write_tokenizer(processor, self._text.tokenizer_json, self._text.chat, self._out)
         router, digest = self._router() if self._router_dir is not None else (None, None)
         self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._vlm.name}", preprocess, vision, *tokenizer]
         self._state.fixed += [router] if router else []
         self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
-        self._state.template = self._text.template
+        self._state.chat = self._text.chat
         self._state.model = self._model(digest)
 
     def add(self, pruning: PruningConfig) -> FrozenVersion:
-        """Writes prefill and decode of one version; the same version, K and policy once more replaces the first.
+        """Writes the decoder of one version; the same version, K and policy once more replaces the first.
 
         Raises:
             InvalidBudget: The model cannot be pruned so, or static layers are not listed.
             InputInvalid: The version prunes, and there is no router.
         """
         pruned = pruned_spec(self.spec, pruning)
-        if self._router_dir is None and pruning.routes(self.spec.image_tokens):
+        if self._router_dir is None and pruning.routes:
             raise InputInvalid(
                 "this version needs a router",
                 got=pruning.version,
                 remedy="give a router directory, or build the version full",
             )
-        names = [
-            self._graph("prefill", prefill_graph(pruned, self._vlm.tensors, self._element)),
-            self._graph("decode", decode_graph(pruned, self._vlm.tensors, self._element)),
-        ]
-        version = FrozenVersion(pruning=pruning, prefill=names[0], decode=names[1])
+        decoder = self._graph("decoder", decoder_graph(pruned, self._vlm.tensors, self._element))
+        version = FrozenVersion(pruning=pruning, decoder=decoder)
         self._state.versions.pop(pruning.key, None)  # `frozen.json` lists versions in the order of their last call
         self._state.versions[pruning.key] = version
         self._progress(f"freezing {pruning.version}", 1, 1)
@@ -174,16 +181,16 @@ class Freezer:
             InputInvalid: `shared` was not called.
         """
         state = self._state
-        if state.graphs is None or state.model is None or state.template is None:
+        if state.graphs is None or state.model is None or state.chat is None:
             raise InputInvalid("nothing is frozen yet", remedy="call shared() first")
         versions = tuple(state.versions.values())
-        files = sorted({*state.fixed, *(name for each in versions for name in (each.prefill, each.decode))})
+        files = sorted({*state.fixed, *(each.decoder for each in versions)})
         frozen = Frozen(
             schema=SCHEMA,
             producer=f"allrounder {__version__}",
             precision=self._options.precision,
             model=state.model,
-            prompt=state.template,
+            chat=state.chat,
             limits=self._limits,
             graphs=state.graphs,
             versions=versions,
@@ -200,7 +207,7 @@ class Freezer:
         router = load_router(self._router_dir, model_spec=self.spec, model_digest=self._checkpoint.digest)
         state = router.state_dict()
         digest = file_record(self._router_dir / RECORD).sha256
-        shape = RouterShape(router.attention, len(router.layers))
+        shape = RouterShape(router.attention, len(router.layers), router.scope)
         layout = weights.lay_out(
             "router",
             self._options.precision,
@@ -243,21 +250,25 @@ class Freezer:
             digest=self._checkpoint.digest,
             router=router,
             image_tokens=self.spec.image_tokens,
+            image_token_id=self.spec.image_token_id,
             layers=self.spec.decoder.layers,
             hidden=self.spec.decoder.hidden,
             vocabulary=self.spec.decoder.vocabulary,
             image_size=self.spec.vision.image_size,
+            max_positions=self.spec.decoder.max_positions,
             stop_ids=self._text.stop_ids,
         )
 
 
 def _checked_limits(limits: Limits, spec: ModelSpec) -> Limits:
-    longest = limits.text_tokens + spec.image_tokens + limits.new_tokens
-    if longest > spec.decoder.max_positions:
+    longest = spec.decoder.max_positions
+    one_image = limits.text_tokens + spec.image_tokens + limits.new_tokens
+    if max(one_image, limits.image_tokens + 1) > longest:
         raise InputInvalid(
             "the limits exceed the model's longest sequence",
-            got=f"{limits.text_tokens} text + {spec.image_tokens} image + {limits.new_tokens} new tokens",
-            wanted=f"at most {spec.decoder.max_positions}",
+            got=f"{limits.text_tokens} text + {spec.image_tokens} image + {limits.new_tokens} new tokens, "
+            f"and {limits.image_tokens} image tokens in all",
+            wanted=f"at most {longest}",
             remedy="lower the limits",
         )
     return limits

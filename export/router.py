@@ -1,6 +1,7 @@
 """The router graph: a prompt becomes token scores and layer scores.
 
-Scores are float32 in every precision.
+It is the meta-router's layers over ``[the prompt's rows | M layer tokens]``, its norm and its head; scores are float32
+in every precision.
 """
 
 from __future__ import annotations
@@ -8,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.graph.decoder import Layer, prompt_layer, rms_norm, rotation
-from allrounder.export.graph.prefill import prompt_embedding, prompt_inputs, row_numbers
+from allrounder.export.graph.layers import Layer, embed, rms_norm, rotation, router_layer
 from allrounder.export.graph.writer import GraphWriter, Placed
 from allrounder.export.weights.layout import Needed, decoder_layer
-from allrounder.router.model import AttentionKind
+from allrounder.router.model import AttentionKind, Scope
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["PREFIX", "RouterShape", "router_graph", "router_tensors"]
 
 PREFIX = "router."  # before the names of the router's own state dict
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
+_TEXT = -1  # the image of rows that belong to none
 
 
 class RouterShape(NamedTuple):
@@ -30,13 +32,7 @@ class RouterShape(NamedTuple):
 
     attention: AttentionKind
     layers: int
-
-
-class _Sequence(NamedTuple):
-    """Rows before the layer tokens [1], and per prompt the rows before its padding [B], both int64."""
-
-    rows: str
-    ends: str
+    scope: Scope
 
 
 def router_tensors(spec: ModelSpec, shape: RouterShape) -> tuple[Needed, ...]:
@@ -49,74 +45,99 @@ def router_tensors(spec: ModelSpec, shape: RouterShape) -> tuple[Needed, ...]:
 
 
 def router_graph(spec: ModelSpec, shape: RouterShape, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the graph from a prompt to token_scores [B, N] and layer_scores [B, M], both float32."""
+    """Returns the graph from one prompt to token_scores [N] and layer_scores [M], both float32."""
     graph = GraphWriter("router", weights, dtype)
-    prompt_inputs(graph, spec, "B")
-    embeddings = prompt_embedding(graph)
-    sequence = _sequence(graph, embeddings)
-    hidden = graph.node("Concat", [embeddings, _layer_tokens(graph, spec)], "sequence", axis=1)
-    rotated = rotation(graph, spec.decoder, _positions(graph, spec, embeddings, sequence))
-    mask = _mask(graph, shape.attention, hidden, sequence)
+    graph.input(tensors.INPUT_IDS, _I64, [1, "S"])
+    graph.input(tensors.IMAGE_EMBEDS, dtype, ["N", spec.decoder.hidden])
+    graph.input(tensors.IMAGE_INDEX, _I64, ["N"])
+    graph.input(tensors.IMAGE_OF, _I64, ["N"])
+    graph.input(tensors.POSITION_IDS, _I64, [1, 1, "S"])
+    embeddings = embed(graph, spec.decoder)
+    tokens = graph.node("Unsqueeze", [graph.weight(f"{PREFIX}layer_tokens"), graph.ints(0)], "layer_tokens")
+    hidden = graph.node("Concat", [embeddings, tokens], "sequence", axis=1)
+    images = _images(graph)
+    rotated = rotation(graph, spec.decoder, _position_ids(graph, spec, shape))
+    mask = _mask(graph, shape, hidden, images)
     for layer in range(shape.layers):
         with graph.scope(f"router.{layer}"):
-            hidden, _ = prompt_layer(graph, Layer(spec.decoder, f"{PREFIX}layers.{layer}"), hidden, rotated, mask)
-        graph.annotate(hidden, dtype, ["B", "Q", spec.decoder.hidden])
-    first = graph.size(tensors.PREFIX_IDS, 1, "first")
-    after = graph.node("Add", [first, graph.ints(spec.image_tokens)], "after")
-    limit = graph.ints(2**62)
-    for name, count, start, end in (
-        (tensors.TOKEN_SCORES, spec.image_tokens, first, after),
-        (tensors.LAYER_SCORES, spec.decoder.layers, sequence.rows, limit),
-    ):
-        with graph.scope(name):
-            part = graph.node("Slice", [hidden, start, end, graph.ints(1)], "rows")
-            scores = _scores(graph, spec, part)
-        graph.output(name, _F32, ["B", count], scores)
+            hidden = router_layer(graph, Layer(spec.decoder, f"{PREFIX}layers.{layer}"), hidden, rotated, mask)
+        graph.annotate(hidden, dtype, [1, "Q", spec.decoder.hidden])
+    rows = graph.node("Squeeze", [hidden, graph.ints(0)], "scored")
+    with graph.scope(tensors.TOKEN_SCORES):
+        part = graph.node("Gather", [rows, tensors.IMAGE_INDEX], "rows", axis=0)
+        graph.output(tensors.TOKEN_SCORES, _F32, ["N"], _scores(graph, spec, part))
+    with graph.scope(tensors.LAYER_SCORES):
+        ends = graph.ints(-spec.decoder.layers), graph.ints(2**62), graph.ints(0)
+        part = graph.node("Slice", [rows, *ends], "rows")
+        graph.output(tensors.LAYER_SCORES, _F32, [spec.decoder.layers], _scores(graph, spec, part))
     return graph.model()
 
 
-def _sequence(graph: GraphWriter, embeddings: str) -> _Sequence:
-    rows, padded = graph.size(embeddings, 1, "rows"), graph.size(tensors.SUFFIX_IDS, 1, "padded")
-    before = graph.node("Sub", [rows, padded], "before")
-    return _Sequence(rows, graph.node("Add", [before, tensors.SUFFIX_LENGTHS], "ends"))
+def _images(graph: GraphWriter) -> str:
+    """Returns int64 [S]: whose image token a row of the prompt is, or `_TEXT`."""
+    with graph.scope("images"):
+        text = graph.node("Expand", [graph.int(_TEXT), graph.size(tensors.INPUT_IDS, 1, "count")], "text")
+        places = graph.node("Unsqueeze", [tensors.IMAGE_INDEX, graph.ints(1)], "places")
+        return graph.node("ScatterND", [text, places, tensors.IMAGE_OF], "of_row")
 
 
-def _layer_tokens(graph: GraphWriter, spec: ModelSpec) -> str:
-    shape = graph.node(
-        "Concat",
-        [graph.size(tensors.SUFFIX_IDS, 0, "batch"), graph.ints(spec.decoder.layers, spec.decoder.hidden)],
-        "layer_tokens_shape",
-        axis=0,
+def _position_ids(graph: GraphWriter, spec: ModelSpec, shape: RouterShape) -> str:
+    """Returns position ids [1, 1, Q]: layer token j follows the last position of the prompt."""
+    with graph.scope("positions"):
+        prompt = _image_positions(graph) if shape.scope == "image" else tensors.POSITION_IDS
+        # The last row of a prompt is text and has its largest position, in either scope.
+        last = graph.node("ReduceMax", [tensors.POSITION_IDS, graph.ints(0, 1, 2)], "last", keepdims=1)
+        numbers = graph.constant(np.arange(1, spec.decoder.layers + 1)[None, None], "layer_numbers")
+        return graph.node("Concat", [prompt, graph.node("Add", [last, numbers], "layers")], "all", axis=2)
+
+
+def _image_positions(graph: GraphWriter) -> str:
+    """Returns position ids [1, 1, S] in which the tokens of each image count from 0."""
+    numbers = graph.node("Range", [graph.int(0), graph.node("Size", [tensors.IMAGE_OF], "n"), graph.int(1)], "numbers")
+    own, other = (
+        [graph.node("Unsqueeze", [value, graph.ints(axis)], name) for value in (tensors.IMAGE_OF, numbers)]
+        for axis, name in ((1, "own"), (0, "other"))
     )
-    return graph.node("Expand", [graph.weight(f"{PREFIX}layer_tokens"), shape], "layer_tokens")
+    same = graph.node("Equal", [own[0], other[0]], "same")
+    before = graph.node("And", [same, graph.node("Less", [other[1], own[1]], "earlier")], "before")
+    counted = graph.node(
+        "ReduceSum", [graph.cast(before, _I64, "counted", TensorProto.BOOL), graph.ints(1)], "within", keepdims=0
+    )
+    flat = graph.node("Reshape", [tensors.POSITION_IDS, graph.ints(-1)], "flat")
+    places = graph.node("Unsqueeze", [tensors.IMAGE_INDEX, graph.ints(1)], "places")
+    return graph.node("Reshape", [graph.node("ScatterND", [flat, places, counted], "put"), graph.ints(1, 1, -1)], "own")
 
 
-def _positions(graph: GraphWriter, spec: ModelSpec, embeddings: str, sequence: _Sequence) -> str:
-    """Returns positions [B, Q]: layer token j follows the last real row, wherever it is."""
-    numbers = graph.node("Range", [graph.int(0), graph.int(spec.decoder.layers), graph.int(1)], "layer_numbers")
-    last = graph.node("Add", [graph.node("Unsqueeze", [sequence.ends, graph.ints(1)], "ends_column"), numbers], "last")
-    return graph.node("Concat", [row_numbers(graph, embeddings), last], "all_positions", axis=1)
-
-
-def _mask(graph: GraphWriter, attention: AttentionKind, hidden: str, sequence: _Sequence) -> str:
-    """Returns bool [B, 1, Q, Q], True where a row may see a column: all but the padding, causally or not."""
+def _mask(graph: GraphWriter, shape: RouterShape, hidden: str, images: str) -> str:
+    """Returns bool [1, 1, Q, Q], True where a row may see a column."""
     with graph.scope("mask"):
         count = graph.size(hidden, 1, "count")
-        every = graph.node("Range", [graph.int(0), graph.node("Squeeze", [count], "limit"), graph.int(1)], "every")
-        ends = graph.node("Unsqueeze", [sequence.ends, graph.ints(1)], "ends")
-        real = graph.node("Less", [every, ends], "real")
-        layer_token = graph.node("GreaterOrEqual", [every, sequence.rows], "layer_token")
-        column = graph.node("Or", [real, layer_token], "column")
-        wide = graph.node("Unsqueeze", [column, graph.ints(1, 2)], "wide")
-        square = graph.node("Concat", [count, count], "square", axis=0)
-        if attention == "causal":
-            rows = graph.node("Unsqueeze", [every, graph.ints(1)], "rows")
-            return graph.node("And", [wide, graph.node("LessOrEqual", [every, rows], "earlier")], "seen")
-        return graph.node("Expand", [wide, square], "seen")
+        limit = graph.node("Squeeze", [count], "limit")
+        every = graph.node("Range", [graph.int(0), limit, graph.int(1)], "every")
+        column, row = (graph.node("Unsqueeze", [every, graph.ints(axis)], f"every_{axis}") for axis in (0, 1))
+        # `column >= 0` is true everywhere: it spreads to the full square.
+        seen = graph.node("LessOrEqual", [column, row], "earlier")
+        if shape.attention == "bidirectional":
+            seen = graph.node("Or", [seen, graph.node("GreaterOrEqual", [column, graph.int(0)], "any")], "all")
+        if shape.scope == "image":
+            layers = graph.node("Sub", [count, graph.size(images, 0, "rows")], "layer_count")
+            text = graph.node("Expand", [graph.int(_TEXT), layers], "layer_images")
+            of = graph.node("Concat", [images, text], "of", axis=0)
+            own, other = (graph.node("Unsqueeze", [of, graph.ints(axis)], f"of_{axis}") for axis in (1, 0))
+            free = graph.node(
+                "Or",
+                [
+                    graph.node("Equal", [own, graph.int(_TEXT)], "is_text"),
+                    graph.node("Equal", [own, other], "own_image"),
+                ],
+                "free",
+            )
+            seen = graph.node("And", [seen, free], "scoped")
+        return graph.node("Unsqueeze", [seen, graph.ints(0, 1)], "seen")
 
 
 def _scores(graph: GraphWriter, spec: ModelSpec, rows: str) -> str:
-    """Returns float32 scores [B, R] of rows [B, R, H]."""
+    """Returns float32 scores [R] of rows [R, H]."""
     exact = graph.cast(rows, _F32, "rows_f32")
     normed = rms_norm(graph, exact, f"{PREFIX}norm.weight", spec.decoder.norm_eps, "norm")
     scores = graph.node("MatMul", [normed, graph.weight(f"{PREFIX}head.weight")], "head")

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.graph.decoder import activation, linear
+from allrounder.export.graph.layers import activation, linear
 from allrounder.export.graph.writer import GraphWriter, Placed
 from allrounder.vlm.spec import ModelSpec, VisionSpec
 
@@ -19,7 +19,7 @@ __all__ = ["vision_graph"]
 
 
 def vision_graph(spec: ModelSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the graph from float32 pixels [B, 3, size, size] to image tokens [B, N, H]."""
+    """Returns the graph from float32 pixels [B, 3, size, size] to image tokens [N, H], image after image."""
     graph = GraphWriter("vision", weights, dtype)
     vision, size = spec.vision, spec.vision.image_size
     pixels = graph.input(tensors.PIXEL_VALUES, TensorProto.FLOAT, ["B", 3, size, size])
@@ -36,8 +36,9 @@ def vision_graph(spec: ModelSpec, weights: Mapping[str, Placed], dtype: int) -> 
     bias = spec.projector.bias
     first = linear(graph, joined, "projector.linear_1", "projector.1", bias=bias)
     active = activation(graph, spec.projector.activation, first, "projector.activated")
-    image_embeds = linear(graph, active, "projector.linear_2", "projector.2", bias=bias)
-    graph.output(tensors.IMAGE_EMBEDS, dtype, ["B", spec.image_tokens, spec.decoder.hidden], image_embeds)
+    tokens = linear(graph, active, "projector.linear_2", "projector.2", bias=bias)
+    rows = graph.node("Reshape", [tokens, graph.ints(-1, spec.decoder.hidden)], "image_rows")
+    graph.output(tensors.IMAGE_EMBEDS, dtype, ["N", spec.decoder.hidden], rows)
     return graph.model()
 
 

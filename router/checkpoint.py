@@ -22,7 +22,7 @@ from transformers import AutoConfig
 
 from allrounder.errors import RouterMismatch
 from allrounder.manifest import FileRecord
-from allrounder.router.model import AttentionKind, MetaRouter
+from allrounder.router.model import AttentionKind, MetaRouter, Scope
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = [
@@ -45,13 +45,14 @@ Fact = str | int | float | bool
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class RouterRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``router.json``."""
+class RouterRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``router.json``; what has its default is not written, so that a router keeps its digest."""
 
     schema: Literal[1]
     attention: AttentionKind
+    scope: Scope = "prompt"
     router_layers: Positive
-    image_tokens: Positive  # N of the model
+    image_tokens: Positive  # of one image, of the model
     model_layers: Positive  # M of the model
     hidden: Positive  # H of the model
     model_digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # digest of the model's weights and config
@@ -81,6 +82,7 @@ def save_router(
     record = RouterRecord(
         schema=SCHEMA,
         attention=router.attention,
+        scope=router.scope,
         router_layers=len(router.layers),
         image_tokens=router.image_tokens,
         model_layers=router.model_layers,
@@ -126,7 +128,7 @@ def load_router(directory: Path | str, *, model_spec: ModelSpec, model_digest: s
     try:
         config: Any = AutoConfig.for_model(**record.decoder)
         config.num_hidden_layers = record.model_layers
-        router = MetaRouter(model_spec, config, record.attention, record.router_layers)
+        router = MetaRouter(model_spec, config, record.attention, record.router_layers, record.scope)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RouterMismatch("the router's config is unusable", where=folder / RECORD, got=error) from error
     load_state(router, state, folder / WEIGHTS)

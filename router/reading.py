@@ -1,7 +1,9 @@
-"""Reading: what the unpruned model answers to all questions about one image.
+"""Reading: what the unpruned model answers to all questions about the same images.
 
-The rows ``[prefix | V]`` are causal and the same for every question, so they are read once per image and their keys and
-values shared. A suffix's padding must stay unseen by what is decoded behind it.
+What it is: greedy answers with their next-token distributions, several questions at a time.
+What it knows: that rows are causal, so that those with which all prompts begin, the image among them, are read once
+and their keys and values shared; that a prompt's padding must stay unseen by what is decoded behind it.
+What it does not know: examples, caches, decisions.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from allrounder.vlm.prompt import PromptBatch
-from allrounder.vlm.pruned import PrunedModel, PruningDecision, State
+from allrounder.vlm.prompt import PromptBatch, real_rows
+from allrounder.vlm.pruned import PrunedModel, State, full_decision
 
-__all__ = ["Spoken", "answer", "read_image"]
+__all__ = ["Spoken", "answer", "read_common"]
 
 
 class Spoken(NamedTuple):
@@ -27,34 +29,67 @@ class Spoken(NamedTuple):
 
 
 @torch.no_grad()
-def read_image(pruned: PrunedModel, image_embeds: Tensor, prefix_ids: Tensor) -> State:
-    """Reads ``[prefix | V]``, int64 [1, P] and [1, N, H], which every question about the image begins with."""
-    nothing = PromptBatch(prefix_ids, prefix_ids.new_zeros(1, 0), prefix_ids.new_zeros(1))
-    keep = torch.arange(pruned.spec.image_tokens, device=image_embeds.device)[None]
-    return pruned.prefill(image_embeds, nothing, PruningDecision(keep, tuple(range(pruned.spec.decoder.layers)), 0))
+def read_common(pruned: PrunedModel, image_embeds: Tensor, prompt: PromptBatch) -> State | None:
+    """Reads the rows with which all prompts begin, of each but its last; None where there are none.
+
+    Args:
+        pruned: The model.
+        image_embeds: [1, N, H], the same of all prompts.
+        prompt: The prompts.
+    """
+    same = (prompt.input_ids == prompt.input_ids[:1]).all(dim=0) & (
+        prompt.position_ids == prompt.position_ids[:, :1]
+    ).all(dim=(0, 1))
+    rows = min(int(same.int().cumprod(dim=0).sum()), int(prompt.lengths.min()) - 1)
+    if not rows:
+        return None
+    index = prompt.image_index[:1]
+    tokens = int((index[0] < rows).sum())
+    beginning = PromptBatch(
+        prompt.input_ids[:1, :rows],
+        torch.tensor([rows], device=index.device),
+        prompt.position_ids[:, :1, :rows],
+        index[:, :tokens],
+        prompt.image_of[:1, :tokens],
+        prompt.position_ids[:, :1, :rows].amax(dim=(0, 2)) + 1,
+    )
+    return pruned.prefill(image_embeds[:, :tokens], beginning, full_decision(pruned.spec, beginning))
 
 
 @torch.no_grad()
 def answer(
-    pruned: PrunedModel, image: State, prompt: PromptBatch, new_tokens: int, stop_ids: Sequence[int]
+    pruned: PrunedModel,
+    image_embeds: Tensor,
+    prompt: PromptBatch,
+    common: State | None,
+    new_tokens: int,
+    stop_ids: Sequence[int],
 ) -> list[Spoken]:
-    """Returns the greedy answers to B questions about one image, up to ``new_tokens`` long.
+    """Returns the greedy answers to B prompts about the same images.
 
-    ``image`` is from `read_image` of the same model, and stays as it is; the prefixes of ``prompt`` are the image's.
+    Args:
+        pruned: The model that read their beginning.
+        image_embeds: [1, N, H], the same of all prompts.
+        prompt: B prompts.
+        common: From `read_common`, of these prompts among others; stays as it is.
+        new_tokens: Answers are cut here.
+        stop_ids: Any of them ends an answer.
 
     Raises:
         PromptTooLong: A question with its answer is longer than the model's positions reach.
     """
-    state = _spread(image, len(prompt.suffix_ids))
-    before = state.valid_all.shape[1]
-    logits = pruned.decode(state, prompt.suffix_ids)
-    last = (prompt.suffix_lengths - 1)[:, None, None].expand(-1, 1, logits.shape[2])
-    step = logits.gather(1, last)[:, 0].float().log_softmax(dim=-1)
-    every = torch.arange(prompt.suffix_ids.shape[1], device=step.device)
-    real = every < prompt.suffix_lengths[:, None]
-    for valid in (state.valid_all, state.valid_kept):
-        valid[:, before:] = real
-    state.positions = before + prompt.suffix_lengths
+    if common is None:
+        state = pruned.prefill(image_embeds, prompt, full_decision(pruned.spec, prompt))
+        step = state.logits.float().log_softmax(dim=-1)
+    else:
+        state = _spread(common, len(prompt.input_ids))
+        before = state.valid_all.shape[1]
+        rows = pruned.embeddings(image_embeds, prompt)[:, before:]
+        hidden = pruned.extend(state, rows, prompt.position_ids[..., before:])
+        last = (prompt.lengths - before - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+        step = pruned.head(hidden.gather(1, last)[:, 0]).float().log_softmax(dim=-1)
+        state.valid_all = state.valid_kept = real_rows(prompt)
+        state.next_position = prompt.next_position
     stops = torch.tensor(tuple(stop_ids), dtype=torch.int64, device=step.device)
     tops, ids = [step], [step.argmax(dim=-1)]
     stopped = torch.isin(ids[0], stops)
@@ -83,7 +118,7 @@ def _spread(state: State, rows: int) -> State:
     return dataclasses.replace(
         state,
         layer_mask=state.layer_mask.expand(rows, -1),
-        positions=state.positions.expand(rows),
+        next_position=state.next_position.expand(rows),
         valid_all=state.valid_all.expand(rows, -1),
         valid_kept=state.valid_kept.expand(rows, -1),
         cache=dataclasses.replace(state.cache, layers=layers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Answer", "Finish", "Timing"]
+__all__ = ["Answer", "Finish", "Timing", "Usage"]
 
 Finish = Literal["stop", "length"]
 
@@ -28,15 +28,27 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """How many tokens a request had: of text and of images in its prompt, image tokens that stayed, new ones."""
+
+    text_tokens: int
+    image_tokens: int
+    kept_image_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer.
 
     Attributes:
         text: The answer without stop token and stop text; the concatenation of what `stream` yields.
         token_ids: Every token drawn, the stop token included where one ended the answer.
-        prompt_ids: The prompt's text tokens, before the image and after it, in one row.
-        keep_indices: The image tokens that reached the layers from K on, ascending; all N of `full`.
+        prompt_ids: The prompt's text tokens, those around its images, in one row.
+        keep_indices: The image tokens that reached the layers from K on, ascending, counted over all images; all N of
+            `full`.
         kept_layers: The decoder layers that were executed, ascending.
+        usage: Numbers of tokens.
         timing: Milliseconds per phase.
         finish: ``stop`` (stop token or stop text) or ``length`` (``max_new_tokens`` reached).
     """
@@ -46,5 +58,6 @@ class Answer:
     prompt_ids: tuple[int, ...]
     keep_indices: tuple[int, ...]
     kept_layers: tuple[int, ...]
+    usage: Usage
     timing: Timing
     finish: Finish

@@ -1,98 +1,201 @@
-"""The KV pool of one request.
+"""The KV pool: caches of one or more sequences, grown in place by the decoder graph.
 
-The caches that prefill gave are tied to the decode graph once and grow in place.
+Each sequence has a slot of the pool and clocks of its own, so that sequences of any length decode together.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from allrounder.engines.sessions import Bound, Cell, Session, Tensor
+from allrounder.engines.sessions import Bound, Cell, Session, Slots, Tensor
 from allrounder.errors import BackendError, InputInvalid
-from allrounder.tensors import INPUT_IDS, LOGITS, POSITIONS, SLOTS
+from allrounder.pruning import PruningConfig
+from allrounder.tensors import (
+    CACHE_KEY,
+    CACHE_VALUE,
+    IMAGE_EMBEDS,
+    IMAGE_INDEX,
+    IMAGE_OF,
+    INPUT_IDS,
+    KEEP_COUNTS,
+    KEPT_SLOTS,
+    LAYER_MASK,
+    LOGITS,
+    LOGITS_TO_KEEP,
+    POSITION_IDS,
+    SLOTS,
+    TOKEN_SCORES,
+)
 
-__all__ = ["Cache", "Clocks"]
+__all__ = ["Clocks", "Pool", "PoolShape", "layer_mask"]
+
+_NO_IMAGES: dict[str, np.ndarray] = {
+    IMAGE_INDEX: np.zeros(0, np.int64),
+    IMAGE_OF: np.zeros(0, np.int64),
+    KEEP_COUNTS: np.zeros(0, np.int64),
+    TOKEN_SCORES: np.zeros(0, np.float32),
+}
 
 
 class Clocks(NamedTuple):
-    """Where the next token goes: its position counts the unpruned prompt, its slot the rows that are held."""
+    """Where a sequence's next token goes: its position counts the unpruned prompt, its slots the rows that are held."""
 
     position: int
     slot: int
-    free_slots: int  # free slots
+    kept_slot: int  # in layers from K on
+    free_slots: int
+
+    def advanced(self, count: int) -> Clocks:
+        """Returns the clocks after ``count`` more tokens."""
+        return Clocks(self.position + count, self.slot + count, self.kept_slot + count, self.free_slots - count)
+
+
+class PoolShape(NamedTuple):
+    """How large a pool is: sequences, and rows of each, prompt and new tokens, below K and from K on."""
+
+    sequences: int
+    rows: int
+    kept_rows: int
+
+
+def layer_mask(layer_scores: np.ndarray, layers: int, prune_layer: int) -> np.ndarray:
+    """Returns bool [M], True where a layer is kept: layers 0 to K-1, and the L-K best of the others.
+
+    Ties go to the lower index; NaN counts as -inf.
+
+    Args:
+        layer_scores: float32 [M].
+        layers: L.
+        prune_layer: K.
+    """
+    clean = np.where(np.isnan(layer_scores), -np.inf, layer_scores)
+    order = np.argsort(-clean[prune_layer:], kind="stable")[: layers - prune_layer] + prune_layer
+    mask = np.arange(len(layer_scores)) < prune_layer
+    mask[order] = True
+    return mask
 
 
 class _Step(NamedTuple):
-    """The decode graph tied to memory, for a fixed number of new tokens."""
+    """The decoder tied to memory, for a fixed number of new tokens per sequence."""
 
-    ids: Cell
+    cells: dict[str, Cell]
     logits: Cell
     bound: Bound
 
 
-class Cache:
-    """The KV pool of one request; used by one thread at a time.
+class Pool:
+    """A KV pool; used by one thread at a time.
 
-    ``tensors`` are prefill's outputs ``cache_*`` and, where dynamic, ``layer_mask``.
+    Args:
+        decoder: The decoder graph.
+        pruning: What it was built for.
+        shape: How large the pool is.
+        vocabulary: V.
+        layer_mask: bool [M] of a dynamic entry: the layers that are run; the others hold nothing.
     """
 
-    def __init__(self, decode: Session, tensors: Mapping[str, Tensor], clocks: Clocks, vocabulary: int) -> None:
-        self._decode, self._clocks, self._vocabulary = decode, clocks, vocabulary
-        self._positions = decode.cell(np.array([clocks.position], np.int64))
-        self._slots = decode.cell(np.array([clocks.slot], np.int64))
-        inputs = {POSITIONS: self._positions.tensor, SLOTS: self._slots.tensor, **tensors}
-        if unknown := [name for name in decode.inputs if name != INPUT_IDS and name not in inputs]:
-            raise BackendError("the decode graph wants what the prefill graph does not give", got=", ".join(unknown))
-        self._inputs = {name: inputs[name] for name in decode.inputs if name != INPUT_IDS}
-        # In place: each cache is output where it was input.
-        self._outputs = {_out(name): tensor for name, tensor in self._inputs.items() if name.startswith("cache_")}
-        self._steps: dict[int, _Step] = {}
-
-    @property
-    def clocks(self) -> Clocks:
-        return self._clocks
+    def __init__(
+        self,
+        decoder: Session,
+        pruning: PruningConfig,
+        shape: PoolShape,
+        vocabulary: int,
+        layer_mask: np.ndarray | None = None,
+    ) -> None:
+        self._decoder, self._vocabulary = decoder, vocabulary
+        self._caches: dict[str, Slots] = {}
+        for name in decoder.inputs:
+            kind, _, layer = name.partition(".")
+            if layer and kind in (CACHE_KEY.partition(".")[0], CACHE_VALUE.partition(".")[0]):
+                gathered = pruning.prunes and int(layer) >= pruning.prune_layer
+                rows = shape.kept_rows if gathered else shape.rows
+                kept = layer_mask is None or bool(layer_mask[int(layer)])
+                self._caches[name] = decoder.slots(name, shape.sequences, rows if kept else 0)
+        self._mask = {} if layer_mask is None else {LAYER_MASK: decoder.cell(layer_mask).tensor}
+        self._clocks: list[Clocks | None] = [None] * shape.sequences
+        self._step: _Step | None = None
 
     @property
     def numbers(self) -> int:
-        """How many numbers the keys and values of this request are, free slots included."""
-        return sum(math.prod(tensor.shape()) for tensor in self._outputs.values())
+        """How many numbers the keys and values of the pool are, free slots included."""
+        return sum(int(np.prod(slots.whole.shape())) for slots in self._caches.values())
 
-    def advance(self, ids: Sequence[int]) -> np.ndarray:
-        """Puts ``ids`` behind what the cache holds and returns their ``logits`` [1, S, V] float32.
+    def clocks(self, slot: int = 0) -> Clocks:
+        """Returns the clocks of the sequence in a slot."""
+        clocks = self._clocks[slot]
+        if clocks is None:
+            raise InputInvalid("the slot holds no sequence", got=slot, remedy="prefill it first")
+        return clocks
+
+    def prefill(self, feeds: Mapping[str, np.ndarray | Tensor], clocks: Clocks, slot: int = 0) -> dict[str, Tensor]:
+        """Runs a prompt into a slot, whose sequence is replaced.
+
+        Args:
+            feeds: Everything but caches, slots and the layer mask.
+            clocks: Of the sequence after it.
+            slot: The slot.
+
+        Returns:
+            The decoder's outputs but its caches.
+
+        Raises:
+            BackendError: The backend's library failed.
+        """
+        first = {SLOTS: np.zeros(1, np.int64), KEPT_SLOTS: np.zeros(1, np.int64)}
+        given = {name: self._tensor(value) for name, value in {**feeds, **first}.items()} | self._mask
+        caches = {name: slots.rows[slot] for name, slots in self._caches.items()}
+        outputs = self._bind(given | caches, {}, caches).run()
+        self._clocks[slot] = clocks
+        return outputs
+
+    def advance(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Puts ``ids`` [B][S], as many for each sequence, behind what the pool holds.
+
+        Returns:
+            Their ``logits`` [B, S, V] float32.
 
         Raises:
             InputInvalid: No token, or more of them than there are free slots.
             BackendError: The backend's library failed.
         """
-        if not 1 <= len(ids) <= self._clocks.free_slots:
-            raise InputInvalid(
-                "the cache has no such free slots",
-                where="ids",
-                got=len(ids),
-                wanted=f"1 to {self._clocks.free_slots} tokens",
-            )
-        step = self._steps.get(len(ids)) or self._tie(len(ids))
-        step.ids.set(np.asarray([ids], np.int64))
+        new = np.asarray(ids, np.int64)
+        count, clocks = new.shape[1], [self.clocks(slot) for slot in range(len(self._clocks))]
+        free = min(each.free_slots for each in clocks)
+        if not 1 <= count <= free:
+            raise InputInvalid("the cache has no such free slots", where="ids", got=count, wanted=f"1 to {free} tokens")
+        step = self._step
+        if step is None or step.cells[INPUT_IDS].get().shape != new.shape:
+            step = self._step = self._tie(*new.shape)
+        firsts = np.array([each.position for each in clocks])
+        step.cells[INPUT_IDS].set(new)
+        step.cells[POSITION_IDS].set((firsts[:, None] + np.arange(count))[None])
+        step.cells[SLOTS].set(np.array([each.slot for each in clocks]))
+        step.cells[KEPT_SLOTS].set(np.array([each.kept_slot for each in clocks]))
         step.bound.run()
-        position, slot, free_slots = self._clocks
-        self._clocks = Clocks(position + len(ids), slot + len(ids), free_slots - len(ids))
-        self._positions.set(np.asarray([self._clocks.position], np.int64))
-        self._slots.set(np.asarray([self._clocks.slot], np.int64))
+        self._clocks = [each.advanced(count) for each in clocks]
         return step.logits.get()
 
-    def _tie(self, count: int) -> _Step:
-        ids = self._decode.cell(np.zeros((1, count), np.int64))
-        logits = self._decode.cell(np.zeros((1, count, self._vocabulary), np.float32))
-        inputs = {INPUT_IDS: ids.tensor, **self._inputs}
-        self._steps = {count: _Step(ids, logits, self._decode.bind(inputs, {LOGITS: logits.tensor, **self._outputs}))}
-        return self._steps[count]
+    def _tie(self, batch: int, count: int) -> _Step:
+        shapes = {INPUT_IDS: (batch, count), POSITION_IDS: (1, batch, count), SLOTS: (batch,), KEPT_SLOTS: (batch,)}
+        cells = {name: self._decoder.cell(np.zeros(shape, np.int64)) for name, shape in shapes.items()}
+        logits = self._decoder.cell(np.zeros((batch, count, self._vocabulary), np.float32))
+        fixed = {**_NO_IMAGES, LOGITS_TO_KEEP: np.array([count])}
+        given = {name: self._tensor(value) for name, value in fixed.items()} | self._mask
+        given[IMAGE_EMBEDS] = self._decoder.zeros(IMAGE_EMBEDS, (0, None))
+        given |= {name: cell.tensor for name, cell in cells.items()}
+        caches = {name: slots.whole for name, slots in self._caches.items()}
+        return _Step(cells, logits, self._bind(given | caches, {LOGITS: logits.tensor}, caches))
 
+    def _bind(self, given: Mapping[str, Tensor], outputs: Mapping[str, Tensor], caches: Mapping[str, Tensor]) -> Bound:
+        """Ties the decoder to memory; in place: each cache is output where it is input."""
+        if unknown := [name for name in self._decoder.inputs if name not in given]:
+            raise BackendError("the decoder graph wants what this runtime does not know", got=", ".join(unknown))
+        inputs = {name: given[name] for name in self._decoder.inputs}
+        grown = {name.replace(".", "_out."): tensor for name, tensor in caches.items()}
+        return self._decoder.bind(inputs, {**outputs, **grown})
 
-def _out(name: str) -> str:
-    """Returns the output's name of a cache input: ``cache_key.3`` -> ``cache_key_out.3``."""
-    kind, _, layer = name.partition(".")
-    return f"{kind}_out.{layer}"
+    def _tensor(self, value: np.ndarray | Tensor) -> Tensor:
+        return self._decoder.cell(value).tensor if isinstance(value, np.ndarray) else value

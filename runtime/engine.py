@@ -1,4 +1,4 @@
-"""One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs.
+"""One entry of a bundle, opened: its graphs and the tokenizer, as functions of their inputs.
 
 It is stateless: requests may run at once. Sampling, stopping and time are `Runtime`'s.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,30 +19,36 @@ from allrounder.engines.sessions import Session, Tensor, backend, check_precisio
 from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
+from allrounder.layout import PromptLayout, keep_counts, sequential_layout
 from allrounder.manifest import Entry
-from allrounder.runtime.cache import Cache, Clocks
-from allrounder.runtime.prompt import Prompter, PromptIds
+from allrounder.runtime.cache import Clocks, Pool, PoolShape, layer_mask
+from allrounder.runtime.prompt import Prompter
 from allrounder.runtime.stopwatch import Phase
 from allrounder.tensors import (
-    FREE_SLOTS,
     IMAGE,
     IMAGE_EMBEDS,
-    KEEP,
-    LAYER_MASK,
+    IMAGE_INDEX,
+    IMAGE_OF,
+    INPUT_IDS,
+    KEEP_COUNTS,
+    KEEP_INDICES,
     LAYER_SCORES,
     LOGITS,
+    LOGITS_TO_KEEP,
     PIXEL_VALUES,
-    PREFIX_IDS,
-    SUFFIX_IDS,
-    SUFFIX_LENGTHS,
+    POSITION_IDS,
     TOKEN_SCORES,
 )
+from allrounder.versions import EVERYTHING, Keep
 
-__all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "open_engines"]
+if TYPE_CHECKING:
+    from allrounder.chat.messages import Messages
+
+__all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "layout_feeds", "open_engines"]
 
 
 class Scores(NamedTuple):
-    """The router's ``token_scores`` [1, N] and ``layer_scores`` [1, M], float32."""
+    """What the router gives: ``token_scores`` [N] and ``layer_scores`` [M], float32."""
 
     token_scores: np.ndarray
     layer_scores: np.ndarray
@@ -54,15 +60,14 @@ class Prefilled(NamedTuple):
     logits: np.ndarray
     keep_indices: tuple[int, ...]
     kept_layers: tuple[int, ...]
-    cache: Cache
+    cache: Pool
 
 
 class _Sessions(NamedTuple):
     preprocess: Session
     vision: Session
     router: Session | None
-    prefill: Session
-    decode: Session
+    decoder: Session
 
 
 class Engine:
@@ -94,110 +99,142 @@ class Engine:
         """This machine as far as this engine's latency depends on it."""
         return backend(self.entry.backend).fingerprint(self.options)
 
-    @property
-    def routes(self) -> bool:
-        """Whether prefill needs the router's scores."""
-        return not {TOKEN_SCORES, LAYER_SCORES}.isdisjoint(self._sessions.prefill.inputs)
-
     def preprocess(self, rgb: np.ndarray) -> Tensor:
         """Returns ``pixel_values`` [1, 3, size, size] float32 of ``rgb`` uint8 [height, width, 3]."""
         return _output(self._sessions.preprocess.run({IMAGE: rgb}), PIXEL_VALUES)
 
-    def embed_pixels(self, pixel_values: Tensor | np.ndarray) -> Tensor:
-        """Returns ``image_embeds`` [1, N, H] in engine precision."""
-        shape = [1, self.model.image_tokens, None]
-        return _output(self._sessions.vision.run({PIXEL_VALUES: pixel_values}), IMAGE_EMBEDS, shape)
+    def embed_pixels(self, pixel_values: Sequence[Tensor | np.ndarray]) -> Tensor:
+        """Returns ``image_embeds`` [N, H] in engine precision, of the ``pixel_values`` of each image in order."""
+        if not pixel_values:
+            return self._sessions.decoder.zeros(IMAGE_EMBEDS, (0, None))
+        images: Tensor | np.ndarray = pixel_values[0]
+        if len(pixel_values) > 1:
+            arrays = [each if isinstance(each, np.ndarray) else each.numpy() for each in pixel_values]
+            images = np.concatenate(arrays)
+        shape = [self.model.image_tokens * len(pixel_values), None]
+        return _output(self._sessions.vision.run({PIXEL_VALUES: images}), IMAGE_EMBEDS, shape)
 
     def embed_image(self, rgb: np.ndarray) -> Tensor:
-        """Returns ``image_embeds`` [1, N, H] of ``rgb`` uint8 [height, width, 3]; see `to_rgb`."""
-        return self.embed_pixels(self.preprocess(rgb))
+        """Returns ``image_embeds`` [N, H] of ``rgb`` uint8 [height, width, 3]; see `to_rgb`."""
+        return self.embed_pixels([self.preprocess(rgb)])
 
-    def prompt(self, question: str) -> PromptIds:
-        """Returns the token ids around the image.
+    def layout(self, messages: Messages) -> PromptLayout:
+        """Returns the layout of a conversation's prompt; only the number of its images counts.
 
         Raises:
-            InputInvalid: The question is no text, or empty.
-            PromptTooLong: It has more tokens than the bundle's limit.
+            InputInvalid: The messages are none, or the model's template refuses them.
+            PromptTooLong: More images or text tokens than the bundle's limits.
         """
         with calling(self._process, self.entry.label):
-            prompt = self._prompter.ids(question)
-        count, limit = len(prompt.prefix_ids) + len(prompt.suffix_ids), self.limits.text_tokens
-        if count > limit:
-            raise PromptTooLong(
-                "the prompt is too long",
-                where="question",
-                got=f"{count} text tokens, the template's included",
-                wanted=f"up to {limit}",
-                remedy="shorten the question, or build the bundle with a higher limit",
-            )
-        return prompt
+            ids = self._prompter.ids(messages)
+        images = ids.count(self.model.image_token_id)
+        layout = sequential_layout(ids, self.model.image_token_id, [self.model.image_tokens] * images)
+        for what, got, limit, flag in (
+            ("images", images, self.limits.images, "--max-images"),
+            ("image tokens", layout.image_tokens, self.limits.image_tokens, "--max-images"),
+            ("text tokens, the template's included", layout.text_tokens, self.limits.text_tokens, "--max-text-tokens"),
+        ):
+            if got > limit:
+                raise PromptTooLong(
+                    "the prompt is too long",
+                    where="messages",
+                    got=f"{got} {what}",
+                    wanted=f"up to {limit}",
+                    remedy=f"send less, or build another bundle with a higher {flag}",
+                )
+        return layout
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
         with calling(self._process, self.entry.label):
             return self._prompter.decode(ids)
 
-    def route(self, prompt: PromptIds, image_embeds: Tensor) -> Scores | None:
-        """Returns the router's scores, or None where this entry needs none (`full`)."""
-        router = self._sessions.router
-        if router is None or not self.routes:
+    def route(self, layout: PromptLayout, image_embeds: Tensor) -> Scores | None:
+        """Returns the router's scores, or None where this prompt needs none."""
+        router, pruning = self._sessions.router, self.entry.pruning
+        if router is None or not (pruning.layer_policy == "dynamic" or (pruning.prunes and layout.image_tokens)):
             return None
-        feeds = {**_feeds(prompt), IMAGE_EMBEDS: image_embeds}
-        outputs = router.run(_wanted(router, feeds))
+        outputs = router.run(_wanted(router, {**layout_feeds(layout), IMAGE_EMBEDS: image_embeds}))
         return Scores(
-            _output(outputs, TOKEN_SCORES, [1, self.model.image_tokens]).numpy().copy(),
-            _output(outputs, LAYER_SCORES, [1, self.model.layers]).numpy().copy(),
+            _output(outputs, TOKEN_SCORES, [layout.image_tokens]).numpy().copy(),
+            _output(outputs, LAYER_SCORES, [self.model.layers]).numpy().copy(),
         )
 
-    def prefill(self, prompt: PromptIds, image_embeds: Tensor, scores: Scores | None, *, free_slots: int) -> Prefilled:
+    def prefill(
+        self,
+        layout: PromptLayout,
+        image_embeds: Tensor,
+        scores: Scores | None,
+        *,
+        keep: Keep | None = None,
+        free_slots: int,
+    ) -> Prefilled:
         """Runs the prompt.
 
-        ``free_slots``: how many further tokens `decode` may be given, 0 to the bundle's limit.
+        Args:
+            layout: From `layout`.
+            image_embeds: From `embed_pixels`.
+            scores: From `route`.
+            keep: How many tokens of each image stay; default: as the entry's version says.
+            free_slots: How many further tokens `decode` may be given, 0 to the bundle's limit.
 
         Raises:
-            InputInvalid: Scores are missing where the entry needs them, or an impossible ``free_slots``.
+            InputInvalid: Scores are missing where the prompt needs them, an impossible ``free_slots``, or a ``keep``
+                that this entry cannot follow.
+            PromptTooLong: Prompt and free slots exceed the model's longest sequence.
             BackendError: The backend's library failed.
         """
-        if not 0 <= free_slots <= self.limits.new_tokens:
-            raise InputInvalid(
-                "impossible number of free slots",
-                where="free_slots",
-                got=free_slots,
-                wanted=f"0 to {self.limits.new_tokens}",
-            )
-        if scores is None and self.routes:
-            raise InputInvalid("this entry needs the router's scores", where=self.entry.label, remedy="call route")
-        feeds = {**_feeds(prompt), IMAGE_EMBEDS: image_embeds, FREE_SLOTS: np.array([free_slots], np.int64)}
-        if scores is not None:
-            feeds |= {TOKEN_SCORES: scores.token_scores, LAYER_SCORES: scores.layer_scores}
-        graph = self._sessions.prefill
-        outputs = graph.run(_wanted(graph, feeds))
-        text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        clocks = Clocks(text + self.model.image_tokens, text + self.entry.pruning.keep, free_slots)
-        held = {name: tensor for name, tensor in outputs.items() if name.startswith("cache_") or name == LAYER_MASK}
-        return Prefilled(
-            _output(outputs, LOGITS, [1, self.model.vocabulary]).numpy().copy(),
-            self._keep_indices(outputs),
-            self._kept_layers(outputs),
-            Cache(self._sessions.decode, held, clocks, self.model.vocabulary),
-        )
+        self._check(layout, scores, keep, free_slots)
+        pruning = self.entry.pruning
+        counts = keep_counts(layout, pruning.keep_rule if keep is None else keep)
+        dropped = layout.image_tokens - sum(counts)
+        mask = None
+        if pruning.layer_policy == "dynamic" and scores is not None:
+            mask = layer_mask(scores.layer_scores, pruning.layers, pruning.prune_layer)
+        rows = layout.rows + free_slots
+        pool = Pool(self._sessions.decoder, pruning, PoolShape(1, rows, rows - dropped), self.model.vocabulary, mask)
+        feeds = {
+            **layout_feeds(layout),
+            IMAGE_EMBEDS: image_embeds,
+            TOKEN_SCORES: np.zeros(0, np.float32) if scores is None else scores.token_scores,
+            KEEP_COUNTS: np.array(counts, np.int64),
+            LOGITS_TO_KEEP: np.ones(1, np.int64),
+        }
+        clocks = Clocks(layout.next_position, layout.rows, layout.rows - dropped, free_slots)
+        outputs = pool.prefill(feeds, clocks)
+        logits = _output(outputs, LOGITS, [1, 1, self.model.vocabulary]).numpy()[:, 0].copy()
+        keep_indices = tuple(range(layout.image_tokens))
+        if pruning.prunes:
+            keep_indices = tuple(_output(outputs, KEEP_INDICES, [sum(counts)]).numpy().tolist())
+        return Prefilled(logits, keep_indices, self._kept_layers(mask), pool)
 
     def start(
-        self, pixel_values: Tensor | np.ndarray, prompt: PromptIds, *, free_slots: int, phase: Phase = nullcontext
+        self,
+        pixel_values: Sequence[Tensor | np.ndarray],
+        layout: PromptLayout,
+        *,
+        keep: Keep | None = None,
+        free_slots: int,
+        phase: Phase = nullcontext,
     ) -> Prefilled:
         """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
 
-        ``phase`` is opened around each phase with its name: a stopwatch, or what may end the request.
+        Args:
+            pixel_values: From `preprocess`, of each image in order.
+            layout: From `layout`.
+            keep: As of `prefill`.
+            free_slots: As of `prefill`.
+            phase: Opened around each phase with its name: a stopwatch, or what may end the request.
 
         Raises:
-            InputInvalid, BackendError: See `prefill`; or whatever ``phase`` raises.
+            InputInvalid, PromptTooLong, BackendError: See `prefill`; or whatever ``phase`` raises.
         """
         with phase("vision"):
             image_embeds = self.embed_pixels(pixel_values)
         with phase("router"):
-            scores = self.route(prompt, image_embeds)
+            scores = self.route(layout, image_embeds)
         with phase("prefill"):
-            return self.prefill(prompt, image_embeds, scores, free_slots=free_slots)
+            return self.prefill(layout, image_embeds, scores, keep=keep, free_slots=free_slots)
 
     def decode(self, state: Prefilled, ids: Sequence[int]) -> np.ndarray:
         """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
@@ -206,18 +243,36 @@ class Engine:
             InputInvalid: No token, or more of them than there are free slots.
             BackendError: The backend's library failed.
         """
-        return state.cache.advance(ids)
+        return state.cache.advance([ids])
 
-    def _keep_indices(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if KEEP not in outputs and self.entry.pruning.keep == self.model.image_tokens:
-            return tuple(range(self.model.image_tokens))
-        return tuple(_output(outputs, KEEP, [1, self.entry.pruning.keep]).numpy()[0].tolist())
+    def _check(self, layout: PromptLayout, scores: Scores | None, keep: Keep | None, free_slots: int) -> None:
+        pruning, label = self.entry.pruning, self.entry.label
+        if not 0 <= free_slots <= self.limits.new_tokens:
+            wanted = f"0 to {self.limits.new_tokens}"
+            raise InputInvalid("impossible number of free slots", where="free_slots", got=free_slots, wanted=wanted)
+        if layout.next_position + free_slots > self.model.max_positions:
+            raise PromptTooLong(
+                "prompt and answer are longer than the model's longest sequence",
+                where="messages",
+                got=f"{layout.text_tokens} text + {layout.image_tokens} image + {free_slots} new tokens",
+                wanted=f"up to {self.model.max_positions}",
+                remedy="send less, or ask for fewer tokens with max_new_tokens",
+            )
+        if keep not in (None, EVERYTHING) and not pruning.prunes:
+            raise InputInvalid(
+                "this entry keeps every image token",
+                where="keep",
+                got=keep,
+                wanted="1",
+                remedy=f"load another version than {label}",
+            )
+        if scores is None and (pruning.layer_policy == "dynamic" or (pruning.prunes and layout.image_tokens)):
+            raise InputInvalid("this entry needs the router's scores", where=label, remedy="call route")
 
-    def _kept_layers(self, outputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        if LAYER_MASK not in outputs and self.entry.pruning.kept_layers is not None:
-            return self.entry.pruning.kept_layers
-        mask = _output(outputs, LAYER_MASK, [self.model.layers])
-        return tuple(np.flatnonzero(mask.numpy()).tolist())
+    def _kept_layers(self, mask: np.ndarray | None) -> tuple[int, ...]:
+        if mask is not None:
+            return tuple(np.flatnonzero(mask).tolist())
+        return self.entry.pruning.kept_layers or tuple(range(self.model.layers))
 
 
 def open_engines(
@@ -236,8 +291,8 @@ def open_engines(
     loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
-        # The op is in prefill graphs alone; the others stay shared between entries with it and without.
-        native_op = entry.native_op and graph == entry.graphs.prefill
+        # The op is in decoder graphs alone; the others stay shared between entries with it and without.
+        native_op = entry.native_op and graph == entry.graphs.decoder
         key = (entry.backend, graph, native_op)
         if key not in loaded:
             chosen = for_images if graph == entry.graphs.preprocess else options
@@ -256,8 +311,7 @@ def open_engines(
             session(entry, graphs.preprocess),
             session(entry, graphs.vision),
             session(entry, graphs.router) if graphs.router else None,
-            session(entry, graphs.prefill),
-            session(entry, graphs.decode),
+            session(entry, graphs.decoder),
         )
         engines.append(Engine(bundle, entry, options, sessions, prompter))
     return tuple(engines)
@@ -275,18 +329,22 @@ def _check_provider(entry: Entry, options: EngineOptions) -> None:
 def _prompter(bundle: OpenBundle) -> Prompter:
     path = bundle.path / TOKENIZER
     try:
-        prompter = Prompter(path.read_text(encoding="utf-8"), bundle.manifest.prompt)
+        prompter = Prompter(path.read_text(encoding="utf-8"), bundle.manifest.chat)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
     prompter.check(bundle.path / GOLDEN)
     return prompter
 
 
-def _feeds(prompt: PromptIds) -> dict[str, np.ndarray | Tensor]:
+def layout_feeds(layout: PromptLayout) -> dict[str, np.ndarray]:
+    """Returns what router and decoder are given of a prompt: ids, image rows and their images, position ids."""
+    ids = np.array(layout.input_ids, np.int64)
+    ids[list(layout.image_index)] = 0  # the placeholder's id need not be in the model's table
     return {
-        PREFIX_IDS: np.asarray([prompt.prefix_ids], np.int64),
-        SUFFIX_IDS: np.asarray([prompt.suffix_ids], np.int64),
-        SUFFIX_LENGTHS: np.asarray([len(prompt.suffix_ids)], np.int64),
+        INPUT_IDS: ids[None],
+        IMAGE_INDEX: np.array(layout.image_index, np.int64),
+        IMAGE_OF: np.array(layout.image_of, np.int64),
+        POSITION_IDS: np.array(layout.position_ids, np.int64)[:, None],
     }
 
 

@@ -29,6 +29,7 @@ from allrounder.userdirs import cache_dir, write_whole
 __all__ = ["LIMIT_SECONDS", "with_local_latency"]
 
 LIMIT_SECONDS = 20.0
+_TABLE_TOKENS = 576  # of an image, to order budgets by
 _ROUNDS_AT_LEAST = 3  # two of warm-up and one that counts
 _log = logging.getLogger("allrounder.runtime")
 
@@ -97,7 +98,8 @@ def _measure(
 
 
 def _budget(entry: Entry) -> int:
-    return entry.pruning.keep * entry.pruning.layers
+    tokens, layers = entry.pruning.budget(_TABLE_TOKENS)
+    return tokens * layers
 
 
 class _Effort(NamedTuple):

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from allrounder.chat.messages import question
 from allrounder.errors import InputInvalid
+from allrounder.layout import PromptLayout, sequential_layout
 from allrounder.manifest import Latency, Percentiles, Workload
 from allrounder.progress import Progress, silent
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.prompt import PromptIds
 from allrounder.runtime.stopwatch import Stopwatch
 
 __all__ = ["Request", "Samples", "default_workload", "make_request", "measure_latency", "sample_latency", "summarise"]
@@ -50,7 +51,7 @@ class Request(NamedTuple):
     """An image, a prompt and how many tokens are drawn."""
 
     rgb: np.ndarray
-    prompt: PromptIds
+    layout: PromptLayout
     new_tokens: int
 
 
@@ -150,12 +151,14 @@ def make_request(engine: Engine, workload: Workload) -> Request:
         if not low <= getattr(workload, name) <= high:
             wanted = f"{low} to {high}" if low < high else low
             raise InputInvalid("impossible workload", where=name, got=getattr(workload, name), wanted=wanted)
-    prompt = engine.prompt(_QUESTION)
-    prefix = prompt.prefix_ids[: workload.text_tokens - 1]
-    suffix = np.resize(np.asarray(prompt.suffix_ids), workload.text_tokens - len(prefix)).tolist()
+    layout = engine.layout(question(_QUESTION))
+    first, last = layout.image_index[0], layout.image_index[-1] + 1
+    before = layout.input_ids[:first][: workload.text_tokens - 1]
+    image, after = layout.input_ids[first:last], np.asarray(layout.input_ids[last:])
+    ids = [*before, image[0], *np.resize(after, workload.text_tokens - len(before)).tolist()]
     size = workload.image_size
     rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-    return Request(rgb, PromptIds(prefix, tuple(suffix)), workload.new_tokens)
+    return Request(rgb, sequential_layout(ids, image[0], [len(image)]), workload.new_tokens)
 
 
 def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
@@ -163,7 +166,7 @@ def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
     watch = Stopwatch()
     with watch.phase("preprocess"):
         pixel_values = engine.preprocess(request.rgb)
-    state = engine.start(pixel_values, request.prompt, free_slots=request.new_tokens - 1, phase=watch.phase)
+    state = engine.start([pixel_values], request.layout, free_slots=request.new_tokens - 1, phase=watch.phase)
     with watch.phase("first"):
         token = int(np.argmax(state.logits[0]))
     for _ in range(request.new_tokens - 1):

@@ -1,8 +1,8 @@
 """Memory: do engines fit side by side, before the system finds out.
 
-Measured with ONNX Runtime 1.31.1: ``weights="fast"`` packs the weights once for prefill and once for decode;
-``"shared"`` maps them, which the system may drop again; fp16 on a CPU is turned into fp32 in both sessions, in either
-mode, which makes four times its size. bf16, which OpenVINO alone runs there, counts alike.
+Measured with ONNX Runtime 1.31.1: ``weights="fast"`` packs the weights once; ``"shared"`` maps them, which the system
+may drop again; fp16 on a CPU is turned into fp32, in either mode, which makes twice its size. bf16, which OpenVINO
+alone runs there, counts alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from allrounder.manifest import Entry
 
 __all__ = ["available_bytes", "fits", "needed_bytes"]
 
-_FAST, _WIDENED = 2, 4  # copies of the weights that one engine holds
+_FAST, _WIDENED = 1, 2  # copies of the weights that one engine holds
 _SHARE = 0.7  # of what is free: activations, caches and other processes need memory too
 
 

@@ -1,73 +1,62 @@
-"""Questions of requests to token ids, and ids of answers to text.
+"""Messages of requests to token ids, and ids of answers to text.
 
-What it is: the tokenisation rule (`allrounder.tokenization`) for a bundle's tokenizer, checked as it is opened.
+What it is: the tokenisation rule (`allrounder.chat.tokenization`) for a bundle's tokenizer, checked as it is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
+from allrounder.chat.messages import Messages
+from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import BundleCorrupt, InputInvalid
-from allrounder.golden import TOKENIZER, decode_golden
-from allrounder.manifest import PromptTemplate
-from allrounder.tokenization import PromptEncoder
+from allrounder.golden import GOLDEN_TIME, TOKENIZER, GoldenPrompt, decode_golden
+from allrounder.manifest import ChatTemplate
 
-__all__ = ["PromptIds", "Prompter"]
-
-
-class PromptIds(NamedTuple):
-    """Token ids before and after the image."""
-
-    prefix_ids: tuple[int, ...]
-    suffix_ids: tuple[int, ...]
+__all__ = ["Prompter"]
 
 
 class Prompter:
-    """Tokenises questions and decodes answers; may be used by any number of threads.
+    """Tokenises messages and decodes answers; may be used by any number of threads.
+
+    Args:
+        tokenizer_json: The text of tokenizer.json.
+        chat: The model's chat template.
 
     Raises:
-        BundleCorrupt: The tokenizer cannot be read.
+        BundleCorrupt: Tokenizer or template cannot be read.
     """
 
-    def __init__(self, tokenizer_json: str, template: PromptTemplate) -> None:
+    def __init__(self, tokenizer_json: str, chat: ChatTemplate) -> None:
         try:
-            self._encoder = PromptEncoder(tokenizer_json, template)
+            self._encoder = ChatEncoder(tokenizer_json, chat)
         except BaseException as error:
             # The library raises bare Exception, and where it panics something that is not even that.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise BundleCorrupt("the tokenizer cannot be read", where=TOKENIZER, got=error) from error
+            raise BundleCorrupt("tokenizer or chat template cannot be read", where=TOKENIZER, got=error) from error
 
-    def ids(self, question: str) -> PromptIds:
-        """Returns the ids of the prompt with ``question``.
+    def ids(self, messages: Messages) -> tuple[int, ...]:
+        """Returns the ids of a prompt, with one placeholder per image.
 
         Raises:
-            InputInvalid: The question is no text, empty, only white space, or holds half a surrogate pair; or the
-                tokenizer cannot write it without a control token.
+            InputInvalid: They are no messages; the template refuses them, leaves out or reads a text, or writes
+                another number of images; or the tokenizer cannot write a text without a control token.
         """
-        if not isinstance(question, str):
-            raise InputInvalid("a question is text", where="question", got=type(question).__name__, wanted="str")
-        if not question.strip():
-            raise InputInvalid("the question is empty", where="question", got=repr(question), remedy="ask something")
-        try:
-            question.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputInvalid("the question is not valid Unicode", where="question", got=error) from error
-        return PromptIds(self._encoder.prefix_ids, tuple(self._encoder.suffix_ids(question)))
+        return self._encoder.ids(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ``ids`` without special tokens; ids that the tokenizer does not know have no text."""
+        """Returns the text of ``ids`` without control tokens; ids that the tokenizer does not know have no text."""
         return self._encoder.decode(ids)
 
     def check(self, golden: Path) -> None:
-        """Checks the golden pairs that came with the tokenizer.
+        """Checks the golden prompts that came with the tokenizer.
 
         Raises:
-            BundleCorrupt: They cannot be read, there are none, or a question gives other ids than its pair says.
+            BundleCorrupt: They cannot be read, there are none, or messages give other ids than their prompt says.
         """
         try:
             prompts = decode_golden(golden.read_bytes())
@@ -76,12 +65,18 @@ class Prompter:
         if not prompts:
             raise BundleCorrupt("there are no golden prompts", where=golden, remedy="build the bundle again")
         for prompt in prompts:
-            got, wanted = self.ids(prompt.question), PromptIds(prompt.prefix_ids, prompt.suffix_ids)
-            if got != wanted:
-                raise BundleCorrupt(
-                    "the tokenizer gives other ids than when the bundle was built",
-                    where=f"{golden}: {prompt.question!r}",
-                    got=got,
-                    wanted=wanted,
-                    remedy="install the `tokenizers` version of the build, or build the bundle again",
-                )
+            self._check(prompt, golden)
+
+    def _check(self, prompt: GoldenPrompt, golden: Path) -> None:
+        try:
+            got: object = self._encoder.ids(prompt.messages, GOLDEN_TIME)
+        except InputInvalid as error:
+            got = error
+        if got != prompt.input_ids:
+            raise BundleCorrupt(
+                "template and tokenizer give other ids than when the bundle was built",
+                where=f"{golden}: {prompt.messages!r}",
+                got=got,
+                wanted=prompt.input_ids,
+                remedy="install the `tokenizers` and `jinja2` versions of the build, or build the bundle again",
+            )

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
+from allrounder.chat.messages import Message, Messages, question
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.engines.options import EngineOptions, EngineOptionsDict
 from allrounder.engines.process import check_process, inherited
@@ -98,23 +99,36 @@ class Runtime:
         return cls(Engine.open(bundle, entry, settings))
 
     def generate(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Answer:
-        """Answers a question about an image.
+        """Answers a question about an image; the short form of `chat`, with one user turn.
 
         Args:
             image: A path, a PIL image, or uint8 RGB [height, width, 3].
             question: Plain text; a special token's text in it stays text.
-            **options: See `RequestOptions`: ``max_new_tokens``, sampling, ``stop``, ``cancel``.
+            **options: See `RequestOptions`.
+
+        Raises: What `chat` raises.
+        """
+        return self.chat(_short(image, question), **options)
+
+    def chat(self, messages: Messages, **options: Unpack[RequestOptions]) -> Answer:
+        """Answers a conversation.
+
+        Args:
+            messages: ``{"role": "system" | "user" | "assistant", "content": ...}``, the content a text, or a list of
+                ``{"type": "text", "text": "..."}`` and ``{"type": "image", "image": ...}`` in any order; an image is
+                what `generate` takes. There may be no image.
+            **options: See `RequestOptions`: ``max_new_tokens``, sampling, ``stop``, ``cancel``, ``keep``.
 
         Raises:
-            ImageInvalid: The image is none.
-            InputInvalid: The question is no text or empty, or an impossible option.
-            PromptTooLong: Question or ``max_new_tokens`` exceed the bundle's limits.
+            ImageInvalid: An image is none.
+            InputInvalid: The messages are none, the model's chat template refuses them, or an impossible option.
+            PromptTooLong: Messages or ``max_new_tokens`` exceed the bundle's limits or the model's longest sequence.
             RequestCancelled: By ``cancel``, or by `close`.
             RuntimeClosed: `close` came before, or this process was forked from the one that loaded it.
             BackendError: The backend's library failed.
         """
         with self._computing():
-            pieces = self._pieces(image, question, options)
+            pieces = self._pieces(messages, options)
             while True:
                 try:
                     next(pieces)
@@ -122,14 +136,18 @@ class Runtime:
                     return end.value
 
     def stream(self, image: ImageLike, question: str, **options: Unpack[RequestOptions]) -> Stream:
-        """Answers like `generate`, piece by piece; arguments and errors as there.
+        """Answers like `generate`, piece by piece; see `stream_chat`."""
+        return self.stream_chat(_short(image, question), **options)
 
-        The image and all options are taken at once: what becomes of them afterwards changes nothing. The request
-        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of question and options
-        come at once, those of the image with the first piece.
+    def stream_chat(self, messages: Messages, **options: Unpack[RequestOptions]) -> Stream:
+        """Answers like `chat`, piece by piece; arguments and errors as there.
+
+        The images and all options are taken at once: what becomes of them afterwards changes nothing. The request
+        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of messages and options
+        come at once, those of the images with the first piece.
         """
         with self._computing():
-            return Stream(self._pieces(image, question, options), self._computing)
+            return Stream(self._pieces(messages, options), self._computing)
 
     def close(self, *, cancel: bool = True) -> None:
         """Closes the runtime and frees its engine; may be called again.
@@ -161,9 +179,9 @@ class Runtime:
         if not inherited(self._process):
             self.close()
 
-    def _pieces(self, image: ImageLike, question: str, options: RequestOptions) -> Generator[str, None, Answer]:
+    def _pieces(self, messages: Messages, options: RequestOptions) -> Generator[str, None, Answer]:
         engine = self._open_engine()
-        request = prepare(engine, image, question, options)
+        request = prepare(engine, messages, options)
         return answer(engine, request, lambda: self._check(request))
 
     def _open_engine(self) -> Engine:
@@ -225,6 +243,13 @@ class Stream(Iterator[str]):
     ) -> None:
         if not inherited(self._process):
             self.close()
+
+
+def _short(image: ImageLike, text: str) -> list[Message]:
+    """Returns the messages of the short form."""
+    (turn,) = question(text)
+    turn["content"][0]["image"] = image
+    return [turn]
 
 
 def _settings(options: EngineOptionsDict) -> EngineOptions:

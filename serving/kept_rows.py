@@ -1,35 +1,30 @@
 """The kept image tokens of a pruned checkpoint: what a serving stack feeds its decoder in place of N image tokens.
 
-The image half of a version with K = 0 is opened from a checkpoint's directory: image and question in, T rows, their
-keep indices and the prompt's ids out. The prompt is ``[prefix ids | T rows | suffix ids]``. In the model a kept row has
-the position that it had among all N; a stack that takes no positions counts the rows it is given, which is another,
-nearby computation (docs/backends.md).
+The image half of a version with K = 0 is opened from a checkpoint's directory: images and messages in, T rows, their
+keep indices and the prompt's layout out. In the model a kept row has the position that it had among all N; a stack that
+takes no positions counts the rows it is given, which is another, nearby computation (docs/backends.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from allrounder.chat.messages import Messages, question
 from allrounder.engines.checkpoint.sidecar import IMAGE_FOLDER, Sidecar, open_sidecar
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.process import own
 from allrounder.engines.sessions import Session, backend
-from allrounder.errors import BundleCorrupt, PromptTooLong
+from allrounder.errors import BundleCorrupt, InputInvalid, PromptTooLong
 from allrounder.golden import GOLDEN, TOKENIZER
+from allrounder.layout import PromptLayout, keep_counts, sequential_layout
+from allrounder.runtime.engine import layout_feeds
 from allrounder.runtime.image import to_rgb
-from allrounder.runtime.prompt import Prompter, PromptIds
-from allrounder.tensors import (
-    IMAGE,
-    IMAGE_EMBEDS,
-    PIXEL_VALUES,
-    PREFIX_IDS,
-    SUFFIX_IDS,
-    SUFFIX_LENGTHS,
-    TOKEN_SCORES,
-)
+from allrounder.runtime.prompt import Prompter
+from allrounder.tensors import IMAGE, IMAGE_EMBEDS, PIXEL_VALUES, TOKEN_SCORES
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
@@ -40,19 +35,22 @@ _BACKEND = "onnxruntime"
 
 
 class KeptRows(NamedTuple):
-    """What a decoder is given for one image and one question."""
+    """What a decoder is given for the images of one prompt."""
 
-    rows: np.ndarray  # [T, H], in the precision of the graphs
-    keep: tuple[int, ...]  # ascending, of 0 to N-1
-    prompt: PromptIds
-    image_tokens: int  # N
+    rows: np.ndarray  # [T, H], in the precision of the graphs; a prompt's images one after another
+    keep: tuple[int, ...]  # [T], ascending, into the N image tokens
+    layout: PromptLayout  # of the unpruned prompt
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The rows of the unpruned prompt that stay, int64 [R - N + T], ascending."""
+        dropped = np.delete(np.array(self.layout.image_index, np.int64), self.keep)
+        return np.delete(np.arange(self.layout.rows), dropped)
 
     @property
     def positions(self) -> np.ndarray:
-        """Positions int64 [P + T + S] in the unpruned prompt; that of the first new token is the last one plus 1."""
-        before, after = len(self.prompt.prefix_ids), len(self.prompt.suffix_ids)
-        kept = before + np.asarray(self.keep, np.int64)
-        return np.concatenate([np.arange(before), kept, before + self.image_tokens + np.arange(after)])
+        """Their positions in the unpruned prompt, int64 [A, R - N + T]; the layout has that of the first new token."""
+        return np.array(self.layout.position_ids, np.int64)[:, self.kept]
 
 
 class RowReader:
@@ -81,61 +79,73 @@ class RowReader:
         self._preprocess, self._vision = session(graphs.preprocess), session(graphs.vision)
         self._router = None if graphs.router is None else session(graphs.router)
 
-    def read(self, image: ImageLike, question: str) -> KeptRows:
-        """Returns the kept rows of an image for a question.
+    def read(self, image: ImageLike, text: str) -> KeptRows:
+        """Returns the kept rows of an image for a question: `layout`, then `rows`.
 
         Args:
             image: A path, a PIL image, or uint8 RGB [height, width, 3].
-            question: Plain text.
+            text: The question.
+        """
+        return self.rows([image], self.layout(question(text)))
+
+    def layout(self, messages: Messages) -> PromptLayout:
+        """Returns the layout of a conversation's prompt; only the number of its images counts.
 
         Raises:
-            ImageInvalid: The image cannot be used.
-            InputInvalid: The question is no text, or empty.
-            PromptTooLong: It has more tokens than the checkpoint's limit.
+            InputInvalid: They are no messages, or the model's template refuses them.
+            PromptTooLong: More images or text tokens than the checkpoint's limits.
+        """
+        ids, model, limits = self._prompter.ids(messages), self.sidecar.model, self.sidecar.limits
+        images = ids.count(model.image_token_id)
+        layout = sequential_layout(ids, model.image_token_id, [model.image_tokens] * images)
+        for what, got, most in (
+            ("images", images, limits.images),
+            ("text tokens, the template's included", layout.text_tokens, limits.text_tokens),
+        ):
+            if got > most:
+                raise PromptTooLong(
+                    "the prompt is too long",
+                    where="messages",
+                    got=f"{got} {what}",
+                    wanted=f"up to {most}",
+                    remedy="send less",
+                )
+        return layout
+
+    def rows(self, images: Sequence[ImageLike], layout: PromptLayout) -> KeptRows:
+        """Returns the kept rows of images in a prompt, which somebody else may have tokenised.
+
+        Raises:
+            ImageInvalid: An image cannot be used.
+            InputInvalid: The prompt has places for another number of images.
             BackendError: ONNX Runtime failed.
         """
-        return self.between(image, self.prompt(question))
-
-    def between(self, image: ImageLike, prompt: PromptIds) -> KeptRows:
-        """Returns the kept rows of an image between the ids of a prompt that somebody else tokenised; see `read`."""
-        pixel_values = self._preprocess.run({IMAGE: to_rgb(image)})[PIXEL_VALUES]
-        image_embeds = self._vision.run({PIXEL_VALUES: pixel_values})[IMAGE_EMBEDS]
-        tokens = self.sidecar.model.image_tokens
+        if len(images) != len(layout.tokens_by_image):
+            wanted = f"{len(layout.tokens_by_image)}, as in the prompt"
+            raise InputInvalid("images and prompt do not go together", where="images", got=len(images), wanted=wanted)
+        if not images:
+            return KeptRows(np.zeros((0, self.sidecar.model.hidden), np.float32), (), layout)
+        pixel_values = [self._preprocess.run({IMAGE: to_rgb(image)})[PIXEL_VALUES].numpy() for image in images]
+        image_embeds = self._vision.run({PIXEL_VALUES: np.concatenate(pixel_values)})[IMAGE_EMBEDS]
         if self._router is None:
-            return KeptRows(image_embeds.numpy()[0].copy(), tuple(range(tokens)), prompt, tokens)
-        feeds = {
-            IMAGE_EMBEDS: image_embeds,
-            PREFIX_IDS: np.asarray([prompt.prefix_ids], np.int64),
-            SUFFIX_IDS: np.asarray([prompt.suffix_ids], np.int64),
-            SUFFIX_LENGTHS: np.asarray([len(prompt.suffix_ids)], np.int64),
-        }
-        scores = self._router.run({name: feeds[name] for name in self._router.inputs})[TOKEN_SCORES].numpy()[0]
-        keep = keep_indices(scores, self.sidecar.entry.pruning.keep)
-        return KeptRows(image_embeds.numpy()[0][keep], tuple(keep.tolist()), prompt, tokens)
+            return KeptRows(image_embeds.numpy().copy(), tuple(range(layout.image_tokens)), layout)
+        feeds = {**layout_feeds(layout), IMAGE_EMBEDS: image_embeds}
+        scores = self._router.run({name: feeds[name] for name in self._router.inputs})[TOKEN_SCORES].numpy()
+        counts = keep_counts(layout, self.sidecar.entry.pruning.keep_rule)
+        keep = keep_indices(scores, layout.image_of, counts)
+        return KeptRows(image_embeds.numpy()[keep], tuple(keep.tolist()), layout)
 
-    def prompt(self, question: str) -> PromptIds:
-        """Returns the token ids around the image; see `read` for what is refused."""
-        prompt = self._prompter.ids(question)
-        count, limit = len(prompt.prefix_ids) + len(prompt.suffix_ids), self.sidecar.limits.text_tokens
-        if count > limit:
-            raise PromptTooLong(
-                "the prompt is too long",
-                where="question",
-                got=f"{count} text tokens, the template's included",
-                wanted=f"up to {limit}",
-                remedy="shorten the question",
-            )
-        return prompt
-
-    def text(self, ids: tuple[int, ...]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
         return self._prompter.decode(ids)
 
 
-def keep_indices(scores: np.ndarray, tokens: int) -> np.ndarray:
-    """Returns the ``tokens`` best of ``scores`` [N], ascending, as the gather op does: ties to the lower index."""
-    ordered = np.where(np.isnan(scores), -np.inf, scores)
-    return np.sort(np.argsort(-ordered, kind="stable")[:tokens])
+def keep_indices(scores: np.ndarray, image_of: Sequence[int], counts: Sequence[int]) -> np.ndarray:
+    """Returns the ``counts[i]`` best of each image's ``scores`` [N], ascending, as the gather op does."""
+    ordered, images = np.where(np.isnan(scores), -np.inf, scores), np.array(image_of)
+    best = np.argsort(-ordered, kind="stable")  # ties to the lower index
+    kept = [best[images[best] == image][:count] for image, count in enumerate(counts)]
+    return np.sort(np.concatenate(kept))
 
 
 def open_prompter(root: Path, sidecar: Sidecar) -> Prompter:
@@ -146,6 +156,6 @@ def open_prompter(root: Path, sidecar: Sidecar) -> Prompter:
     """
     path = root / IMAGE_FOLDER / TOKENIZER
     try:
-        return Prompter(path.read_text(encoding="utf-8"), sidecar.prompt)
+        return Prompter(path.read_text(encoding="utf-8"), sidecar.chat)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error

@@ -59,7 +59,7 @@ def _versions(report: FidelityReport) -> str:
         [
             (
                 f"`{row.version}`",
-                f"{row.pruning.keep} / {row.pruning.layers}",
+                f"{report.budget(row).tokens} / {row.pruning.layers}",
                 row.pruning.layer_policy,
                 _share(row.figures.accuracy),
                 _interval(row.figures.retention),
@@ -92,9 +92,9 @@ def _halves(report: FidelityReport) -> str:
         if whole is None:
             continue
         mine = [row for row in report.rows if row.pruner == ROUTER and row.version not in VERSIONS]
-        budget = whole.pruning.budget
-        tokens = next((row for row in mine if row.pruning.budget == (budget.tokens, report.layers)), None)
-        layers = [row for row in mine if row.pruning.budget == (report.image_tokens, budget.layers)]
+        budget = report.budget(whole)
+        tokens = next((row for row in mine if report.budget(row) == (budget.tokens, report.layers)), None)
+        layers = [row for row in mine if report.budget(row) == (report.image_tokens, budget.layers)]
         dynamic = next((row for row in layers if row.pruning.layer_policy == "dynamic"), None)
         cells = (_both(whole), _both(tokens), _both(dynamic))
         rows.append((f"`{version}`, {budget.tokens} / {budget.layers}", *cells))

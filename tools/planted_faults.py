@@ -31,10 +31,18 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "positions renumbered after the gather": Fault(
-        "export/graph/prefill.py", "[positions[0], kept_positions, positions[2]]", "[positions[0], keep, positions[2]]"
+        "export/graph/decoder.py",
+        'return _Rows(hidden, position_ids, tensors.KEPT_SLOTS, "R_kept")',
+        "ones = graph.node('Min', [position_ids, graph.ints(1)], 'ones')\n"
+        "    again = graph.node('CumSum', [ones, graph.int(2)], 'again')\n"
+        "    return _Rows(hidden, again, tensors.KEPT_SLOTS, 'R_kept')",
     ),
-    "the worst tokens kept": Fault(
-        "export/graph/gather.py", "axis=-1, largest=1, sorted=1)", "axis=-1, largest=0, sorted=1)"
+    "the worst tokens kept": Fault("export/graph/gather.py", '_node("Greater", "other', '_node("Less", "other'),
+    "an image's quota taken from another's": Fault(
+        "export/graph/gather.py", '"wins same_image", "better"', '"wins wins", "better"'
+    ),
+    "ties to the higher index in the graph": Fault(
+        "export/graph/gather.py", '_node("Less", "other_index', '_node("Greater", "other_index'
     ),
     "NaN counts as best": Fault("export/graph/gather.py", 'float("-inf")', 'float("inf")'),
     "ties to the higher index": Fault(
@@ -42,19 +50,16 @@ FAULTS = {
         "clean.argsort(dim=-1, descending=True, stable=True)",
         "clean.flip(-1).argsort(dim=-1, descending=True, stable=True).neg().add(scores.shape[-1] - 1)",
     ),
-    "a layer that is not kept runs": Fault(
-        "export/graph/prefill.py", 'inner.node("Identity", [rows.hidden], "hidden")', "run(inner)[0]"
-    ),
-    "layers chosen one off": Fault(
-        "export/graph/prefill.py", "[best, graph.int(below)]", "[best, graph.int(below - 1)]"
-    ),
+    "a layer that is not kept runs": Fault("export/graph/decoder.py", "kept, run, skip,", "kept, run, run,"),
+    "layers chosen one off": Fault("runtime/cache.py", "[: layers - prune_layer]", "[1 : layers - prune_layer + 1]"),
     "decoding forgets the new token": Fault(
-        "export/graph/decode.py",
-        '"Add", [slots, inner.size(tensors.INPUT_IDS, 1, "new_count")]',
-        '"Add", [slots, inner.ints(0)]',
+        "export/graph/decoder.py", 'graph.size(rows.hidden, 1, "new_count")', "graph.ints(0)"
     ),
     "the next position counts kept rows": Fault(
-        "runtime/cache.py", "np.asarray([self._clocks.position]", "np.asarray([self._clocks.slot]"
+        "runtime/engine.py", "Clocks(layout.next_position,", "Clocks(layout.rows - dropped,"
+    ),
+    "an image's tokens in another's place": Fault(
+        "src/allrounder/layout.py", "image = image_of[-1] + 1 if image_of else 0", "image = 0"
     ),
     "linear layers lie as they are stored": Fault(
         "export/weights/layout.py", "stored.t() if tensor.linear", "stored if tensor.linear"
@@ -69,10 +74,14 @@ FAULTS = {
         "src/allrounder/hashing.py", "if digest != files[path].sha256:", "if len(digest) != len(files[path].sha256):"
     ),
     "user text becomes special tokens": Fault(
-        "src/allrounder/tokenization.py",
+        "src/allrounder/chat/tokenization.py",
         "tokenizer.encode_special_tokens = True",
         "tokenizer.encode_special_tokens = False",
     ),
+    "a text's control token is the template's": Fault(
+        "src/allrounder/chat/marks.py", "lambda found: found[0] + mark", "lambda found: found[0]"
+    ),
+    "texts have no borders": Fault("src/allrounder/chat/marks.py", 'f"{self.mark}{core}{self.mark}", 1', "core, 1"),
     "pruned layers keep their old numbers": Fault(
         "engines/checkpoint/weights.py",
         'f"decoder.layers.{kept.index(tensor.layer)}."',

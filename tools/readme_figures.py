@@ -14,6 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
+from allrounder.pruning import PruningConfig
+
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "models" / "demo-router" / "report.json"
 RUN = ["run", "--bundle", "{bundle}", "--version", "par-lite", "--image", "examples/scene.png"]
@@ -22,12 +26,13 @@ QUESTION = "what is the red object?"
 
 def main(bundle: Path, bench: Path) -> None:
     """Replaces what stands between the markers ``figures``, ``run`` and ``pruners``."""
-    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["manifest"]
-    entries = json.loads((bundle / manifest).read_text(encoding="utf-8"))["entries"]
+    pointer = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    manifest = json.loads((bundle / pointer["manifest"]).read_text(encoding="utf-8"))
+    entries = manifest["entries"]
     rows = {row["entry"]: row for row in json.loads(bench.read_text(encoding="utf-8"))["rows"]}
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = _between(text, "figures", _table(entries, rows))
+    text = _between(text, "figures", _table(entries, rows, manifest["model"]["image_tokens"]))
     text = _between(text, "run", f"```\n{_answer(bundle)}\n```")
     readme.write_text(text, encoding="utf-8")
     page = ROOT / "docs" / "pruners.md"
@@ -35,7 +40,12 @@ def main(bundle: Path, bench: Path) -> None:
     page.write_text(_between(page.read_text(encoding="utf-8"), "pruners", table), encoding="utf-8")
 
 
-def _table(entries: list[dict], rows: dict[str, dict]) -> str:
+def _kept(pruning: dict, tokens: int) -> int:
+    """Returns T of one image."""
+    return msgspec.convert(pruning, PruningConfig).budget(tokens).tokens
+
+
+def _table(entries: list[dict], rows: dict[str, dict], tokens: int) -> str:
     """Returns one line per entry: what it keeps of `full`, and how much faster it is."""
     lines = [
         "| demo model | T / L | agreement | accuracy kept | mean KL, nats | prefill | first token | next tokens |",
@@ -48,7 +58,7 @@ def _table(entries: list[dict], rows: dict[str, dict]) -> str:
         kept, speed = entry["fidelity"], row["speedup"]
         cells = [
             f"`{version}`, {policy}",
-            f"{pruning['keep']} / {pruning['layers']}",
+            f"{_kept(pruning, tokens)} / {pruning['layers']}",
             _percent(kept["agreement"]),
             _percent(kept["retention"]),
             f"{kept['kl']['mean']:.3f}",

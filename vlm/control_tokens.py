@@ -1,6 +1,8 @@
 """Control tokens, sealed: the tokenizer.json from which no runtime lets user text become one.
 
-The rule of `allrounder.tokenization` goes by ``"special": true`` alone, which is set here, whatever flags a token had.
+What it is: `sealed_tokenizer`, the model's tokenizer with ``"special": true`` on every control token, whatever flags it
+had; the rule of `allrounder.chat.tokenization` goes by that flag alone. `named_ids` reads what a model's configs name.
+What it knows: which tokens control a model. What it does not know: how text becomes ids.
 
 Control tokens are the image token, what the tokenizer calls special or names by role, added tokens that are spelled as
 such by convention, and *marks*: tokens that the configs name by id, or that the chat template writes. That is what
@@ -19,7 +21,10 @@ from typing import Any
 from jinja2 import Environment
 from tokenizers import Tokenizer
 
-from allrounder.manifest import PromptTemplate
+from allrounder.chat.messages import Message, question
+from allrounder.chat.template import render
+from allrounder.errors import InputInvalid
+from allrounder.manifest import ChatTemplate
 
 __all__ = ["named_ids", "sealed_tokenizer", "template_tokens"]
 
@@ -29,6 +34,11 @@ _PLAIN_MARK = re.compile(
     r"<(?!0x[0-9A-F]{2}>).+>|\[.+\]", re.DOTALL
 )  # of the vocabulary's own: in brackets, and no byte
 _NAMES_ID = re.compile(r"_token_(id|index)$")
+_TURNS: tuple[list[Message], ...] = (  # what a template is asked to write; it may refuse some
+    question("a"),
+    [{"role": "system", "content": [{"type": "text", "text": "a"}]}, *question("a")],
+    [*question("a"), {"role": "assistant", "content": [{"type": "text", "text": "a"}]}, *question("a", images=0)],
+)
 _ALONE = {"single_word": False, "lstrip": False, "rstrip": False}
 _SEALED = {"special": True, "normalized": False}  # the library's decoder leaves out no special that is normalized
 
@@ -53,15 +63,18 @@ def named_ids(directory: Path) -> frozenset[int]:
     return frozenset(ids)
 
 
-def sealed_tokenizer(processor: Any, template: PromptTemplate, named: Collection[int] = ()) -> str:
+def sealed_tokenizer(processor: Any, chat: ChatTemplate, named: Collection[int] = ()) -> str:
     """Returns the text of tokenizer.json with every control token special.
 
-    ``named`` are token ids that the model's configs name.
+    Args:
+        processor: A ``LlavaProcessor``.
+        chat: Its chat template.
+        named: Token ids that the model's configs name.
     """
     backend = processor.tokenizer.backend_tokenizer
     whole = json.loads(backend.to_str())
     added = {token["content"]: token for token in whole["added_tokens"]}
-    controls = _controls(processor, template, named)
+    controls = _controls(processor, chat, named)
     if all(token in added and added[token].items() >= _SEALED.items() for token in controls):
         return backend.to_str(pretty=True)
     for token, number in controls.items():
@@ -72,14 +85,13 @@ def sealed_tokenizer(processor: Any, template: PromptTemplate, named: Collection
     return Tokenizer.from_str(json.dumps(whole)).to_str(pretty=True)
 
 
-def template_tokens(chat_template: str | dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields kind and text of every token of a processor's Jinja template: ``data``, ``string``, ``name``, ..."""
-    for source in chat_template.values() if isinstance(chat_template, dict) else [chat_template]:
-        for _, kind, text in Environment(autoescape=True).lex(source):
-            yield kind, text
+def template_tokens(template: str) -> Iterator[tuple[str, str]]:
+    """Yields kind and text of every word of a Jinja template: ``data``, ``string``, ``name``, ..."""
+    for _, kind, text in Environment(autoescape=True).lex(template):
+        yield kind, text
 
 
-def _controls(processor: Any, template: PromptTemplate, named: Collection[int]) -> dict[str, int]:
+def _controls(processor: Any, chat: ChatTemplate, named: Collection[int]) -> dict[str, int]:
     """Returns the control tokens with their ids."""
     tokenizer = processor.tokenizer
     by_role = {
@@ -87,10 +99,9 @@ def _controls(processor: Any, template: PromptTemplate, named: Collection[int]) 
         *tokenizer.all_special_tokens,
         *(getattr(tokenizer, "chat_control_tokens", None) or ()),
     }
-    segments = [template.before_image, template.after_image, template.after_question]
-    marked = {*named, *(number for text in segments for number in tokenizer(text)["input_ids"])}
+    marked = {*named, *(number for text in _written(chat) for number in tokenizer(text)["input_ids"])}
     # What the template can write, for other turns and roles as well.
-    literals = "\0".join(text for kind, text in template_tokens(processor.chat_template) if kind in ("data", "string"))
+    literals = "\0".join(text for kind, text in template_tokens(chat.template) if kind in ("data", "string"))
     added = tokenizer.get_added_vocab()
 
     def is_control(token: str, number: int) -> bool:
@@ -100,3 +111,10 @@ def _controls(processor: Any, template: PromptTemplate, named: Collection[int]) 
         return bool(mark) and (number in marked or (token in added and token in literals))
 
     return {token: number for token, number in tokenizer.get_vocab().items() if is_control(token, number)}
+
+
+def _written(chat: ChatTemplate) -> Iterator[str]:
+    """Yields conversations as the template writes them."""
+    for messages in _TURNS:
+        with suppress(InputInvalid):
+            yield render(chat, messages)

@@ -1,8 +1,10 @@
 """The reference: the stock Hugging Face model, masked instead of pruned.
 
-Dropped tokens are masked as keys from layer K on, and a skipped layer's output is replaced by its input. Nothing is
-removed, nothing is cached, every row runs alone and without padding: slow and plain. The model's ``forward`` is the
-library's; none of our layers or caches is in it.
+What it is: `masked_logits`, against which every removing implementation is compared.
+What it knows: that dropped tokens are masked as keys from layer K on, and that a skipped layer's output is replaced
+by its input. Nothing is removed, nothing is cached, positions are the library's own, every row runs alone and without
+padding: slow and plain.
+What it does not know: any of our own layers or caches; the model's ``forward`` is the library's.
 """
 
 from __future__ import annotations
@@ -31,34 +33,40 @@ def masked_logits(
 ) -> Tensor:
     """Returns the masked logits after each prompt and along a given answer.
 
-    Load the model in float32 if differences are to mean something. There are B prompts, ``image_embeds`` [B, N, H] and
-    ``answer_ids`` int64 [B, A]; None is A = 0.
+    Args:
+        vlm: Loaded in float32, if differences are to mean something.
+        image_embeds: [B, N, H], a row's images one after another.
+        prompt: B prompts.
+        decision: For B rows.
+        answer_ids: int64 [B, A], or None for A = 0.
 
     Returns:
         [B, 1 + A, V]: element 0 follows the prompt's last token, element j the answer's j-th.
     """
-    batch = len(prompt.suffix_ids)
+    batch = len(prompt.input_ids)
     kept = layer_mask(decision.kept_layers, batch, vlm.spec.decoder.layers)
-    answers = prompt.suffix_ids[:, :0] if answer_ids is None else answer_ids
+    answers = prompt.input_ids[:, :0] if answer_ids is None else answer_ids
     embed = vlm.model.get_input_embeddings()
     logits = []
     for index in range(batch):
         row = prompt.row(index)
-        after = torch.cat([row.suffix_ids, answers[index : index + 1]], dim=1)
-        inputs = torch.cat([embed(row.prefix_ids), image_embeds[index : index + 1], embed(after)], dim=1)
-        seen = _seen(inputs.shape[1], row.prefix_ids.shape[1], vlm.spec.image_tokens, decision.keep[index])
+        ids, images = torch.cat([row.input_ids, answers[index : index + 1]], dim=1), row.image_index[0]
+        inputs = embed(ids)
+        inputs[0, images] = image_embeds[index, : len(images)].to(inputs.dtype)
+        keep = decision.keep[index]
+        seen = _seen(ids.shape[1], images, images[keep[keep >= 0]])
         with _masked(vlm, seen, kept[index], decision.prune_layer):
             output: Any = vlm.model(inputs_embeds=inputs, use_cache=False, logits_to_keep=1 + answers.shape[1])
         logits.append(output.logits)
     return torch.cat(logits)
 
 
-def _seen(rows: int, before: int, tokens: int, keep: Tensor) -> Tensor:
+def _seen(rows: int, images: Tensor, stay: Tensor) -> Tensor:
     """Returns bool [rows, rows]: which keys each query sees from layer K on."""
-    kept = torch.ones(rows, dtype=torch.bool, device=keep.device)
-    kept[before : before + tokens] = False
-    kept[before + keep] = True
-    return torch.ones(rows, rows, dtype=torch.bool, device=keep.device).tril() & kept
+    kept = torch.ones(rows, dtype=torch.bool, device=images.device)
+    kept[images] = False
+    kept[stay] = True
+    return torch.ones(rows, rows, dtype=torch.bool, device=images.device).tril() & kept
 
 
 @contextmanager

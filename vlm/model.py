@@ -1,4 +1,4 @@
-"""A model as the torch stages use it: spec, stock model, tokenizer, processor, frozen template.
+"""A model as the torch stages use it: spec, stock model, tokenizer, processor, chat template.
 
 The model is the library's own class.
 """
@@ -14,12 +14,12 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from allrounder.errors import ModelUnreadable
-from allrounder.manifest import PromptTemplate
+from allrounder.manifest import ChatTemplate
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
 from allrounder.vlm.generation import stop_ids
 from allrounder.vlm.llava.stock import load_processor, load_stock
-from allrounder.vlm.llava.template import freeze_template
+from allrounder.vlm.llava.template import golden_prompts, read_chat
 from allrounder.vlm.spec import ModelSpec
 from allrounder.vlm.vocabulary import check_vocabulary
 
@@ -37,7 +37,7 @@ class LoadedModel:
     model: PreTrainedModel  # eval, no gradients, scaled-dot-product attention
     tokenizer: PreTrainedTokenizerFast
     processor: ProcessorMixin  # its image side works on Pillow images; torchvision is not needed
-    template: PromptTemplate
+    chat: ChatTemplate
     tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
     stop_ids: tuple[int, ...]  # any of them ends an answer
     digest: str  # `Checkpoint.digest`
@@ -45,10 +45,10 @@ class LoadedModel:
 
 
 class ModelText(NamedTuple):
-    """What turns a question into ids and ends an answer; see `LoadedModel`."""
+    """What turns messages into ids and ends an answer; see `LoadedModel`."""
 
     processor: ProcessorMixin
-    template: PromptTemplate
+    chat: ChatTemplate
     tokenizer_json: str
     stop_ids: tuple[int, ...]
 
@@ -75,7 +75,7 @@ def load_model(
         model=load_stock(checkpoint, dtype).to(device),  # pyright: ignore[reportArgumentType] - torch's own stub
         tokenizer=text.processor.tokenizer,
         processor=text.processor,
-        template=text.template,
+        chat=text.chat,
         tokenizer_json=text.tokenizer_json,
         stop_ids=text.stop_ids,
         digest=checkpoint.digest,
@@ -108,8 +108,9 @@ def load_text(directory: Path, spec: ModelSpec) -> ModelText:
         ModelUnreadable, ModelUnsupported: Tokenizer, processor, template or generation config are missing or unusable,
             or speak of ids that the model does not have.
     """
-    processor, named = load_processor(directory), named_ids(directory)
-    template = freeze_template(processor, spec.image_token_id, named)
-    tokenizer_json, stops = sealed_tokenizer(processor, template, named), stop_ids(directory)
-    check_vocabulary(tokenizer_json, template, stops, spec.decoder.vocabulary)
-    return ModelText(processor, template, tokenizer_json, stops)
+    processor, stops = load_processor(directory), stop_ids(directory)
+    chat = read_chat(processor, spec.image_token_id)
+    tokenizer_json = sealed_tokenizer(processor, chat, named_ids(directory))
+    golden_prompts(processor, tokenizer_json, chat)
+    check_vocabulary(tokenizer_json, chat, stops, spec.decoder.vocabulary)
+    return ModelText(processor, chat, tokenizer_json, stops)

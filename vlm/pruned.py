@@ -3,10 +3,10 @@
 The reference semantics of pruning in PyTorch: router training scores decisions with it, and the exported graphs are
 verified against it. Its layers are those of the loaded stock model.
 
-Layers below K see ``[prefix | N image tokens | suffix]``; at K the image tokens outside the keep indices leave the
-sequence for good. Two clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot*
-counts the rows that are really held. A row of a batch runs only its own kept layers and holds no KV for the
-others. Suffixes are padded on the right: being causal, no real token sees padding, and decoding masks it.
+Layers below K see the whole prompt; at K the image tokens outside the keep indices leave the sequence for good. Two
+clocks run from there: a token's *position* (rotary angle) counts the unpruned prompt, its *slot* counts the rows that
+are really held. A row of a batch runs only its own kept layers and holds no KV for the others. Prompts are ragged and
+padded on the right: being causal, no real token sees padding, and decoding masks it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
 from allrounder.versions import Budget, check_decision
 from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.model import LoadedModel
-from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.prompt import PromptBatch, kept_rows, real_rows, rope_positions
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["PrunedModel", "PruningDecision", "State", "full_decision", "layer_mask"]
 
 
 class PruningDecision(NamedTuple):
-    """Which image tokens and which layers are kept, for B rows.
+    """Which image tokens and which layers are kept, for B rows; both may differ from row to row, in number as well."""
 
-    All rows keep equally many tokens; kept layers may differ from row to row, in number as well.
-    """
-
-    keep: Tensor  # int64 [B, T], each row ascending without repeats
+    keep: Tensor  # int64 [B, T] into the row's image tokens, ascending without repeats, padded with -1 at the end
     kept_layers: tuple[int, ...] | Tensor  # ascending, for all rows; or bool [B, M]
     prune_layer: int  # K; layers 0..K-1 are always kept
 
@@ -43,10 +41,10 @@ class State:
     """A prompt that was read, ready for new tokens. `PrunedModel.decode` advances it."""
 
     logits: Tensor  # [B, V], of each row's last prompt token
-    suffix_hidden: Tensor  # [B, S, H], final norm applied; `PrunedModel.head` makes logits of it
+    hidden: Tensor  # [B, R', H] of the rows that stayed, final norm applied; `PrunedModel.head` makes logits of it
     layer_mask: Tensor  # bool [B, M], the kept layers
     prune_layer: int
-    positions: Tensor  # int64 [B], of the next token: rows of the unpruned prompt and of what followed
+    next_position: Tensor  # int64 [B], of the next token: counts the unpruned prompt and what followed
     valid_all: Tensor  # bool [B, C], which cache rows of the layers below K are not padding
     valid_kept: Tensor  # bool [B, C'], the same for the layers from K on
     cache: _Cache  # keys and values per layer
@@ -92,26 +90,32 @@ class PrunedModel:
 
     @torch.no_grad()
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
-        """Returns the image tokens [B, N, H] of preprocessed images [B, 3, size, size], by the stock code."""
+        """Returns the image tokens [I, N_i, H] of preprocessed images [I, 3, size, size], by the stock code."""
         features: Any = self._model.get_image_features(pixel_values.to(self._model.dtype))
         return torch.stack(list(features.pooler_output))
 
     @torch.no_grad()
     def embeddings(self, image_embeds: Tensor, prompt: PromptBatch) -> Tensor:
-        """Returns the prompt's embeddings [B, P + N + S, H]; one image or one prompt serves for B of the other.
+        """Returns the prompt's embeddings [B, R, H]; one row of image tokens or one prompt serves for B of the other.
+
+        Args:
+            image_embeds: [B or 1, N, H], a row's images one after another.
+            prompt: B prompts, or 1.
 
         Raises:
-            InputInvalid: The image tokens are not those of this model, or not as many rows as prompts.
+            InputInvalid: The image tokens are not those of this model, or not those of the prompts.
         """
-        batch = max(len(image_embeds), len(prompt.suffix_ids))
-        wanted = (self.spec.image_tokens, self.spec.decoder.hidden)
-        if image_embeds.shape[1:] != wanted or {len(image_embeds), len(prompt.suffix_ids)} - {1, batch}:
+        batch = max(len(image_embeds), len(prompt.input_ids))
+        wanted = (prompt.image_index.shape[1], self.spec.decoder.hidden)
+        if image_embeds.shape[1:] != wanted or {len(image_embeds), len(prompt.input_ids)} - {1, batch}:
             raise InputInvalid(
                 "image tokens and prompts do not fit", got=list(image_embeds.shape), wanted=[batch, *wanted]
             )
-        prompt = _repeated(prompt, batch)
-        before, after = self._embed(prompt.prefix_ids), self._embed(prompt.suffix_ids)
-        return torch.cat([before, image_embeds.to(before.dtype).expand(batch, -1, -1), after], dim=1)
+        prompt = prompt.repeated(batch)
+        rows = self._embed(prompt.input_ids)
+        places = prompt.image_index.where(prompt.image_index >= 0, rows.shape[1])[..., None].expand(-1, -1, wanted[1])
+        tokens = image_embeds.to(rows.dtype).expand(batch, -1, -1)
+        return nn.functional.pad(rows, (0, 0, 0, 1)).scatter(1, places, tokens)[:, :-1]
 
     @torch.no_grad()
     def head(self, hidden: Tensor) -> Tensor:
@@ -128,34 +132,32 @@ class PrunedModel:
             The state, its logits those of each row's last prompt token.
 
         Raises:
-            InvalidBudget: The decision does not fit the model.
+            InvalidBudget: The decision does not fit the model or the prompts.
             PromptTooLong: The unpruned prompt is longer than the model's positions reach.
         """
-        mask = self._checked(decision)
-        cache = _Cache()
         embeddings = self.embeddings(image_embeds, prompt)
-        self._check_length(embeddings.shape[1])
-        hidden, positions = self._below(embeddings, decision.prune_layer, cache)
-        if len(hidden) not in (1, len(mask)):
-            raise InputInvalid("as many decisions as prompts", got=f"{len(mask)} decisions", wanted=f"{len(hidden)}")
-        prompt = _repeated(prompt, len(mask))
-        hidden, positions = hidden.expand(len(mask), -1, -1), positions.expand(len(mask), -1)
+        self._check_length(prompt.next_position)
+        batch = len(decision.keep)
+        if len(embeddings) not in (1, batch):
+            raise InputInvalid("as many decisions as prompts", got=f"{batch} decisions", wanted=f"{len(embeddings)}")
+        whole = prompt.repeated(batch)
+        mask, cache = self._checked(decision, whole), _Cache()
+        hidden = self._below(embeddings, prompt, decision.prune_layer, cache).expand(batch, -1, -1)
         for layer, (keys, values) in cache.layers.items():
-            cache.layers[layer] = (keys.expand(len(mask), -1, -1, -1), values.expand(len(mask), -1, -1, -1))
-        hidden, positions = self._gathered(hidden, positions, decision.keep, prompt.prefix_ids.shape[1])
-        rows = self._rows(hidden, positions, _causal(hidden))
+            cache.layers[layer] = (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+        order, kept = kept_rows(whole, decision.keep)
+        hidden = hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[2]))
+        rows = self._rows(hidden, kept.position_ids, _causal(hidden))
         hidden = self._run(hidden, rows, mask, range(decision.prune_layer, self.spec.decoder.layers), cache)
-        suffix = self._norm(hidden[:, -prompt.suffix_ids.shape[1] :])
-        last = suffix[torch.arange(len(suffix), device=suffix.device), prompt.suffix_lengths - 1]
-        before = prompt.prefix_ids.shape[1]
+        hidden = self._norm(hidden)
         return State(
-            logits=self.head(last),
-            suffix_hidden=suffix,
+            logits=self.head(hidden[torch.arange(batch, device=hidden.device), kept.lengths - 1]),
+            hidden=hidden,
             layer_mask=mask,
             prune_layer=decision.prune_layer,
-            positions=before + self.spec.image_tokens + prompt.suffix_lengths,
-            valid_all=_valid(prompt, before + self.spec.image_tokens),
-            valid_kept=_valid(prompt, before + decision.keep.shape[1]),
+            next_position=kept.next_position,
+            valid_all=real_rows(whole),
+            valid_kept=real_rows(kept),
             cache=cache,
         )
 
@@ -169,19 +171,35 @@ class PrunedModel:
         Raises:
             PromptTooLong: The answer grew longer than the model's positions reach.
         """
-        steps = ids.shape[1]
-        self._check_length(int(state.positions.max()) + steps)
-        hidden = self._embed(ids)
-        positions = state.positions[:, None] + torch.arange(steps, device=ids.device)
-        new = torch.ones_like(ids, dtype=torch.bool)
+        positions = state.next_position[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        return self.head(self.extend(state, self._embed(ids), positions[None]))
+
+    @torch.no_grad()
+    def extend(self, state: State, hidden: Tensor, position_ids: Tensor) -> Tensor:
+        """Reads S more rows per row of the batch, given as embeddings, and advances the state.
+
+        Args:
+            state: From `prefill`; changed in place.
+            hidden: [B, S, H].
+            position_ids: int64 [1 or A, B, S]; the next token's position follows the last.
+
+        Returns:
+            [B, S, H], final norm applied.
+
+        Raises:
+            PromptTooLong: The rows grew longer than the model's positions reach.
+        """
+        after = position_ids.amax(dim=(0, 2)) + 1
+        self._check_length(after)
+        new = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         state.valid_all = torch.cat([state.valid_all, new], dim=1)
         state.valid_kept = torch.cat([state.valid_kept, new], dim=1)
         depth, gather = self.spec.decoder.layers, state.prune_layer
         for valid, layers in ((state.valid_all, range(gather)), (state.valid_kept, range(gather, depth))):
-            rows = self._rows(hidden, positions, _causal(hidden, valid))
+            rows = self._rows(hidden, position_ids, _causal(hidden, valid))
             hidden = self._run(hidden, rows, state.layer_mask, layers, state.cache)
-        state.positions = state.positions + steps
-        return self.head(self._norm(hidden))
+        state.next_position = after
+        return self._norm(hidden)
 
     @torch.no_grad()
     def score(self, image_embeds: Tensor, prompt: PromptBatch, decision: PruningDecision, answer_ids: Tensor) -> Tensor:
@@ -193,12 +211,11 @@ class PrunedModel:
         Returns:
             [B, A, V]; element j holds the logits from which ``answer_ids[:, j]`` would have been drawn.
         """
-        answers = answer_ids.reshape(-1, answer_ids.shape[-1]).expand(len(prompt.suffix_ids), -1)
-        state = self.prefill(image_embeds, _appended(prompt, answers[:, :-1]), decision)
-        length, count = prompt.suffix_lengths.expand(len(state.layer_mask)), answers.shape[1]
-        places = (length - 1)[:, None] + torch.arange(count, device=answers.device)
-        picked = state.suffix_hidden.gather(1, places[..., None].expand(-1, -1, self.spec.decoder.hidden))
-        return self.head(picked)
+        answers = answer_ids.reshape(-1, answer_ids.shape[-1]).expand(len(prompt.input_ids), -1)
+        state, count = self.prefill(image_embeds, prompt.appended(answers[:, :-1]), decision), answers.shape[1]
+        first = state.valid_kept.sum(dim=1, keepdim=True) - count
+        places = first + torch.arange(count, device=answers.device)
+        return self.head(state.hidden.gather(1, places[..., None].expand(-1, -1, self.spec.decoder.hidden)))
 
     @torch.no_grad()
     def greedy(self, state: State, new_tokens: int, stop_ids: Sequence[int] = ()) -> Tensor:
@@ -216,45 +233,35 @@ class PrunedModel:
             stopped = stopped | torch.isin(token, stops)
         return torch.cat(tokens, dim=1)
 
-    def _checked(self, decision: PruningDecision) -> Tensor:
+    def _checked(self, decision: PruningDecision, prompt: PromptBatch) -> Tensor:
         """Returns the kept layers as bool [B, M]."""
-        decoder, tokens, batch = self.spec.decoder, self.spec.image_tokens, len(decision.keep)
-        mask = layer_mask(decision.kept_layers, batch, decoder.layers).to(decision.keep.device)
-        for kept in mask.sum(dim=1).unique().tolist():
-            budget = Budget(decision.keep.shape[1], kept)
-            check_decision(budget, tokens=tokens, layers=decoder.layers, prune_layer=decision.prune_layer)
+        decoder, keep = self.spec.decoder, decision.keep
+        mask = layer_mask(decision.kept_layers, len(keep), decoder.layers).to(keep.device)
+        for layers in {int(count) for count in mask.sum(dim=1)}:
+            check_decision(Budget(1, layers), tokens=1, layers=decoder.layers, prune_layer=decision.prune_layer)
         if not bool(mask[:, : decision.prune_layer].all()):
             raise InvalidBudget(
-                "a layer below the prune layer is skipped", got=decision.kept_layers, where="kept_layers"
+                "a layer before the gather is not kept",
+                where="kept_layers",
+                wanted=f"layers 0 to {decision.prune_layer - 1}",
             )
-        ascending = bool((decision.keep.diff(dim=1) > 0).all())
-        if not ascending or int(decision.keep.min()) < 0 or int(decision.keep.max()) >= tokens:
-            raise InvalidBudget("not the keep indices", where="keep", wanted=f"ascending indices below {tokens}")
+        _check_keep(keep, prompt.image_of)
         return mask
 
-    def _check_length(self, rows: int) -> None:
+    def _check_length(self, positions: Tensor) -> None:
         # Up to here no sliding window binds (see `allrounder.vlm.spec`); beyond it the stock model means nothing.
-        if rows > self.spec.decoder.max_positions:
-            raise PromptTooLong(
-                "longer than the model's positions reach", got=rows, wanted=f"at most {self.spec.decoder.max_positions}"
-            )
+        limit, rows = self.spec.decoder.max_positions, int(positions.max())
+        if rows > limit:
+            raise PromptTooLong("longer than the model's positions reach", got=rows, wanted=f"at most {limit}")
 
-    def _below(self, hidden: Tensor, prune_layer: int, cache: _Cache) -> tuple[Tensor, Tensor]:
-        """Runs the layers before the gather on all rows; returns hidden states and positions [1, rows]."""
-        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        rows = self._rows(hidden, positions, _causal(hidden))
+    def _below(self, hidden: Tensor, prompt: PromptBatch, prune_layer: int, cache: _Cache) -> Tensor:
+        """Runs the layers before the gather on all rows."""
+        rows = self._rows(hidden, prompt.repeated(len(hidden)).position_ids, _causal(hidden))
         everything = torch.ones(len(hidden), self.spec.decoder.layers, dtype=torch.bool, device=hidden.device)
-        return self._run(hidden, rows, everything, range(prune_layer), cache), positions
-
-    def _gathered(self, hidden: Tensor, positions: Tensor, keep: Tensor, before: int) -> tuple[Tensor, Tensor]:
-        """Returns hidden states and positions without the dropped image tokens; text rows stay as they are."""
-        total, tokens = hidden.shape[1], self.spec.image_tokens
-        text = torch.arange(total, device=keep.device)[None].expand(len(keep), -1)
-        kept = torch.cat([text[:, :before], before + keep, text[:, before + tokens :]], dim=1)
-        return hidden.gather(1, kept[..., None].expand(-1, -1, hidden.shape[2])), positions.gather(1, kept)
+        return self._run(hidden, rows, everything, range(prune_layer), cache)
 
     def _rows(self, hidden: Tensor, positions: Tensor, mask: Tensor) -> _Rows:
-        cosine, sine = self._rotary(hidden, position_ids=positions)
+        cosine, sine = self._rotary(hidden, position_ids=rope_positions(positions))
         return _Rows(cosine, sine, mask)
 
     def _run(self, hidden: Tensor, rows: _Rows, mask: Tensor, layers: range, cache: _Cache) -> Tensor:
@@ -278,10 +285,10 @@ class PrunedModel:
         )
 
 
-def full_decision(vlm: LoadedModel, batch: int = 1, prune_layer: int = 0) -> PruningDecision:
-    """Returns the decision that keeps everything: the unpruned model."""
-    keep = torch.arange(vlm.spec.image_tokens, device=vlm.model.device).expand(batch, -1)
-    return PruningDecision(keep, tuple(range(vlm.spec.decoder.layers)), prune_layer)
+def full_decision(spec: ModelSpec, prompt: PromptBatch, prune_layer: int = 0) -> PruningDecision:
+    """Returns the decision that keeps everything of B prompts: the unpruned model."""
+    tokens = torch.arange(prompt.image_of.shape[1], device=prompt.image_of.device)
+    return PruningDecision(tokens.where(prompt.image_of >= 0, -1), tuple(range(spec.decoder.layers)), prune_layer)
 
 
 def layer_mask(kept: tuple[int, ...] | Tensor, batch: int, layers: int) -> Tensor:
@@ -321,22 +328,19 @@ def _causal(hidden: Tensor, valid: Tensor | None = None) -> Tensor:
     return torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~seen, closed)[:, None]
 
 
-def _valid(prompt: PromptBatch, before: int) -> Tensor:
-    """Returns bool [B, before + S]: which rows are not padding, with ``before`` rows ahead of the suffix."""
-    counted = torch.arange(before + prompt.suffix_ids.shape[1], device=prompt.suffix_lengths.device)
-    return counted < before + prompt.suffix_lengths[:, None]
-
-
-def _repeated(prompt: PromptBatch, batch: int) -> PromptBatch:
-    """Returns one prompt as ``batch`` rows; as many as that are returned as they are."""
-    prefix, suffix, lengths = prompt
-    return PromptBatch(prefix.expand(batch, -1), suffix.expand(batch, -1), lengths.expand(batch))
-
-
-def _appended(prompt: PromptBatch, answers: Tensor) -> PromptBatch:
-    """Returns prompts with answers [B, A] right behind each row's suffix, padding at the end again."""
-    batch, count = answers.shape
-    free_slots = answers.new_zeros(batch, count)
-    places = prompt.suffix_lengths[:, None] + torch.arange(count, device=answers.device)
-    joined = torch.cat([prompt.suffix_ids, free_slots], dim=1).scatter(1, places, answers)
-    return PromptBatch(prompt.prefix_ids, joined, prompt.suffix_lengths + count)
+def _check_keep(keep: Tensor, image_of: Tensor) -> None:
+    """Checks that keep indices [B, T] are those of image tokens [B, N], of each image at least one."""
+    there, tokens = keep >= 0, (image_of >= 0).sum(dim=1, keepdim=True)
+    ascending = (keep[:, 1:] > keep[:, :-1]) & there[:, :-1] | ~there[:, 1:]
+    if keep.dtype != torch.int64 or not bool(ascending.all()) or bool(((keep < -1) | (keep >= tokens)).any()):
+        raise InvalidBudget(
+            "not the keep indices",
+            where="keep",
+            wanted="int64 [B, T], ascending indices into each row's image tokens, padded with -1 at the end",
+        )
+    owners = image_of.gather(1, keep.clamp_min(0)).where(there, -1)
+    for image in range(int(image_of.max()) + 1 if image_of.numel() else 0):
+        if not torch.equal((owners == image).any(dim=1), (image_of == image).any(dim=1)):
+            raise InvalidBudget(
+                "an image of which nothing is kept", where=f"keep, image {image}", wanted="at least one token of each"
+            )

@@ -9,25 +9,30 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer
 
+from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import ModelUnsupported
-from allrounder.manifest import PromptTemplate
-from allrounder.tokenization import PromptEncoder
+from allrounder.manifest import ChatTemplate
 
 __all__ = ["check_vocabulary"]
 
 _NAMED = 4  # tokens that an error names
 
 
-def check_vocabulary(tokenizer_json: str, template: PromptTemplate, stop_ids: Iterable[int], rows: int) -> None:
+def check_vocabulary(tokenizer_json: str, chat: ChatTemplate, stop_ids: Iterable[int], rows: int) -> None:
     """Checks that every id that a prompt or an answer may hold has a row in the embedding table.
+
+    Args:
+        tokenizer_json: The text of tokenizer.json, control tokens sealed.
+        chat: The chat template.
+        stop_ids: What ends an answer.
+        rows: Of the embedding table.
 
     Raises:
         ModelUnsupported: An id beyond the table, which would end a request in an error of the engine.
     """
     known = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True)
     _refuse("tokenizer.json", {text: token for text, token in known.items() if token >= rows}, rows)
-    encoder = PromptEncoder(tokenizer_json, template)
-    leading = (*encoder.prefix_ids, *encoder.suffix_ids("a"))
+    leading = ChatEncoder(tokenizer_json, chat).leading_ids
     _refuse("tokenizer.json: post_processor", {str(token): token for token in leading if token >= rows}, rows)
     _refuse("eos_token_id", {str(token): token for token in stop_ids if token >= rows}, rows)
 

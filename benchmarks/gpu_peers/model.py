@@ -120,10 +120,9 @@ def built(work: Path, settings: Settings, backends: tuple[str, ...], progress: P
 
 
 def _prunings(settings: Settings, spec: ModelSpec) -> tuple[PruningConfig, ...]:
-    model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers, "prune_layer": _PRUNE_LAYER}
-    versions = dict.fromkeys((FULL, *settings.versions))
-    found = pruning_configs(versions, **model, policies=settings.policies)
-    return tuple(spread(pruning, spec.decoder.layers) for pruning in found)
+    layers, versions = spec.decoder.layers, dict.fromkeys((FULL, *settings.versions))
+    found = pruning_configs(versions, layers=layers, prune_layer=_PRUNE_LAYER, policies=settings.policies)
+    return tuple(spread(pruning, layers) for pruning in found)
 
 
 def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress) -> None:
@@ -131,6 +130,8 @@ def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress
     most = default_limits(spec)
     # Backends with caches of a fixed size pay for the limits: no more than what is asked.
     limits = Limits(
+        images=1,
+        image_tokens=spec.image_tokens,
         text_tokens=min(max(settings.text_tokens, 64), most.text_tokens),
         new_tokens=min(settings.new_tokens, most.new_tokens),
         batch=1,

@@ -86,7 +86,7 @@ def stock(vlm: LoadedModel, request: Request, prepared: Sequence[np.ndarray]) ->
         InputInvalid: The model's logits say nothing: parity on them would prove nothing.
     """
     model: Any = vlm.model
-    ids, rows = prompt_ids(vlm, request.prompt), []
+    ids, rows = prompt_ids(vlm, request.layout), []
     for pixels in prepared:
         with torch.no_grad():
             cache = DynamicCache(config=model.config)
@@ -108,7 +108,7 @@ def ours(engine: Engine, request: Request, prepared: Sequence[np.ndarray]) -> An
     """Returns the answers of an engine."""
     rows = []
     for pixels in prepared:
-        state = engine.start(pixels, request.prompt, free_slots=request.new_tokens - 1)
+        state = engine.start([pixels], request.layout, free_slots=request.new_tokens - 1)
         tokens = [int(np.argmax(state.logits[0]))]
         for _ in range(request.new_tokens - 1):
             tokens.append(int(np.argmax(engine.decode(state, [tokens[-1]])[0, -1])))

@@ -73,7 +73,7 @@ class Ours:
         marks = [time.perf_counter()]
         pixels = engine.preprocess(request.rgb)
         marks.append(time.perf_counter())
-        state = engine.start(pixels, request.prompt, free_slots=request.new_tokens - 1)
+        state = engine.start([pixels], request.layout, free_slots=request.new_tokens - 1)
         answer = [int(np.argmax(state.logits[0]))]
         marks.append(time.perf_counter())
         for _ in range(request.new_tokens - 1):

@@ -1,4 +1,4 @@
-"""What is told: one record for programs, one page for people.
+"""What a race gives: one record for programs, one page for people.
 
 What it is: two functions from what the races and the parity step left.
 What it knows: which races hold whom. What it does not know: how anything was measured.
@@ -27,7 +27,7 @@ def report(facts: Mapping[str, Any], parity: Any, races: Sequence[Any], bases: S
         facts: What was asked for, and where it ran.
         parity: One record per backend.
         races: In order.
-        bases: Who the others are compared with, `full` last; they stand in every race, and are told of the first.
+        bases: Who the others are compared with, `full` last; they are in every race, and the first one's figures count.
     """
     rows: dict[str, Any] = {}
     for number, race in enumerate(races):

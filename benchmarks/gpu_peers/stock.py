@@ -20,8 +20,8 @@ from PIL import Image
 from race import Times, spans
 from transformers import DynamicCache, StaticCache
 
+from allrounder.layout import PromptLayout
 from allrounder.runtime.measure import Request
-from allrounder.runtime.prompt import PromptIds
 from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.model import LoadedModel
 
@@ -30,10 +30,9 @@ __all__ = ["Compiled", "Eager", "prompt_ids"]
 Step = Callable[..., torch.Tensor]
 
 
-def prompt_ids(vlm: LoadedModel, prompt: PromptIds) -> torch.Tensor:
-    """Returns the ids [1, S] of a prompt, the image token standing N times, on the model's device."""
-    image = [vlm.spec.image_token_id] * vlm.spec.image_tokens
-    return torch.tensor([[*prompt.prefix_ids, *image, *prompt.suffix_ids]], device=vlm.model.device)
+def prompt_ids(vlm: LoadedModel, layout: PromptLayout) -> torch.Tensor:
+    """Returns the ids [1, R] of a prompt, the image token standing N times, on the model's device."""
+    return torch.tensor([layout.input_ids], device=vlm.model.device)
 
 
 class Eager:
@@ -43,7 +42,7 @@ class Eager:
 
     def __init__(self, vlm: LoadedModel, request: Request) -> None:
         self._vlm, self._request = vlm, request
-        self._ids = prompt_ids(vlm, request.prompt)
+        self._ids = prompt_ids(vlm, request.layout)
         self._first: Step = self._step
         self._next: Step = self._step
         self.answer: list[int] = []

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from allrounder.calib.flops import DecoderSize, paper_flops, true_flops
+from allrounder.calib.questions import layout_of
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.engines.options import EngineOptions
 from allrounder.fidelity_report import Cost
@@ -21,7 +22,7 @@ from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine, open_engines
 from allrounder.runtime.measure import Samples, default_workload, sample_latency
 from allrounder.runtime.memory import fits
-from allrounder.vlm.spec import DecoderSpec
+from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["Times", "costs", "text_tokens", "time_engines"]
 
@@ -37,21 +38,18 @@ class Times(NamedTuple):
 
 def text_tokens(engine: Engine, prompts: Sequence[Prompt]) -> int:
     """Returns the mean length of the prompts' text, the template's included, in whole tokens."""
-    lengths = []
-    for prompt in prompts:
-        ids = engine.prompt(prompt.question)
-        lengths.append(len(ids.prefix_ids) + len(ids.suffix_ids))
-    return round(float(np.mean(lengths)))
+    return round(float(np.mean([layout_of(engine, prompt).text_tokens for prompt in prompts])))
 
 
 def costs(
-    decoder: DecoderSpec, entries: Sequence[Entry], text: int, router_layers: int, times: Sequence[Times | None]
+    spec: ModelSpec, entries: Sequence[Entry], text: int, router_layers: int, times: Sequence[Times | None]
 ) -> tuple[Cost, ...]:
-    """Returns what each of ``entries`` costs, in their order.
+    """Returns what each of ``entries`` costs for a prompt of one image, in their order.
 
     The first entry is `full`, which all are compared with; it is not returned. An entry that asks no router is counted
     without its ``router_layers``.
     """
+    decoder, tokens = spec.decoder, spec.image_tokens
     size = DecoderSize(
         hidden=decoder.hidden,
         intermediate=decoder.feed_forward,
@@ -65,15 +63,15 @@ def costs(
     def counted(entry: Entry, layers: int) -> int:
         return true_flops(
             size,
-            entry.pruning.budget,
-            image_tokens=full.pruning.keep,
+            entry.pruning.budget(tokens),
+            image_tokens=tokens,
             text_tokens=text,
             prune_layer=entry.pruning.prune_layer,
             router_layers=layers,
         )
 
     def paper(entry: Entry) -> int:
-        return paper_flops(size, entry.pruning.budget, image_tokens=full.pruning.keep)
+        return paper_flops(size, entry.pruning.budget(tokens), image_tokens=tokens)
 
     return tuple(
         Cost(

@@ -41,7 +41,7 @@ from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["Prepared", "measure_report", "prepare", "read_known_report"]
 
-MEASURED_AS = "1"  # to be counted up when pruners or fidelity are computed in another way: old chunks are then left
+MEASURED_AS = "2"  # to be counted up when pruners or fidelity are computed in another way: old chunks are then left
 
 
 class Prepared(NamedTuple):
@@ -112,7 +112,7 @@ def measure_report(request: ReportRequest, prepared: Prepared, progress: Progres
     if request.timing:
         times = time_engines(prepared.bundle, prepared.entries, text, progress)
     router_layers = read_record(request.router).router_layers
-    found = costs(prepared.spec.decoder, prepared.entries, text, router_layers, times)
+    found = costs(prepared.spec, prepared.entries, text, router_layers, times)
     measured = Measured(prepared.bundle.manifest.model, prepared.entries, prepared.task.work, outcomes, found)
     report = make_report(measured, prepared.questions, request.prune_layer)
     request.out.parent.mkdir(parents=True, exist_ok=True)

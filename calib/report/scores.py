@@ -16,6 +16,8 @@ from PIL import Image
 
 from allrounder.calib.fidelity import Scorer
 from allrounder.calib.report.bundle import Sources
+from allrounder.chat.messages import question
+from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import InputInvalid
 from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
@@ -23,9 +25,8 @@ from allrounder.router.checkpoint import load_router
 from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View
 from allrounder.runtime.engine import Scores
 from allrounder.runtime.image import to_rgb
-from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import load_model
-from allrounder.vlm.prompt import prompt_batch
+from allrounder.vlm.prompt import model_layouts, prompt_batch
 from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["SEED", "PrunerScores"]
@@ -47,7 +48,7 @@ class PrunerScores:
     def __init__(self, sources: Sources, calibration: Sequence[Prompt], folder: Path) -> None:
         self._vlm, self._folder = load_model(sources.vlm), folder
         self._pruned = PrunedModel(self._vlm)
-        self._encoder = PromptEncoder(self._vlm.tokenizer_json, self._vlm.template)
+        self._encoder = ChatEncoder(self._vlm.tokenizer_json, self._vlm.chat)
         self._router = load_router(sources.router, model_spec=self._vlm.spec, model_digest=self._vlm.digest).eval()
         self._embed_pixels = lru_cache(maxsize=1)(self._image_embeds)
         views = [self._view(prompt) for prompt in calibration]
@@ -89,16 +90,17 @@ class PrunerScores:
 
     @torch.no_grad()
     def _score(self, prompt: Prompt, half: tuple[str, str]) -> np.ndarray:
-        """Returns [1, N] or [1, M] float32; computed once for a question that several rows ask in turn."""
+        """Returns [N] or [M] float32; computed once for a question that several rows ask in turn."""
         if self._now is None or self._now[0] != prompt:
             self._now, self._scored = (prompt, self._view(prompt)), {}
         if half not in self._scored:
-            self._scored[half] = self._halves[half](self._now[1]).float().numpy()
+            self._scored[half] = self._halves[half](self._now[1])[0].float().numpy()
         return self._scored[half]
 
     @torch.no_grad()
     def _view(self, prompt: Prompt) -> View:
-        image_embeds, batch = self._embed_pixels(prompt.image), prompt_batch(self._encoder, [prompt.question])
+        image_embeds = self._embed_pixels(prompt.image)
+        batch = prompt_batch(model_layouts(self._vlm, [question(prompt.question)], self._encoder))
         try:
             image = prompt.image.relative_to(self._folder).as_posix()
         except ValueError:

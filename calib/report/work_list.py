@@ -22,8 +22,8 @@ import msgspec
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
-from allrounder.pruning import LayerPolicy, PruningConfig, pruning_config
-from allrounder.versions import FULL, VERSIONS, Budget, resolve
+from allrounder.pruning import LayerPolicy, PruningConfig, custom_version, pruning_config
+from allrounder.versions import EVERYTHING, FULL, VERSIONS, resolve
 
 __all__ = [
     "NO_LAYERS",
@@ -119,23 +119,23 @@ def wanted_engines(tokens: int, layers: int, prune_layer: int) -> tuple[PruningC
     """
     names = [name for name in VERSIONS if name != FULL]
     budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
-    tokens_alone = [Budget(kept, layers).name for kept in (*(each.tokens for each in budgets), aggressive(tokens))]
-    layers_alone = [Budget(tokens, each.layers).name for each in budgets]
-    model = {"tokens": tokens, "layers": layers, "prune_layer": prune_layer}
+    tokens_alone = [custom_version(kept, layers) for kept in (*(each.tokens for each in budgets), aggressive(tokens))]
+    layers_alone = [custom_version(EVERYTHING, each.layers) for each in budgets]
     found = [
-        pruning_config(name, **model, layer_policy=policy)
+        pruning_config(name, layers=layers, prune_layer=prune_layer, layer_policy=policy)
         for group in (names, tokens_alone, layers_alone)
         for policy in _POLICIES
         for name in group
     ]
-    pruned = [each for each in dict.fromkeys(found) if each.budget != (tokens, layers)]
-    return (pruning_config(FULL, **model, layer_policy="static"), *pruned)
+    pruned = [each for each in dict.fromkeys(found) if each.budget(tokens) != (tokens, layers)]
+    full = pruning_config(FULL, layers=layers, prune_layer=0, layer_policy="static")
+    return (full, *pruned)
 
 
 def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questions: int, grid: int) -> WorkList:
     """Returns what is measured on ``questions`` questions, the first ``grid`` of which the other pruners are asked."""
     subjects = [Subject(ROUTER, each.version, each.layer_policy, questions) for each in engines]
-    few = Budget(aggressive(tokens), layers).name
+    few = custom_version(aggressive(tokens), layers)
     if grid:
         for version, _, policy in (engine.key for engine in engines):
             if version in VERSIONS and policy == "dynamic":

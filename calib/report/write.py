@@ -126,8 +126,7 @@ def render(report: FidelityReport) -> str:
         alone = row.pruner != ROUTER
         flops = cost and (cost.flops_alone if alone else cost.flops)
         ttft = cost and (cost.ttft_alone if alone else cost.ttft)
-        kept = row.pruning
-        head = [row.pruner, row.version, str(kept.keep), str(kept.layers), kept.layer_policy]
+        head = [row.pruner, row.version, *map(str, report.budget(row)), row.pruning.layer_policy]
         lines.append([*head, *_figures(row.figures), _share(flops), _share(ttft)])
     parts = [
         f"{report.model}: {report.dataset.questions} questions, {report.dataset.about}",

@@ -24,6 +24,7 @@ from allrounder.calib.figures import copy_figures, summarize
 from allrounder.calib.layer_ranking import layer_order, ranked
 from allrounder.calib.questions import QUESTIONS, quick_sample, ranking_prompts
 from allrounder.calib.trial import try_engines
+from allrounder.commands.pipeline.limits import build_limits, check_takes_questions
 from allrounder.commands.pipeline.request import BuildRequest
 from allrounder.engines.backends import Asked, Backend, BuildOptions, Built, backend
 from allrounder.engines.bundle.folders import beside
@@ -38,7 +39,7 @@ from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.verify import verify
 from allrounder.fidelity_report import REPORT, ROUTER, FidelityReport, read_report
 from allrounder.hashing import file_record
-from allrounder.manifest import Entry, Fidelity
+from allrounder.manifest import Entry, Fidelity, Limits
 from allrounder.native import ort_ops
 from allrounder.progress import Progress, note
 from allrounder.prompts import PromptSet, read_prompts
@@ -49,7 +50,7 @@ from allrounder.runtime.memory import available_bytes, fits, needed_bytes
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.generation import unheeded_note
-from allrounder.vlm.model import model_directory
+from allrounder.vlm.model import load_text, model_directory
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["BuildReport", "build_bundle"]
@@ -88,6 +89,7 @@ class _Job:
 
     request: BuildRequest
     vlm: Path
+    digest: str  # of the model
     spec: ModelSpec
     prunings: tuple[PruningConfig, ...]  # static layers as far as they are known before a ranking
     place: Path
@@ -121,12 +123,13 @@ def build_bundle(request: BuildRequest, progress: Progress) -> BuildReport:
     opened = job.backend.opened(job.place, force=request.force, progress=progress)
     with opened as output, beside(output.place) as work, ExitStack() as kept:
         staging = output.staging
-        options = FreezeOptions(request.precision, name=_name(request.vlm), reuse=staging.base)
+        limits = _limits(job, staging.base)
+        options = FreezeOptions(request.precision, limits, name=_name(request.vlm), reuse=staging.base)
         freezer = Freezer(job.vlm, request.router, work / "frozen", options, progress)
         with job.clock("freeze"):
             freezer.shared()
         reference = _reference(job, freezer, work, kept)
-        order = _ranking(job, reference, work, kept) if job.needs_ranking and reference else ()
+        order = _ranking(job, reference, work, kept, limits) if job.needs_ranking and reference else ()
         with job.clock("freeze"):
             prunings = [ranked(pruning, order) for pruning in job.prunings]
             for pruning in prunings:
@@ -160,12 +163,14 @@ def _read(request: BuildRequest, progress: Progress) -> _Job:
     if request.native_op and ort_ops() is None:
         note(progress, "note: the native gather op is not installed here: entries ask for it, and run without it here")
     vlm = model_directory(request.vlm)
-    spec = Checkpoint(vlm).spec
+    checkpoint = Checkpoint(vlm)
+    spec = checkpoint.spec
+    if request.limits.given:
+        check_takes_questions(build_limits(request.limits, spec, None), load_text(vlm, spec))
     # A pruned checkpoint carries the author's config with it.
     if request.backend != "checkpoint" and (unheeded := unheeded_note(vlm, spec.decoder.max_positions)):
         note(progress, unheeded)
-    model = {"tokens": spec.image_tokens, "layers": spec.decoder.layers}
-    prunings = request.prunings(**model, policies=built_by.POLICIES)
+    prunings = request.prunings(layers=spec.decoder.layers, policies=built_by.POLICIES)
     built_by.check(Asked(request.backend, prunings, request.precision, request.flags))
     prunings = _with_report_layers(request, report, prunings, progress)
     if prompts is None:
@@ -175,7 +180,14 @@ def _read(request: BuildRequest, progress: Progress) -> _Job:
     elif report is None and len(prompts.prompts) < QUESTIONS:
         note(progress, f"note: only {len(prompts.prompts)} of {QUESTIONS} prompts: fidelity has wide intervals")
     place = request.out or Path(built_by.PLACE.format(model=_name(request.vlm), version=prunings[0].version))
-    return _Job(request, vlm, spec, prunings, place, built_by, prompts, report, progress, _Clock(progress))
+    clock = _Clock(progress)
+    return _Job(request, vlm, checkpoint.digest, spec, prunings, place, built_by, prompts, report, progress, clock)
+
+
+def _limits(job: _Job, base: OpenBundle | None) -> Limits:
+    """Returns the limits to build with: those of the bundle that is built into, where no flag gives others."""
+    same = base is not None and base.manifest.model.digest == job.digest
+    return build_limits(job.request.limits, job.spec, base.manifest.limits if base and same else None)
 
 
 def _with_layers(
@@ -253,8 +265,8 @@ def _reference(job: _Job, freezer: Freezer, work: Path, kept: ExitStack) -> Open
     """
     prunings: list[PruningConfig] = []
     if job.prompts and _runs_here(job.request.backend):
-        tokens, layers = job.spec.image_tokens, job.spec.decoder.layers
-        prunings.append(pruning_config(FULL, tokens=tokens, layers=layers, prune_layer=0, layer_policy="static"))
+        layers = job.spec.decoder.layers
+        prunings.append(pruning_config(FULL, layers=layers, prune_layer=0, layer_policy="static"))
     if job.prompts and job.needs_ranking:
         prunings.append(_ranked_by(job))
     if not prunings:
@@ -276,14 +288,14 @@ def _runs_here(name: str) -> bool:
         return False
 
 
-def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> tuple[int, ...]:
+def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack, limits: Limits) -> tuple[int, ...]:
     """Returns the layers in the order in which the prompts want them."""
     assert job.prompts is not None, "a ranking without prompts was refused"
     with job.clock("ranking"):
         ranked_by = next(entry for entry in reference.manifest.entries if entry.version != FULL)
         if why_not(ranked_by, _MAPPED):
             note(job.progress, f"note: {ranked_by.precision} does not run here: layers are ranked in fp32")
-            reference = _ranking_in_fp32(job, work, kept)
+            reference = _ranking_in_fp32(job, work, kept, limits)
             (ranked_by,) = reference.manifest.entries
         if not fits(reference, [ranked_by], _MAPPED):
             raise CalibrationError(
@@ -294,10 +306,10 @@ def _ranking(job: _Job, reference: OpenBundle, work: Path, kept: ExitStack) -> t
         return layer_order(engine, ranking_prompts(job.prompts.prompts), job.request.prune_layer, job.progress)
 
 
-def _ranking_in_fp32(job: _Job, work: Path, kept: ExitStack) -> OpenBundle:
+def _ranking_in_fp32(job: _Job, work: Path, kept: ExitStack, limits: Limits) -> OpenBundle:
     """Returns a bundle of the version that asks the router, in a precision that runs everywhere."""
     ranked_by = _ranked_by(job)
-    options = FreezeOptions("fp32", name=_name(job.request.vlm))
+    options = FreezeOptions("fp32", limits, name=_name(job.request.vlm))
     freezer = Freezer(job.vlm, job.request.router, work / "ranking", options, job.progress)
     freezer.shared()
     freezer.add(ranked_by)

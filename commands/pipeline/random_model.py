@@ -58,7 +58,12 @@ def write_random_model(
 
 
 def build_shape(
-    shape: str, folder: Path, names: Sequence[str], progress: Progress, policies: Sequence[LayerPolicy] = ("dynamic",)
+    shape: str,
+    folder: Path,
+    names: Sequence[str],
+    progress: Progress,
+    policies: Sequence[LayerPolicy] = ("dynamic",),
+    backends: Sequence[str] = ("onnxruntime",),
 ) -> OpenBundle:
     """Writes a random model and router of ``shape`` below ``folder`` and builds the named versions of it.
 
@@ -69,7 +74,7 @@ def build_shape(
     progress(f"writing a random {shape}", 0, 1)
     pair = write_random_model(folder, shape)
     progress(f"writing a random {shape}", 1, 1)
-    return build_bundle_of(pair, folder / "bundle", names, progress, policies)
+    return build_bundle_of(pair, folder / "bundle", names, progress, policies, backends)
 
 
 def build_bundle_of(
@@ -78,6 +83,7 @@ def build_bundle_of(
     names: Sequence[str],
     progress: Progress,
     policies: Sequence[LayerPolicy] = ("dynamic",),
+    backends: Sequence[str] = ("onnxruntime",),
 ) -> OpenBundle:
     """Builds the named versions of a model at ``place``, in fp32; nothing is verified or measured.
 
@@ -88,14 +94,15 @@ def build_bundle_of(
     """
     frozen = place.with_name(f"{place.name}-frozen")
     freezer = Freezer(pair.vlm, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
-    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
-    prunings = pruning_configs(names, tokens=tokens, layers=layers, prune_layer=_PRUNE_LAYER, policies=policies)
+    layers = freezer.spec.decoder.layers
+    prunings = pruning_configs(names, layers=layers, prune_layer=_PRUNE_LAYER, policies=policies)
     freezer.shared()
     for pruning in prunings:
         freezer.add(spread(pruning, layers))
     freezer.finish()
     with Staging(place) as staging:
-        backend("onnxruntime").build(frozen, staging, BuildOptions())
+        for name in backends:
+            backend(name).build(frozen, staging, BuildOptions())
         publish(staging)
     shutil.rmtree(frozen)  # the bundle's files are links to the same data
     return open_bundle(place, progress=progress)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from allrounder.manifest import Precision
-from allrounder.pruning import LAYER_POLICIES, Keep, LayerPolicy, PruningConfig, custom_version, pruning_configs
+from allrounder.pruning import LAYER_POLICIES, LayerPolicy, PruningConfig, custom_version, pruning_configs
+from allrounder.versions import EVERYTHING, Budget, Keep, check_decision
 
-__all__ = ["BuildRequest"]
+__all__ = ["BuildRequest", "LimitFlags"]
+
+
+class LimitFlags(NamedTuple):
+    """What ``--max-images``, ``--max-text-tokens`` and ``--max-new-tokens`` give; None: what fits the model."""
+
+    images: int | None = None
+    text_tokens: int | None = None
+    new_tokens: int | None = None
+
+    @property
+    def given(self) -> dict[str, int]:
+        """The flags that were given, by name."""
+        return {f"--max-{name.replace('_', '-')}": value for name, value in self._asdict().items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +44,11 @@ class BuildRequest:
     out: Path | None  # None: where the backend's builds end
     force: bool  # build and measure again what the bundle already holds
     native_op: bool = False  # the entries ask for the native gather op, and are measured with it where it is here
-    flags: tuple[str, ...] = ()  # of the command line, with values, that remedies repeat: model, router, prompts, place
+    flags: tuple[str, ...] = ()  # of the command line, with values, that remedies repeat: where things lie, and limits
+    limits: LimitFlags = field(default_factory=LimitFlags)
 
-    def prunings(self, *, tokens: int, layers: int, policies: tuple[LayerPolicy, ...]) -> tuple[PruningConfig, ...]:
-        """Returns what is to be built of a model of N ``tokens`` and M ``layers`` for a backend that runs ``policies``.
+    def prunings(self, *, layers: int, policies: tuple[LayerPolicy, ...]) -> tuple[PruningConfig, ...]:
+        """Returns what is to be built of a model of M ``layers`` for a backend that runs ``policies``.
 
         Raises:
             UnknownVersion: There is no such version.
@@ -42,8 +56,10 @@ class BuildRequest:
         """
         versions = self.versions
         if self.keep is not None or self.layers is not None:
-            keep = Fraction(1) if self.keep is None else self.keep
-            versions += (custom_version(keep, self.layers, tokens=tokens, depth=layers),)
+            keep = EVERYTHING if self.keep is None else self.keep
+            kept = layers if self.layers is None else self.layers
+            check_decision(Budget(1, kept), tokens=1, layers=layers, prune_layer=0)
+            versions += (custom_version(keep, kept),)
         if self.layer_policy is not None:
             policies = LAYER_POLICIES if self.layer_policy == "both" else (self.layer_policy,)
-        return pruning_configs(versions, tokens=tokens, layers=layers, prune_layer=self.prune_layer, policies=policies)
+        return pruning_configs(versions, layers=layers, prune_layer=self.prune_layer, policies=policies)

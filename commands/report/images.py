@@ -63,7 +63,7 @@ def curves(report: FidelityReport, measure: str, axis: str) -> tuple[list[Curve]
     """
     found: dict[str, Curve] = {}
     missing: list[str] = []
-    for row in ordered(report.rows):
+    for row in ordered(report, report.rows):
         if both_pruned(report, row):
             name, figure, cost = label(report, row), getattr(row.figures, measure), _cost(report, row, axis)
             if figure is None or cost is None:

@@ -26,11 +26,10 @@ def check_installed() -> None:
     Raises:
         EngineUnavailable: It is not.
     """
-    for name in ("jinja2", "matplotlib"):
-        if find_spec(name) is None:
-            raise EngineUnavailable(
-                f"the fidelity report's page needs {name}", where="--page", remedy="pip install 'allrounder[report]'"
-            )
+    if find_spec("matplotlib") is None:
+        raise EngineUnavailable(
+            "the fidelity report's page needs matplotlib", where="--page", remedy="pip install 'allrounder[report]'"
+        )
 
 
 def write_page(report: FidelityReport, out: Path, samples: Sequence[Sample], about: str) -> None:
@@ -39,7 +38,7 @@ def write_page(report: FidelityReport, out: Path, samples: Sequence[Sample], abo
     ``about`` says in a sentence whose figures these are, such as "Figures of the demo model, not of LLaVA-1.5-7B".
 
     Raises:
-        EngineUnavailable: Jinja2 or Matplotlib is not installed.
+        EngineUnavailable: Matplotlib is not installed.
         InputInvalid: ``out`` cannot be written.
     """
     text = page(report, samples, about)
@@ -55,7 +54,7 @@ def page(report: FidelityReport, samples: Sequence[Sample], about: str) -> str:
     """Returns the page's HTML.
 
     Raises:
-        EngineUnavailable: Jinja2 or Matplotlib is not installed.
+        EngineUnavailable: Matplotlib is not installed.
     """
     check_installed()
     import jinja2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from operator import eq
 from typing import NamedTuple
 
 from allrounder.fidelity_report import ROUTER, Comparison, Cost, FidelityReport, Row
@@ -44,12 +45,12 @@ class Halves(NamedTuple):
     rows: list[tuple[str, Row]]
 
 
-def ordered(rows: Iterable[Row]) -> list[Row]:
+def ordered(report: FidelityReport, rows: Iterable[Row]) -> list[Row]:
     """Returns rows from the largest budget to the smallest; the router before others."""
     return sorted(
         rows,
         key=lambda row: (
-            -row.pruning.keep * row.pruning.layers,
+            -report.budget(row).tokens * row.pruning.layers,
             row.version,
             row.pruner != ROUTER,
             row.pruner,
@@ -60,12 +61,12 @@ def ordered(rows: Iterable[Row]) -> list[Row]:
 
 def both_pruned(report: FidelityReport, row: Row) -> bool:
     """Whether ``row`` drops tokens and layers."""
-    return row.pruning.keep < report.image_tokens and row.pruning.layers < report.layers
+    return report.budget(row).tokens < report.image_tokens and row.pruning.layers < report.layers
 
 
 def router_rows(report: FidelityReport) -> list[Row]:
     """Returns the router's rows that drop tokens and layers, in order."""
-    return [row for row in ordered(report.rows) if row.pruner == ROUTER and both_pruned(report, row)]
+    return [row for row in ordered(report, report.rows) if row.pruner == ROUTER and both_pruned(report, row)]
 
 
 def halves(report: FidelityReport) -> list[Halves]:
@@ -74,25 +75,22 @@ def halves(report: FidelityReport) -> list[Halves]:
     A row with all layers belongs to the versions with as many tokens, a row with all tokens to those with as many
     layers; so one row can belong to several versions.
     """
-    rows = ordered(report.rows)
+    rows = ordered(report, report.rows)
     tokens_alone = [
-        row for row in rows if row.pruning.keep < report.image_tokens and row.pruning.layers == report.layers
+        row for row in rows if report.budget(row).tokens < report.image_tokens and row.pruning.layers == report.layers
     ]
     layers_alone = [
-        row for row in rows if row.pruning.keep == report.image_tokens and row.pruning.layers < report.layers
+        row for row in rows if report.budget(row).tokens == report.image_tokens and row.pruning.layers < report.layers
     ]
     alone = [("tokens alone", row) for row in tokens_alone] + [("layers alone", row) for row in layers_alone]
     found = []
     for version, group in groupby((row for row in rows if both_pruned(report, row)), key=lambda row: row.version):
         both = list(group)
-        mine = [
-            pair
-            for pair in alone
-            if pair[1].pruning.keep == both[0].pruning.keep or pair[1].pruning.layers == both[0].pruning.layers
-        ]
+        own = report.budget(both[0])
+        mine = [pair for pair in alone if any(map(eq, report.budget(pair[1]), own))]
         shown = {row.pruner for _, row in mine}
         if mine:
-            named = f"{version}: {both[0].pruning.keep} tokens, {both[0].pruning.layers} layers"
+            named = f"{version}: {own.tokens} tokens, {own.layers} layers"
             found.append(Halves(named, [("both", row) for row in both if row.pruner in shown] + mine))
     placed = [row for group in found for _, row in group.rows]
     others = [pair for pair in alone if pair[1] not in placed]
@@ -141,7 +139,7 @@ def _verdicts(row: Comparison) -> tuple[str, str]:
 
 def compared(report: FidelityReport) -> list[Compared]:
     """Returns the comparisons in the order of the rows, each with what it shows by agreement and by KL."""
-    place = {row.version: index for index, row in enumerate(ordered(report.rows))}
+    place = {row.version: index for index, row in enumerate(ordered(report, report.rows))}
     rows = sorted(report.comparisons, key=lambda each: (place.get(each.version, len(place)), each.version, each.pruner))
     return [Compared(row, _verdicts(row)) for row in rows]
 
@@ -150,10 +148,10 @@ def layer_use(report: FidelityReport) -> list[Row]:
     """Returns the router's rows that drop layers and say how often each is run: versions first, layers alone last."""
     rows = [
         row
-        for row in ordered(report.rows)
+        for row in ordered(report, report.rows)
         if row.pruner == ROUTER and row.pruning.layers < report.layers and row.layer_use
     ]
-    return sorted(rows, key=lambda row: row.pruning.keep == report.image_tokens)
+    return sorted(rows, key=lambda row: report.budget(row).tokens == report.image_tokens)
 
 
 def questions_asked(report: FidelityReport) -> tuple[list[int], list[int]]:

@@ -11,13 +11,13 @@ from allrounder import __version__
 from allrounder.errors import BundleMismatch
 from allrounder.manifest import (
     SCHEMA,
+    ChatTemplate,
     Entry,
     FileRecord,
     Frozen,
     Limits,
     Manifest,
     Model,
-    PromptTemplate,
     Recommendation,
 )
 
@@ -31,12 +31,12 @@ class Identity(NamedTuple):
     """What all entries of a bundle share."""
 
     model: Model
-    prompt: PromptTemplate
+    chat: ChatTemplate
     limits: Limits
 
     @classmethod
     def of(cls, document: Manifest | Frozen) -> Identity:
-        return cls(document.model, document.prompt, document.limits)
+        return cls(document.model, document.chat, document.limits)
 
 
 def check_same(old: Identity, new: Identity, *, where: object) -> Identity:
@@ -49,7 +49,7 @@ def check_same(old: Identity, new: Identity, *, where: object) -> Identity:
     pairs = (
         ("model", old.model.digest, new.model.digest),
         ("router", routers[:1], routers[-1:]),
-        ("prompt template", old.prompt, new.prompt),
+        ("chat template", old.chat, new.chat),
         ("limits", old.limits, new.limits),
     )
     for what, before, after in pairs:
@@ -66,7 +66,7 @@ def check_same(old: Identity, new: Identity, *, where: object) -> Identity:
             wanted=old.model,
             remedy=_REMEDY,
         )
-    return Identity(model, old.prompt, old.limits)
+    return Identity(model, old.chat, old.limits)
 
 
 def check_same_file(path: str, old: FileRecord, new: FileRecord) -> None:
@@ -115,7 +115,7 @@ def merge(
         schema=SCHEMA,
         producer=f"allrounder {__version__}",
         model=identity.model,
-        prompt=identity.prompt,
+        chat=identity.chat,
         limits=identity.limits,
         files={**known, **files},
         entries=tuple(merged.values()),

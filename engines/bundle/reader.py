@@ -54,7 +54,8 @@ def open_bundle(path: str | Path, *, progress: Progress = silent, again: bool = 
     once. Without a writable cache they are hashed each time (logged).
 
     Args:
-        path: The bundle's directory; it may itself be reached through a symbolic link.
+        path: The bundle's directory; it may itself be reached through a symbolic link, and be a snapshot in the hub's
+            cache, whose files are links into the cache's own blobs.
         progress: Gets the MiB that are hashed.
         again: Hash every byte, whatever was hashed before.
 

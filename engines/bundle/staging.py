@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -56,7 +57,7 @@ class Staging:
 
         Raises:
             BundleError: The place is taken by something that is not a bundle, or cannot be written to.
-            BundleCorrupt: The bundle there is damaged.
+            BundleCorrupt: The bundle there is damaged, or of the first edition.
             BundleBusy: Another process is publishing to it and does not come to an end.
         """
         self.place = Path(place).resolve()
@@ -282,8 +283,8 @@ def current_bundle(place: Path, progress: Progress = silent) -> OpenBundle | Non
     """Returns the verified bundle at a place, or None where there is nothing or an empty directory.
 
     Raises:
-        BundleError: Something else is there.
-        BundleCorrupt: A damaged bundle is there.
+        BundleError: Something else is there, or a bundle that belongs to the hub's cache.
+        BundleCorrupt: A damaged bundle, or one of the first edition, is there.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None
@@ -293,7 +294,14 @@ def current_bundle(place: Path, progress: Progress = silent) -> OpenBundle | Non
             where=place,
             remedy="give another directory, or remove what is there",
         )
-    return open_bundle(place, progress=progress)
+    opened = open_bundle(place, progress=progress)
+    if any((place / path).is_symlink() for path in (POINTER, *opened.manifest.files)):
+        raise BundleError(
+            "a bundle in the hub's cache takes no additions",
+            where=place,
+            remedy=f"copy it, and give the copy: cp -rL {shlex.quote(str(place))} DIRECTORY",
+        )
+    return opened
 
 
 def _sweep(root: Path, listed: Collection[str]) -> None:

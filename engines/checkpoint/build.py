@@ -148,8 +148,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
     out.mkdir()
     files = _small_files(frozen_dir / MODEL_FOLDER, vlm, kept, out)
     files |= write_weights(vlm, kept, out, progress)
-    pruned = entry.pruning.keep < frozen.model.image_tokens
-    graphs, image_files = write_image(frozen_dir, frozen, out / IMAGE_FOLDER, router=pruned)
+    graphs, image_files = write_image(frozen_dir, frozen, out / IMAGE_FOLDER, router=entry.pruning.prunes)
     for name in filter(None, (graphs.preprocess, graphs.vision, graphs.router)):
         load_graph(out / IMAGE_FOLDER / name, f"{IMAGE_FOLDER}/{name}")
     files |= {f"{IMAGE_FOLDER}/{name}": record for name, record in image_files.items()}
@@ -157,7 +156,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         schema=SCHEMA,
         producer=f"allrounder {__version__}",
         model=frozen.model,
-        prompt=frozen.prompt,
+        chat=frozen.chat,
         limits=frozen.limits,
         entry=entry,
         graphs=SharedGraphs(

@@ -1,7 +1,8 @@
 """The sidecar: what a pruned checkpoint says about itself, `allrounder.json` beside a stock `config.json`.
 
 A pruned checkpoint is a stock Hugging Face directory of L layers. Which tokens are kept is not in its weights: the
-graphs below `image/` turn image and question into T rows, and the serving stack feeds these in place of N image tokens.
+graphs below `image/` turn an image and a prompt into T rows, and the serving stack feeds these in place of N image
+tokens.
 Files written into it later (a launch script, an engine) are not checked here: listed ones are.
 """
 
@@ -16,13 +17,13 @@ from allrounder.engines.bundle.stamps import verify_once
 from allrounder.errors import BundleCorrupt, BundleError, InvalidBudget
 from allrounder.hashing import check_path
 from allrounder.manifest import (
+    ChatTemplate,
     Fidelity,
     FileRecord,
     Latency,
     Limits,
     Model,
     Precision,
-    PromptTemplate,
     SharedGraphs,
     check_schema,
 )
@@ -55,10 +56,10 @@ class PrunedEntry(Record, frozen=True, kw_only=True):
 class Sidecar(Record, frozen=True, kw_only=True):
     """`allrounder.json`."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     producer: str  # program and version that wrote it
     model: Model  # model and router, each by digest
-    prompt: PromptTemplate
+    chat: ChatTemplate
     limits: Limits
     entry: PrunedEntry
     graphs: SharedGraphs  # paths relative to the checkpoint; no router where every token is kept
@@ -122,12 +123,12 @@ def _check(sidecar: Sidecar, path: Path) -> None:
     for name in sidecar.files:
         check_path(name, where=path)
     try:
-        pruning.check(tokens=model.image_tokens, layers=model.layers)
+        pruning.check(layers=model.layers)
     except InvalidBudget as error:
         raise BundleCorrupt("the sidecar has an impossible budget", where=path, got=error) from error
     if pruning.prune_layer or pruning.layer_policy != "static":
         raise BundleCorrupt("no checkpoint is pruned so", where=path, got=sidecar.entry.label, wanted="K=0, static")
-    if (graphs.router is None) == pruning.routes(model.image_tokens):
+    if (graphs.router is None) == pruning.routes:
         raise BundleCorrupt("a router is there exactly where tokens are dropped", where=path, got=graphs.router)
     for name in (graphs.preprocess, graphs.vision, graphs.router):
         if name is not None and name not in sidecar.files:

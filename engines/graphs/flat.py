@@ -4,8 +4,9 @@ OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attenti
 antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a branch of an `If` only
 hands on. Which of the bundle's graphs get a flat copy, the backend says.
 
-`TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask. That copies whole caches and reads
-every place in them, so a flat copy decodes slower than its graph; it computes the same.
+`TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask; a graph, or a branch of an `If`,
+computes indices and masks once for all its layers. That copies whole caches and reads every place in them, so a flat
+copy decodes slower than its graph; it computes the same.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def _bytes(model: onnx.ModelProto) -> bytes:
 def _spell(graph: onnx.GraphProto) -> None:
     """Replaces the three ops in a graph and in the branches of its `If` nodes."""
     nodes: list[onnx.NodeProto] = []
+    places: dict[str, str] = {}
+    masks: dict[str, str] = {}
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 _spell(attribute.g)
         if node.op_type == "TensorScatter":
-            nodes += _scatter(node)
+            nodes += _scatter(node, places)
         elif takes_lengths(node):
-            nodes += masked_attention(node)
+            nodes += masked_attention(node, masks)
         elif node.op_type == "Resize":
             nodes += resize(node)
         else:
@@ -68,21 +71,25 @@ def _spell(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _scatter(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Rows ``new`` [B, G, S, D] go into ``past`` [B, G, C, D] from place ``slots`` [B] on."""
+def _scatter(node: onnx.NodeProto, places: dict[str, str]) -> list[onnx.NodeProto]:
+    """Rows ``new`` [B, G, S, D] go into ``past`` [B, G, C, D] from place ``slots`` [B] on.
+
+    ``places`` are this graph's index tensors so far, by the name of ``slots``: all of its layers write as many rows.
+    """
     past, new, slots = node.input
     nodes = Nodes(node)
-    extent = nodes.add("Shape", [new], "extent", start=0, end=3)  # B, G, S
-    batch = nodes.lift(nodes.count(nodes.size(new, 0, "batch"), "rows"), [1, 2], "row")
-    heads = nodes.lift(nodes.count(nodes.size(new, 1, "heads"), "each_head"), [0, 2], "head")
-    steps = nodes.lift(nodes.count(nodes.size(new, 2, "new_count"), "steps"), [0, 1], "step")
-    places = nodes.add("Add", [nodes.lift(slots, [1, 2], "slot"), steps], "places")
-    columns = [
-        nodes.lift(nodes.add("Expand", [value, extent], f"{name}_everywhere"), [3], f"{name}_column")
-        for name, value in (("row", batch), ("head", heads), ("place", places))
-    ]
-    indices = nodes.add("Concat", columns, "indices", axis=3)
-    scatter = helper.make_node("ScatterND", [past, indices, new], list(node.output), name=node.name)
+    if slots not in places:
+        extent = nodes.add("Shape", [new], "extent", start=0, end=3)  # B, G, S
+        batch = nodes.lift(nodes.count(nodes.size(new, 0, "batch"), "rows"), [1, 2], "row")
+        heads = nodes.lift(nodes.count(nodes.size(new, 1, "heads"), "each_head"), [0, 2], "head")
+        steps = nodes.lift(nodes.count(nodes.size(new, 2, "new_count"), "steps"), [0, 1], "step")
+        place = nodes.add("Add", [nodes.lift(slots, [1, 2], "slot"), steps], "places")
+        columns = [
+            nodes.lift(nodes.add("Expand", [value, extent], f"{name}_everywhere"), [3], f"{name}_column")
+            for name, value in (("row", batch), ("head", heads), ("place", place))
+        ]
+        places[slots] = nodes.add("Concat", columns, "indices", axis=3)
+    scatter = helper.make_node("ScatterND", [past, places[slots], new], list(node.output), name=node.name)
     return [*nodes.nodes, scatter]
 
 
@@ -107,15 +114,22 @@ def takes_lengths(node: onnx.NodeProto) -> bool:
     return node.op_type == "Attention" and len(node.input) > _LENGTHS and bool(node.input[_LENGTHS])
 
 
-def masked_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Returns what replaces such an `Attention`: new row i of S sees the places up to ``filled - S + i``."""
+def masked_attention(node: onnx.NodeProto, masks: dict[str, str]) -> list[onnx.NodeProto]:
+    """Returns what replaces such an `Attention`: new row i of S sees the places up to ``filled - S + i``.
+
+    Args:
+        node: The node.
+        masks: The masks of this graph so far by the name of ``filled``, whose caches have one capacity; grows.
+    """
     query, key, filled = node.input[0], node.input[1], node.input[_LENGTHS]
     nodes = Nodes(node)
-    count = nodes.size(query, 2, "new_count")
-    back = nodes.add("Sub", [nodes.count(count, "steps"), count], "back")
-    last = nodes.add("Add", [nodes.lift(filled, [1], "filled_column"), back], "last")  # [B, S]
-    places = nodes.count(nodes.size(key, 2, "capacity"), "places")
-    seen = nodes.add("LessOrEqual", [places, nodes.lift(last, [1, 3], "last_column")], "seen")  # [B, 1, S, C]
+    if filled not in masks:
+        count = nodes.size(query, 2, "new_count")
+        back = nodes.add("Sub", [nodes.count(count, "steps"), count], "back")
+        last = nodes.add("Add", [nodes.lift(filled, [1], "filled_column"), back], "last")  # [B, S]
+        places = nodes.count(nodes.size(key, 2, "capacity"), "places")
+        masks[filled] = nodes.add("LessOrEqual", [places, nodes.lift(last, [1, 3], "last_column")], "seen")
+    seen = masks[filled]  # [B, 1, S, C]
     masked = helper.make_node("Attention", [*node.input[:3], seen], list(node.output), name=node.name)
     masked.attribute.extend(attribute for attribute in node.attribute if attribute.name != "is_causal")
     return [*nodes.nodes, masked]

@@ -56,7 +56,7 @@ def build(frozen_dir: str | Path, staging: Staging, options: BuildOptions) -> tu
     graphs = graph_paths(entries)
     if options.device == "cpu" and any(entry.precision == "bf16" for entry in entries):
         graphs = []
-    gathering = {entry.graphs.prefill for entry in entries if entry.native_op}
+    gathering = {entry.graphs.decoder for entry in entries if entry.native_op}
     for done, path in enumerate(graphs):
         options.progress("loading graphs", done, len(graphs))
         load_graph(staging.path / path, path, provider)

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from allrounder.engines.onnxruntime.providers import (
     unusable,
 )
 from allrounder.engines.options import EngineOptions
-from allrounder.engines.sessions import Bound, Cell, Session, Tensor
+from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Session, Slots, Tensor
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 from allrounder.native import ort_ops
@@ -40,6 +40,9 @@ except ImportError as error:
     ) from error
 
 _log = logging.getLogger("allrounder.runtime")
+# What caches are made of; bfloat16 zeros are zeros of any two bytes.
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(bfloat16)": BFLOAT16}
+_BF16 = 16  # its number among ONNX's types
 _NVIDIA = Path("/proc/driver/nvidia")
 
 
@@ -145,10 +148,30 @@ class _Session:
         return dict(zip(self.outputs, binding.get_outputs(), strict=True))
 
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
-        return _Bound(self._session, self._name, inputs, outputs)
+        return _Bound(self._session, self._name, inputs, outputs, self._device)
 
     def cell(self, values: np.ndarray) -> Cell:
         return _Cell(values)
+
+    def zeros(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        return self._placed(self._zeros(name, shape))
+
+    def slots(self, name: str, sequences: int, rows: int) -> Slots:
+        whole = self._zeros(name, (sequences, None, rows, None))
+        if sequences == 1:
+            alone = self._placed(whole)
+            return Slots(alone, (alone,))
+        if self._device[0] != "cpu":
+            raise EngineUnavailable("ONNX Runtime batches sequences on the CPU alone", got=sequences, wanted=1)
+        return Slots(_value(whole), tuple(_value(whole[row : row + 1]) for row in range(sequences)))
+
+    def _zeros(self, name: str, shape: Sequence[int | None]) -> np.ndarray:
+        described = next(tensor for tensor in self._session.get_inputs() if tensor.name == name)
+        extents = [known if wanted is None else wanted for known, wanted in zip(described.shape, shape, strict=True)]
+        return np.zeros(extents, _DTYPES[described.type])
+
+    def _placed(self, array: np.ndarray) -> Any:
+        return _value(array) if self._device[0] == "cpu" else _value(array, *self._device)
 
 
 class _Bound:
@@ -164,6 +187,7 @@ class _Bound:
         name: str,
         inputs: Mapping[str, Any],
         outputs: Mapping[str, Any],
+        device: tuple[str, int],
     ) -> None:
         self._session, self._name, self._tensors = session, name, (dict(inputs), dict(outputs))
         self._binding = session.io_binding()
@@ -172,14 +196,20 @@ class _Bound:
         with _reported(name):
             for input_name, tensor in inputs.items():
                 self._binding.bind_ortvalue_input(input_name, tensor)
-            for output_name, tensor in outputs.items():
-                self._binding.bind_ortvalue_output(output_name, tensor)
+            self._outputs = [tensor.name for tensor in session.get_outputs()]
+            for output_name in self._outputs:
+                if output_name in outputs:
+                    self._binding.bind_ortvalue_output(output_name, outputs[output_name])
+                else:
+                    self._binding.bind_output(output_name, *device)
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Tensor]:
         with _reported(self._name):
             for name in self._again:
                 self._binding.bind_ortvalue_input(name, self._tensors[0][name])
         _run(self._session, self._binding, self._name)
+        found = zip(self._outputs, self._binding.get_outputs(), strict=True)
+        return {name: value for name, value in found if name not in self._tensors[1]}
 
 
 class _Cell:
@@ -196,11 +226,14 @@ class _Cell:
         return self._array.copy()
 
 
-def _value(feed: Any) -> onnxruntime.OrtValue:
-    """Returns a feed as the library's value, which shares an array's memory."""
-    if isinstance(feed, np.ndarray):
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed), "cpu", 0)
-    return feed
+def _value(feed: Any, device: str = "cpu", index: int = 0) -> Any:
+    """Returns a feed as the library's value, which shares an array's memory where that is on the same device."""
+    if not isinstance(feed, np.ndarray):
+        return feed
+    array = np.ascontiguousarray(feed)
+    if array.dtype == BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BF16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array, device, index)
 
 
 def _run(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding, name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.process import inherited
-from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Session, Tensor
+from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Session, Slots, Tensor
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 
@@ -59,7 +59,11 @@ def open_session(path: Path, options: EngineOptions, *, native_op: bool = False)
         names = [tuple(port.any_name for port in ports) for ports in (model.inputs, model.outputs)]
         compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:  # the library's errors have no root but Exception
-        raise BackendError("OpenVINO refuses a graph", where=path, got=error) from error
+        # It reads no weights behind links, as bundles in the hub's cache have them.
+        remedy = (
+            "copy the bundle with its files in place of links: cp -rL BUNDLE DIRECTORY" if path.is_symlink() else None
+        )
+        raise BackendError("OpenVINO refuses a graph", where=path, got=error, remedy=remedy) from error
     return _Session(compiled, path.name, *names)
 
 
@@ -108,6 +112,17 @@ class _Session:
     def cell(self, values: np.ndarray) -> Cell:
         return _Cell(values)
 
+    def zeros(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        port = self._compiled.inputs[self.inputs.index(name)]
+        known = [None if extent.is_dynamic else extent.get_length() for extent in port.get_partial_shape()]
+        extents: Any = [there if wanted is None else wanted for there, wanted in zip(known, shape, strict=True)]
+        dtype = BFLOAT16 if port.element_type == openvino.Type.bf16 else port.element_type.to_dtype()
+        return _Tensor(np.zeros(extents, dtype))
+
+    def slots(self, name: str, sequences: int, rows: int) -> Slots:
+        whole = self.zeros(name, (sequences, None, rows, None))
+        return Slots(whole, tuple(_Tensor(whole.numpy()[row : row + 1]) for row in range(sequences)))
+
     def request(self) -> Any:
         return self._compiled.create_infer_request()
 
@@ -122,13 +137,21 @@ class _Bound:
     def __init__(self, session: _Session, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         self._request, self._session = session.request(), session
         self._inputs = {name: _given(_array(tensor)) for name, tensor in inputs.items()}
-        self._outputs = [(session.outputs.index(name), _array(tensor)) for name, tensor in outputs.items()]
+        self._outputs = {name: _array(tensor) for name, tensor in outputs.items()}
 
-    def run(self) -> None:
-        results = _infer(self._request, self._inputs, self._session.name)
-        for index, target in self._outputs:
-            if target.size:
-                target[...] = self._session.output(results, index)
+    def run(self) -> dict[str, Tensor]:
+        results, free = _infer(self._request, self._inputs, self._session.name), {}
+        for index, name in enumerate(self._session.outputs):
+            found, target = self._session.output(results, index), self._outputs.get(name)
+            if target is None:
+                free[name] = _Tensor(np.array(found))
+            elif target.shape != found.shape:
+                got, wanted = list(found.shape), list(target.shape)
+                where = f"{self._session.name}: {name}"
+                raise BackendError("OpenVINO gave another shape", where=where, got=got, wanted=wanted)
+            elif target.size:
+                target[...] = found
+        return free
 
 
 def _infer(request: Any, feeds: Mapping[str, Any], name: str) -> Any:

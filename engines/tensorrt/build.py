@@ -4,8 +4,9 @@ It places frozen graphs in the staged bundle and puts a plan in the place of eac
 Runtime on the CPU, because TensorRT's `Resize` does not filter as Pillow does. A plan is named by what it was built
 from and what it runs on.
 
-Tokens may leave at any layer: caches above and below have capacities of their own. Where the plugin of the gather op is
-installed it is built into the plan, and the plan needs it to run; else the op's own function is.
+Tokens may leave at any layer: caches above and below have capacities of their own, so a request may keep as many image
+tokens as the version does, or fewer. Where the plugin of the gather op is installed it is built into the plan, and the
+plan needs it to run; else the op's own function is.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ from allrounder.engines.tensorrt.form import parsed_form
 from allrounder.engines.tensorrt.library import RTX_TARGETS, Library, open_library
 from allrounder.engines.tensorrt.plan import PlanOptions, Source, build_plan, target
 from allrounder.engines.tensorrt.plan_names import TENSORRT, Flavour, plan_name
-from allrounder.engines.tensorrt.profiles import decode_spans, extents, prefix_length, prompt_spans
+from allrounder.engines.tensorrt.profiles import extents, profiles
 from allrounder.errors import InputInvalid
 from allrounder.gather import TOKEN_GATHER
-from allrounder.golden import GOLDEN
 from allrounder.hashing import file_record
 from allrounder.manifest import Entry, EntryGraphs, Frozen
 from allrounder.progress import Progress
@@ -39,7 +39,7 @@ __all__ = ["BACKEND", "PLACE", "POLICIES", "PlanOptions", "build", "check", "ope
 
 BACKEND = TENSORRT.backend
 POLICIES = ("static",)
-_PLANNED = ("vision", "router", "prefill", "decode")
+_PLANNED = ("vision", "router", "decoder")
 _built: dict[str, Path] = {}  # plans that this process built, while they lie there: `full` as reference, then as engine
 
 
@@ -111,7 +111,7 @@ class _Writer:
     ) -> None:
         self._library, self._frozen, self._staging = library, frozen, staging
         self._progress, self._plans = options.progress, plans
-        self._written: dict[tuple[str, int], str] = {}  # plans by graph and kept tokens
+        self._written: dict[tuple[str, str], str] = {}  # plans by graph and keep rule
 
     def planned(self, entry: Entry) -> Entry:
         """Returns the entry with plans in the place of its graphs."""
@@ -128,11 +128,10 @@ class _Writer:
         return self._written[key]
 
     def _source(self, entry: Entry, kind: str, path: str) -> Source:
-        prefix = prefix_length(self._staging.path / GOLDEN)
         file = self._staging.path / path
         model = onnx.load(file, load_external_data=False)
-        spans = decode_spans(self._frozen) if kind == "decode" else prompt_spans(self._frozen, prefix)
-        return Source(parsed_form(model, extents(entry, self._frozen, prefix)), file, spans)
+        fixed = extents(entry, self._frozen) if kind == "decoder" else {}
+        return Source(parsed_form(model, fixed), file, profiles(kind, entry, self._frozen))
 
     def _write(self, source: Source, kind: str) -> str:
         gathers = any(node.op_type == TOKEN_GATHER.name for node in source.model.graph.node)
@@ -151,7 +150,7 @@ class _Writer:
 
     def _digest(self, source: Source) -> str:
         """Returns a digest of all that a plan is made from; weights are in it by the names of their files."""
-        settings = repr((tuple(source.spans), self._plans, self._library.gpu and self._library.gpu.name))
+        settings = repr((source.profiles, self._plans, self._library.gpu and self._library.gpu.name))
         data = source.model.SerializeToString(deterministic=True)
         return hashlib.sha256(data + settings.encode()).hexdigest()[:12]
 

@@ -3,12 +3,15 @@
 The rules were read in the parser's sources and NVIDIA's pages, and not run (10.15 to 11.1):
 
 - `TensorScatter` becomes a KV cache update only where the cache is an input of the network with a static number of
-  slots, and the result an output of it. So caches get the capacity of the bundle's limits, prefill pads to it, and the
-  input `free_slots` leaves.
+  slots, and the result an output of it. So caches get the capacity of the bundle's limits.
 - `Attention` is imported without its lengths (`nonpad_kv_seqlen`), silently, and causal from the upper left. So the
   lengths become a mask, as in flat copies.
 - `Attention` must be one fused kernel, or the build fails, unless the node says that it may be several.
-- Local functions are expanded by the parser, or a plugin takes their place: the gather stays as it is.
+- Every size follows from the sizes of the inputs: what depends on values ends the capture of work, and `NonZero` makes
+  each step wait. So two numbers come as the length of an input whose values nobody reads: how many rows' logits are
+  wanted (`logits_to_keep` [Q]), and how many image tokens stay (`TOKENS_TO_KEEP` [T]).
+- Local functions are expanded by the parser, or a plugin takes their place: the gather stays one. Here and in the
+  plugin it has one input more than its declaration, `TOKENS_TO_KEEP`, so that its sizes follow from lengths too.
 
 All but the last line of `parsed_form` is ONNX and runs in ONNX Runtime.
 """
@@ -18,16 +21,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from allrounder.engines.graphs.flat import masked_attention, takes_lengths
 from allrounder.engines.graphs.nodes import Nodes
 from allrounder.errors import GraphInvalid
-from allrounder.tensors import FREE_SLOTS
+from allrounder.gather import TOKEN_GATHER
+from allrounder.tensors import LOGITS_TO_KEEP
 
-__all__ = ["dynamic_inputs", "parsed_form", "static_form"]
+__all__ = ["TOKENS_TO_KEEP", "dynamic_inputs", "parsed_form", "static_form"]
 
-_SLOTS = 2  # the axis of a cache [B, G, C, D] that counts its slots
+TOKENS_TO_KEEP = "tokens_to_keep"  # int64 [T], of which the length alone counts; added input where tokens are pruned
 
 
 def parsed_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.ModelProto:
@@ -40,10 +44,10 @@ def parsed_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.Mode
 
 
 def static_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.ModelProto:
-    """Returns ``model`` with static caches and masks in place of lengths; weights stay references.
+    """Returns ``model`` with static caches, masks in place of lengths, and sizes that come from sizes alone.
 
     Args:
-        model: A frozen graph without `If` nodes.
+        model: A frozen graph without `If` nodes; weights stay references.
         extents: Which of the graph's named extents become numbers, the caches' among them.
 
     Raises:
@@ -54,11 +58,18 @@ def static_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.Mode
     if any(node.op_type == "If" for node in graph.node):
         raise GraphInvalid("TensorRT engines hold no If", where=graph.name, wanted="a static layer policy")
     _fix(graph, extents)
-    _pad_to_capacity(graph)
+    _size_gather(form)
     nodes: list[onnx.NodeProto] = []
+    masks: dict[str, str] = {}
     for node in graph.node:
-        nodes += masked_attention(node) if takes_lengths(node) else [node]
+        if LOGITS_TO_KEEP in node.input:
+            nodes += _sized(node)
+        else:
+            nodes += masked_attention(node, masks) if takes_lengths(node) else [node]
     _set_nodes(graph, nodes)
+    for value in graph.input:
+        if value.name == LOGITS_TO_KEEP:
+            value.type.tensor_type.shape.dim[0].dim_param = "Q"
     return form
 
 
@@ -75,43 +86,54 @@ def _fix(graph: onnx.GraphProto, extents: Mapping[str, int]) -> None:
                 dim.dim_value = extents[dim.dim_param]  # takes the name's place
 
 
-def _pad_to_capacity(graph: onnx.GraphProto) -> None:
-    """Pads each cache to its own static number of slots, where it was padded by the input `free_slots`."""
-    if all(value.name != FREE_SLOTS for value in graph.input):
-        return
-    capacities = {value.name: shape[_SLOTS] for value in graph.output if len(shape := _shape(value)) > _SLOTS}
-    for node in graph.node:  # in bfloat16 caches are padded in float32
-        if node.op_type == "Cast" and node.output[0] in capacities:
-            capacities[node.input[0]] = capacities[node.output[0]]
-    padded = {node.output[0] for node in graph.node if FREE_SLOTS in node.input}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        if node.output[0] in padded:
-            continue
-        if len(node.input) > 1 and node.input[1] in padded:
-            capacity = capacities.get(node.output[0])
-            if node.op_type != "Pad" or not isinstance(capacity, int):
-                raise GraphInvalid("free slots go elsewhere than to caches", where=node.name, got=node.op_type)
-            nodes += _padded(node, capacity)
-        else:
-            nodes.append(node)
-    _set_nodes(graph, nodes)
-    inputs = [value for value in graph.input if value.name != FREE_SLOTS]
-    del graph.input[:]
-    graph.input.extend(inputs)
+def _sized(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Reads how many rows are wanted from the length of their input."""
+    nodes = Nodes(node)
+    count = nodes.add("Shape", [LOGITS_TO_KEEP], "count")
+    reads = [count if name == LOGITS_TO_KEEP else name for name in node.input]
+    changed = onnx.NodeProto.FromString(node.SerializeToString())
+    del changed.input[:]
+    changed.input.extend(reads)
+    return [*nodes.nodes, changed]
 
 
-def _padded(pad: onnx.NodeProto, capacity: int) -> list[onnx.NodeProto]:
-    nodes = Nodes(pad)
-    rows = nodes.add("Shape", [pad.input[0]], "rows", start=_SLOTS, end=_SLOTS + 1)
-    free = nodes.add("Sub", [nodes.ints("capacity", [capacity]), rows], "free")
-    pads = nodes.add("Concat", [nodes.ints("before", [0]), free], "pads", axis=0)
-    filled = helper.make_node("Pad", [pad.input[0], pads, *pad.input[2:]], list(pad.output), name=pad.name)
-    filled.attribute.extend(pad.attribute)
-    return [*nodes.nodes, filled]
+def _size_gather(form: onnx.ModelProto) -> None:
+    """Gives the gather, where there is one, the input `TOKENS_TO_KEEP`, whose length its sizes follow from."""
+    functions = [function for function in form.functions if function.name == TOKEN_GATHER.name]
+    for function in functions:
+        nodes: list[onnx.NodeProto] = []
+        for node in function.node:
+            nodes += _listed(node) if node.op_type == "NonZero" else [node]
+        _set_nodes(function, nodes)
+        function.input.append(TOKENS_TO_KEEP)
+    for node in form.graph.node:
+        if node.op_type == TOKEN_GATHER.name:
+            node.input.append(TOKENS_TO_KEEP)
+    if functions:
+        form.graph.input.append(helper.make_tensor_value_info(TOKENS_TO_KEEP, TensorProto.INT64, ["T"]))
 
 
-def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+def _listed(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Lists the true ones of ``flags`` [n], all but N - T of which are true: each goes to the place of its number."""
+    flags = node.input[0]
+    nodes = Nodes(node)
+    total, tokens, kept = (
+        nodes.size(value, 0, name) for value, name in ((flags, "n"), ("scores", "tokens"), (TOKENS_TO_KEEP, "kept"))
+    )
+    count = nodes.add("Add", [nodes.add("Sub", [total, tokens], "others"), kept], "count")
+    numbers = nodes.add("Cast", [flags], "numbers", to=TensorProto.INT64)
+    number = nodes.add("CumSum", [numbers, nodes.ints("axis", [0], scalar=True)], "number", exclusive=1)
+    places = nodes.lift(nodes.add("Where", [flags, number, count], "place"), [1], "places")  # the others end up behind
+    row = nodes.lift(count, [0], "end")
+    room = nodes.add("Add", [row, nodes.ints("one", [1])], "room")
+    empty = nodes.add("Expand", [nodes.ints("zero", [0]), room], "empty")
+    filled = nodes.add("ScatterND", [empty, places, nodes.count(total, "rows")], "filled")
+    first = nodes.add("Slice", [filled, nodes.ints("begin", [0]), row], "first")
+    lifted = helper.make_node("Unsqueeze", [first, nodes.ints("rank", [0])], list(node.output), name=node.name)
+    return [*nodes.nodes, lifted]
+
+
+def _set_nodes(graph: onnx.GraphProto | onnx.FunctionProto, nodes: list[onnx.NodeProto]) -> None:
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)

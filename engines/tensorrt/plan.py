@@ -18,7 +18,7 @@ import onnx
 from allrounder.engines.tensorrt.form import dynamic_inputs
 from allrounder.engines.tensorrt.library import RTX_TARGETS, Library, monitor
 from allrounder.engines.tensorrt.plan_names import TENSORRT, Hardware, PlanTarget
-from allrounder.engines.tensorrt.profiles import Span
+from allrounder.engines.tensorrt.profiles import Profile
 from allrounder.errors import BackendError, InputInvalid
 from allrounder.progress import Progress
 from allrounder.userdirs import cache_dir, write_whole
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
     model: onnx.ModelProto  # in the parser's form
     path: Path  # of the graph that it was made from: weights lie relative to it
-    spans: Sequence[Span]  # one profile each, where the model has an open extent
+    profiles: Sequence[Profile]  # where the model has an open extent
 
 
 def target(library: Library, options: PlanOptions, *, plugin: bool) -> PlanTarget:
@@ -147,15 +147,16 @@ def _config(library: Library, builder: Any, options: PlanOptions) -> Any:
 
 def _add_profiles(builder: Any, config: Any, source: Source) -> None:
     inputs: Mapping[str, list[int | str]] = dynamic_inputs(source.model)
-    for span in source.spans if inputs else ():
+    for spans in source.profiles if inputs else ():
         profile = builder.create_optimization_profile()
         for name, shape in inputs.items():
             least, usual, most = (
-                tuple(extent if isinstance(extent, int) else size for extent in shape) for size in span
+                tuple(extent if isinstance(extent, int) else spans[extent][size] for extent in shape)
+                for size in range(3)
             )
             profile.set_shape(name, min=least, opt=usual, max=most)
         if config.add_optimization_profile(profile) < 0:
-            raise BackendError("TensorRT refuses a profile", where=source.path.name, got=span)
+            raise BackendError("TensorRT refuses a profile", where=source.path.name, got=spans)
 
 
 def _timing_file(library: Library) -> Path | None:

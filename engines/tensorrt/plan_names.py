@@ -3,10 +3,10 @@
 There are two libraries of that kind, TensorRT and TensorRT-RTX, whose own messages about a foreign plan name neither
 cause nor remedy. So a plan's file name is checked against the library and the GPU first.
 
-    prefill-1f0c8a5e21d3-trt10.16.1-sm90.plan              this TensorRT (major.minor), this architecture
-    prefill-1f0c8a5e21d3-trt10.16.1-sm80-newer-ampere.plan newer ones of the major version, Ampere and all after it
-    prefill-1f0c8a5e21d3-trt10.16.1-sm90-plugin.plan       needs the plugin of the gather op
-    prefill-1f0c8a5e21d3-rtx1.7.1-sm80-ampere.plan         TensorRT-RTX's, which makes its kernels where it runs
+    decoder-1f0c8a5e21d3-trt10.16.1-sm90.plan              this TensorRT (major.minor), this architecture
+    decoder-1f0c8a5e21d3-trt10.16.1-sm80-newer-ampere.plan newer ones of the major version, Ampere and all after it
+    decoder-1f0c8a5e21d3-trt10.16.1-sm90-plugin.plan       needs the plugin of the gather op
+    decoder-1f0c8a5e21d3-rtx1.7.1-sm80-ampere.plan         TensorRT-RTX's, which makes its kernels where it runs
 """
 
 from __future__ import annotations

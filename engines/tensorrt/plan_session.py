@@ -1,22 +1,26 @@
 """Sessions of TensorRT plans: memory on the GPU, contexts, and work that is captured.
 
-Each binding has a context of its own, whose shapes and addresses stay. Its work is done once as it comes, as TensorRT
-wants it after shapes were set, then captured, and from then on launched as one graph.
+Each binding has a context of its own, whose profile, shapes and addresses stay. Its work is done once as it comes, as
+TensorRT wants it after shapes were set, then captured, and from then on launched as one graph.
+
+A plan takes two numbers as the length of an input (`allrounder.engines.tensorrt.form`): here they become one.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Tensor
+from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Slots, Tensor
 from allrounder.engines.tensorrt.cuda import Graph, Memory, Stream, use_device
+from allrounder.engines.tensorrt.form import TOKENS_TO_KEEP
 from allrounder.engines.tensorrt.library import Library
-from allrounder.errors import BackendError
+from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.tensors import KEEP_COUNTS, LOGITS_TO_KEEP
 
 __all__ = ["PlanSession"]
 
@@ -77,7 +81,7 @@ class PlanSession:
         self.name, self.device = name, device
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         given = [each for each in names if self._engine.get_tensor_mode(each) == library.module.TensorIOMode.INPUT]
-        self.inputs = tuple(given)
+        self.inputs = tuple(each for each in given if each != TOKENS_TO_KEEP)
         self.outputs = tuple(each for each in names if each not in given)
         self._types = {each: _numpy_type(library.module, self._engine.get_tensor_dtype(each)) for each in names}
         self._stream = Stream()
@@ -87,7 +91,7 @@ class PlanSession:
     def run(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         use_device(self.device)
         with self._lock:
-            inputs = {name: self._on_device(name, feed) for name, feed in feeds.items()}
+            inputs = {name: self._on_device(name, feed) for name, feed in self._sized(feeds).items()}
             context = self._context = self._context or _Context(self._library, self._engine, self.name)
             context.set_inputs(inputs, self._stream)
             outputs = {name: _Tensor(context.shape(name), self._types[name], self._stream) for name in self.outputs}
@@ -99,7 +103,7 @@ class PlanSession:
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Bound:
         use_device(self.device)
         context, stream = _Context(self._library, self._engine, self.name), Stream()
-        held = {name: self._on_device(name, tensor) for name, tensor in inputs.items()}
+        held = {name: self._on_device(name, tensor) for name, tensor in self._sized(inputs).items()}
         context.set_inputs(held, stream)
         for name, tensor in outputs.items():
             if tensor.shape() != list(context.shape(name)):
@@ -110,12 +114,54 @@ class PlanSession:
                     wanted=list(context.shape(name)),
                 )
         given = {name: self._on_device(name, tensor) for name, tensor in outputs.items()}
-        context.set_addresses(given)
-        return _Bound(context, stream, self.device, (self, held, given))
+        others = [name for name in self.outputs if name not in given]
+        free = {name: _Tensor(context.shape(name), self._types[name], self._stream) for name in others}
+        context.set_addresses(given | free)
+        return _Bound(context, stream, self.device, (self, held, given), free)
 
     def cell(self, values: np.ndarray) -> Cell:
         use_device(self.device)
         return _Cell(np.array(values), self._stream, self.device)
+
+    def zeros(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        use_device(self.device)
+        return self._zeros(name, shape)
+
+    def slots(self, name: str, sequences: int, rows: int) -> Slots:
+        if sequences > 1:
+            raise EngineUnavailable("a plan holds one sequence", where=self.name, got=sequences, wanted=1)
+        use_device(self.device)
+        whole = self._zeros(name, (None, None, None, None))  # of the plan's own capacity
+        if rows > (capacity := whole.shape()[2]):
+            raise BackendError(
+                "prompt and answer are longer than the caches of this plan",
+                where=f"{self.name}, {name}",
+                got=rows,
+                wanted=f"up to {capacity}",
+                remedy="keep fewer image tokens, or build the bundle with higher limits",
+            )
+        return Slots(whole, (whole,))
+
+    def _zeros(self, name: str, shape: Sequence[int | None]) -> _Tensor:
+        known = tuple(self._engine.get_tensor_shape(name))
+        extents = tuple(there if wanted is None else wanted for there, wanted in zip(known, shape, strict=True))
+        tensor = _Tensor(extents, self._types[name], self._stream)
+        tensor.fill(np.zeros(extents, self._types[name]))
+        return tensor
+
+    def _sized(self, feeds: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.ndarray]:
+        """Returns feeds with lengths in the place of numbers."""
+
+        def total(name: str) -> np.ndarray:
+            feed = feeds[name]
+            return np.zeros(int((feed if isinstance(feed, np.ndarray) else feed.numpy()).sum()), np.int64)
+
+        found = dict(feeds)
+        if LOGITS_TO_KEEP in self._types:
+            found[LOGITS_TO_KEEP] = total(LOGITS_TO_KEEP)
+        if TOKENS_TO_KEEP in self._types:
+            found[TOKENS_TO_KEEP] = total(KEEP_COUNTS)
+        return found
 
     def _on_device(self, name: str, feed: Tensor | np.ndarray) -> _Tensor:
         """Returns a tensor on the GPU: the same, or a copy of what comes from elsewhere."""
@@ -186,14 +232,16 @@ class _Context:
 
 
 class _Bound:
-    """A `Bound`; holds on to its tensors and to the session."""
+    """A `Bound`; holds on to its tensors and to the session. Outputs that were tied to nothing stay where they are."""
 
-    def __init__(self, context: _Context, stream: Stream, device: int, held: tuple[Any, ...]) -> None:
-        self._context, self._stream, self._device, self._held = context, stream, device, held
+    def __init__(
+        self, context: _Context, stream: Stream, device: int, held: tuple[Any, ...], free: Mapping[str, _Tensor]
+    ) -> None:
+        self._context, self._stream, self._device, self._held, self._free = context, stream, device, held, free
         self._runs = 0
         self._graph: Graph | None = None
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Tensor]:
         use_device(self._device)
         if self._runs == 1:
             self._graph = self._captured()
@@ -203,6 +251,7 @@ class _Bound:
             self._context.enqueue(self._stream)
         self._stream.wait()
         self._runs += 1
+        return {**self._free}
 
     def _captured(self) -> Graph | None:
         try:

@@ -1,62 +1,67 @@
-"""Which sizes a TensorRT plan is built for: numbers for a graph's named extents, and the range of the one left open.
+"""Which sizes a TensorRT plan is built for: numbers for a graph's named extents, and ranges of those left open.
 
-A plan takes one image and one question at a time (B = 1). The template's text before the image is fixed, so the prefix
-has one length; caches have the capacity of the longest prompt and the longest answer. What stays open is S: the suffix
-of a prompt, or the new tokens of a decode call.
+Caches have the capacity of the longest prompt and the longest answer, from K on with as many image tokens as the
+version keeps. A decoder plan has three optimisation profiles: one new token alone, any number of them, and a prompt. A
+plan holds one sequence (B = 1).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from allrounder.errors import BundleCorrupt
-from allrounder.golden import decode_golden
 from allrounder.manifest import Entry, Frozen, Manifest
 
-__all__ = ["Span", "decode_spans", "extents", "prefix_length", "prompt_spans"]
+__all__ = ["Profile", "Span", "extents", "profiles"]
 
-_USUAL_SUFFIX, _USUAL_BURST = 32, 8  # what a profile is tuned for
+_USUAL_TEXT, _USUAL_BURST = 32, 8  # what a profile is tuned for
 
 
 class Span(NamedTuple):
-    """One optimisation profile's range of S."""
+    """One extent's range in one optimisation profile."""
 
     least: int
     usual: int
     most: int
 
 
-def extents(entry: Entry, document: Manifest | Frozen, prefix: int) -> dict[str, int]:
-    """Returns the extents that are fixed, by the names that the exporter gives them."""
-    limits, image_tokens = document.limits, document.model.image_tokens
+Profile = Mapping[str, Span]  # by the names that the exporter gives to extents
+
+
+def extents(entry: Entry, document: Manifest | Frozen) -> dict[str, int]:
+    """Returns the extents of a decoder that are fixed, by the names that the exporter gives them."""
+    limits = document.limits
     longest = limits.text_tokens + limits.new_tokens
-    return {"B": 1, "P": prefix, "C": longest + image_tokens, "C_kept": longest + entry.pruning.keep}
+    return {"B": 1, "C": longest + limits.image_tokens, "C_kept": longest + _kept(entry, document, limits.images)}
 
 
-def prompt_spans(document: Manifest | Frozen, prefix: int) -> tuple[Span, ...]:
-    """Returns the range of a suffix."""
-    most = max(1, document.limits.text_tokens - prefix)
-    return (Span(1, min(_USUAL_SUFFIX, most), most),)
+def profiles(kind: str, entry: Entry, document: Manifest | Frozen) -> tuple[Profile, ...]:
+    """Returns the profiles of a graph of that kind: ``vision``, ``router`` or ``decoder``; narrow ones first."""
+    limits, model = document.limits, document.model
+    images = Span(1, 1, limits.images)
+    if kind == "vision":
+        return ({"B": images},)
+    text, tokens = limits.text_tokens, limits.image_tokens
+    usual = min(_USUAL_TEXT, text)
+    prompt = {
+        "S": Span(1, min(usual + model.image_tokens, text + tokens), text + tokens),
+        "N": Span(0, min(model.image_tokens, tokens), tokens),
+    }
+    if kind == "router":  # which text alone does not ask
+        return ({**prompt, "S": prompt["S"]._replace(least=2), "N": prompt["N"]._replace(least=1)},)
+    most = limits.new_tokens
+    none, one = Span(0, 0, 0), Span(1, 1, 1)
+    kept = {
+        "I": images._replace(least=0),
+        "T": Span(0, _kept(entry, document, 1), _kept(entry, document, limits.images)),
+    }
+    new = {"N": none, "I": none, "T": none}
+    single = {"S": one, "Q": one, **new}
+    burst = Span(1, min(_USUAL_BURST, most), most)
+    several = () if most == 1 else ({"S": burst, "Q": burst, **new},)
+    return (single, *several, {**prompt, **kept, "Q": one})
 
 
-def decode_spans(document: Manifest | Frozen) -> tuple[Span, ...]:
-    """Returns one new token alone, tuned for nothing else, and then any number of them."""
-    most = document.limits.new_tokens
-    one = Span(1, 1, 1)
-    return (one,) if most == 1 else (one, Span(1, min(_USUAL_BURST, most), most))
-
-
-def prefix_length(golden: Path) -> int:
-    """Returns how many ids are before the image, from the file of a bundle's golden prompts.
-
-    Raises:
-        BundleCorrupt: They cannot be read, or do not agree.
-    """
-    try:
-        lengths = {len(prompt.prefix_ids) for prompt in decode_golden(golden.read_bytes())}
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise BundleCorrupt("the golden prompts cannot be read", where=golden, got=error) from error
-    if len(lengths) != 1:
-        raise BundleCorrupt("the golden prompts have no one prefix", where=golden, got=sorted(lengths))
-    return lengths.pop()
+def _kept(entry: Entry, document: Manifest | Frozen, images: int) -> int:
+    """Returns T of so many images."""
+    return images * entry.pruning.budget(document.model.image_tokens).tokens

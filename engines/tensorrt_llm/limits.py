@@ -42,7 +42,7 @@ class EngineLimits(NamedTuple):
         if min(value for value in sizes if value is not None) < 1:
             raise InputInvalid("sizes begin at 1", got=sizes._asdict())
         return cls(
-            tokens=sidecar.entry.pruning.keep,
+            tokens=sidecar.entry.pruning.budget(sidecar.model.image_tokens).tokens,
             text_tokens=sizes.text_tokens or min(sidecar.limits.text_tokens, _TEXT),
             new_tokens=sizes.new_tokens or min(sidecar.limits.new_tokens, _NEW),
             batch=sizes.batch or min(sidecar.limits.batch, _BATCH),

@@ -1,173 +1,163 @@
-"""Decoder layers as ONNX nodes: one for prompts, one for new tokens.
+"""The decoder graph: new rows become logits, and the caches grow in place.
 
-Llama-like layers in standard ops; the prefix of the weights' names is given, so the router's layers are written too.
+The rows of a prompt, image tokens included, or of new tokens, go through the kept layers; at K the dropped image tokens
+leave. One graph serves both: new tokens come without image tokens, and then the gather lets everything pass. How many
+image tokens are kept is an input, so versions with the same layers have the same graph, byte for byte.
 
-Hidden rows are [B, R, H]. Queries, keys and values are [B, heads, R, D], the layout of the caches.
+Causality needs no mask: `nonpad_kv_seqlen` aligns the new rows with the filled part of each cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
+import onnx
 from onnx import TensorProto
 
-from allrounder.export.graph.writer import GraphWriter
-from allrounder.vlm.spec import DecoderSpec
+from allrounder import tensors
+from allrounder.export.graph.gather import PLUGIN, token_gather
+from allrounder.export.graph.layers import Cache, Clock, Layer, Rotation, decoder_layer, embed, head, rotation
+from allrounder.export.graph.pruned_spec import PrunedSpec
+from allrounder.export.graph.writer import Dim, GraphWriter, Placed
 
-__all__ = [
-    "Cache",
-    "Clock",
-    "Layer",
-    "Rotation",
-    "activation",
-    "decode_layer",
-    "embed",
-    "head",
-    "linear",
-    "prompt_layer",
-    "rms_norm",
-    "rotation",
-]
+__all__ = ["decoder_graph"]
+
+_I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
+_LAST = 2**62  # beyond every row
 
 
-class Rotation(NamedTuple):
-    """Cosine and sine of the rows' positions, each [B, R, D / 2]."""
+class _Rows(NamedTuple):
+    """Hidden rows [B, R, H], position ids [1, B, R], where they go in the caches, and the name of R in shapes."""
 
-    cosine: str
-    sine: str
-
-
-class Cache(NamedTuple):
-    """Keys and values of one layer, each [B, G, C, D]."""
-
-    key: str
-    value: str
-
-
-class Clock(NamedTuple):
-    """Where new tokens go in a cache: ``slots`` [B] of the first one, and ``filled`` [B], the rows after writing."""
-
+    hidden: str
+    position_ids: str
     slots: str
-    filled: str
+    extent: str
 
 
-class Layer(NamedTuple):
-    """A decoder layer: its shape, and the prefix of its weights' names."""
-
-    spec: DecoderSpec
-    prefix: str
-
-
-def embed(graph: GraphWriter, ids: str, name: str) -> str:
-    """Returns the embedding rows [B, S, H] of int64 ids [B, S]."""
-    return graph.node("Gather", [graph.weight("decoder.embed_tokens.weight"), ids], name, axis=0)
-
-
-def rotation(graph: GraphWriter, spec: DecoderSpec, positions: str) -> Rotation:
-    """Returns cosine and sine for int64 positions [B, R].
-
-    Computed in float32, as transformers does, instead of read from a table: D / 2 numbers replace one row per
-    position, and no table limits the positions.
-    """
-    frequencies = graph.constant(np.array(spec.rope.inverse_frequencies, np.float32), "inverse_frequencies")
-    column = graph.node("Unsqueeze", [positions, graph.ints(-1)], "column")
-    angles = graph.node(
-        "Mul", [graph.cast(column, TensorProto.FLOAT, "column_f32", TensorProto.INT64), frequencies], "angles"
-    )
-    parts = []
-    for op, name in (("Cos", "cosine"), ("Sin", "sine")):
-        part = graph.node(op, [angles], f"{name}_f32")
-        if spec.rope.scale != 1.0:
-            part = graph.node("Mul", [part, graph.number(spec.rope.scale, TensorProto.FLOAT)], f"{name}_scaled")
-        parts.append(graph.cast(part, graph.dtype, name, TensorProto.FLOAT))
-    return Rotation(*parts)
+def decoder_graph(pruned: PrunedSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+    """Returns the decoder graph of a pruned model; names, dtypes and shapes are those of `allrounder.tensors`."""
+    graph = GraphWriter("decoder", weights, dtype)
+    _inputs(graph, pruned)
+    rows = _Rows(embed(graph, pruned.spec.decoder), tensors.POSITION_IDS, tensors.SLOTS, "S")
+    rows = _through_layers(graph, pruned, rows)
+    _logits(graph, pruned, rows.hidden)
+    if pruned.prunes:
+        graph.output(tensors.KEEP_INDICES, _I64, ["T"])
+    for layer in pruned.layers:
+        for name in (tensors.CACHE_KEY_OUT, tensors.CACHE_VALUE_OUT):
+            graph.output(name.format(layer=layer), dtype, _cache_shape(pruned, layer))
+    return graph.model()
 
 
-def prompt_layer(
-    graph: GraphWriter, layer: Layer, hidden: str, rotated: Rotation, mask: str | None = None
-) -> tuple[str, Cache]:
-    """Writes a layer over whole sequences and returns its rows and its keys and values.
-
-    Without ``mask`` the attention is causal; a mask is bool [B, 1, R, R], True where a row may see a column.
-    """
-    query, cache = _project(graph, layer, hidden, rotated)
-    inputs = [query, cache.key, cache.value] + ([mask] if mask else [])
-    attended = graph.node("Attention", inputs, "attn.heads", is_causal=0 if mask else 1)
-    return _close(graph, layer, hidden, attended), cache
-
-
-def decode_layer(
-    graph: GraphWriter, layer: Layer, hidden: str, rotated: Rotation, past: Cache, clock: Clock
-) -> tuple[str, Cache]:
-    """Writes a layer over new tokens, which it puts into the cache, and returns its rows and the cache.
-
-    With `nonpad_kv_seqlen` each row of the batch is causal up to its own length, whatever follows in its cache.
-    """
-    query, new = _project(graph, layer, hidden, rotated)
-    key = graph.node("TensorScatter", [past.key, new.key, clock.slots], "cache_key", axis=2)
-    value = graph.node("TensorScatter", [past.value, new.value, clock.slots], "cache_value", axis=2)
-    attended = graph.node("Attention", [query, key, value, "", "", "", clock.filled], "attn.heads", is_causal=1)
-    return _close(graph, layer, hidden, attended), Cache(key, value)
+def _inputs(graph: GraphWriter, pruned: PrunedSpec) -> None:
+    batch, decoder = _batch(pruned), pruned.spec.decoder
+    graph.input(tensors.INPUT_IDS, _I64, [batch, "S"])
+    graph.input(tensors.IMAGE_EMBEDS, graph.dtype, ["N", decoder.hidden])
+    graph.input(tensors.IMAGE_INDEX, _I64, ["N"])
+    graph.input(tensors.POSITION_IDS, _I64, [1, batch, "S"])
+    graph.input(tensors.SLOTS, _I64, [batch])
+    graph.input(tensors.LOGITS_TO_KEEP, _I64, [1])
+    if pruned.prunes:
+        graph.input(tensors.TOKEN_SCORES, _F32, ["N"])
+        graph.input(tensors.IMAGE_OF, _I64, ["N"])
+        graph.input(tensors.KEEP_COUNTS, _I64, ["I"])
+        graph.input(tensors.KEPT_SLOTS, _I64, [batch])
+    if pruned.dynamic:
+        graph.input(tensors.LAYER_MASK, TensorProto.BOOL, [decoder.layers])
+    for layer in pruned.layers:
+        for name in (tensors.CACHE_KEY, tensors.CACHE_VALUE):
+            graph.input(name.format(layer=layer), graph.dtype, _cache_shape(pruned, layer))
 
 
-def head(graph: GraphWriter, spec: DecoderSpec, hidden: str) -> str:
-    """Returns float32 logits [R, V] of rows [R, H], final norm included."""
-    normed = rms_norm(graph, hidden, "decoder.norm.weight", spec.norm_eps, "norm")
-    table = "decoder.embed_tokens.weight" if spec.tied else "decoder.lm_head.weight"
-    # Gemm with transB reads the [V, H] table as it lies; Transpose and MatMul would be folded into a private copy.
-    logits = graph.node("Gemm", [normed, graph.weight(table)], "head", transB=1)
-    return graph.cast(logits, TensorProto.FLOAT, "head_f32")
+def _through_layers(graph: GraphWriter, pruned: PrunedSpec, rows: _Rows) -> _Rows:
+    """Writes all layers, and where it prunes the gather before the first of them that is not below K."""
+    below = pruned.layers[: pruned.pruning.prune_layer] if pruned.prunes else pruned.layers
+    for part, layers in (("below", below), ("beyond", pruned.layers[len(below) :])):
+        if part == "beyond" and pruned.prunes:
+            rows = _gather(graph, pruned, rows)
+        if not layers:
+            continue
+        with graph.scope(part):
+            rotated = rotation(graph, pruned.spec.decoder, rows.position_ids)
+            filled = graph.node("Add", [rows.slots, graph.size(rows.hidden, 1, "new_count")], "filled")
+        for layer in layers:
+            hidden = _layer(graph, pruned, layer, rows.hidden, rotated, Clock(rows.slots, filled))
+            shape: list[Dim] = [_batch(pruned), rows.extent, pruned.spec.decoder.hidden]
+            rows = rows._replace(hidden=graph.annotate(hidden, graph.dtype, shape))
+    return rows
 
 
-def rms_norm(graph: GraphWriter, value: str, weight: str, epsilon: float, name: str) -> str:
-    """Returns the RMS norm over the last axis; the mean is taken in float32."""
-    return graph.node("RMSNormalization", [value, graph.weight(weight)], name, axis=-1, epsilon=epsilon)
+def _layer(graph: GraphWriter, pruned: PrunedSpec, layer: int, hidden: str, rotated: Rotation, clock: Clock) -> str:
+    """Writes one layer, behind an `If` where it is optional, and returns its rows."""
+    past = Cache(tensors.CACHE_KEY.format(layer=layer), tensors.CACHE_VALUE.format(layer=layer))
+    outputs = (tensors.CACHE_KEY_OUT.format(layer=layer), tensors.CACHE_VALUE_OUT.format(layer=layer))
+
+    def run(inner: GraphWriter) -> tuple[str, ...]:
+        here = Layer(pruned.spec.decoder, f"decoder.layers.{layer}")
+        rows, cache = decoder_layer(inner, here, hidden, rotated, past, clock)
+        return (rows, *cache)
+
+    def skip(inner: GraphWriter) -> tuple[str, ...]:
+        # Bound in and out to the same (empty) memory, these copies cost nothing.
+        return tuple(
+            inner.node("Identity", [value], name)
+            for value, name in zip((hidden, *past), ("hidden", *outputs), strict=True)
+        )
+
+    with graph.scope(f"layers.{layer}"):
+        if pruned.optional(layer):
+            kept = graph.node("Gather", [tensors.LAYER_MASK, graph.int(layer)], "kept")
+            values = graph.choose(kept, run, skip, ("hidden", *outputs))
+        else:
+            values = run(graph)
+    for value, name in zip(values[1:], outputs, strict=True):
+        graph.rename(value, name)
+    return values[0]
 
 
-def linear(graph: GraphWriter, value: str, weight: str, name: str, *, bias: bool) -> str:
-    """Returns ``value @ weight (+ bias)``; the weight is stored [in, out]."""
-    product = graph.node("MatMul", [value, graph.weight(f"{weight}.weight")], name)
-    return graph.node("Add", [product, graph.weight(f"{weight}.bias")], f"{name}_biased") if bias else product
+def _gather(graph: GraphWriter, pruned: PrunedSpec, rows: _Rows) -> _Rows:
+    """Lets the dropped image tokens leave."""
+    inputs = [
+        rows.hidden,
+        rows.position_ids,
+        tensors.TOKEN_SCORES,
+        tensors.IMAGE_INDEX,
+        tensors.IMAGE_OF,
+        tensors.KEEP_COUNTS,
+    ]
+    with graph.scope("gather"):
+        hidden, position_ids, keep = graph.call(
+            token_gather(), inputs, ("hidden", "position_ids", "keep_indices"), **PLUGIN
+        )
+    graph.rename(keep, tensors.KEEP_INDICES)
+    graph.annotate(hidden, graph.dtype, [_batch(pruned), "R_kept", pruned.spec.decoder.hidden])
+    graph.annotate(position_ids, _I64, [1, _batch(pruned), "R_kept"])
+    return _Rows(hidden, position_ids, tensors.KEPT_SLOTS, "R_kept")
 
 
-def activation(graph: GraphWriter, kind: str, value: str, name: str) -> str:
-    """Returns an activation of `vlm.llava.config.ACTIVATIONS` of a value."""
-    if kind in ("silu", "quick_gelu"):
-        scaled = value if kind == "silu" else graph.node("Mul", [value, graph.number(1.702)], f"{name}_scaled")
-        return graph.node("Mul", [value, graph.node("Sigmoid", [scaled], f"{name}_sigmoid")], name)
-    if kind == "relu":
-        return graph.node("Relu", [value], name)
-    return graph.node("Gelu", [value], name, approximate={"gelu": "none", "gelu_pytorch_tanh": "tanh"}[kind])
+def _logits(graph: GraphWriter, pruned: PrunedSpec, hidden: str) -> None:
+    """Writes the logits of the last `LOGITS_TO_KEEP` rows."""
+    decoder = pruned.spec.decoder
+    with graph.scope("last"):
+        begin = graph.node("Neg", [tensors.LOGITS_TO_KEEP], "begin")
+        last = graph.node("Slice", [hidden, begin, graph.ints(_LAST), graph.ints(1)], "hidden")
+        flat = graph.node("Reshape", [last, graph.ints(-1, decoder.hidden)], "rows")
+        extent = graph.node("Shape", [last], "extent", start=0, end=2)
+        shape = graph.node("Concat", [extent, graph.ints(decoder.vocabulary)], "shape", axis=0)
+    logits = graph.node("Reshape", [head(graph, decoder, flat), shape], "shaped")
+    graph.output(tensors.LOGITS, _F32, [_batch(pruned), "Q", decoder.vocabulary], logits)
 
 
-def _project(graph: GraphWriter, layer: Layer, hidden: str, rotated: Rotation) -> tuple[str, Cache]:
-    """Returns queries [B, heads, R, D] and the new keys and values [B, G, R, D]."""
-    spec, attention = layer.spec, f"{layer.prefix}.self_attn"
-    normed = rms_norm(graph, hidden, f"{layer.prefix}.input_layernorm.weight", spec.norm_eps, "attn.norm")
-    parts = []
-    for part, heads in (("q", spec.heads), ("k", spec.kv_heads), ("v", spec.kv_heads)):
-        flat = linear(graph, normed, f"{attention}.{part}_proj", f"attn.{part}", bias=spec.qkv_bias)
-        split = graph.node("Reshape", [flat, graph.ints(0, 0, heads, spec.head_dim)], f"attn.{part}_split")
-        if spec.qk_norm and part != "v":
-            split = rms_norm(graph, split, f"{attention}.{part}_norm.weight", spec.norm_eps, f"attn.{part}_norm")
-        value = graph.node("Transpose", [split], f"attn.{part}_heads", perm=[0, 2, 1, 3])
-        if part != "v":
-            value = graph.node("RotaryEmbedding", [value, *rotated], f"attn.{part}_rotated")
-        parts.append(value)
-    return parts[0], Cache(parts[1], parts[2])
+def _batch(pruned: PrunedSpec) -> Dim:
+    return 1 if pruned.dynamic else "B"
 
 
-def _close(graph: GraphWriter, layer: Layer, hidden: str, attended: str) -> str:
-    """Returns the layer's rows: output projection, residual, norm, gated MLP, residual."""
-    spec, mlp = layer.spec, f"{layer.prefix}.mlp"
-    joined = graph.node("Transpose", [attended], "attn.joined", perm=[0, 2, 1, 3])
-    flat = graph.node("Reshape", [joined, graph.ints(0, 0, spec.heads * spec.head_dim)], "attn.flat")
-    mixed = linear(graph, flat, f"{layer.prefix}.self_attn.o_proj", "attn.out", bias=spec.o_bias)
-    between = graph.node("Add", [hidden, mixed], "attn.residual")
-    normed = rms_norm(graph, between, f"{layer.prefix}.post_attention_layernorm.weight", spec.norm_eps, "mlp.norm")
-    gate = linear(graph, normed, f"{mlp}.gate_proj", "mlp.gate", bias=spec.mlp_bias)
-    up = linear(graph, normed, f"{mlp}.up_proj", "mlp.up", bias=spec.mlp_bias)
-    gated = graph.node("Mul", [activation(graph, spec.activation, gate, "mlp.activated"), up], "mlp.gated")
-    down = linear(graph, gated, f"{mlp}.down_proj", "mlp.down", bias=spec.mlp_bias)
-    return graph.node("Add", [between, down], "hidden")
+def _cache_shape(pruned: PrunedSpec, layer: int) -> list[Dim]:
+    """Returns the shape of a layer's cache, with names for what is not static."""
+    decoder = pruned.spec.decoder
+    if pruned.optional(layer):
+        return [1, decoder.kv_heads, f"C_{layer}", decoder.head_dim]  # each is either there or empty
+    slots = "C_kept" if pruned.prunes and layer >= pruned.pruning.prune_layer else "C"
+    return [_batch(pruned), decoder.kv_heads, slots, decoder.head_dim]

@@ -1,4 +1,4 @@
-"""A model and how it is pruned: what a prefill and a decode graph are written for."""
+"""A model and how it is pruned: what a decoder graph is written for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PrunedSpec", "pruned_spec"]
 
 
 class PrunedSpec(NamedTuple):
-    """A model's spec, and which layers and tokens of it are in the graphs."""
+    """A model's spec, and which layers and tokens of it are in the graph."""
 
     spec: ModelSpec
     pruning: PruningConfig
@@ -23,12 +23,12 @@ class PrunedSpec(NamedTuple):
 
     @property
     def prunes(self) -> bool:
-        """Whether image tokens are dropped (T < N)."""
-        return self.pruning.keep < self.spec.image_tokens
+        """Whether image tokens are dropped."""
+        return self.pruning.prunes
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are in the graphs."""
+        """The layers that are in the graph."""
         kept = self.pruning.kept_layers
         return tuple(range(self.spec.decoder.layers)) if kept is None else kept
 
@@ -43,5 +43,5 @@ def pruned_spec(spec: ModelSpec, pruning: PruningConfig) -> PrunedSpec:
     Raises:
         InvalidBudget: The model cannot be pruned so; see `PruningConfig.check`.
     """
-    pruning.check(tokens=spec.image_tokens, layers=spec.decoder.layers)
+    pruning.check(layers=spec.decoder.layers)
     return PrunedSpec(spec, pruning)

@@ -15,10 +15,11 @@ from PIL import Image
 from allrounder import tensors
 from allrounder.errors import VerificationFailed
 from allrounder.export.verify.compare import Comparison
+from allrounder.export.verify.prompts import prompt_feeds, random_layout
 from allrounder.export.verify.reference import StockParts
 from allrounder.progress import Progress
 from allrounder.router.model import MetaRouter
-from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.prompt import prompt_batch
 
 __all__ = ["verify_preprocess", "verify_router", "verify_vision"]
 
@@ -85,27 +86,20 @@ def verify_vision(comparison: Comparison, model: onnx.ModelProto, parts: StockPa
         comparison.piece("vision", model, {values[layer]: comparison.rows(states[layer])}, {values[-1]: states[-1]})
         progress("verifying vision layers", layer + 1, depth)
     feeds = {values[layer]: comparison.rows(states[layer]) for layer in spec.feature_layers}
-    comparison.piece("vision", model, feeds, {tensors.IMAGE_EMBEDS: parts.image_embeds(states)})
+    comparison.piece("vision", model, feeds, {tensors.IMAGE_EMBEDS: parts.image_embeds(states)[0]})
 
 
 def verify_router(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, router: MetaRouter) -> None:
-    """Compares both scores of two prompts of unequal length with those of the eager router."""
+    """Compares both scores of prompts with two images, one and none with those of the eager router."""
     spec, generator = parts.spec, torch.Generator().manual_seed(0)
-    vocabulary = spec.decoder.vocabulary
-    prompt = PromptBatch(
-        torch.randint(vocabulary, (1, 3), generator=generator).repeat(2, 1),
-        torch.randint(vocabulary, (2, 7), generator=generator),
-        torch.tensor([4, 7]),
-    )
-    before, after = parts.embed(prompt.prefix_ids), parts.embed(prompt.suffix_ids)
-    image_embeds = torch.randn(2, spec.image_tokens, spec.decoder.hidden, generator=generator) * before.std()
-    with torch.no_grad():
-        scores = router(torch.cat([before, image_embeds, after], dim=1), prompt)
-    feeds = {
-        tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
-        tensors.IMAGE_EMBEDS: comparison.rows(image_embeds),
-        tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
-        tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
-    }
-    wanted = {tensors.TOKEN_SCORES: scores.token_scores, tensors.LAYER_SCORES: scores.layer_scores}
-    comparison.outputs("router", comparison.whole(model, feeds), wanted)
+    for texts in ((3, 2, 4), (1, 5), (6,)):
+        layout = random_layout(spec, texts, generator)
+        prompt = prompt_batch([layout])
+        embeddings = parts.embed(prompt.input_ids)
+        image_embeds = torch.randn(layout.image_tokens, spec.decoder.hidden, generator=generator) * embeddings.std()
+        embeddings[0, list(layout.image_index)] = image_embeds
+        with torch.no_grad():
+            scores = router(embeddings, prompt)
+        feeds = prompt_feeds(layout) | {tensors.IMAGE_EMBEDS: comparison.rows(image_embeds)}
+        wanted = {tensors.TOKEN_SCORES: scores.token_scores[0], tensors.LAYER_SCORES: scores.layer_scores[0]}
+        comparison.outputs("router", comparison.whole(model, feeds), wanted)

@@ -4,7 +4,7 @@ It reads the files, as an engine does, and not how they were written.
 
 Layer by layer: each layer of each graph is cut out and run against the stock layer, one stock layer in memory at a
 time, so that a 7B is verified in the memory of its largest layer. Models of at most `SMALL` bytes of weights are
-verified as a whole as well: prefill and decode of every version against the removing model.
+verified as a whole as well: prompt and new tokens of every version against the removing model.
 """
 
 from __future__ import annotations
@@ -77,24 +77,26 @@ def verify(
         verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
     if frozen.graphs.router is not None and frozen.graphs.router not in proved and router is not None:
         verify_router(comparison, models[frozen.graphs.router], parts, router)
-    new = [(version, pruned) for version, pruned in specs if not {version.prefill, version.decode} <= set(proved)]
+    new = [
+        Graph(version.decoder, models[version.decoder], pruned)
+        for version, pruned in specs
+        if version.decoder not in proved
+    ]
     if new:
-        prefills = [Graph(version.prefill, models[version.prefill], pruned) for version, pruned in new]
-        decodes = [Graph(version.decode, models[version.decode], pruned) for version, pruned in new]
-        verify_decoder(comparison, prefills, decodes, parts, progress)
-        _verify_decisions(comparison, list(zip(prefills, decodes, strict=True)), frozen, directory, progress)
+        verify_decoder(comparison, new, parts, progress)
+        _verify_decisions(comparison, new, frozen, directory, progress)
     return Report(len(models.keys() - set(proved)), len(comparison.checks), comparison.worst())
 
 
 def _verify_decisions(
-    comparison: Comparison, decisions: list[tuple[Graph, Graph]], frozen: Frozen, directory: Path, progress: Progress
+    comparison: Comparison, graphs: list[Graph], frozen: Frozen, directory: Path, progress: Progress
 ) -> None:
     """Compares whole decisions where the model is small enough to be loaded whole."""
     if sum(record.bytes for name, record in frozen.files.items() if name.endswith(".bin")) <= SMALL:
         vlm = load_model(directory)
-        for done, decision in enumerate(decisions):
-            verify_decision(comparison, *decision, vlm)
-            progress("verifying whole decisions", done + 1, len(decisions))
+        for done, graph in enumerate(graphs):
+            verify_decision(comparison, graph, vlm)
+            progress("verifying whole decisions", done + 1, len(graphs))
 
 
 def _check_sources(frozen: Frozen, parts: StockParts, router_dir: Path | str | None) -> None:
@@ -118,7 +120,7 @@ def _check_rules(
     if frozen.graphs.router is not None:
         rules[frozen.graphs.router] = expected.router(spec, router_layers)
     for version, pruned in specs:
-        rules |= {version.prefill: expected.prefill(pruned), version.decode: expected.decode(pruned)}
+        rules[version.decoder] = expected.decoder(pruned)
     models = {}
     for done, (name, wanted) in enumerate(rules.items()):
         models[name] = widened(check_graph(folder / name, wanted))

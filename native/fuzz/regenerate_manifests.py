@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parents[1] / "tests/golden/manifest.json"
+GOLDEN = HERE.parents[0] / "tests/golden/manifest.json"
 
 
 def small(plain: dict[str, Any]) -> dict[str, Any]:

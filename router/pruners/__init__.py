@@ -62,7 +62,7 @@ def pruner(name: str, setting: Setting) -> Pruner:
         setting: Model, K, seed, and what `shortgpt` calibrates on.
 
     Returns:
-        A callable of a `View` that gives float32 scores [B, N] and [B, M].
+        A callable of a `View` that gives float32 scores [B, N], -inf at padding, and [B, M].
 
     Raises:
         InputInvalid: A name that is in no table; the message lists them.
@@ -75,9 +75,8 @@ def pruner(name: str, setting: Setting) -> Pruner:
             "a pruner is named by two names", got=name, wanted="<tokens>+<layers>, for example fastv+shortgpt"
         )
     tokens, layers = _found("token", TOKEN_PRUNERS, token_name), _found("layer", LAYER_PRUNERS, layer_name)
-    spec = setting.vlm.spec
-    everything = Budget(spec.image_tokens, spec.decoder.layers)
-    check_decision(everything, tokens=everything.tokens, layers=everything.layers, prune_layer=setting.prune_layer)
+    depth = setting.vlm.spec.decoder.layers
+    check_decision(Budget(1, depth), tokens=1, layers=depth, prune_layer=setting.prune_layer)
     return combined(setting, tokens(setting), layers(setting))
 
 

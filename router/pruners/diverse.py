@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from allrounder.router.pruners.setting import Setting, TokenPruner, View, scores_of
+from allrounder.router.pruners.setting import Setting, TokenPruner, View, scores_by_image
+from allrounder.vlm.prompt import real_rows
 
 __all__ = ["RIDGE", "cdpruner", "divprune", "greedy_determinant", "greedy_max_min", "relevance"]
 
@@ -30,7 +31,9 @@ def divprune(setting: Setting) -> TokenPruner:
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        return scores_of(greedy_max_min(1 - _cosines(view.image_embeds)))
+        return scores_by_image(
+            view, lambda row, places: greedy_max_min(1 - _cosines(view.image_embeds[row, places][None]))[0]
+        )
 
     return scores
 
@@ -50,9 +53,14 @@ def cdpruner(setting: Setting) -> TokenPruner:
 
     @torch.no_grad()
     def scores(view: View) -> Tensor:
-        similarity = _cosines(view.image_embeds)
-        similarity.diagonal(dim1=1, dim2=2).add_(RIDGE)
-        return scores_of(greedy_determinant(similarity, relevance(view).square()))
+        weight = relevance(view).square()
+
+        def order(row: int, places: Tensor) -> Tensor:
+            similarity = _cosines(view.image_embeds[row, places][None])
+            similarity.diagonal(dim1=1, dim2=2).add_(RIDGE)
+            return greedy_determinant(similarity, weight[row, places][None])[0]
+
+        return scores_by_image(view, order)
 
     return scores
 
@@ -60,15 +68,23 @@ def cdpruner(setting: Setting) -> TokenPruner:
 def relevance(view: View) -> Tensor:
     """Returns how close each image token is to the question, float64 [B, N], 0 to 1 within each image.
 
-    The cosine with the mean embedding of the suffix (the question, and the template's text after the image), scaled by
-    minimum and maximum; 1 everywhere where all are equal.
+    The cosine with the mean embedding of the rows behind the last image (the question, and the template's text there),
+    scaled by minimum and maximum; 1 everywhere where all are equal.
     """
-    suffix = view.embeddings[:, -view.prompt.suffix_ids.shape[1] :].double()
-    real = torch.arange(suffix.shape[1], device=suffix.device) < view.prompt.suffix_lengths.to(suffix.device)[:, None]
-    question = torch.where(real[..., None], suffix, 0).sum(dim=1, keepdim=True) / real.sum(dim=1)[:, None, None]
+    rows, prompt = view.embeddings.double(), view.prompt
+    last = (
+        prompt.image_index.amax(dim=1, keepdim=True) if prompt.image_index.numel() else prompt.lengths[:, None] * 0 - 1
+    )
+    asked = real_rows(prompt) & (torch.arange(rows.shape[1], device=rows.device) > last)
+    question = torch.where(asked[..., None], rows, 0).sum(dim=1, keepdim=True) / asked.sum(dim=1)[:, None, None]
     cosine = (normalize(view.image_embeds.double(), dim=-1) * normalize(question, dim=-1)).sum(dim=-1)
-    low, high = cosine.amin(dim=1, keepdim=True), cosine.amax(dim=1, keepdim=True)
-    return torch.where(high > low, (cosine - low) / (high - low), 1.0)
+    scaled = torch.ones_like(cosine)
+    for image in range(int(prompt.image_of.max()) + 1 if prompt.image_of.numel() else 0):
+        own = prompt.image_of == image
+        low = cosine.masked_fill(~own, torch.inf).amin(dim=1, keepdim=True)
+        high = cosine.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        scaled = torch.where(own & (high > low), (cosine - low) / (high - low), scaled)
+    return scaled
 
 
 def greedy_max_min(distance: Tensor) -> Tensor:

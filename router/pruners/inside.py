@@ -1,7 +1,11 @@
 """FastV, DART (tokens) and ShortGPT (layers), from their papers: they run the frozen model's own layers.
 
-FastV and DART run no layer that pruning could have saved: the layers below K (FastV at K=0: the attention of layer 0).
-Padding is at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
+What it is: FastV and DART (tokens) and ShortGPT (layers), written from their papers.
+What it knows: a prompt's rows and that stock layers turn rows into rows; FastV and DART run no layer
+that pruning could have saved, the layers below K (FastV at K=0: the attention of layer 0).
+What it does not know: budgets, answers.
+
+Padding stands at the end of causal rows, so no real row sees it; what padding itself becomes is never read.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, pad
 
 from allrounder.errors import CalibrationError
 from allrounder.router.gated import attending
-from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_of
+from allrounder.router.pruners.setting import LayerPruner, Setting, TokenPruner, View, check_view, scores_by_image
 from allrounder.router.selection import ranking
 from allrounder.vlm.model import LoadedModel
+from allrounder.vlm.prompt import real_rows, rope_positions
 
 __all__ = ["PIVOTS", "block_influence", "dart", "fastv", "shortgpt"]
 
@@ -46,10 +51,9 @@ def fastv(setting: Setting) -> TokenPruner:
     def scores(view: View) -> Tensor:
         vlm, layer = setting.vlm, max(setting.prune_layer, 1) - 1
         weights = _attention(vlm, _rows_before(vlm, view, layer), layer)
-        start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
-        last = start + tokens + view.prompt.suffix_lengths.to(weights.device) - 1
-        paid = weights[torch.arange(len(weights), device=weights.device), :, last]  # [B, heads, R]
-        return paid[..., start : start + tokens].float().mean(dim=1)
+        every, index = torch.arange(len(weights), device=weights.device), view.prompt.image_index
+        paid = weights[every, :, view.prompt.lengths - 1].float().mean(dim=1)  # [B, R]
+        return paid.gather(1, index.clamp_min(0)).masked_fill(index < 0, -torch.inf)
 
     return scores
 
@@ -57,9 +61,9 @@ def fastv(setting: Setting) -> TokenPruner:
 def dart(setting: Setting) -> TokenPruner:
     """Returns DART (Wen et al., EMNLP 2025): duplicates of a few pivot tokens leave.
 
-    Pivots are the `PIVOTS` image tokens and the `PIVOTS` text rows whose keys in layer K are longest. Image pivots
-    are kept first; then the pivots take turns, each adding the token whose hidden state before layer K has the smallest
-    cosine with its own.
+    An image's pivots are those `PIVOTS` tokens of it and the `PIVOTS` text rows whose keys in layer K are longest. Its
+    own are kept first; then the pivots take turns, each adding the token of the image whose hidden state before layer K
+    has the smallest cosine with its own.
 
     Deviations: the paper fixes T first and lets each pivot take its whole share at once; taking turns gives each pivot
     the same share at every T, which makes one nested order. The key's length is Euclidean over all kv heads, which the
@@ -70,7 +74,13 @@ def dart(setting: Setting) -> TokenPruner:
     def scores(view: View) -> Tensor:
         vlm = setting.vlm
         rows = _rows_before(vlm, view, setting.prune_layer)
-        return scores_of(_dart_order(vlm, view, rows.hidden, _key_norms(vlm, rows.hidden, setting.prune_layer)))
+        norms, index = _key_norms(vlm, rows.hidden, setting.prune_layer), view.prompt.image_index
+        text = pad(real_rows(view.prompt), (0, 1)).scatter(1, index.where(index >= 0, norms.shape[1]), value=False)
+
+        def order(row: int, places: Tensor) -> Tensor:
+            return _dart_order(rows.hidden[row], norms[row], index[row, places], text[row, :-1])
+
+        return scores_by_image(view, order)
 
     return scores
 
@@ -101,7 +111,7 @@ def block_influence(vlm: LoadedModel, views: Sequence[View]) -> Tensor:
     for view in views:
         check_view(view, vlm)
         rows = _rows_before(vlm, view, 0)
-        real = _real_rows(vlm, view)
+        real = real_rows(view.prompt)
         hidden, changes = rows.hidden, []
         for layer in decoder.layers:
             after = layer(hidden, attention_mask=rows.mask, position_embeddings=rows.rotation)
@@ -111,26 +121,26 @@ def block_influence(vlm: LoadedModel, views: Sequence[View]) -> Tensor:
     return total / count
 
 
-def _dart_order(vlm: LoadedModel, view: View, hidden: Tensor, norms: Tensor) -> Tensor:
-    """Returns the order int64 [B, N] from hidden states [B, R, H] and key norms [B, R]."""
-    start, tokens = view.prompt.prefix_ids.shape[1], vlm.spec.image_tokens
-    seen = slice(start, start + tokens)
-    batch = torch.arange(len(hidden), device=hidden.device)
-    text = _real_rows(vlm, view)
-    text[:, seen] = False
-    own = ranking(norms[:, seen])[:, :PIVOTS]  # among the image tokens
-    others = ranking(norms.masked_fill(~text, -torch.inf))[:, :PIVOTS]  # among all rows
-    pivots = torch.cat([start + own, others], dim=1)
-    turns = own.shape[1] + text.sum(dim=1).clamp_max(PIVOTS)  # a short prompt has fewer text rows than pivots
+def _dart_order(hidden: Tensor, norms: Tensor, seen: Tensor, text: Tensor) -> Tensor:
+    """Returns the order int64 [N_i] of one image's tokens.
+
+    Args:
+        hidden: [R, H], a prompt's rows.
+        norms: [R], of their keys.
+        seen: int64 [N_i], the rows of the image's tokens.
+        text: bool [R], which rows are text.
+    """
+    own = ranking(norms[None, seen])[0, :PIVOTS]  # among the image's tokens
+    others = ranking(norms.masked_fill(~text, -torch.inf)[None])[0, : min(PIVOTS, int(text.sum()))]  # among all rows
     unit = normalize(hidden.float(), dim=-1)
-    cosines = unit[batch[:, None], pivots] @ unit[:, seen].transpose(1, 2)  # [B, pivots, N]
-    taken = torch.zeros(len(hidden), tokens, dtype=torch.bool, device=hidden.device).scatter_(1, own, value=True)
-    order = [*own.T]
-    for step in range(tokens - own.shape[1]):
-        choice = cosines[batch, step % turns].masked_fill(taken, torch.inf).argmin(dim=1)
-        taken[batch, choice] = True
+    cosines = unit[torch.cat([seen[own], others])] @ unit[seen].T  # [pivots, N_i]
+    taken = torch.zeros(len(seen), dtype=torch.bool, device=hidden.device).scatter_(0, own, value=True)
+    order = [*own]
+    for step in range(len(seen) - len(own)):
+        choice = cosines[step % len(cosines)].masked_fill(taken, torch.inf).argmin()
+        taken[choice] = True
         order.append(choice)
-    return torch.stack(order, dim=1)
+    return torch.stack(order)
 
 
 def _key_norms(vlm: LoadedModel, hidden: Tensor, index: int) -> Tensor:
@@ -157,17 +167,10 @@ def _rows_before(vlm: LoadedModel, view: View, layer: int) -> _Rows:
     seen = torch.ones(count, count, dtype=torch.bool, device=hidden.device).tril()
     mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
     mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
-    rotation = decoder.rotary_emb(hidden, torch.arange(count, device=hidden.device)[None])
+    rotation = decoder.rotary_emb(hidden, rope_positions(view.prompt.position_ids))
     for index in range(layer):
         hidden = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=rotation)
     return _Rows(hidden, mask, rotation)
-
-
-def _real_rows(vlm: LoadedModel, view: View) -> Tensor:
-    """Returns bool [B, R], False for padding."""
-    ends = view.prompt.prefix_ids.shape[1] + vlm.spec.image_tokens + view.prompt.suffix_lengths
-    every = torch.arange(view.embeddings.shape[1], device=view.embeddings.device)
-    return every < ends.to(view.embeddings.device)[:, None]
 
 
 def _decoder(vlm: LoadedModel) -> Any:

@@ -1,10 +1,12 @@
 """Teacher-forced runs of the frozen model under decisions, hard or soft: what training needs of the model.
 
-They give next-token distributions along a known answer, for many decisions of many prompts at once, differentiable in
-the gates. Layers below K are run once and shared by all decisions. Rows are ``[prefix | V | suffix, answer]``, padded
-on the right; a dropped token leaves from layer K on and keeps its position; a skipped layer is the identity. Gates in
-[0, 1] soften both: a token's gate is the weight that its keys carry in attention, a layer's gate the share of its
-update that is applied. `allrounder.vlm.pruned` is the reference without gradients; a test holds the two together.
+What it is: what training needs of the model: next-token distributions along a known answer, for many decisions of many
+prompts at once, differentiable in the gates. Layers below K are run once and shared by all decisions.
+What it knows: prompts with their answers right behind them, padded on the right; that a dropped token leaves from layer
+K on and keeps its position; that a skipped layer is the identity. Gates in [0, 1] soften both: a token's gate is the
+weight that its keys carry in attention, a layer's gate the share of its update that is applied.
+What it does not know: where gates come from. `allrounder.vlm.pruned` is the reference without gradients; a test
+holds the two together.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from allrounder.router.gated import run_layer
 from allrounder.vlm.model import LoadedModel
-from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.prompt import PromptBatch, kept_rows, rope_positions
 
 __all__ = [
     "Answers",
@@ -40,23 +42,20 @@ class Answers(NamedTuple):
 
 
 class Forced(NamedTuple):
-    """Prompts with their answers behind them, as they are before layer K.
+    """Prompts with their answers behind them, as they stand before layer K.
 
-    ``hidden`` [B, R, H]; ``positions`` int64 [B, R]; ``reads`` int64 [B, A], the rows whose logits predict the answer;
-    ``counted`` bool [B, A], False behind an answer's end; the image tokens that are still there are in rows
-    ``start`` to ``start + tokens - 1``.
+    ``hidden`` [B, R, H]; ``prompt``, the answers' rows included, with the image tokens that are still there; ``reads``
+    int64 [B, A], the rows whose logits predict the answer; ``counted`` bool [B, A], False behind an answer's end.
     """
 
     hidden: Tensor
-    positions: Tensor
+    prompt: PromptBatch
     reads: Tensor
     counted: Tensor
-    start: int
-    tokens: int
 
 
 class Gates(NamedTuple):
-    """How much of the model is there: ``tokens`` float [B, T] and ``layers`` float [B, M], in [0, 1]; None is all ones.
+    """How much of the model is there: ``tokens`` float [B, N] and ``layers`` float [B, M], in [0, 1]; None is all ones.
 
     Bool ``layers`` are a hard decision: a skipped layer is then not even computed.
     """
@@ -72,28 +71,19 @@ def forced_rows(
 
     Args:
         vlm: The frozen model.
-        embeddings: [B, P + N + S, H], rows ``[prefix | V | suffix]``, suffixes padded on the right.
-        prompt: The ids behind them; only P and the suffix lengths are read.
+        embeddings: [B, R, H], the prompts' rows.
+        prompt: B prompts.
         answers: Their last ids are only predicted, never read.
         prune_layer: K.
     """
-    batch, _, width = embeddings.shape
-    image_embeds, start = vlm.spec.image_tokens, prompt.prefix_ids.shape[1]
-    ends = start + image_embeds + prompt.suffix_lengths
+    width = embeddings.shape[2]
     inputs = vlm.model.get_input_embeddings()(answers.ids[:, :-1]).to(embeddings.dtype)
-    extra = inputs.shape[1]
-    hidden = torch.cat([embeddings, embeddings.new_zeros(batch, extra, width)], dim=1)
-    slots = ends[:, None] + torch.arange(extra, device=ends.device)
+    steps = torch.arange(answers.ids.shape[1], device=embeddings.device)
+    slots = prompt.lengths[:, None] + steps[:-1]
+    hidden = nn.functional.pad(embeddings, (0, 0, 0, len(steps) - 1))
     hidden = hidden.scatter(1, slots[..., None].expand(-1, -1, width), inputs)
-    every = torch.arange(hidden.shape[1], device=ends.device)
-    forced = Forced(
-        hidden,
-        every.expand(batch, -1),
-        ends[:, None] - 1 + torch.arange(extra + 1, device=ends.device),
-        torch.arange(extra + 1, device=ends.device) < answers.lengths[:, None],
-        start,
-        image_embeds,
-    )
+    reads, counted = prompt.lengths[:, None] - 1 + steps, steps < answers.lengths[:, None]
+    forced = Forced(hidden, prompt.appended(answers.ids[:, :-1]), reads, counted)
     return forced._replace(hidden=_run(vlm, forced, range(prune_layer), Gates()))
 
 
@@ -102,32 +92,32 @@ def log_probs(vlm: LoadedModel, forced: Forced, prune_layer: int, gates: Gates, 
 
     Args:
         vlm: The frozen model.
-        forced: Rows as they are before layer K.
+        forced: Rows as they stand before layer K.
         prune_layer: K.
         gates: What is there of tokens and layers.
-        frugal: Remember only the rows between layers; the gradient then computes each layer a second time.
+        frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
     """
     layers = range(prune_layer, len(_decoder(vlm).layers))
     return _predicted(vlm, forced, _run(vlm, forced, layers, gates, frugal=frugal))
 
 
 def narrow(forced: Forced, keep: Tensor) -> Forced:
-    """Removes all image tokens but those of ``keep`` int64 [B, T], ascending."""
-    text = torch.arange(forced.hidden.shape[1], device=keep.device).expand(len(keep), -1)
-    behind = forced.start + forced.tokens
-    rows = torch.cat([text[:, : forced.start], forced.start + keep, text[:, behind:]], dim=1)
+    """Removes all image tokens but those of ``keep`` int64 [B, T], ascending, padded with -1."""
+    order, prompt = kept_rows(forced.prompt, keep)
+    dropped = forced.prompt.lengths - prompt.lengths
     return forced._replace(
-        hidden=forced.hidden.gather(1, rows[..., None].expand(-1, -1, forced.hidden.shape[2])),
-        positions=forced.positions.gather(1, rows),
-        reads=forced.reads - (forced.tokens - keep.shape[1]),
-        tokens=keep.shape[1],
+        hidden=forced.hidden.gather(1, order[..., None].expand(-1, -1, forced.hidden.shape[2])),
+        prompt=prompt,
+        reads=forced.reads - dropped[:, None],  # an answer follows all image tokens
     )
 
 
 def repeat(forced: Forced, times: int) -> Forced:
     """Repeats every prompt ``times`` times, its copies next to each other."""
-    rows = ("hidden", "positions", "reads", "counted")
-    return forced._replace(**{name: getattr(forced, name).repeat_interleave(times, dim=0) for name in rows})
+    hidden, reads, counted = (
+        part.repeat_interleave(times, dim=0) for part in (forced.hidden, forced.reads, forced.counted)
+    )
+    return Forced(hidden, forced.prompt.interleaved(times), reads, counted)
 
 
 def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
@@ -151,7 +141,7 @@ def _run(vlm: LoadedModel, forced: Forced, layers: range, gates: Gates, *, fruga
     decoder, hidden = _decoder(vlm), forced.hidden
     if not layers:
         return hidden
-    cosine, sine = decoder.rotary_emb(hidden, forced.positions)
+    cosine, sine = decoder.rotary_emb(hidden, rope_positions(forced.prompt.position_ids))
     keys = None if gates.tokens is None else _of_rows(forced, gates.tokens)
 
     def layer(index: int, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -199,8 +189,9 @@ def _gated(layer: Layer, hidden: Tensor, gate: Tensor) -> Tensor:
 
 def _of_rows(forced: Forced, token_gates: Tensor) -> Tensor:
     """Returns the gates of all rows [B, R]: those of text are ones."""
-    behind = forced.hidden.shape[1] - forced.start - forced.tokens
-    return nn.functional.pad(token_gates, (forced.start, behind), value=1.0)
+    batch, rows = forced.prompt.input_ids.shape
+    places = forced.prompt.image_index.where(forced.prompt.image_index >= 0, rows)
+    return token_gates.new_ones(batch, rows + 1).scatter(1, places, token_gates)[:, :rows]
 
 
 def _decoder(vlm: LoadedModel) -> Any:

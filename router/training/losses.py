@@ -8,18 +8,19 @@ What it knows: how a step's randomness, temperature and budget enter. What it do
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from allrounder.router.decisions import HardDecisions, soft_layers, soft_top, straight_through
+from allrounder.router.decisions import HardDecisions, Quota, soft_layers, soft_top, straight_through
 from allrounder.router.model import MetaRouter, Scores, gumbel
-from allrounder.router.selection import keep_indices, kept_layer_mask
+from allrounder.router.selection import best_indices, keep_counts, keep_indices, kept_layer_mask
 from allrounder.router.training.forced import Forced, Gates, divergence, forced_rows, log_probs, narrow, repeat
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import Batch
-from allrounder.versions import Budget
+from allrounder.versions import EVERYTHING, Keep
 from allrounder.vlm.model import LoadedModel
 
 __all__ = [
@@ -52,10 +53,10 @@ class Learner(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """How far a run is: ``share`` of it done, 0 to 1; the ``budgets`` of this step; its source of chance."""
+    """Where a run stands: ``share`` of it done, 0 to 1; the ``budgets`` of this step; its source of chance."""
 
     share: float
-    budgets: tuple[Budget, ...]
+    budgets: tuple[Quota, ...]
     generator: torch.Generator
 
 
@@ -76,7 +77,7 @@ class Work(NamedTuple):
     batch: Batch
     forced: Forced
     scores: Scores
-    budget: Budget
+    budget: Quota
 
 
 class Found(NamedTuple):
@@ -108,7 +109,11 @@ def batch_loss(learner: Learner, batch: Batch, moment: Moment, objective: Object
                 (one.loss / len(moment.budgets)).backward()
         found.append(Found(one.loss.detach(), one.divergence))
     value = float(sum(one.loss for one in found)) / len(found)
-    carried = [(part * leaf.grad).sum() for part, leaf in zip(scores, leaves, strict=True) if leaf.grad is not None]
+    carried = [
+        (part.masked_fill(leaf.isneginf(), 0) * leaf.grad).sum()  # padding: its gradient is 0, and 0 x -inf is none
+        for part, leaf in zip(scores, leaves, strict=True)
+        if leaf.grad is not None
+    ]
     loss = torch.stack([scores.token_scores.new_zeros(()), *carried]).sum()
     return StepLoss(loss, value, torch.stack([one.divergence for one in found]).mean(dim=0))
 
@@ -130,18 +135,30 @@ def gate_loss(learner: Learner, work: Work, moment: Moment) -> Found:
     forced, scores, budget = work.forced, work.scores, work.budget
     left = 1 - (1 - options.final_noise) * moment.share
     noise = Scores(*(left * gumbel(part, moment.generator) for part in scores))
-    tokens = scores.token_scores + options.token_noise * noise.token_scores
-    within = round(options.window * budget.tokens)
-    if within < tokens.shape[1]:
-        chosen = keep_indices(tokens.detach(), within)
-        forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen)
+    tokens, image_of = scores.token_scores + options.token_noise * noise.token_scores, forced.prompt.image_of
+    counts = keep_counts(image_of, budget.keep)
+    if (within := _window(budget.keep, options.window)) != EVERYTHING:
+        chosen = keep_indices(tokens.detach(), image_of, within)
+        forced, tokens = narrow(forced, chosen), tokens.gather(1, chosen.clamp_min(0))
+        image_of = forced.prompt.image_of
     layers = scores.layer_scores + options.layer_noise * noise.layer_scores
     soft_mask = soft_layers(layers, budget.layers, gather, options.layer_temperature)
     mask = straight_through(kept_layer_mask(layers.detach(), budget.layers, gather), soft_mask)
-    gates = soft_top(tokens, budget.tokens, options.token_temperature)
+    gates = soft_top(tokens, image_of, counts, options.token_temperature)
     if options.token_gates == "hard":
-        kept = torch.full_like(gates, CLOSED).scatter(1, keep_indices(tokens.detach(), budget.tokens), 1.0)
-        gates = straight_through(kept, gates)
+        gates = straight_through(_opened(gates, best_indices(tokens.detach(), image_of, counts)), gates)
     pruned = log_probs(learner.vlm, forced, gather, Gates(gates, mask), frugal=learner.frugal)
     found = divergence(work.batch.log_probs, pruned, forced.counted)
     return Found(found.mean(), found.detach())
+
+
+def _window(keep: Keep, factor: float) -> Keep:
+    """Returns what keeps ``factor`` times as many tokens of an image."""
+    wider = Fraction(factor) * keep
+    return round(wider) if isinstance(keep, int) else min(wider, EVERYTHING)
+
+
+def _opened(gates: Tensor, chosen: Tensor) -> Tensor:
+    """Returns gates [B, N] that are open where ``chosen`` int64 [B, T], padded with -1, and closed elsewhere."""
+    places = chosen.where(chosen >= 0, gates.shape[1])
+    return gates.new_full((len(gates), gates.shape[1] + 1), CLOSED).scatter(1, places, 1.0)[:, :-1]

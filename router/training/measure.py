@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from allrounder.router.decisions import cut
+from allrounder.router.decisions import Quota, cut
 from allrounder.router.model import MetaRouter, Scores
 from allrounder.router.training.forced import divergence, forced_rows
 from allrounder.router.training.losses import decision_log_probs
 from allrounder.router.training.references import Batch, References
-from allrounder.versions import Budget
 from allrounder.vlm.model import LoadedModel
 
 __all__ = ["Closeness", "Scorer", "measure", "random_scorer", "router_scorer"]
@@ -35,7 +34,7 @@ def measure(
     vlm: LoadedModel,
     references: References,
     scorer: Scorer,
-    budgets: Sequence[Budget],
+    budgets: Sequence[Quota],
     prune_layer: int,
     batch_size: int = 8,
 ) -> list[Closeness]:
@@ -51,7 +50,9 @@ def measure(
         forced = forced_rows(vlm, batch.embeddings, batch.prompt, batch.answers, prune_layer)
         scores = scorer(batch)
         for place, budget in enumerate(budgets):
-            pruned = decision_log_probs(vlm, forced, cut(scores, budget, prune_layer), prune_layer)
+            pruned = decision_log_probs(
+                vlm, forced, cut(scores, batch.prompt.image_of, budget, prune_layer), prune_layer
+            )
             same = (pruned.argmax(dim=-1) == batch.answers.ids) | ~forced.counted
             found = divergence(batch.log_probs, pruned, forced.counted)
             sums[place] += torch.stack([found.sum(), same.all(dim=1).sum()]).cpu()
@@ -70,7 +71,7 @@ def random_scorer(vlm: LoadedModel, seed: int = 0) -> Scorer:
     def scores(batch: Batch) -> Scores:
         drawn = (
             torch.randn(len(batch.embeddings), count, generator=generator).to(batch.embeddings.device)
-            for count in (vlm.spec.image_tokens, vlm.spec.decoder.layers)
+            for count in (batch.prompt.image_of.shape[1], vlm.spec.decoder.layers)
         )
         return Scores(*drawn)
 

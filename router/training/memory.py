@@ -119,7 +119,7 @@ def _references(spec: ModelSpec, means: Means) -> int:
     kept = 2 * text.layers * text.kv_heads * text.head_dim * means.weight
     tower = spec.vision.rows * 2 * spec.vision.feed_forward * means.weight
     reading = max(tower, rows * _moment(spec) * means.weight)
-    return rows * kept * (1 + TOGETHER) + reading + TOGETHER * means.text * text.vocabulary * means.weight
+    return rows * kept * (1 + TOGETHER) + reading + TOGETHER * text.vocabulary * means.weight
 
 
 def _moment(spec: ModelSpec) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from allrounder.router.model import AttentionKind
+from allrounder.router.model import AttentionKind, Scope
 
 __all__ = ["TrainOptions"]
 
@@ -28,6 +28,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     attention: AttentionKind = "causal"
+    scope: Scope = "prompt"  # what an image token's scores depend on: the whole prompt, or its image alone
     router_layers: Positive = 1
     start: Literal["fresh", "model"] = "fresh"  # weights of the router's layers: drawn, or the model's first ones
     prune_layer: Annotated[int, Meta(ge=0)] = 2

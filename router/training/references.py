@@ -1,7 +1,10 @@
-"""References: the unpruned model's greedy answers and next-token distributions, the only teacher, cached.
+"""References: what the unpruned model itself says, the only teacher there is.
 
-All questions of one image are always computed together, whichever is asked for first: a reference then is a function of
-the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
+What it is: batches of examples with the model's greedy answers and next-token distributions, cached.
+What it knows: that image tokens, answers and distributions of a frozen model never change; a limit of memory; and that
+all questions of one image are always computed together, whichever is asked for first: a reference then is a function
+of the example set alone, to its last bit, and a resumed run sees what an unbroken one saw.
+What it does not know: decisions, routers, losses.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from allrounder.router.reading import Spoken, answer, read_image
+from allrounder.chat.messages import question
+from allrounder.chat.tokenization import ChatEncoder
+from allrounder.layout import PromptLayout
+from allrounder.router.reading import Spoken, answer, read_common
 from allrounder.router.training.examples import Examples
 from allrounder.router.training.forced import Answers
-from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import LoadedModel
-from allrounder.vlm.prompt import PromptBatch, prompt_batch
+from allrounder.vlm.prompt import PromptBatch, model_layouts, prompt_batch
 from allrounder.vlm.pruned import PrunedModel
 
 __all__ = ["Batch", "References"]
@@ -30,7 +35,7 @@ TOGETHER = 8  # questions that are answered at a time; each holds keys and value
 class Batch(NamedTuple):
     """Examples as training needs them.
 
-    ``embeddings`` [B, P + N + S, H]; ``prompt``; ``answers``, the model's own; ``log_probs`` float32 [B, A, V],
+    ``embeddings`` [B, R, H]; ``prompt``; ``answers``, the model's own; ``log_probs`` float32 [B, A, V],
     the model's next-token distributions along them; ``identity``, one name per example, by which chance may be drawn
     that does not depend on order.
     """
@@ -42,15 +47,25 @@ class Batch(NamedTuple):
     identity: tuple[str, ...] = ()
 
 
+class _Said(NamedTuple):
+    """One example on the CPU: the parts of a `Batch` without padding."""
+
+    layout: PromptLayout
+    spoken: Spoken
+
+
 class _Image(NamedTuple):
-    """All examples of one image on the CPU: ``image_embeds`` [N, H], and the answer of each example."""
+    """All examples of one image on the CPU; ``image_embeds`` [N, H] is held once."""
 
     image_embeds: Tensor
-    answers: dict[int, Spoken]
+    said: dict[int, _Said]
 
     @property
     def bytes(self) -> int:
-        return self.image_embeds.nbytes + sum(part.nbytes for one in self.answers.values() for part in one)
+        parts = [self.image_embeds]
+        for one in self.said.values():
+            parts += one.spoken
+        return sum(part.nbytes for part in parts)
 
 
 class References:
@@ -69,16 +84,17 @@ class References:
         self.examples, self._answer_tokens = examples, answer_tokens
         self._vlm, self._pruned = vlm, PrunedModel(vlm)
         # Made once: building it parses the whole tokenizer.
-        self._encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
-        self._free_bytes = cache_mib << 20
+        self._encoder = ChatEncoder(vlm.tokenizer_json, vlm.chat)
+        self._free_slots = cache_mib << 20
         self._cache: dict[int, _Image] = {}
         self._questions: dict[int, list[int]] = {}
         for index in range(len(examples)):
             self._questions.setdefault(examples.image(index), []).append(index)
 
     def batch(self, indices: Sequence[int]) -> Batch:
+        """Returns the examples of these indices."""
         wanted = {self.examples.image(index) for index in indices}
-        # Held here until the batch is made: where the cache is full, each is still computed once only.
+        # Held here until the batch is made: without room in the cache, each is still computed once only.
         images = {image: self._image(image) for image in sorted(wanted)}
         return self._collate(indices, [images[self.examples.image(index)] for index in indices])
 
@@ -86,41 +102,40 @@ class References:
         if image in self._cache:
             return self._cache[image]
         found = self._compute(self._questions[image])
-        if found.bytes <= self._free_bytes:
-            self._free_bytes -= found.bytes
+        if found.bytes <= self._free_slots:
+            self._free_slots -= found.bytes
             self._cache[image] = found
         return found
 
     @torch.no_grad()
     def _compute(self, indices: list[int]) -> _Image:
-        """Computes all examples of one image: the tower and the rows before the question run once."""
+        """Computes all examples of one image: the tower and the rows that all prompts share run once."""
         device = self._vlm.model.device
         image = Image.fromarray(self.examples[indices[0]].image)
         pixels = self._vlm.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         image_embeds = self._pruned.image_embeds(pixels.to(device))
-        prefix = torch.tensor([self._encoder.prefix_ids], dtype=torch.int64, device=device).reshape(1, -1)
-        state = read_image(self._pruned, image_embeds, prefix)
-        answers: dict[int, Spoken] = {}
+        asked = [question(self.examples.question(index)) for index in indices]
+        layouts = model_layouts(self._vlm, asked, self._encoder)
+        common = read_common(self._pruned, image_embeds, prompt_batch(layouts).to(device))
+        said: dict[int, _Said] = {}
         for start in range(0, len(indices), TOGETHER):
-            part = indices[start : start + TOGETHER]
-            questions = [self.examples.question(index) for index in part]
-            prompt = prompt_batch(self._encoder, questions).to(device)
-            spoken = answer(self._pruned, state, prompt, self._answer_tokens, self._vlm.stop_ids)
+            part = slice(start, start + TOGETHER)
+            prompt = prompt_batch(layouts[part]).to(device)
+            spoken = answer(self._pruned, image_embeds, prompt, common, self._answer_tokens, self._vlm.stop_ids)
             local = [Spoken(*(tensor.cpu() for tensor in one)) for one in spoken]
-            answers |= dict(zip(part, local, strict=True))
-        return _Image(image_embeds[0].cpu(), answers)
+            said |= dict(zip(indices[part], map(_Said, layouts[part], local), strict=True))
+        return _Image(image_embeds[0].cpu(), said)
 
     def _collate(self, indices: Sequence[int], images: list[_Image]) -> Batch:
         device = self._vlm.model.device
         image_embeds = torch.stack([image.image_embeds for image in images]).to(device)
-        spoken = [image.answers[index] for image, index in zip(images, indices, strict=True)]
-        questions = [self.examples.question(index) for index in indices]
-        prompt = prompt_batch(self._encoder, questions).to(device)
-        tops = pad_sequence([one.log_probs for one in spoken], batch_first=True).to(device)
+        said = [image.said[index] for image, index in zip(images, indices, strict=True)]
+        prompt = prompt_batch([one.layout for one in said]).to(device)
+        tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)
         return Batch(
             self._pruned.embeddings(image_embeds, prompt),
             prompt,
-            _answers([one.ids for one in spoken], device),
+            _answers([one.spoken.ids for one in said], device),
             tops,
             tuple(f"{self.examples.name}/{index}" for index in indices),
         )

@@ -46,13 +46,13 @@ def first_router(vlm: LoadedModel, options: TrainOptions, start: Start | None) -
 
     Raises:
         InputInvalid: Two starts are given at once.
-        RouterMismatch: The start is of another attention or number of layers than the options say.
+        RouterMismatch: The start is of another attention, scope or number of layers than the options say.
     """
     device = vlm.model.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         config: Any = vlm.model.config.text_config
-        router = MetaRouter(vlm.spec, config, options.attention, options.router_layers)
+        router = MetaRouter(vlm.spec, config, options.attention, options.router_layers, options.scope)
     if start is not None:
         _check(start, options)
         remedy = "start from a router of a model of the same decoder shape, or without --init"
@@ -65,12 +65,12 @@ def first_router(vlm: LoadedModel, options: TrainOptions, start: Start | None) -
 def _check(start: Start, options: TrainOptions) -> None:
     if options.start != "fresh":
         raise InputInvalid("two starts", got=f"--init and start={options.start}", remedy="give one of them")
-    found = (start.router.attention, len(start.router.layers))
-    if found != (options.attention, options.router_layers):
+    found = (start.router.attention, start.router.scope, len(start.router.layers))
+    if found != (options.attention, options.scope, options.router_layers):
         raise RouterMismatch(
             "the router to start from is of another kind",
             where="--init",
-            got=f"attention={found[0]}, router_layers={found[1]}",
-            wanted=f"attention={options.attention}, router_layers={options.router_layers}",
-            remedy=f"add --set attention={found[0]} --set router_layers={found[1]}",
+            got="attention={}, scope={}, router_layers={}".format(*found),
+            wanted=f"attention={options.attention}, scope={options.scope}, router_layers={options.router_layers}",
+            remedy="add --set attention={} --set scope={} --set router_layers={}".format(*found),
         )

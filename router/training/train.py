@@ -22,6 +22,7 @@ from torch import nn
 from allrounder.errors import InputInvalid, RouterMismatch
 from allrounder.progress import TerminalProgress
 from allrounder.router.checkpoint import save_router, write_atomically
+from allrounder.router.decisions import quota
 from allrounder.router.training.examples import Examples
 from allrounder.router.training.losses import Learner, Moment, Objective, batch_loss, gate_loss
 from allrounder.router.training.measure import Closeness, measure, router_scorer
@@ -29,7 +30,6 @@ from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.order import Hard, Walk, mixed_seed
 from allrounder.router.training.references import References
 from allrounder.router.training.start import Start, first_router
-from allrounder.versions import resolve
 from allrounder.vlm.model import LoadedModel
 
 __all__ = ["RunOptions", "TrainResult", "train", "weights_digest"]
@@ -131,8 +131,8 @@ class _Trainer:
             second = References(vlm, second, run.answer_tokens, quarter)
         self._training, self._validation = first, second
         self._walk, self._hard = Walk(len(first.examples), options.seed), Hard(len(first.examples))
-        tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
-        self._budgets = [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
+        layers = vlm.spec.decoder.layers
+        self._budgets = [quota(name, layers) for name in options.budgets]
         if options.focus and not 0 < round(options.focus * options.batch) < options.batch:
             raise InputInvalid(
                 "this focus leaves no new or no hard examples in a batch",
@@ -149,7 +149,7 @@ class _Trainer:
                 wanted=f"at most {len(self._budgets)}",
                 remedy="name more budgets, for example budgets=par-base,par-lite,par-nano",
             )
-        self._validated = {name: resolve(name, tokens=tokens, layers=layers) for name in VALIDATED_AT}
+        self._validated = {name: quota(name, layers) for name in VALIDATED_AT}
         self._start = start
         self._router = first_router(vlm, options, start)
         self._optimizer = torch.optim.AdamW(

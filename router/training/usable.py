@@ -10,23 +10,30 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from allrounder.chat.messages import question
+from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import PromptsInvalid
 from allrounder.prompts import Check, Prompt, PromptSet, Unusable
-from allrounder.tokenization import PromptEncoder
 from allrounder.vlm.model import LoadedModel
+from allrounder.vlm.prompt import model_layouts
 
 __all__ = ["checks", "held_out"]
 
 
 def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
-    """Returns what raises `Unusable` for a prompt that, with such an answer, the model cannot read."""
-    encoder = PromptEncoder(vlm.tokenizer_json, vlm.template)
-    free_tokens = vlm.spec.decoder.max_positions - len(encoder.prefix_ids) - vlm.spec.image_tokens - answer_tokens
+    """Returns what raises `Unusable` for a prompt that the model cannot read.
+
+    Args:
+        vlm: The model.
+        answer_tokens: What an answer may take of the model's positions.
+    """
+    encoder = ChatEncoder(vlm.tokenizer_json, vlm.chat)
+    free_tokens = vlm.spec.decoder.max_positions - vlm.spec.image_tokens - answer_tokens
     known: dict[Path, str | None] = {}
 
     def check(prompt: Prompt) -> None:
-        length = len(encoder.suffix_ids(prompt.question))
-        if not 1 <= length <= free_tokens:
+        (layout,) = model_layouts(vlm, [question(prompt.question)], encoder)
+        if (length := layout.text_tokens) > free_tokens:
             raise Unusable(
                 f"the question with its template has {length} tokens; with the image and an answer of"
                 f" {answer_tokens} the model's context leaves {free_tokens}",

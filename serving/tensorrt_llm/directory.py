@@ -135,7 +135,7 @@ def main() -> None:
         parser.error("an image without a question")
     sidecar = read_sidecar(CHECKPOINT)
     requests = [
-        {{"prompt": prompt_text(sidecar.prompt, question), "multi_modal_data": {{"image": [Image.open(image)]}}}}
+        {{"prompt": prompt_text(sidecar.chat, question), "multi_modal_data": {{"image": [Image.open(image)]}}}}
         for image, question in zip(pairs[::2], pairs[1::2])
     ]
     sampling = SamplingParams(

@@ -65,12 +65,14 @@ class EngineRunner:
         if not 1 <= len(pairs) <= self._batch:
             raise InputInvalid("the engine's batch is another", got=len(pairs), wanted=f"1 to {self._batch}")
         sidecar = self._reader.sidecar
-        model, rows_each = sidecar.model, sidecar.entry.pruning.keep
-        table, prompts = [], []
+        model = sidecar.model
+        table: list[np.ndarray] = []
+        prompts: list[torch.Tensor] = []
         for number, (image, question) in enumerate(pairs):
             read = self._reader.read(image, question)
             table.append(read.rows)
-            ids = with_rows(read.prompt, range(number * rows_each, (number + 1) * rows_each), model.vocabulary)
+            first = number * len(read.rows)  # each has as many
+            ids = with_rows(read, range(first, first + len(read.rows)), model.vocabulary)
             prompts.append(torch.tensor(ids, dtype=torch.int32))
         try:
             output = self._runner.generate(

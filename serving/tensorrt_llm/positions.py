@@ -1,8 +1,8 @@
 """The positions of kept rows: those of the unpruned prompt, where TensorRT-LLM hands on its own, which it counts.
 
 They follow from ids and counted positions alone, token by token, so that neither the requests' lengths nor anything of
-an earlier step is needed: every prompt is ``[before | T rows | text]`` with the template's text before the image, and
-the id of a row says which of all N tokens it is.
+an earlier step is needed: every prompt is ``[before | T rows | text]`` with one image, as many ids before it as in a
+question's prompt, and the id of a row says which of all N tokens it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from allrounder.chat.messages import question
 from allrounder.engines.checkpoint.sidecar import read_sidecar
 from allrounder.serving.kept_rows import open_prompter
 
@@ -33,8 +34,9 @@ class Positions(NamedTuple):
             BundleError: There is no pruned checkpoint, or its tokenizer cannot be read.
         """
         sidecar = read_sidecar(Path(checkpoint))
-        before = len(open_prompter(Path(checkpoint), sidecar).ids("?").prefix_ids)
-        return cls(before, sidecar.entry.pruning.keep, sidecar.model.image_tokens)
+        ids, model = open_prompter(Path(checkpoint), sidecar).ids(question("?")), sidecar.model
+        kept = sidecar.entry.pruning.budget(model.image_tokens).tokens
+        return cls(ids.index(model.image_token_id), kept, model.image_tokens)
 
     @property
     def dropped(self) -> int:

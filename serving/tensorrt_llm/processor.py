@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from allrounder.errors import EngineUnavailable, ImageInvalid, InputInvalid, ModelUnsupported
-from allrounder.runtime.prompt import PromptIds
-from allrounder.serving.kept_rows import RowReader
+from allrounder.layout import PromptLayout, sequential_layout
+from allrounder.serving.kept_rows import KeptRows, RowReader
 from allrounder.serving.tensorrt_llm.api import Api
 from allrounder.serving.tensorrt_llm.positions import Positions
-from allrounder.serving.tensorrt_llm.requests import split_at_image, with_rows
+from allrounder.serving.tensorrt_llm.requests import one_image, with_rows
 
 __all__ = ["image_of", "processor_class"]
 
@@ -109,7 +109,7 @@ class _PrunedLlavaProcessor:
 
     def get_num_tokens_per_image(self, **_image: Any) -> int:
         """Every image has T rows."""
-        return self._reader.sidecar.entry.pruning.keep
+        return self._positions.tokens
 
     def __call__(self, inputs: Any, sampling_params: Any) -> Processed:
         return self.call_with_text_prompt(inputs, sampling_params)
@@ -122,11 +122,10 @@ class _PrunedLlavaProcessor:
             ImageInvalid: Not an image.
         """
         images = _listed((inputs.get("multi_modal_data") or {}).get("image"))
-        prompt, ids = self._prompt(inputs, sampling_params, images=len(images))
-        if prompt is None:
-            return ids, {}
-        read = self._reader.between(image_of(images[0]), prompt)
-        return self._with(prompt, torch.from_numpy(read.rows), read.keep)
+        layout = self._layout(inputs, sampling_params, images=len(images))
+        if not images:
+            return list(layout.input_ids), {}
+        return self._processed(self._reader.rows([image_of(images[0])], layout))
 
     def attach_multimodal_embeddings(
         self, inputs: Any, multimodal_embedding: dict[str, Any], sampling_params: Any
@@ -137,46 +136,47 @@ class _PrunedLlavaProcessor:
             InputInvalid: Rows and prompt do not go together, or there are not T rows of the decoder's width.
         """
         rows = _listed((multimodal_embedding or {}).get("image"))
-        prompt, ids = self._prompt(inputs, sampling_params, images=len(rows))
-        if prompt is None:
-            return ids, {}
+        layout = self._layout(inputs, sampling_params, images=len(rows))
+        if not rows:
+            return list(layout.input_ids), {}
         keep = _listed(multimodal_embedding.get("keep")) or [range(self._positions.image_tokens)]
-        return self._with(prompt, torch.as_tensor(rows[0]), tuple(int(each) for each in keep[0]))
+        given = torch.as_tensor(rows[0]).cpu()
+        return self._processed(self._checked(given, tuple(int(each) for each in keep[0]), layout))
 
-    def _prompt(self, inputs: Any, sampling_params: Any, *, images: int) -> tuple[PromptIds | None, list[int]]:
+    def _layout(self, inputs: Any, sampling_params: Any, *, images: int) -> PromptLayout:
         text = inputs.get("prompt")
         if not isinstance(text, str):
             raise InputInvalid(
                 "pruned prompts come as text", where="prompt", got=sorted(inputs), wanted="{'prompt': '...<image>...'}"
             )
-        special = getattr(sampling_params, "add_special_tokens", True)
-        ids = list(self._own_tokenizer.encode(text, add_special_tokens=special))
-        image = getattr(self._vlm, "image_token_id", None)
-        prompt = split_at_image(ids, self._vlm.image_token_index if image is None else image)
-        if images != (prompt is not None):
+        begin = getattr(self._own_tokenizer, "bos_token", None)
+        special = getattr(sampling_params, "add_special_tokens", True) and not (begin and text.startswith(begin))
+        token = self._reader.sidecar.model.image_token_id
+        ids = one_image(self._own_tokenizer.encode(text, add_special_tokens=special), token)
+        if images != ids.count(token):
             raise InputInvalid(
                 "images and prompt do not go together",
-                got=f"{images} image(s), {'one' if prompt else 'no'} <image> in the prompt",
+                got=f"{images} image(s), {'one' if token in ids else 'no'} <image> in the prompt",
                 wanted="one of each, or none",
             )
-        self._check_layout(prompt)
-        return prompt, ids
+        self._check_place(ids, token)
+        return sequential_layout(ids, token, [self._positions.image_tokens] * images)
 
-    def _check_layout(self, prompt: PromptIds | None) -> None:
-        """Refuses prompts whose positions the model would get wrong: they follow from the layout alone."""
+    def _check_place(self, ids: tuple[int, ...], token: int) -> None:
+        """Refuses prompts whose positions the model would get wrong: they follow from the image's place alone."""
         before = self._positions.before
-        if self._positions.dropped and (prompt is None or len(prompt.prefix_ids) != before):
+        if self._positions.dropped and (token not in ids or ids.index(token) != before):
             raise InputInvalid(
                 "a pruned checkpoint answers questions about an image, in the template's text",
                 where="prompt",
-                got="no image" if prompt is None else f"{len(prompt.prefix_ids)} tokens before the image",
-                wanted=f"{before} tokens before the image: {self._reader.sidecar.prompt.before_image!r}",
+                got=f"{ids.index(token)} tokens before the image" if token in ids else "no image",
+                wanted=f"{before} tokens before the image, as in a question's prompt",
                 remedy="make the prompt with allrounder.serving.tensorrt_llm.requests.prompt_text",
             )
 
-    def _with(self, prompt: PromptIds, rows: torch.Tensor, keep: tuple[int, ...]) -> Processed:
-        sidecar = self._reader.sidecar
-        wanted = (sidecar.entry.pruning.keep, sidecar.model.hidden)
+    def _checked(self, rows: Any, keep: tuple[int, ...], layout: PromptLayout) -> KeptRows:
+        """Checks rows that were made elsewhere."""
+        wanted = (self._positions.tokens, self._reader.sidecar.model.hidden)
         if tuple(rows.shape) != wanted:
             raise InputInvalid(
                 "the image has not the rows of this version",
@@ -192,8 +192,11 @@ class _PrunedLlavaProcessor:
                 got=list(keep),
                 wanted=f"{len(rows)} ascending numbers below {self._positions.image_tokens}",
             )
-        ids = with_rows(prompt, keep, self.get_vocab_size())  # the model reads from the ids which tokens these are
-        return ids, {"multimodal_data": {"multimodal_embedding": rows.to(self.dtype)}}
+        return KeptRows(rows, keep, layout)
+
+    def _processed(self, read: KeptRows) -> Processed:
+        ids = with_rows(read, read.keep, self.get_vocab_size())  # the model reads from the ids which tokens these are
+        return ids, {"multimodal_data": {"multimodal_embedding": torch.as_tensor(read.rows).to(self.dtype)}}
 
 
 def image_of(value: Any) -> Any:

@@ -5,7 +5,7 @@ them are LLaVA-NeXT's, from 1.1 on, and this project's own.
 
     reader = RowReader("checkpoint")                               # on any machine; needs no TensorRT-LLM
     read = reader.read(image, question)
-    prompt = prompt_text(reader.sidecar.prompt, question)
+    prompt = prompt_text(reader.sidecar.chat, question)
     llm.generate(embedding_request(prompt, read.rows, read.keep), sampling_params)
 """
 
@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from allrounder.chat.messages import question
+from allrounder.chat.template import render
 from allrounder.errors import InputInvalid
-from allrounder.manifest import PromptTemplate
-from allrounder.runtime.prompt import PromptIds
+from allrounder.manifest import ChatTemplate
+from allrounder.serving.kept_rows import KeptRows
 
-__all__ = ["embedding_request", "prompt_text", "split_at_image", "with_rows"]
+__all__ = ["embedding_request", "one_image", "prompt_text", "with_rows"]
 
 
 def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None = None) -> dict[str, Any]:
@@ -45,19 +47,20 @@ def embedding_request(prompt: str, rows: np.ndarray, keep: Sequence[int] | None 
     return {"prompt": prompt, "multi_modal_embeddings": given}
 
 
-def prompt_text(template: PromptTemplate, question: str) -> str:
-    """Returns the whole prompt as text, ``<image>`` where the image is.
+def prompt_text(chat: ChatTemplate, text: str) -> str:
+    """Returns the whole prompt of a question about one image as text, the image token where the image is.
 
     Raises:
-        InputInvalid: The question holds an ``<image>`` itself: as text it would become one.
+        InputInvalid: The question holds an image token itself: as text it would become one.
     """
-    if "<image>" in question:
-        raise InputInvalid("a question is plain text", where="question", got=question, remedy="leave <image> out of it")
-    return f"{template.before_image}<image>{template.after_image}{question}{template.after_question}"
+    if chat.image_token in text:
+        remedy = f"leave {chat.image_token} out of it"
+        raise InputInvalid("a question is plain text", where="question", got=text, remedy=remedy)
+    return render(chat, question(text))
 
 
-def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
-    """Returns the ids on both sides of the image; None where there is no image.
+def one_image(ids: Sequence[int], image_token: int) -> tuple[int, ...]:
+    """Returns ids with one placeholder for the image, where there is one.
 
     A run of image tokens is one image: processors of Hugging Face write one for each of its rows.
 
@@ -65,20 +68,19 @@ def split_at_image(ids: Sequence[int], image_token: int) -> PromptIds | None:
         InputInvalid: There are several images.
     """
     places = [place for place, token in enumerate(ids) if token == image_token]
-    if not places:
-        return None
-    first, last = places[0], places[-1]
-    if last - first + 1 != len(places):
+    if places and places[-1] - places[0] + 1 != len(places):
         raise InputInvalid("a prompt has one image", where="prompt", got="several", remedy="ask about one at a time")
-    return PromptIds(tuple(ids[:first]), tuple(ids[last + 1 :]))
+    return tuple(ids) if not places else (*ids[: places[0] + 1], *ids[places[-1] + 1 :])
 
 
-def with_rows(prompt: PromptIds, numbers: Iterable[int], vocabulary: int) -> list[int]:
-    """Returns the prompt with an id beyond the vocabulary for each image token.
+def with_rows(read: KeptRows, numbers: Iterable[int], vocabulary: int) -> list[int]:
+    """Returns the ids of a pruned prompt, beyond the vocabulary for its image tokens.
 
     Args:
-        prompt: The ids around the image.
-        numbers: Each row's number: in the table that a batch shares, or among all N tokens of the image.
+        read: The prompt and what is kept.
+        numbers: Each kept row's number: in the table that a batch shares, or among all N tokens of the image.
         vocabulary: The id of row 0.
     """
-    return [*prompt.prefix_ids, *(vocabulary + number for number in numbers), *prompt.suffix_ids]
+    images, next_number = set(read.layout.image_index), iter(numbers)
+    ids = read.layout.input_ids
+    return [vocabulary + next(next_number) if row in images else ids[row] for row in read.kept.tolist()]

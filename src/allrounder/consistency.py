@@ -26,7 +26,7 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
             raise BundleCorrupt("an entry is twice in the manifest", where=place)
         graphs = entry.graphs
         _check_pruning(entry.pruning, graphs.router, manifest.model, place)
-        paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.prefill, graphs.decode)
+        paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.decoder)
         _check_listed(paths, manifest.files, place)
 
 
@@ -46,16 +46,16 @@ def check_frozen(frozen: Frozen, *, where: object) -> None:
         if keys.count(key) > 1:
             raise BundleCorrupt("a version was frozen twice", where=place)
         _check_pruning(version.pruning, shared.router, frozen.model, place)
-        _check_listed((version.prefill, version.decode), frozen.files, place)
+        _check_listed((version.decoder,), frozen.files, place)
 
 
 def _check_pruning(pruning: PruningConfig, router: str | None, model: Model, place: str) -> None:
     """Budget, policy and layers of one entry fit the model and each other, and what needs scores has a router."""
     try:
-        pruning.check(tokens=model.image_tokens, layers=model.layers)
+        pruning.check(layers=model.layers)
     except InvalidBudget as error:
         raise BundleCorrupt("an entry has an impossible budget", where=place, got=error) from error
-    if pruning.routes(model.image_tokens) and router is None:
+    if pruning.routes and router is None:
         raise BundleCorrupt("an entry that routes has no router graph", where=place)
     if router is not None and model.router is None:
         raise BundleCorrupt("a router graph without a router in `model`", where=place, got=router)

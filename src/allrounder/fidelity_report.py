@@ -26,7 +26,7 @@ from allrounder.manifest import (
 from allrounder.pruning import LayerPolicy, PruningConfig
 from allrounder.records import Count, Positive
 from allrounder.records import Record as _Record
-from allrounder.versions import FULL
+from allrounder.versions import FULL, Budget
 
 __all__ = [
     "REPORT",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 REPORT = "report.json"  # its name inside a router directory
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 ROUTER = "router"  # the pruner that is the trained router
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -109,7 +109,7 @@ class Cost(_Record, frozen=True, kw_only=True):
 class FidelityReport(_Record, frozen=True, kw_only=True):
     """`report.json`."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     producer: str
     model: str  # the model's name
     model_digest: Sha256
@@ -117,7 +117,7 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
     backend: str
     precision: Precision
     prune_layer: Count
-    image_tokens: Positive
+    image_tokens: Positive  # N of one image: every question is about one
     layers: Positive
     dataset: Dataset
     full: Figures  # of `full` itself: its accuracy; agreement 1 and KL 0
@@ -133,6 +133,10 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
             if (row.version, row.pruning.layer_policy, row.pruner) == (version, layer_policy, pruner):
                 return row
         return None
+
+    def budget(self, row: Row) -> Budget:
+        """Returns T of one image, and L, of a row."""
+        return row.pruning.budget(self.image_tokens)
 
     def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
         """Returns the figures that hold for ``entry``, whole and by class, if there are any."""
@@ -161,7 +165,7 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
         if row is None:
             return (*_unequal(pairs), f"it has no row for {entry.version}, {ours.layer_policy}")
         pairs += [
-            ("number of image tokens", row.pruning.keep, ours.keep),
+            ("keep rule", row.pruning.keep, ours.keep),
             ("number of decoder layers", row.pruning.layers, ours.layers),
             ("list of kept layers", row.pruning.kept_layers, ours.kept_layers),
         ]

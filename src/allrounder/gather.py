@@ -2,8 +2,10 @@
 
 The exporter, the native op and the TensorRT plugin are checked against it.
 
-Rule: of ``scores`` [B, N] the k best per row are kept, ties going to the lower index and NaN counting as
--inf; the kept indices are put in ascending order; ``hidden`` and ``positions`` are gathered by them.
+Rule: of the image tokens of each image i the ``keep_counts[i]`` best by ``scores`` [N] stay, ties going to the lower
+index and NaN counting as -inf; the others leave ``hidden`` [B, S, H] and ``position_ids`` [A, B, S]. Rows that are no
+image tokens stay; what stays keeps its order. ``image_index`` [N] names the image tokens' rows, ``image_of`` [N] their
+images. With N = 0, for any B, everything stays; with N > 0, B is 1.
 """
 
 from __future__ import annotations
@@ -37,15 +39,18 @@ TOKEN_GATHER = OpDeclaration(
     name="TokenGather",
     version=1,
     inputs=(
-        OpTensor("hidden", "T", ("B", "N", "H")),
-        OpTensor("scores", "FLOAT", ("B", "N")),
-        OpTensor("positions", "INT64", ("B", "N")),
+        OpTensor("hidden", "T", ("B", "S", "H")),
+        OpTensor("position_ids", "INT64", ("A", "B", "S")),
+        OpTensor("scores", "FLOAT", ("N",)),
+        OpTensor("image_index", "INT64", ("N",)),
+        OpTensor("image_of", "INT64", ("N",)),
+        OpTensor("keep_counts", "INT64", ("I",)),
     ),
     outputs=(
-        OpTensor("gathered", "T", ("B", "k", "H")),
-        OpTensor("gathered_positions", "INT64", ("B", "k")),
-        OpTensor("keep", "INT64", ("B", "k")),
+        OpTensor("gathered", "T", ("B", "R", "H")),
+        OpTensor("gathered_position_ids", "INT64", ("A", "B", "R")),
+        OpTensor("keep_indices", "INT64", ("T",)),
     ),
-    # k is the budget; the other two are read by TensorRT's ONNX parser to find the plugin.
-    attributes=("k", "plugin_namespace", "plugin_version"),
+    # Read by TensorRT's ONNX parser to find the plugin.
+    attributes=("plugin_namespace", "plugin_version"),
 )

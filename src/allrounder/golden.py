@@ -1,28 +1,34 @@
-"""Golden prompts: how a runtime checks that its tokenizer is the model's."""
+"""Golden prompts: how a runtime checks that its template and tokenizer are the model's.
+
+What it is: the record of one line of `tokenizer/golden.jsonl`, and its reading and writing.
+What it knows: the two paths of a bundle's tokenizer folder. What it does not know: how messages become ids.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-__all__ = ["GOLDEN", "TOKENIZER", "GoldenPrompt", "decode_golden", "encode_golden"]
+__all__ = ["GOLDEN", "GOLDEN_TIME", "TOKENIZER", "GoldenPrompt", "decode_golden", "encode_golden"]
 
 TOKENIZER = "tokenizer/tokenizer.json"  # as the `tokenizers` library writes it
 GOLDEN = "tokenizer/golden.jsonl"
+GOLDEN_TIME: Final = datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - local time, which a template gets that asks for it
 
 
 class GoldenPrompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One question, the whole prompt that Hugging Face renders of it, and its ids on both sides of the image.
+    """One conversation, the whole prompt that Hugging Face renders of it at `GOLDEN_TIME`, and its ids.
 
-    No question holds a special token's text: there Hugging Face's ids are not those of the rule.
+    No text holds a control token's: there Hugging Face's ids are not those of the rule.
     """
 
-    question: str
-    text: str  # the rendered prompt, with one image token's text where the image tokens go
-    prefix_ids: tuple[int, ...]
-    suffix_ids: tuple[int, ...]
+    messages: list[dict[str, Any]]  # without images
+    text: str
+    input_ids: tuple[int, ...]  # one placeholder per image
 
 
 def encode_golden(prompts: Iterable[GoldenPrompt]) -> bytes:

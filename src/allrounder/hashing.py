@@ -92,14 +92,15 @@ def _refuse_special(root: Path, name: str, status: os.stat_result) -> None:
     raise BundleCorrupt(
         f"a {kind} is where only regular files may be",
         where=root / name,
-        remedy="put the file itself in its place, or build the bundle again",
+        remedy="put the file itself in its place (cp -rL follows links), or build the bundle again",
     )
 
 
 def check_files(root: Path, files: Mapping[str, FileRecord]) -> dict[str, FileStat]:
     """Checks that every listed file is there, a regular one below no link, in its full length.
 
-    Other files are nobody's business here.
+    In the hub's cache (`models--*/snapshots/*`) a file may be a link to one in the cache's own `blobs`. Other files are
+    nobody's business here. ``root`` has its links resolved.
 
     Returns:
         The state of each.
@@ -117,7 +118,9 @@ def check_files(root: Path, files: Mapping[str, FileRecord]) -> dict[str, FileSt
 
 
 def read_small(root: Path, name: str) -> bytes | None:
-    """Returns what a small file holds, or None where there is none; a link or a pipe in its place is refused.
+    """Returns what a small file holds, or None where there is none; a pipe in its place is refused.
+
+    So is a link, but for those of the hub's cache; see `check_files`.
 
     Raises:
         BundleCorrupt: Something else than a regular file is there.
@@ -145,12 +148,22 @@ def _whole(root: Path, path: str, record: FileRecord) -> FileStat:
 def _status(root: Path, name: str) -> os.stat_result | None:
     """Returns the status of a file or folder, or None where there is none; anything else is refused."""
     try:
-        status = (root / name).lstat()
+        status = _real(root, name).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         _refuse_special(root, name, status)
     return status
+
+
+def _real(root: Path, name: str) -> Path:
+    """Returns where a file lies: for a link of the hub's cache into its own blobs, there."""
+    path = root / name
+    cache = next((each.parent for each in root.parents if each.name == "snapshots"), None)
+    if cache is None or not cache.name.startswith("models--") or not path.is_symlink():
+        return path
+    real = Path(os.path.realpath(path))
+    return real if real.parent == cache / "blobs" and not real.is_dir() else path
 
 
 def verify_files(
@@ -177,7 +190,7 @@ def verify_files(
             progress("verifying (MiB)", min(done // _MIB, total - 1), total)
 
     def verify(path: str) -> bool:
-        digest, seen = _hash(root / path, read)
+        digest, seen = _hash(_real(root, path), read)
         if digest != files[path].sha256:
             raise BundleCorrupt(
                 "a file has changed",

@@ -18,6 +18,7 @@ from allrounder.records import Count, Positive, Record
 
 __all__ = [
     "SCHEMA",
+    "ChatTemplate",
     "Entry",
     "EntryGraphs",
     "Estimate",
@@ -31,7 +32,6 @@ __all__ = [
     "Manifest",
     "Model",
     "Percentiles",
-    "PromptTemplate",
     "Recommendation",
     "SharedGraphs",
     "Workload",
@@ -40,7 +40,7 @@ __all__ = [
     "encode",
 ]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # \Z: no line end behind it
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -52,31 +52,30 @@ class Model(Record, frozen=True, kw_only=True):
     name: str
     digest: Sha256  # digest of the model's weights and config
     router: Sha256 | None
-    image_tokens: Positive  # N
+    image_tokens: Positive  # of one image
+    image_token_id: Count  # the placeholder of an image in a prompt
     layers: Positive  # M
     hidden: Positive
     vocabulary: Positive
     image_size: Positive  # pixels, square
+    max_positions: Positive  # the longest sequence that the model takes
     stop_ids: tuple[Count, ...]  # any of them ends an answer
 
 
-class PromptTemplate(Record, frozen=True, kw_only=True):
-    """The chat template, frozen as text around image and question.
+class ChatTemplate(Record, frozen=True, kw_only=True):
+    """What makes a conversation into text: the model's own Jinja template and what it may name."""
 
-    The prompt is ``before_image + <image> + after_image + question + after_question``. Special tokens may
-    be in these segments; the question is always plain text.
-    """
-
-    before_image: str
-    after_image: str
-    after_question: str
-    prefix_special: bool = True  # the tokenizer's own leading tokens (bos) come before `before_image`
+    template: str  # Jinja, as the model's processor has it
+    special_tokens: dict[str, str]  # by role, as stock rendering gives them to the template: {"bos_token": "<s>"}
+    image_token: str  # what the template writes where an image stands
 
 
 class Limits(Record, frozen=True, kw_only=True):
     """What a request may ask for."""
 
-    text_tokens: Positive  # prefix and suffix ids together
+    images: Count  # of one request
+    image_tokens: Count  # of all images of one request
+    text_tokens: Positive  # of one prompt, the template's included
     new_tokens: Positive
     batch: Positive
 
@@ -164,8 +163,7 @@ class EntryGraphs(Record, frozen=True, kw_only=True):
     preprocess: str
     vision: str
     router: str | None
-    prefill: str
-    decode: str
+    decoder: str
 
 
 class Entry(Record, frozen=True, kw_only=True):
@@ -208,10 +206,10 @@ class Recommendation(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """What a bundle holds; its file is named by its digest (`allrounder.engines.bundle.reader`)."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     producer: str  # program and version that wrote it
     model: Model
-    prompt: PromptTemplate
+    chat: ChatTemplate
     limits: Limits
     files: dict[str, FileRecord]  # every file of the bundle but the manifest and the pointer to it
     entries: tuple[Entry, ...]
@@ -222,18 +220,17 @@ class FrozenVersion(Record, frozen=True, kw_only=True):
     """One version as the exporter froze it: an entry before it has a backend and figures."""
 
     pruning: PruningConfig
-    prefill: str
-    decode: str
+    decoder: str
 
 
 class Frozen(Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     producer: str
     precision: Precision
     model: Model
-    prompt: PromptTemplate
+    chat: ChatTemplate
     limits: Limits
     graphs: SharedGraphs
     versions: tuple[FrozenVersion, ...]
@@ -267,18 +264,29 @@ def check_schema(data: bytes, *, where: object) -> None:
 
     Raises:
         BundleFromFuture: The schema is newer than this program.
+        BundleCorrupt: It is older: of the first edition, which nothing reads any more.
     """
     try:
         schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # `decode` complains about it
-    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        return
+    if schema > SCHEMA:
         raise BundleFromFuture(
             "the manifest is from the future",
             where=where,
             got=f"schema {schema}",
-            wanted=f"schema {SCHEMA} or older",
+            wanted=f"schema {SCHEMA}",
             remedy="update allrounder, or build the bundle again with this one",
+        )
+    if schema < SCHEMA:
+        raise BundleCorrupt(
+            "a bundle of the first edition, which this version of allrounder does not read",
+            where=where,
+            got=f"schema {schema}",
+            wanted=f"schema {SCHEMA}",
+            remedy="build it again into an empty directory: python build_engine.py --version par-lite --out DIRECTORY",
         )
 
 
@@ -287,7 +295,7 @@ def decode(data: bytes, kind: type[Document], *, where: object) -> Document:
 
     Raises:
         BundleFromFuture: The schema is newer than this program; beats every other complaint.
-        BundleCorrupt: Not JSON, unknown or missing keys, wrong types, NaN or infinity.
+        BundleCorrupt: Older, not JSON, unknown or missing keys, wrong types, NaN or infinity.
     """
     check_schema(data, where=where)
     try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from allrounder.errors import InvalidBudget
 from allrounder.records import Count, Positive, Record
-from allrounder.versions import FULL, Budget, check_decision, resolve
+from allrounder.versions import EVERYTHING, FULL, Budget, Keep, check_decision, keep_of, kept_tokens, resolve
 
 __all__ = [
     "LAYER_POLICIES",
-    "Keep",
     "LayerPolicy",
     "PruningConfig",
     "PruningKey",
@@ -22,11 +24,12 @@ __all__ = [
     "parse_keep",
     "pruning_config",
     "pruning_configs",
+    "requested_keep",
 ]
 
 LayerPolicy = Literal["static", "dynamic"]  # one list of layers for all inputs, or layers chosen per input
 LAYER_POLICIES: tuple[LayerPolicy, ...] = ("static", "dynamic")
-Keep = Fraction | int  # a share of the image tokens, or a count of them
+KeepRule = Annotated[str, Meta(pattern=r"^(1|[1-9][0-9]{0,8}/[1-9][0-9]{0,9}|[2-9]|[1-9][0-9]{1,8})\Z")]
 PruningKey = tuple[str, int, LayerPolicy]
 
 
@@ -34,7 +37,7 @@ class PruningConfig(Record, frozen=True, kw_only=True):
     """What one engine keeps of its model."""
 
     version: str  # of the table, or t<T>-l<L>
-    keep: Positive  # T image tokens
+    keep: KeepRule  # of each image's tokens: a share ("1/4"), a count ("144"), or "1": all
     layers: Positive  # L decoder layers
     prune_layer: Count  # K: from this layer on only kept image tokens are there
     layer_policy: LayerPolicy
@@ -46,28 +49,41 @@ class PruningConfig(Record, frozen=True, kw_only=True):
         return (self.version, self.prune_layer, self.layer_policy)
 
     @property
-    def budget(self) -> Budget:
-        """T and L."""
-        return Budget(self.keep, self.layers)
+    def keep_rule(self) -> Keep:
+        """Which image tokens are kept, as a number."""
+        value = Fraction(self.keep)
+        return value if value <= 1 or value.denominator > 1 else int(value)
+
+    def budget(self, tokens: int) -> Budget:
+        """Returns T and L for images of N ``tokens``."""
+        return Budget(kept_tokens(self.keep_rule, tokens), self.layers)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether image tokens are dropped."""
+        return self.keep_rule != EVERYTHING
+
+    @property
+    def routes(self) -> bool:
+        """Whether it needs scores."""
+        return self.prunes or self.layer_policy == "dynamic"
 
     @property
     def unranked(self) -> bool:
         """Whether its list of layers is still to be made."""
         return self.layer_policy == "static" and self.kept_layers is None
 
-    def routes(self, tokens: int) -> bool:
-        """Whether it needs scores, on a model of N ``tokens``."""
-        return self.keep < tokens or self.layer_policy == "dynamic"
-
-    def check(self, *, tokens: int, layers: int) -> None:
-        """Checks that a model of N ``tokens`` and M ``layers`` can be pruned so.
+    def check(self, *, layers: int) -> None:
+        """Checks that a model of M ``layers`` can be pruned so.
 
         Raises:
             InvalidBudget: It cannot, or the kept layers contradict the rest.
         """
-        check_decision(self.budget, tokens=tokens, layers=layers, prune_layer=self.prune_layer)
-        if self.version == FULL and (self.budget != (tokens, layers) or self.layer_policy != "static"):
-            got, wanted = f"{self.keep}/{self.layers}, {self.layer_policy}", f"{tokens}/{layers}, static"
+        if self.keep_rule == 0 or (self.keep_rule > 1 and isinstance(self.keep_rule, Fraction)):
+            raise InvalidBudget("impossible keep rule", got=self.keep, wanted="a share up to 1, or a count from 2 on")
+        check_decision(Budget(1, self.layers), tokens=1, layers=layers, prune_layer=self.prune_layer)
+        if self.version == FULL and (self.prunes or self.layers != layers or self.layer_policy != "static"):
+            got, wanted = f"{self.keep}/{self.layers}, {self.layer_policy}", f"1/{layers}, static"
             raise InvalidBudget(f"{FULL} keeps everything and is static", got=got, wanted=wanted)
         kept = self.kept_layers
         if self.layer_policy == "dynamic":
@@ -85,10 +101,8 @@ class PruningConfig(Record, frozen=True, kw_only=True):
             )
 
 
-def pruning_config(
-    version: str, *, tokens: int, layers: int, prune_layer: int, layer_policy: LayerPolicy
-) -> PruningConfig:
-    """Returns how ``version`` prunes a model of N ``tokens`` and M ``layers``; static layers are still to be ranked.
+def pruning_config(version: str, *, layers: int, prune_layer: int, layer_policy: LayerPolicy) -> PruningConfig:
+    """Returns how ``version`` prunes a model of M ``layers``; static layers are still to be ranked.
 
     A version that keeps every layer has nothing to choose: it is static, its layers are all. `full` drops no token
     at any layer: its K is 0.
@@ -97,30 +111,32 @@ def pruning_config(
         UnknownVersion: There is no such version.
         InvalidBudget: The model is too small for it, or K is none of its layers.
     """
-    budget = resolve(version, tokens=tokens, layers=layers)
+    kept = resolve(version, tokens=1, layers=layers).layers
     prune_layer = 0 if version == FULL else prune_layer
-    check_decision(budget, tokens=tokens, layers=layers, prune_layer=prune_layer)
-    whole = budget.layers == layers
+    check_decision(Budget(1, kept), tokens=1, layers=layers, prune_layer=prune_layer)
     return PruningConfig(
         version=version,
-        keep=budget.tokens,
-        layers=budget.layers,
+        keep=str(keep_of(version)),
+        layers=kept,
         prune_layer=prune_layer,
-        layer_policy="static" if whole else layer_policy,
-        kept_layers=tuple(range(layers)) if whole else None,
+        layer_policy="static" if kept == layers else layer_policy,
+        kept_layers=tuple(range(layers)) if kept == layers else None,
     )
 
 
 def pruning_configs(
-    versions: Iterable[str], *, tokens: int, layers: int, prune_layer: int, policies: Sequence[LayerPolicy]
+    versions: Iterable[str], *, layers: int, prune_layer: int, policies: Sequence[LayerPolicy]
 ) -> tuple[PruningConfig, ...]:
     """Returns every one of ``versions`` under each of ``policies``, each once; see `pruning_config`."""
-    model = {"tokens": tokens, "layers": layers, "prune_layer": prune_layer}
-    found = [pruning_config(name, **model, layer_policy=policy) for name in versions for policy in policies]
+    found = [
+        pruning_config(name, layers=layers, prune_layer=prune_layer, layer_policy=policy)
+        for name in versions
+        for policy in policies
+    ]
     return tuple(dict.fromkeys(found))
 
 
-def parse_keep(text: str) -> Keep:
+def parse_keep(text: str, where: str = "--keep") -> Keep:
     """Returns a share in (0, 1], exact, or a count from 2 on; 1 and 1.0 mean everything.
 
     Raises:
@@ -130,19 +146,22 @@ def parse_keep(text: str) -> Keep:
     number = re.fullmatch(r"(\d{0,9})(\.\d{1,9})?", text.strip(), re.ASCII)
     value = Fraction(number[0]) if number and number[0] else Fraction(0)
     if not value > 0 or (value > 1 and number and number[2]):
-        raise InvalidBudget("impossible keep rule", where="--keep", got=text, wanted=wanted)
+        raise InvalidBudget("impossible keep rule", where=where, got=text, wanted=wanted)
     return value if value <= 1 else int(value)
 
 
-def custom_version(keep: Keep, layers: int | None, *, tokens: int, depth: int) -> str:
-    """Returns the name of the version that keeps ``keep`` of N ``tokens`` and ``layers`` (None: all) of M ``depth``.
-
-    A share is rounded half up and gives at least one token; a count above N means all of them.
+def requested_keep(value: object) -> Keep:
+    """Returns the keep rule that a request asks for: a number as of `parse_keep`.
 
     Raises:
-        InvalidBudget: There are not so many layers.
+        InvalidBudget: It is none.
     """
-    kept = max(1, int(keep * tokens + Fraction(1, 2))) if isinstance(keep, Fraction) else min(keep, tokens)
-    budget = Budget(kept, depth if layers is None else layers)
-    check_decision(budget, tokens=tokens, layers=depth, prune_layer=0)
-    return budget.name
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    share = isinstance(number, float) and 0 < number <= 1
+    return parse_keep(f"{number:.9f}".rstrip("0").rstrip(".") if share else repr(value), "keep")
+
+
+def custom_version(keep: Keep, layers: int) -> str:
+    """Returns the name of the version that keeps ``keep`` of each image's tokens, and ``layers``."""
+    share = f"{float(keep):.9f}".rstrip("0").rstrip(".")  # as many digits as `parse_keep` takes
+    return f"t{keep if isinstance(keep, int) else share}-l{layers}"

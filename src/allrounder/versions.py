@@ -1,70 +1,108 @@
-"""Versions: named pairs of budgets, in one table."""
+"""Versions: named pruning budgets, in one table, and what their shares are of an image and of a model."""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 from allrounder.errors import InvalidBudget, UnknownVersion
 
-__all__ = ["DEFAULT_VERSION", "FULL", "VERSIONS", "Budget", "check_decision", "is_version", "resolve"]
+__all__ = [
+    "DEFAULT_VERSION",
+    "EVERYTHING",
+    "FULL",
+    "VERSIONS",
+    "Budget",
+    "Keep",
+    "check_decision",
+    "is_version",
+    "keep_of",
+    "kept_tokens",
+    "resolve",
+]
 
 FULL = "full"
 DEFAULT_VERSION = "par-lite"
-_TABLE_TOKENS, _TABLE_LAYERS = 576, 32
-_CUSTOM = re.compile(r"t([1-9][0-9]{0,8})-l([1-9][0-9]{0,8})")
+Keep = Fraction | int  # a share of an image's tokens in (0, 1], or a count of them from 2 on
+EVERYTHING: Keep = Fraction(1)
+_CUSTOM = re.compile(r"t(0?\.[0-9]{1,9}|[1-9][0-9]{0,8})-l([1-9][0-9]{0,8})")
 
 
 class Budget(NamedTuple):
-    """How much is kept: T image ``tokens`` and L decoder ``layers``."""
+    """How much is kept: T of one image's ``tokens``, and L decoder ``layers``."""
 
     tokens: int
     layers: int
 
-    @property
-    def name(self) -> str:
-        """The name of the version that has this budget and no name in the table."""
-        return f"t{self.tokens}-l{self.layers}"
+
+class _Shares(NamedTuple):
+    tokens: Fraction
+    layers: Fraction
 
 
-# Budgets for N = 576 and M = 32 (PAR, ICCV 2025, table 1). `par-base` is the one the paper trains at.
-VERSIONS: dict[str, Budget] = {
-    FULL: Budget(576, 32),
-    "par-max": Budget(256, 28),
-    "par-base": Budget(176, 28),
-    "par-lite": Budget(144, 24),
-    "par-nano": Budget(128, 24),
+# Shares of N = 576 and M = 32 (PAR, ICCV 2025, table 1). `par-base` is the one the paper trains at.
+VERSIONS: dict[str, _Shares] = {
+    FULL: _Shares(Fraction(1), Fraction(1)),
+    "par-max": _Shares(Fraction(256, 576), Fraction(28, 32)),
+    "par-base": _Shares(Fraction(176, 576), Fraction(28, 32)),
+    "par-lite": _Shares(Fraction(144, 576), Fraction(24, 32)),
+    "par-nano": _Shares(Fraction(128, 576), Fraction(24, 32)),
 }
 
 
 def is_version(name: str) -> bool:
-    """Whether ``name`` is in the table or has the form ``t<T>-l<L>``."""
+    """Whether ``name`` stands in the table or has the form ``t<keep>-l<L>``, keep a share below 1 or a count."""
     return name in VERSIONS or _CUSTOM.fullmatch(name) is not None
 
 
-def resolve(name: str, *, tokens: int, layers: int) -> Budget:
-    """Returns the budget of version ``name`` for a model of ``tokens`` image tokens and ``layers`` decoder layers.
+def keep_of(name: str) -> Keep:
+    """Returns which image tokens version ``name`` keeps.
 
-    Table versions scale by ratio, rounded half up; ``t<T>-l<L>`` is taken as it is.
+    Raises:
+        UnknownVersion: The name is neither in the table nor a custom one.
+        InvalidBudget: A share of nothing.
+    """
+    if custom := _CUSTOM.fullmatch(name):
+        keep = Fraction(custom[1])
+        if keep == 0:
+            raise InvalidBudget("a share of nothing", got=name, wanted="a share above 0")
+        return keep if keep <= 1 else int(keep)
+    return _shares(name).tokens
+
+
+def kept_tokens(keep: Keep, tokens: int) -> int:
+    """Returns T of one image's N ``tokens``: a share rounded half up, at least 1; a count, at most N."""
+    if isinstance(keep, int):
+        return min(keep, tokens)
+    return min(tokens, max(1, int(keep * tokens + Fraction(1, 2))))
+
+
+def resolve(name: str, *, tokens: int, layers: int) -> Budget:
+    """Returns the budget of version ``name`` for images of ``tokens`` tokens and a model of ``layers`` decoder layers.
+
+    Shares are rounded half up and give at least 1.
 
     Raises:
         UnknownVersion: The name is neither in the table nor a custom one.
         InvalidBudget: A custom budget does not fit the model.
     """
+    kept = kept_tokens(keep_of(name), tokens)
     if custom := _CUSTOM.fullmatch(name):
-        budget = Budget(int(custom[1]), int(custom[2]))
+        budget = Budget(kept, int(custom[2]))
         check_decision(budget, tokens=tokens, layers=layers, prune_layer=0)
         return budget
+    return Budget(kept, max(1, int(_shares(name).layers * layers + Fraction(1, 2))))
+
+
+def _shares(name: str) -> _Shares:
     if name not in VERSIONS:
         raise UnknownVersion(
             f"there is no version {name!r}",
             wanted=f"one of {', '.join(VERSIONS)}, or a custom budget",
             remedy="give a name of the list, or --keep and --layers",
         )
-    share = VERSIONS[name]
-    return Budget(
-        max(1, _scaled(share.tokens, tokens, _TABLE_TOKENS)), max(1, _scaled(share.layers, layers, _TABLE_LAYERS))
-    )
+    return VERSIONS[name]
 
 
 def check_decision(budget: Budget, *, tokens: int, layers: int, prune_layer: int) -> None:
@@ -84,8 +122,3 @@ def check_decision(budget: Budget, *, tokens: int, layers: int, prune_layer: int
             got=budget.layers,
             wanted=f"{lowest} to {layers} (the {prune_layer} layers below the prune layer are always kept)",
         )
-
-
-def _scaled(share: int, whole: int, of: int) -> int:
-    """Returns share / of * whole, rounded half up, in integers."""
-    return (2 * share * whole + of) // (2 * of)

@@ -92,7 +92,7 @@ def made_entry(policy="dynamic", pruned=None, **changes):
         "pruning": msgspec.structs.replace(kept, **pruned or {}),
         "backend": "onnxruntime",
         "precision": "fp32",
-        "graphs": EntryGraphs(preprocess="p", vision="v", router="r", prefill="x", decode="d"),
+        "graphs": EntryGraphs(preprocess="p", vision="v", router="r", decoder="d"),
         "fidelity": None,
         "latency": None,
     }
@@ -100,7 +100,7 @@ def made_entry(policy="dynamic", pruned=None, **changes):
 
 
 def made_full(**changes):
-    return made_entry(pruning=pruning((18, 6), 0, tuple(range(6)), "full"), **changes)
+    return made_entry(pruning=pruning((1, 6), 0, tuple(range(6)), "full"), **changes)
 
 
 def made_model(**changes):
@@ -109,7 +109,9 @@ def made_model(**changes):
         "digest": MODEL,
         "router": OTHER,
         "image_tokens": 18,
+        "image_token_id": 3,
         "layers": 6,
+        "max_positions": 64,
         "hidden": 8,
         "vocabulary": 32,
         "image_size": 14,
@@ -137,7 +139,7 @@ def test_a_report_that_holds_no_number_is_not_written_over_one_that_does(tmp_pat
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda plain: plain | {"schema": 2},
+        lambda plain: plain | {"schema": 1},
         lambda plain: plain | {"surprise": 1},
         lambda plain: plain | {"model_digest": "short"},
         lambda plain: plain | {"rows": [plain["rows"][0] | {"layer_use": [1.5]}]},
@@ -181,7 +183,7 @@ def test_a_report_speaks_of_what_was_measured(policy):
         ({"backend": "tensorrt"}, {}, "another backend"),
         ({"precision": "fp16"}, {}, "another precision"),
         ({"pruned": {"prune_layer": 0}}, {}, "another prune layer"),
-        ({"pruned": {"keep": 6}}, {}, "another number of image tokens"),
+        ({"pruned": {"keep": "6"}}, {}, "another keep rule"),
         ({"pruned": {"layers": 5}}, {}, "another number of decoder layers"),
         ({"pruned": {"kept_layers": (0, 1, 2, 3)}}, {}, "another list of kept layers"),
         ({"pruned": {"version": "par-nano"}}, {}, "no row for par-nano, static"),

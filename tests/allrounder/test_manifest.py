@@ -15,6 +15,7 @@ from allrounder.consistency import check_frozen, check_manifest
 from allrounder.errors import BundleCorrupt, BundleFromFuture
 from allrounder.manifest import (
     Estimate,
+    Frozen,
     Limits,
     Manifest,
     SharedGraphs,
@@ -62,8 +63,15 @@ def test_the_golden_files_are_what_the_code_writes(golden):
     assert (GOLDEN / "frozen.json").read_bytes() == encode(golden.frozen())
 
 
-def test_a_manifest_without_what_came_later_is_read():
-    """Bundles of the first release have neither accuracies, classes, recommendations nor the native op."""
+def test_a_manifest_of_the_first_edition_is_refused_with_the_command_that_builds_it_again():
+    data = (GOLDEN / "first-edition.json").read_bytes()
+    assert json.loads(data)["schema"] == 1
+    for kind in (Manifest, Frozen):
+        with pytest.raises(BundleCorrupt, match=r"first edition.*schema 1.*build_engine\.py --version par-lite --out"):
+            decode(data, kind, where="old")
+
+
+def test_a_manifest_without_what_has_defaults_is_read():
     manifest = json.loads((GOLDEN / "manifest.json").read_bytes())
     del manifest["recommendations"]
     for entry in manifest["entries"]:
@@ -88,7 +96,7 @@ def test_the_golden_manifest_makes_sense(golden):
 
 def test_keys_that_scripts_rely_on(golden):
     plain = json.loads((GOLDEN / "manifest.json").read_bytes())
-    assert set(plain) >= {"schema", "model", "prompt", "limits", "files", "entries"}
+    assert set(plain) >= {"schema", "model", "chat", "limits", "files", "entries"}
     entry = plain["entries"][0]
     assert set(entry) >= {"pruning", "backend", "precision", "fidelity", "latency"}
     facts = {"version", "keep", "layers", "prune_layer", "layer_policy", "kept_layers"}
@@ -113,15 +121,15 @@ def changed(golden, **changes):
     return json.dumps(plain).encode()
 
 
-@pytest.mark.parametrize("schema", [2, 99, 10**30])
+@pytest.mark.parametrize("schema", [3, 99, 10**30])
 def test_from_the_future_beats_every_other_complaint(golden, schema):
     for data in (changed(golden, schema=schema, model=None, new=1), b'{"schema": %d, "x": 1e999}' % schema):
         with pytest.raises(BundleFromFuture, match=f"schema {schema}.*update allrounder"):
             decode(data, Manifest, where="m")
 
 
-@pytest.mark.parametrize("schema", [0, -1, 1.0, 2.5, True, "1", None, [2]])
-def test_other_schemas_are_malformed(golden, schema):
+@pytest.mark.parametrize("schema", [0, -1, 1, 2.0, 2.5, True, "2", None, [2]])
+def test_other_schemas_are_refused(golden, schema):
     with pytest.raises(BundleCorrupt, match="schema"):
         decode(changed(golden, schema=schema), Manifest, where="m")
 
@@ -143,6 +151,17 @@ def test_other_schemas_are_malformed(golden, schema):
         {"model__layers": True},
         {"model__layers": "32"},
         {"model__stop_ids": [-1]},
+        {"model__max_positions": 0},
+        {"chat": None},
+        {"chat__special_tokens": {"bos_token": 1}},
+        {"chat__image_token": None},
+        {"limits__images": -1},
+        {"prompt": {"before_image": "", "after_image": "", "after_question": "", "prefix_special": True}},
+        {"entries__0__graphs__prefill": "graphs/vision.onnx"},
+        *(
+            {"entries__0__pruning__keep": keep}
+            for keep in (576, 0.25, "0", "", "01", "-1", "1.0", "1/", "0/4", "1/4\n", "2e3")
+        ),
         {"entries__0__precision": "int4"},
         {"entries__0__pruning__layer_policy": "mixed"},
         {"files": []},
@@ -174,7 +193,7 @@ def test_nothing_infinite_is_written(golden, number):
 
 
 def test_nothing_is_written_that_nobody_would_read(golden):
-    limits = Limits(text_tokens=0, new_tokens=1, batch=1)
+    limits = Limits(images=1, image_tokens=1, text_tokens=0, new_tokens=1, batch=1)
     with pytest.raises(BundleCorrupt, match="no reader"):
         encode(msgspec.structs.replace(golden.manifest(), limits=limits))
 
@@ -191,7 +210,7 @@ def test_whole_numbers_in_place_of_floats_are_written_as_floats(golden):
     "data",
     [
         *(b"", b"{", b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"schema":' + b"[" * 100_000, b"null", b"[]", b"1"),
-        *(b'{"schema":"\xff"}', b'{"schema":1,"producer":"\xff"}'),
+        *(b'{"schema":"\xff"}', b'{"schema":2,"producer":"\xff"}'),
     ],
 )
 def test_not_a_manifest_at_all(data):
@@ -202,10 +221,10 @@ def test_not_a_manifest_at_all(data):
 ENTRY_NONSENSE = {
     "twice": {"entries__1": "copy"},
     "no entry": {"entries": []},
-    "too many tokens": {"entries__1__pruning__keep": 577},
+    "a share above 1": {"entries__1__pruning__keep": "5/4"},
     "no layers below the prune layer": {"entries__1__pruning__layers": 1},
     "pruned after the last layer": {"entries__1__pruning__prune_layer": 32},
-    "full that is not": {"entries__0__pruning__keep": 575},
+    "full that is not": {"entries__0__pruning__keep": "575"},
     "dynamic with a list": {"entries__1__pruning__kept_layers": list(range(24))},
     "static without a list": {"entries__0__pruning__kept_layers": None},
     "list too short": {"entries__2__pruning__kept_layers": [0, 1]},
@@ -214,7 +233,7 @@ ENTRY_NONSENSE = {
     "list without the first layers": {"entries__2__pruning__kept_layers": list(range(12, 32))},
     "list beyond the last layer": {"entries__2__pruning__kept_layers": [0, 1, *range(14, 31), 32]},
     "huge": {"model__layers": 2**62, "entries__2__pruning__prune_layer": 2**61, "entries__2__pruning__layers": 2**62},
-    "unlisted graph": {"entries__1__graphs__prefill": "graphs/other.onnx"},
+    "unlisted graph": {"entries__1__graphs__decoder": "graphs/other.onnx"},
     "no router graph": {"entries__1__graphs__router": None},
     "router graph without a router": {"model__router": None},
 }

@@ -1,7 +1,6 @@
 """The one record of pruning: what it refuses, and how it comes from what a command line says."""
 
 from fractions import Fraction
-from math import floor
 
 import pytest
 from hypothesis import given
@@ -9,35 +8,55 @@ from hypothesis import strategies as st
 from prunings import pruning
 
 from allrounder.errors import InvalidBudget, UnknownVersion
-from allrounder.pruning import LAYER_POLICIES, custom_version, parse_keep, pruning_config, pruning_configs
-from allrounder.versions import FULL, VERSIONS
+from allrounder.pruning import (
+    LAYER_POLICIES,
+    custom_version,
+    parse_keep,
+    pruning_config,
+    pruning_configs,
+    requested_keep,
+)
+from allrounder.versions import FULL, VERSIONS, is_version, keep_of, kept_tokens, resolve
 
-MODEL = {"tokens": 16, "layers": 8}
+MODEL = {"layers": 8}
 
 
 @given(st.sampled_from(list(VERSIONS)), st.integers(1, 900), st.integers(4, 60), st.integers(0, 3), st.booleans())
 def test_what_is_made_of_a_name_is_possible(version, tokens, layers, prune_layer, static):
     policy = "static" if static else "dynamic"
-    found = pruning_config(version, tokens=tokens, layers=layers, prune_layer=prune_layer, layer_policy=policy)
+    found = pruning_config(version, layers=layers, prune_layer=prune_layer, layer_policy=policy)
     assert found.layer_policy == ("static" if found.layers == layers else policy)
     assert found.prune_layer == (0 if version == FULL else prune_layer)
     if found.unranked:
         with pytest.raises(InvalidBudget, match="not listed"):
-            found.check(tokens=tokens, layers=layers)
+            found.check(layers=layers)
     else:
-        found.check(tokens=tokens, layers=layers)
-    assert found.routes(tokens) == (found.keep < tokens or (found.layers < layers and not static))
+        found.check(layers=layers)
+    assert found.keep_rule == keep_of(version)
+    assert found.budget(tokens) == resolve(version, tokens=tokens, layers=layers)
+    assert found.prunes == (version != FULL)
+    assert found.routes == (found.prunes or (found.layers < layers and not static))
+
+
+@given(st.fractions(0, 1, max_denominator=10**6).filter(bool) | st.integers(2, 10**6), st.integers(1, 4000))
+def test_a_keep_rule_is_written_and_read_as_it_is(keep, tokens):
+    made = pruning((keep, 4), version="par-lite")
+    assert (made.keep_rule, made.prunes) == (keep, keep != 1)
+    assert made.budget(tokens) == (kept_tokens(keep, tokens), 4)
+    made.check(**MODEL)
 
 
 @pytest.mark.parametrize(
     "made",
     [
-        pruning((17, 6), 2),
+        pruning(("0", 6), 2, version="par-lite"),
+        pruning(("5/4", 6), 2, version="par-lite"),
         pruning((4, 9), 2),
         pruning((4, 1), 2),
         pruning((4, 6), 8),
         pruning((15, 8), 2, tuple(range(8)), FULL),
-        pruning((16, 8), 2, None, FULL),
+        pruning((1, 7), 0, tuple(range(7)), FULL),
+        pruning((1, 8), 2, None, FULL),
         pruning((4, 3), 2, (0, 1)),
         pruning((4, 3), 2, (0, 1, 8)),
         pruning((4, 3), 2, (1, 0, 2)),
@@ -63,7 +82,7 @@ def test_each_version_is_made_once_per_policy_and_whole_ones_once():
 
 @pytest.mark.parametrize(
     ("version", "prune_layer", "error"),
-    [("par-huge", 2, UnknownVersion), ("t17-l3", 2, InvalidBudget), ("par-lite", 7, InvalidBudget)],
+    [("par-huge", 2, UnknownVersion), ("t17-l9", 2, InvalidBudget), ("par-lite", 7, InvalidBudget)],
 )
 def test_impossible_versions_are_refused(version, prune_layer, error):
     with pytest.raises(error):
@@ -95,13 +114,23 @@ def test_other_keep_rules_are_refused(text):
         parse_keep(text)
 
 
-@given(st.fractions(0, 1, max_denominator=10**6).filter(bool), st.integers(1, 4000))
-def test_shares_are_rounded_half_up_and_keep_something(share, tokens):
-    kept = max(1, floor(share * tokens + Fraction(1, 2)))
-    assert custom_version(share, None, tokens=tokens, depth=8) == f"t{kept}-l8"
+@given(st.integers(1, 10**9 - 2), st.integers(1, 60))
+def test_the_name_of_a_custom_version_means_the_same(billionths, layers):
+    for keep in (Fraction(billionths, 10**9), billionths + 1):
+        name = custom_version(keep, layers)
+        assert is_version(name)
+        assert (keep_of(name), type(keep_of(name))) == (keep, type(keep))
+        assert name.endswith(f"-l{layers}")
 
 
-def test_a_count_above_all_tokens_means_all_of_them():
-    assert custom_version(577, 3, tokens=576, depth=8) == "t576-l3"
-    with pytest.raises(InvalidBudget, match="decoder layers"):
-        custom_version(4, 9, tokens=576, depth=8)
+@pytest.mark.parametrize(("value", "wanted"), [(0.25, Fraction(1, 4)), (144, 144), (1, 1), (1.0, 1), (2, 2)])
+def test_a_request_gives_a_number(value, wanted):
+    assert requested_keep(value) == wanted
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, None, "0.25", b"2", 0, -1, 1.5, 0.0, float("nan"), float("inf"), 1e-10, [2]]
+)
+def test_a_request_that_gives_none_is_refused_and_named(value):
+    with pytest.raises(InvalidBudget, match="keep"):
+        requested_keep(value)

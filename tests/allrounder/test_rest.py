@@ -93,31 +93,37 @@ def test_tensor_names_are_unique_and_all_exported():
 
 def test_the_gather_is_declared_as_the_design_says():
     assert (TOKEN_GATHER.domain, TOKEN_GATHER.name) == ("allrounder", "TokenGather")
-    assert [(tensor.dtype, tensor.shape) for tensor in TOKEN_GATHER.inputs] == [
-        ("T", ("B", "N", "H")),
-        ("FLOAT", ("B", "N")),
-        ("INT64", ("B", "N")),
+    assert [tuple(tensor) for tensor in TOKEN_GATHER.inputs] == [
+        ("hidden", "T", ("B", "S", "H")),
+        ("position_ids", "INT64", ("A", "B", "S")),
+        ("scores", "FLOAT", ("N",)),
+        ("image_index", "INT64", ("N",)),
+        ("image_of", "INT64", ("N",)),
+        ("keep_counts", "INT64", ("I",)),
     ]
-    assert [(tensor.dtype, tensor.shape) for tensor in TOKEN_GATHER.outputs] == [
-        ("T", ("B", "k", "H")),
-        ("INT64", ("B", "k")),
-        ("INT64", ("B", "k")),
+    assert [tuple(tensor) for tensor in TOKEN_GATHER.outputs] == [
+        ("gathered", "T", ("B", "R", "H")),
+        ("gathered_position_ids", "INT64", ("A", "B", "R")),
+        ("keep_indices", "INT64", ("T",)),
     ]
-    assert TOKEN_GATHER.attributes == ("k", "plugin_namespace", "plugin_version")
+    assert TOKEN_GATHER.attributes == ("plugin_namespace", "plugin_version")
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]))
 _ids = st.lists(st.integers(0, 2**31), max_size=4).map(tuple)
 
 
-@given(st.lists(st.builds(GoldenPrompt, question=_text, text=_text, prefix_ids=_ids, suffix_ids=_ids), max_size=4))
+_part = st.one_of(st.just({"type": "image"}), st.builds(lambda text: {"type": "text", "text": text}, _text))
+_message = st.fixed_dictionaries({"role": _text, "content": _text | st.lists(_part, max_size=3)})
+_messages = st.lists(_message, max_size=3)
+
+
+@given(st.lists(st.builds(GoldenPrompt, messages=_messages, text=_text, input_ids=_ids), max_size=4))
 def test_golden_prompts_come_back(prompts):
     assert decode_golden(encode_golden(prompts)) == prompts
 
 
-@pytest.mark.parametrize(
-    "data", [b"{}", b"no", b'{"question": "q", "text": "t", "prefix_ids": [], "suffix_ids": [1.5]}']
-)
+@pytest.mark.parametrize("data", [b"{}", b"no", b'{"messages": [], "text": "t", "input_ids": [1.5]}'])
 def test_other_golden_lines_are_refused(data):
     with pytest.raises(msgspec.MsgspecError):
         decode_golden(data)

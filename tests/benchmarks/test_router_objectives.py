@@ -11,12 +11,12 @@ import torch
 from test_train import DATA, SHORT, TINY, lines, one_thread, vlm  # noqa: F401 - fixtures
 
 from allrounder.router.checkpoint import load_router
+from allrounder.router.decisions import Quota
 from allrounder.router.model import Scores
 from allrounder.router.training.measure import measure, router_scorer
 from allrounder.router.training.references import References
 from allrounder.router.training.start import first_router
 from allrounder.router.training.train import RunOptions, train
-from allrounder.versions import Budget
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_listwise_brings_the_divergence_down(vlm, tmp_path, module):  # noqa: F8
     references = References(vlm, DATA[1], SHORT)
 
     def found(router):
-        return measure(vlm, references, router_scorer(router), [Budget(9, 4)], 1)[0].divergence
+        return measure(vlm, references, router_scorer(router), [Quota(9, 4)], 1)[0].divergence
 
     run = RunOptions(steps=20, answer_tokens=SHORT)
     train(vlm, (DATA[1], DATA[1]), tmp_path, TINY, run, objective=module.objectives()["listwise"])
@@ -59,6 +59,9 @@ def test_decision_log_prob_is_the_bernoulli_of_both_groups_by_their_lengths(modu
 
     wanted = (log_p(0.0) + log_p(-2.0)) / 2 + (log_p(-1.0) + log_p(-0.5)) / 2
     assert module.decision_log_prob(scores, picked, prune_layer=1).item() == pytest.approx(wanted, rel=1e-5)
+    padded = scores._replace(token_scores=torch.tensor([[0.0, 2.0, -torch.inf]]))
+    picked = picked._replace(tokens=torch.tensor([[True, False, False]]))
+    assert module.decision_log_prob(padded, picked, prune_layer=1).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_preference_prefers_the_closest_decision(module):
@@ -80,9 +83,9 @@ def test_policy_pulls_towards_the_decisions_that_stay_closest(module):
 
 def test_sparsity_is_nothing_at_the_budget(module):
     half = Scores(torch.zeros(1, 8), torch.zeros(1, 6))
-    tokens, layers = module.sparsity(half, Budget(4, 4), prune_layer=2)
+    tokens, layers = module.sparsity(half, torch.tensor([0.5]), 4, prune_layer=2)
     assert (tokens.item(), layers.item()) == (0.0, 0.0)
-    tokens, layers = module.sparsity(half, Budget(2, 5), prune_layer=2)
+    tokens, layers = module.sparsity(half, torch.tensor([0.25]), 5, prune_layer=2)
     assert (tokens.item(), layers.item()) == (0.25, 0.25)
 
 

@@ -19,33 +19,38 @@ WORDS = ["", *"abcdefghijk"]
 class TableEngine:
     """An engine whose logits are a row of a random table, chosen by the last token read."""
 
-    def __init__(self, seed, *, vision="vision", router="router", noise=0.0):
+    def __init__(self, seed, *, vision="vision", router="router", noise=0.0, keep="1"):
         generator = np.random.default_rng(seed)
         self.table = np.random.default_rng(3).normal(size=(3, VOCABULARY, VOCABULARY)).astype(np.float32) * 2
         self.table += noise * generator.normal(size=self.table.shape).astype(np.float32)
-        graphs = SimpleNamespace(vision=vision, router=router, prefill=seed)
-        self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}")
+        graphs = SimpleNamespace(vision=vision, router=router, decoder=seed)
+        self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}", pruning=SimpleNamespace(keep=keep))
         self.model = SimpleNamespace(stop_ids=(STOP,), layers=LAYERS)
         self.limits = SimpleNamespace(new_tokens=LIMIT)
-        self.seen, self.scored, self.calls, self.fed = [], 0, [], []
+        self.seen, self.routed, self.calls, self.fed = [], 0, [], []
 
-    def prompt(self, question):
+    def layout(self, messages):
+        (image, text) = messages[0]["content"]
+        assert image["type"] == "image"
+        return self.first(text["text"])
+
+    def first(self, question):
         return sum(map(ord, question)) % VOCABULARY
 
     def embed_image(self, rgb):
         self.seen.append(int(rgb[0, 0, 0]))
         return self.seen[-1]
 
-    def route(self, prompt, image_embeds):
-        self.scored += 1
-        return SimpleNamespace(layer_scores=np.zeros((1, LAYERS), np.float32))
+    def route(self, layout, image_embeds):
+        self.routed += 1
+        return SimpleNamespace(layer_scores=np.zeros(LAYERS, np.float32))
 
-    def prefill(self, prompt, image_embeds, scores, *, free_slots):
+    def prefill(self, layout, image_embeds, scores, *, free_slots):
         self.calls.append("prefill")
         self.fed.append(scores)
-        kept = tuple(range(prompt % LAYERS + 1))
+        kept = tuple(range(layout % LAYERS + 1))
         return SimpleNamespace(
-            logits=self.table[image_embeds, prompt][None],
+            logits=self.table[image_embeds, layout][None],
             image_embeds=image_embeds,
             free_slots=free_slots,
             kept_layers=kept,
@@ -61,7 +66,7 @@ class TableEngine:
         return "".join(WORDS[token] for token in ids)
 
     def answer(self, image_embeds, question):
-        ids = [int(self.table[image_embeds, self.prompt(question)].argmax())]
+        ids = [int(self.table[image_embeds, self.first(question)].argmax())]
         while ids[-1] != STOP and len(ids) < LIMIT:
             ids.append(int(self.table[image_embeds, ids[-1]].argmax()))
         return tuple(ids)
@@ -123,7 +128,7 @@ def test_divergence_is_the_mean_over_the_answers_steps(prompts):
     reference, other = TableEngine(0), TableEngine(1, noise=0.5)
     (outcomes,) = measured(reference, [other], prompts[:1])
     ids = reference.answer(0, "?")
-    read = [reference.prompt("?"), *ids[:-1]]
+    read = [reference.first("?"), *ids[:-1]]
 
     def log_probabilities(engine):
         logits = engine.table[0, read].astype(np.float64)
@@ -140,7 +145,7 @@ def test_features_and_scores_are_computed_once(prompts):
     measured(reference, engines, prompts)
     assert reference.seen == [0, 1, 2]
     assert [engine.seen for engine in engines] == [[], [], [0, 1, 2]]
-    assert [engine.scored for engine in engines] == [36, 0, 0]
+    assert [engine.routed for engine in engines] == [36, 0, 0]
 
 
 def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts):
@@ -150,25 +155,25 @@ def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts
         asked.append(prompt)
         return ("scores", prompt.question)
 
-    given, own = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
-    contenders = [Contender(given, scorer), Contender(own), Contender(TableEngine(3), scorer)]
+    scored, routed = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
+    contenders = [Contender(scored, scorer), Contender(routed), Contender(TableEngine(3), scorer)]
     outcomes = measure(TableEngine(0, router=None), contenders, prompts)
     assert asked == prompts
-    assert given.scored == 0
+    assert scored.routed == 0
     differing = ~outcomes[0].agrees & outcomes[0].labelled
     assert differing.any()
     wanted = [p for p, twice in zip(prompts, differing, strict=True) for _ in range(1 + twice)]
-    assert given.fed == [("scores", prompt.question) for prompt in wanted]
-    assert own.scored == len(prompts)
-    assert all(hasattr(scores, "layer_scores") for scores in own.fed)
+    assert scored.fed == [("scores", prompt.question) for prompt in wanted]
+    assert routed.routed == len(prompts)
+    assert all(hasattr(scores, "layer_scores") for scores in routed.fed)
 
 
-def test_which_layers_were_run_is_recorded(prompts):
+def test_which_layers_were_run_is_told(prompts):
     other = TableEngine(1, noise=0.5)
     (reference, outcomes) = measured(TableEngine(0), [TableEngine(0), other], prompts)
     assert outcomes.layer_use.shape == (len(prompts), LAYERS)
     for prompt, used in zip(prompts, outcomes.layer_use, strict=True):
-        assert used.tolist() == [layer <= other.prompt(prompt.question) % LAYERS for layer in range(LAYERS)]
+        assert used.tolist() == [layer <= other.first(prompt.question) % LAYERS for layer in range(LAYERS)]
     assert 0 < outcomes.layer_use.mean() < 1
     assert (reference.layer_use == outcomes.layer_use).all()  # not run again: what the reference itself ran
 
@@ -205,6 +210,12 @@ def test_an_entry_of_the_references_graphs_is_the_reference(prompts):
     assert same.calls == []
     assert summary(outcomes).agreement.mean == 1.0
     assert (outcomes.correct == outcomes.reference_correct).all()
+
+
+def test_an_entry_of_the_same_graphs_that_keeps_less_is_run(prompts):
+    less = TableEngine(0, keep="1/4")
+    measured(TableEngine(0), [less], prompts)
+    assert less.calls.count("prefill") == len(prompts)
 
 
 def test_progress_is_told_once_per_question(prompts):

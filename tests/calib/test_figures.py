@@ -33,7 +33,7 @@ def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=
 
 
 def entry(policy="static", kept=(0, 1, 3)):
-    graphs = EntryGraphs(preprocess="p", vision="v", router="r", prefill="x", decode="d")
+    graphs = EntryGraphs(preprocess="p", vision="v", router="r", decoder="d")
     return Entry(
         pruning=pruning((5, 3), 2, kept if policy == "static" else None, "par-lite"),
         backend="onnxruntime",
@@ -98,7 +98,12 @@ def test_kinds_weighed_by_their_questions_are_the_whole(questions):
 
 def test_a_row_names_what_was_run_and_how_often_each_layer_was():
     found = row(outcomes([1, 0, 1, 1]), "random+random", entry())
-    assert (found.pruner, found.version, found.pruning.budget) == ("random+random", "par-lite", (5, 3))
+    assert (found.pruner, found.version, found.pruning.keep, found.pruning.layers) == (
+        "random+random",
+        "par-lite",
+        "5",
+        3,
+    )
     assert (found.pruning.layer_policy, found.pruning.kept_layers) == ("static", (0, 1, 3))
     assert found.layer_use == (1.0, 0.75, 0.5, 0.25)
     assert found.kinds == {"read": found.figures}

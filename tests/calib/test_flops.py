@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from allrounder.calib.flops import DecoderSize, paper_flops, true_flops
 from allrounder.errors import InputInvalid, InvalidBudget
-from allrounder.versions import VERSIONS, Budget
+from allrounder.versions import Budget, resolve
 
 TERA = 10**12
+FULL, LITE = (resolve(name, tokens=576, layers=32) for name in ("full", "par-lite"))
 LLAVA_7B = DecoderSize(hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128, layers=32)
 # Table 1 of PAR (ICCV 2025), TFLOPs of LLaVA-1.5-7B
 PAPER = {(576, 32): 11.05, (576, 24): 8.29, (256, 28): 6.89, (176, 28): 6.19, (144, 24): 5.18, (128, 24): 5.07}
@@ -35,14 +36,13 @@ def test_true_mode_at_64_text_tokens(budget):
 
 
 def test_full_is_everything_without_a_router():
-    assert true_7b(VERSIONS["full"]) / TERA == pytest.approx(8.504, abs=6e-4)
-    assert true_7b(VERSIONS["full"], prune_layer=0) == true_7b(VERSIONS["full"], prune_layer=31)
+    assert true_7b(FULL) / TERA == pytest.approx(8.504, abs=6e-4)
+    assert true_7b(FULL, prune_layer=0) == true_7b(FULL, prune_layer=31)
 
 
 def test_the_modes_differ_where_they_must():
-    lite = VERSIONS["par-lite"]
-    paper = paper_flops(LLAVA_7B, lite, image_tokens=576) / paper_flops(LLAVA_7B, VERSIONS["full"], image_tokens=576)
-    true = true_7b(lite, 1) / true_7b(VERSIONS["full"])
+    paper = paper_flops(LLAVA_7B, LITE, image_tokens=576) / paper_flops(LLAVA_7B, FULL, image_tokens=576)
+    true = true_7b(LITE, 1) / true_7b(FULL)
     assert paper == pytest.approx(0.469, abs=0.005)
     assert true == pytest.approx(0.315, abs=0.001)
 
@@ -60,9 +60,8 @@ def test_one_layer_counted_by_hand():
 def test_grouped_queries_cost_less_and_the_paper_does_not_see_them():
     grouped = LLAVA_7B._replace(kv_heads=8)
     counts = {"image_tokens": 576, "text_tokens": 64, "prune_layer": 2, "router_layers": 1}
-    lite = VERSIONS["par-lite"]
-    assert true_flops(grouped, lite, **counts) < true_flops(LLAVA_7B, lite, **counts)
-    assert paper_flops(grouped, lite, image_tokens=576) == paper_flops(LLAVA_7B, lite, image_tokens=576)
+    assert true_flops(grouped, LITE, **counts) < true_flops(LLAVA_7B, LITE, **counts)
+    assert paper_flops(grouped, LITE, image_tokens=576) == paper_flops(LLAVA_7B, LITE, image_tokens=576)
 
 
 sizes = st.builds(
@@ -116,4 +115,4 @@ def test_impossible_budgets_are_refused(budget):
 @pytest.mark.parametrize("name", ["text_tokens", "router_layers"])
 def test_negative_counts_are_refused(name):
     with pytest.raises(InputInvalid, match=name):
-        true_7b(VERSIONS["par-lite"], **{name: -1})
+        true_7b(LITE, **{name: -1})

@@ -18,6 +18,7 @@ from allrounder.calib.report.work_list import (
 from allrounder.errors import CalibrationError, InvalidBudget
 from allrounder.fidelity_report import ROUTER
 from allrounder.prompts import Prompt
+from allrounder.pruning import custom_version
 from allrounder.versions import FULL, VERSIONS
 
 
@@ -34,19 +35,19 @@ def test_engines_of_the_demo_model():
     engines = wanted_engines(576, 24, 2)
     names = {policy: [e.version for e in engines if e.layer_policy == policy] for policy in ("dynamic", "static")}
     versions = [name for name in VERSIONS if name != FULL]
-    assert names["dynamic"] == [*versions, "t576-l21", "t576-l18"]
+    assert names["dynamic"] == [*versions, "t1-l21", "t1-l18"]
     alone = ["t256-l24", "t176-l24", "t144-l24", "t128-l24", "t63-l24"]
-    assert names["static"] == [FULL, *versions, *alone, "t576-l21", "t576-l18"]
+    assert names["static"] == [FULL, *versions, *alone, "t1-l21", "t1-l18"]
     for engine in engines:
-        assert engine.version in VERSIONS or engine.version == engine.budget.name
+        assert engine.version in VERSIONS or engine.version == custom_version(engine.keep_rule, engine.layers)
 
 
 @given(st.integers(1, 900), st.integers(4, 90))
 def test_engines_are_distinct_and_all_but_full_prune(tokens, layers):
     engines = wanted_engines(tokens, layers, 2)
     assert len({engine.key for engine in engines}) == len(engines)
-    assert engines[0].budget == (tokens, layers)
-    assert all(engine.budget != (tokens, layers) for engine in engines[1:])
+    assert engines[0].budget(tokens) == (tokens, layers)
+    assert all(engine.budget(tokens) != (tokens, layers) for engine in engines[1:])
 
 
 def test_a_prune_layer_beyond_a_budget_is_refused():

@@ -46,9 +46,9 @@ def test_run_prints_answer_engine_and_times(folder, image, capsys):
     out = capsys.readouterr().out
     with Runtime.load(folder, version="t2-l2") as runtime:
         assert out.startswith(runtime.generate(image, "what is it?", max_new_tokens=6).text)
-    assert "engine  t2-l2 (onnxruntime, fp32, static, K=1): 2 image tokens, 2 decoder layers" in out
+    assert "engine  t2-l2 (onnxruntime, fp32, static, K=1): 2 tokens of each image, 2 decoder layers" in out
     assert "first token after" in out
-    assert "ended by length" in out
+    assert "of text and 4 of images (2 stay) in, 6 out, ended by length" in out
 
 
 def test_run_streams_the_same_text(folder, image, capsys):
@@ -66,6 +66,83 @@ def test_run_prints_json(folder, image, capsys):
     assert len(answer["token_ids"]) == 6
     assert answer["keep_indices"] == [0, 1, 2, 3]
     assert answer["timing"]["ttft_ms"] > 0
+    assert answer["usage"]["image_tokens"] == answer["usage"]["kept_image_tokens"] == 4
+
+
+def run_json(folder, capsys, *arguments):
+    """The object that `allrounder run --json` prints of a greedy answer."""
+    asked = ["run", "--bundle", folder, "--json", "--max-new-tokens", 6, *arguments]
+    assert cli.main([str(word) for word in asked]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def same(printed, answer):
+    names = ("text", "token_ids", "prompt_ids", "keep_indices", "usage")
+    return {name: printed[name] for name in names} == {
+        name: value for name, value in json.loads(msgspec.json.encode(answer)).items() if name in names
+    }
+
+
+def test_run_takes_several_images_or_none_and_a_system_prompt(folder, image, capsys):
+    several = run_json(
+        folder, capsys, "--image", image, "--image", image, "--question", "same?", "--system", "be brief"
+    )
+    none = run_json(folder, capsys, "--question", "what is it?", "--version", "t2-l2")
+    with Runtime.load(folder) as runtime:
+        parts = [{"type": "image", "image": image}] * 2 + [{"type": "text", "text": "same?"}]
+        messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}]
+        assert same(several, runtime.chat(messages, max_new_tokens=6))
+    with Runtime.load(folder, version="t2-l2") as runtime:
+        messages = [{"role": "user", "content": "what is it?"}]
+        assert same(none, runtime.chat(messages, max_new_tokens=6))
+    assert none["usage"]["image_tokens"] == 0
+    assert none["usage"]["text_tokens"] > 0
+
+
+def test_run_reads_messages_whose_images_lie_beside_them(folder, image, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(image.read_bytes())
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "see "}, {"type": "image", "image": "pictures/a.png"}]},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": [{"type": "image", "path": "pictures/a.png"}, {"type": "text", "text": "again?"}]},
+    ]
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps(turns))
+    printed = run_json(folder, capsys, "--messages", file, "--version", "t2-l2")
+    for turn, place in ((0, 1), (2, 0)):
+        part = turns[turn]["content"][place]
+        part.update({key: image for key in part if key != "type"})
+    with Runtime.load(folder, version="t2-l2") as runtime:
+        assert same(printed, runtime.chat(turns, max_new_tokens=6))
+    assert printed["usage"]["kept_image_tokens"] == 4
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("0.25", 1), ("0.5", 2), ("3", 3), ("1", 4), ("99", 4)])
+def test_run_keeps_what_it_is_asked_to(folder, image, capsys, keep, kept):
+    asked = ["--image", image, "--question", "what is it?", "--version", "t2-l2", "--keep", keep]
+    assert run_json(folder, capsys, *asked)["usage"]["kept_image_tokens"] == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either a question is asked, or messages are"),
+        (["--question", "what?", "--messages", "FILE"], "either a question is asked, or messages are"),
+        (["--messages", "FILE", "--image", "a.png"], "a file of messages holds its images"),
+        (["--messages", "FILE", "--system", "be brief"], "a file of messages holds its images"),
+        (["--messages", "/nowhere.json"], "the messages cannot be read; where: /nowhere.json"),
+        (["--messages", "FILE"], "messages[0].content[0]"),
+        (["--question", "what?", "--keep", "1.5"], "InvalidBudget: impossible keep rule; where: --keep; got: 1.5"),
+        (["--question", "what?", "--keep", "0.5", "--version", "full"], "this entry keeps every image token"),
+    ],
+)
+def test_run_refuses_what_cannot_be_asked(folder, tmp_path, capsys, arguments, message):
+    file = tmp_path / "messages.json"
+    file.write_text('[{"role": "user", "content": [{"type": "sound"}]}]')
+    given = [str(file) if word == "FILE" else word for word in arguments]
+    assert cli.main(["run", "--bundle", str(folder), *given]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_run_chooses_by_target(folder, image, capsys):
@@ -102,13 +179,15 @@ def test_inspect_prints_tables(folder, capsys):
     out = capsys.readouterr().out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert "fake" in lines["model"]
+    assert "3 images (12 image tokens), 64 text tokens in, 32 out" in " ".join(out.split())
+    assert "96 tokens" in out
     assert "0-2" in out
     assert "0, 2" in out
     assert "0.0000 [0.0000, 0.0000]" in out
     assert "100.00" in out
     assert "no: elsewhere" in out
     assert out.count("  yes") == 1
-    assert all(path in out for path in ("graphs/t2-l2.prefill.onnx", "tokenizer/golden.jsonl"))
+    assert all(path in out for path in ("graphs/t2-l2.decoder.onnx", "tokenizer/golden.jsonl"))
 
 
 def test_inspect_draws_what_is_kept(folder, image, tmp_path, capsys):

@@ -39,7 +39,7 @@ def rename_listed(bundle, old, new):
 
 
 def a_graph(bundle):
-    return next(path for path in files_of(bundle) if path.startswith("graphs/prefill"))
+    return next(path for path in files_of(bundle) if path.startswith("graphs/decoder"))
 
 
 def test_a_good_bundle(bundle):
@@ -167,7 +167,7 @@ def test_a_path_that_is_not_one_of_the_bundle(bundle, path, complaint):
     (bundle.parent / "outside.bin").write_bytes((bundle / a_graph(bundle)).read_bytes())
     rename_listed(bundle, a_graph(bundle), path)
     rewrite(bundle, lambda plain: plain["entries"].pop(2))
-    rewrite(bundle, lambda plain: [entry["graphs"].update(prefill=path) for entry in plain["entries"]])
+    rewrite(bundle, lambda plain: [entry["graphs"].update(decoder=path) for entry in plain["entries"]])
     with pytest.raises(BundleCorrupt, match=complaint) as caught:
         open_bundle(bundle)
     assert len(str(caught.value)) < 1000
@@ -193,7 +193,7 @@ def test_from_the_future_beats_a_wrong_digest_and_everything_else(bundle):
         (lambda plain: plain["model"].update(hidden=10**30), "malformed"),
         (lambda plain: plain["files"]["tokenizer/tokenizer.json"].update(bytes=2**62), "truncated"),
         (lambda plain: plain["files"]["tokenizer/tokenizer.json"].update(bytes=-1), "malformed"),
-        (lambda plain: plain["entries"][1]["pruning"].update(keep=10**6), "impossible budget"),
+        (lambda plain: plain["entries"][1]["pruning"].update(keep="3/2"), "impossible budget"),
     ],
 )
 def test_a_manifest_that_is_wrong_though_its_digest_is_right(bundle, change, complaint):

@@ -37,7 +37,7 @@ KEPT = (0, 1, 3, 4, 6, 7)
 
 
 def asked(versions=("par-lite",), prune_layer=0, policy="static", backend="checkpoint"):
-    model = {"tokens": 16, "layers": 8, "prune_layer": prune_layer}
+    model = {"layers": 8, "prune_layer": prune_layer}
     return Asked(backend, pruning_configs(versions, **model, policies=(policy,)), "fp32", ("--out", "a place"))
 
 
@@ -50,7 +50,7 @@ def frozen(freeze):
         record = read_frozen(folder)
         kept = KEPT if version != FULL else tuple(range(8))
         made = record.versions[0]
-        changed = msgspec.structs.replace(made, pruning=pruning(made.pruning.budget, 0, kept, version))
+        changed = msgspec.structs.replace(made, pruning=pruning((made.pruning.keep, len(kept)), 0, kept, version))
         (folder / "frozen.json").write_bytes(encode(msgspec.structs.replace(record, versions=(changed,))))
         (folder / GOLDEN).write_text("")
         fake_model.write_fake_model(folder, record.model.digest, **vlm)
@@ -121,7 +121,7 @@ def test_the_directory_holds_what_it_lists_and_its_sidecar_says_what_was_kept(fr
     root, sidecar = open_sidecar(place)
     assert root == place
     assert sidecar.entry == entry
-    assert (entry.pruning, entry.backend) == (pruning((5, 6), 0, KEPT, "par-lite"), "checkpoint")
+    assert (entry.pruning, entry.backend) == (pruning(("1/4", 6), 0, KEPT, "par-lite"), "checkpoint")
     assert entry.positions == "unpruned"
     assert sidecar.files == {path: file_record(place / path) for path in content(place) if path != SIDECAR}
     assert set(sidecar.files) == {
@@ -172,7 +172,7 @@ def test_what_is_no_checkpoint_of_ours_is_never_replaced(frozen, place, what, fo
         if what == "strays":
             (place / "precious.txt").write_text("mine")
         else:
-            (place / SIDECAR).write_text("no" if what == "damaged" else '{"schema": 2}')
+            (place / SIDECAR).write_text("no" if what == "damaged" else '{"schema": 3}')
     elif what == "bundle":
         place = request.getfixturevalue("bundle")
     else:

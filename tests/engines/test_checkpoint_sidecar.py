@@ -11,9 +11,9 @@ from allrounder.errors import BundleCorrupt, BundleError, BundleFromFuture
 from allrounder.hashing import file_record
 from allrounder.manifest import (
     SCHEMA,
+    ChatTemplate,
     Limits,
     Model,
-    PromptTemplate,
     SharedGraphs,
     encode,
 )
@@ -37,16 +37,18 @@ def root(tmp_path):
             digest=DIGEST,
             router=DIGEST,
             image_tokens=16,
+            image_token_id=3,
             layers=8,
             hidden=4,
             vocabulary=32,
             image_size=14,
+            max_positions=64,
             stop_ids=(2,),
         ),
-        prompt=PromptTemplate(before_image="a", after_image="b", after_question="c"),
-        limits=Limits(text_tokens=8, new_tokens=8, batch=1),
+        chat=ChatTemplate(template="<image>", special_tokens={}, image_token="<image>"),
+        limits=Limits(images=1, image_tokens=16, text_tokens=8, new_tokens=8, batch=1),
         entry=PrunedEntry(
-            pruning=pruning((4, 3), 0, (0, 2, 3), "par-lite"),
+            pruning=pruning(("1/4", 3), 0, (0, 2, 3), "par-lite"),
             backend="checkpoint",
             precision="fp32",
             fidelity=None,
@@ -79,8 +81,9 @@ def test_it_is_read_as_it_was_written(root):
         (("entry", "pruning", "kept_layers"), [2, 0, 3]),
         (("entry", "pruning", "kept_layers"), [0, 2, 8]),
         (("entry", "pruning", "kept_layers"), []),
-        (("entry", "pruning", "keep"), 17),
-        (("entry", "pruning", "keep"), 16),
+        (("entry", "pruning", "keep"), "3/2"),
+        (("entry", "pruning", "keep"), 4),
+        (("entry", "pruning", "keep"), "1"),  # which has no router
         (("entry", "pruning", "layers"), 9),
         (("entry", "pruning", "prune_layer"), 1),  # which its layers would not fit
         (("entry", "pruning", "kept_layers"), None),
@@ -108,7 +111,7 @@ def test_what_is_no_sidecar(root, content):
 
 
 def test_the_future_beats_every_other_complaint(root):
-    (root / SIDECAR).write_text('{"schema": 2, "nonsense": []}')
+    (root / SIDECAR).write_text('{"schema": 3, "nonsense": []}')
     with pytest.raises(BundleFromFuture):
         open_sidecar(root)
 
@@ -158,6 +161,6 @@ def test_a_record_of_model_files_that_is_none(tmp_path, content):
 
 def test_a_record_of_model_files_from_the_future(tmp_path):
     (tmp_path / MODEL_FOLDER).mkdir()
-    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text('{"schema": 2}')
+    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text('{"schema": 3}')
     with pytest.raises(BundleFromFuture):
         read_model(tmp_path)

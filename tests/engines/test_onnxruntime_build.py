@@ -41,7 +41,7 @@ def test_entries_say_what_was_frozen(freeze, staging):
     full, lite = ort_backend.build(freeze("full", "par-lite"), staging, BuildOptions())
     assert (full.version, full.pruning.layer_policy, full.pruning.kept_layers) == ("full", "static", tuple(range(8)))
     assert (lite.version, lite.pruning.layer_policy, lite.pruning.kept_layers) == ("par-lite", "dynamic", None)
-    assert (lite.pruning.budget, lite.pruning.prune_layer, lite.precision) == ((5, 6), 2, "fp32")
+    assert (lite.pruning.budget(18), lite.pruning.prune_layer, lite.precision) == ((5, 6), 2, "fp32")
     assert (lite.backend, lite.fidelity, lite.latency) == ("onnxruntime", None, None)
     assert full.graphs.router is None
     assert lite.graphs.router is not None
@@ -57,7 +57,7 @@ def test_entries_that_gather_ask_for_the_native_op_where_the_build_does(freeze, 
 def test_graphs_run_from_the_published_bundle(freeze, staging, place):
     (entry,) = ort_backend.build(freeze("par-lite"), staging, BuildOptions())
     publish(staging)
-    x, file = np.ones((2, 4), np.float32), place / entry.graphs.prefill
+    x, file = np.ones((2, 4), np.float32), place / entry.graphs.decoder
     (result,) = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     tag = onnx.numpy_helper.to_array(onnx.load(file, load_external_data=False).graph.initializer[1])
     np.testing.assert_array_equal(result, x + np.arange(4, dtype=np.float32) + tag)
@@ -82,7 +82,7 @@ def test_progress_is_told_to_the_end(freeze, staging):
     ort_backend.build(freeze("par-lite"), staging, BuildOptions(progress=lambda *step: told.append(step)))
     loading = [step for step in told if step[0] == "loading graphs"]
     assert loading[0][1] == 0
-    assert loading[-1][1] == loading[-1][2] == 5
+    assert loading[-1][1] == loading[-1][2] == 4
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", ""])

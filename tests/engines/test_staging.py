@@ -85,7 +85,7 @@ def test_adding_a_version_keeps_the_others_and_shares_their_files(freeze, place)
     published = build(place, freeze("par-nano"))
     assert versions(published) == ["full", "par-lite", "par-nano"]
     assert {path: (place / path).stat().st_ino for path in before} == before
-    assert len(set(published.manifest.files) - set(before)) == 1  # its prefill; a dynamic decode graph is shared
+    assert len(set(published.manifest.files) - set(before)) == 1  # its decoder
     assert_tidy(place)
 
 
@@ -134,7 +134,7 @@ def test_another_graph_of_the_same_key_replaces_it_and_its_files(freeze, place):
     second = build(place, freeze("par-lite", salt="other"))
     assert versions(second) == ["par-lite", "par-nano"]
     gone = set(first.manifest.files) - set(second.manifest.files)
-    assert gone == {first.manifest.entries[0].graphs.prefill}
+    assert gone == {first.manifest.entries[0].graphs.decoder}
     assert_tidy(place)
 
 
@@ -167,9 +167,13 @@ def test_a_router_may_join_a_bundle_without_one_and_stays(freeze, place):
     [
         ({"vlm": "another"}, "another model"),
         ({"router": "another"}, "another router"),
-        ({"prompt": {"after_image": "!"}}, "another prompt template"),
+        ({"chat": {"template": "{{ 1 }}"}}, "another chat template"),
+        ({"chat": {"special_tokens": {"bos_token": "<s>"}}}, "another chat template"),
         ({"limits": {"new_tokens": 9}}, "another limits"),
+        ({"limits": {"images": 3}}, "another limits"),
         ({"hidden": 5}, "same model differently"),
+        ({"image_token_id": 4}, "same model differently"),
+        ({"max_positions": 255}, "same model differently"),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 import errno
 import sys
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,11 @@ from allrounder.errors import BackendError, BundleError, EngineUnavailable, Inpu
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.progress import silent
 from allrounder.pruning import pruning_config
-from allrounder.versions import resolve
+from allrounder.versions import EVERYTHING
 
 
 def asked(prune_layer=2, policy="static", version="par-lite", backend="tensorrt"):
-    model = {"tokens": 16, "layers": 8, "prune_layer": prune_layer}
+    model = {"layers": 8, "prune_layer": prune_layer}
     return Asked(backend, (pruning_config(version, **model, layer_policy=policy),), "fp16", ("--out", "b"))
 
 
@@ -56,7 +57,7 @@ def frozen(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensorrt") / "frozen"
     freezer = Freezer(tiny.vlm, tiny.router, folder, FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
-    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
+    lite, full = (Fraction(1, 4), 6), (EVERYTHING, 8)
     freezer.add(pruning(full, 0, tuple(range(8)), "full"))
     freezer.add(pruning(lite, 2, DECISION, "par-lite"))
     freezer.add(pruning(lite, 2, None, "par-lite"))
@@ -148,14 +149,14 @@ def test_entries_hold_plans_and_one_graph(here, frozen, tmp_path, version, flags
     graphs = entry.graphs
     assert graphs.preprocess.endswith(".onnx")
     target = PlanTarget(tuple(map(int, version.split("."))), 90)
-    for kind in ("vision", "router", "prefill", "decode"):
+    for kind in ("vision", "router", "decoder"):
         path = getattr(graphs, kind)
         assert path.startswith(f"graphs/{kind}-")
         assert read_target(path) == target
     assert not [path for path in bundle.manifest.files if "weights" in path]  # plans hold their own
     assert {network.flags for network, _ in stub.Builder.built} == {flags}  # strongly typed: 10 must be told
     names = {task for task, _, _ in told}
-    assert any("Building Engine" in name and "prefill" in name for name in names)
+    assert any("Building Engine" in name and "decoder" in name for name in names)
     assert not any("Timing" in name for name in names)
     for name in names:
         steps = [(done, total) for task, done, total in told if task == name]
@@ -167,25 +168,30 @@ def test_profiles_come_from_the_limits(here, frozen, tmp_path):
         backend_file.build(frozen, staging, BuildOptions(only=LITE))
         limits = staging.manifest.limits
     asked = {}
-    for _, config in stub.Builder.built:
-        shapes = [profile.shapes for profile in config.profiles]
-        asked[next(iter(shapes[0])) if shapes else None] = shapes
-    assert asked[None] == []  # vision: nothing is open
-    ((shapes,)) = asked["suffix_ids"]
-    low, usual, high = shapes["suffix_ids"]
-    assert low == (1, 1)
-    assert low < usual < high
-    assert high[1] < limits.text_tokens  # the template's prefix counts as well
-    one, several = (each["input_ids"] for each in asked["input_ids"])
-    assert one == ((1, 1),) * 3
-    assert several[2] == (1, limits.new_tokens)
+    for network, config in stub.Builder.built:
+        asked[network.model.graph.name] = [profile.shapes for profile in config.profiles]
+    ((low, usual, high),) = (each["pixel_values"] for each in asked["vision"])
+    assert [each[0] for each in (low, usual, high)] == [1, 1, limits.images]
+    (router,) = asked["router"]
+    assert router["image_embeds"] == ((1, 32), (16, 32), (limits.image_tokens, 32))
+    one, several, prompt = asked["decoder"]
+    longest = limits.text_tokens + limits.image_tokens
+    assert one["input_ids"] == ((1, 1),) * 3
+    assert one["image_embeds"] == several["image_embeds"] == ((0, 32),) * 3
+    assert several["input_ids"][2] == (1, limits.new_tokens)
+    assert several["logits_to_keep"] == tuple(shape[1:] for shape in several["input_ids"])
+    assert (prompt["input_ids"][0], prompt["input_ids"][2]) == ((1, 1), (1, longest))
+    assert prompt["image_embeds"] == ((0, 32), (16, 32), (limits.image_tokens, 32))
+    assert prompt["keep_counts"] == ((0,), (1,), (limits.images,))
+    assert prompt["tokens_to_keep"] == ((0,), (4,), (4 * limits.images,))
+    assert prompt["logits_to_keep"] == ((1,),) * 3
 
 
 def test_configuration(here, frozen, tmp_path):
     chosen = PlanOptions(newer=True, hardware="ampere", effort=5, workspace=1 << 30)
     with Staging(tmp_path / "bundle") as staging:
         (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE), chosen)
-    target = read_target(entry.graphs.decode)
+    target = read_target(entry.graphs.decoder)
     assert (target.newer, target.hardware) == (True, "ampere")
     for _, config in stub.Builder.built:
         assert {flag.name for flag in config.flags_set} == {"VERSION_COMPATIBLE"}  # and no TF32
@@ -198,8 +204,8 @@ def test_only_plans_that_gather_need_the_plugin(here, frozen, tmp_path):
     here(plugin=tmp_path / "plugin.so")
     with Staging(tmp_path / "bundle") as staging:
         full, lite = backend_file.build(frozen, staging, BuildOptions(only=frozenset({("full", 0, "static"), *LITE})))
-    assert read_target(lite.graphs.prefill).plugin
-    assert not any(read_target(path).plugin for path in (lite.graphs.decode, full.graphs.prefill, full.graphs.decode))
+    assert read_target(lite.graphs.decoder).plugin
+    assert not any(read_target(path).plugin for path in (lite.graphs.router, full.graphs.decoder))
     assert lite.graphs.vision == full.graphs.vision
 
 
@@ -220,7 +226,7 @@ def test_a_plan_that_is_there_is_not_built_again(here, frozen, tmp_path):
         with Staging(tmp_path / "bundle") as staging:
             (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE))
             publish(staging)
-    assert len(stub.Builder.built) == 4
+    assert len(stub.Builder.built) == 3
     assert staging.reused == (entry.key,)
 
 
@@ -260,8 +266,8 @@ def test_a_plan_goes_to_its_file_piece_by_piece(here, frozen, tmp_path, monkeypa
     with Staging(tmp_path / "bundle") as staging:
         (entry,) = backend_file.build(frozen, staging, BuildOptions(only=LITE))
         open_bundle(staging.path)  # which verifies sizes and digests
-        size = staging.files[entry.graphs.decode].bytes
-    sizes = [length for path, length in pieces if path == entry.graphs.decode]
+        size = staging.files[entry.graphs.decoder].bytes
+    sizes = [length for path, length in pieces if path == entry.graphs.decoder]
     assert len(sizes) > 1
     assert sum(sizes) == size
 

@@ -7,6 +7,7 @@ is launched, and that nothing is leaked. What they cannot show: that TensorRT co
 import gc
 import importlib
 import sys
+from fractions import Fraction
 
 import cuda_stub
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import tensorrt_stub
 from prunings import pruning
 
+from allrounder.chat.messages import question
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import open_bundle
@@ -29,7 +31,7 @@ from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine
-from allrounder.versions import resolve
+from allrounder.versions import EVERYTHING, keep_of
 
 DECISIONS = (("full", 0), ("par-lite", 2), ("par-lite", 0))
 PARTS = ("allrounder.engines.tensorrt.plan_session", "allrounder.engines.tensorrt.cuda")
@@ -60,7 +62,7 @@ def freeze(tiny, folder, decisions, precision="fp32"):
     freezer.shared()
     for name, prune_layer in decisions:
         plan = tuple(range(8)) if name == "full" else (0, 1, 2, 4, 5, 7)
-        freezer.add(pruning(resolve(name, tokens=16, layers=8), prune_layer, plan, name))
+        freezer.add(pruning((keep_of(name), len(plan)), prune_layer, plan, name))
     freezer.finish()
 
 
@@ -94,7 +96,7 @@ def entry_of(bundle, name, decision):
     return found
 
 
-def plan_of(bundle, kind="decode"):
+def plan_of(bundle, kind="decoder"):
     return bundle.path / getattr(entry_of(bundle, "tensorrt", DECISIONS[1]).graphs, kind)
 
 
@@ -102,23 +104,45 @@ def plan_of(bundle, kind="decode"):
 def test_answers_are_those_of_onnx_runtime(both, decision):
     rng = np.random.default_rng(0)
     engines = [Engine.open(both, entry_of(both, name, decision)) for name in ("onnxruntime", "tensorrt")]
-    for question in ("what is it?", "where is the red one, and how many are there?"):
+    for asked in ("what is it?", "where is the red one, and how many are there?"):
         rgb = rng.integers(0, 256, (40, 52, 3), np.uint8)
-        first, second = (Runtime(engine).generate(rgb, question, max_new_tokens=12) for engine in engines)
+        first, second = (Runtime(engine).generate(rgb, asked, max_new_tokens=12) for engine in engines)
         assert (second.token_ids, second.keep_indices) == (first.token_ids, first.keep_indices)
 
 
+def pixels_of(engine, images):
+    rng = np.random.default_rng(images)
+    return [engine.preprocess(rng.integers(0, 256, (40, 52, 3), np.uint8)) for _ in range(images)]
+
+
+def started(engine, images=1, **options):
+    return engine.start(pixels_of(engine, images), engine.layout(question("what is it?", images)), **options)
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
 @pytest.mark.parametrize("decision", DECISIONS, ids=str)
-def test_logits_of_any_number_of_new_tokens_are_those_of_onnx_runtime(both, decision):
-    rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
-    logits = []
-    for name in ("onnxruntime", "tensorrt"):
-        engine = Engine.open(both, entry_of(both, name, decision))
-        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(rgb)
-        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
-        steps = ([3], [5], [6], [5, 7, 9], [11, 4], [2])
-        logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
-    assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * logits[0].std()
+def test_logits_of_any_number_of_images_and_new_tokens_are_those_of_onnx_runtime(both, decision, images):
+    engines = [Engine.open(both, entry_of(both, name, decision)) for name in ("onnxruntime", "tensorrt")]
+    for keep in (None,) if decision[0] == "full" else (None, Fraction(1, 16), 3):
+        logits = []
+        for engine in engines:
+            state = started(engine, images, keep=keep, free_slots=9)
+            steps = ([3], [5], [6], [5, 7, 9], [11, 4], [2])
+            logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
+        assert np.abs(logits[0] - logits[1]).max() <= 1e-5 * logits[0].std()
+
+
+def test_more_image_tokens_than_the_caches_hold_are_refused(both):
+    """Caches from K on have room for what the version keeps of as many images as a request may have."""
+    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
+    most, limits = both.manifest.model.image_tokens, both.manifest.limits
+    assert len(started(engine, keep=EVERYTHING, free_slots=9).keep_indices) == most  # as many as of four images
+    with pytest.raises(BackendError, match=r"not built for this size.*tokens_to_keep"):
+        started(engine, limits.images, keep=EVERYTHING, free_slots=9)
+    with pytest.raises(BackendError, match="longer than the caches"):
+        engine._sessions.decoder.slots("cache_key.4", 1, 10_000)
+    with pytest.raises(EngineUnavailable, match="one sequence"):
+        engine._sessions.decoder.slots("cache_key.4", 2, 8)
 
 
 @pytest.mark.parametrize("decision", DECISIONS[:2], ids=str)
@@ -128,22 +152,21 @@ def test_bfloat16_stays_on_the_device_unseen(both, short, decision):
     logits, scores = [], None
     for bundle in (both, short):
         engine = Engine.open(bundle, entry_of(bundle, "tensorrt", decision))
-        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
-        scores = scores or engine.route(prompt, image_embeds)
-        state = engine.prefill(prompt, image_embeds, scores, free_slots=9)
+        layout, image_embeds = engine.layout(question("what is it?")), engine.embed_pixels([pixels])
+        scores = scores or engine.route(layout, image_embeds)
+        state = engine.prefill(layout, image_embeds, scores, free_slots=9)
         assert state.logits.dtype == np.float32
         steps = ([3], [5], [6], [5, 7, 9], [2])
         logits.append(np.concatenate([state.logits, *(engine.decode(state, ids)[0] for ids in steps)]))
     assert image_embeds.dtype.itemsize == 2
     assert 1e-4 * logits[0].std() < np.abs(logits[0] - logits[1]).max() < 0.4 * logits[0].std()
     with pytest.raises(BackendError, match=r"not the type.*got: float32.*bfloat16"):
-        engine.prefill(prompt, np.zeros(image_embeds.shape(), np.float32), scores, free_slots=9)
+        engine.prefill(layout, np.zeros(image_embeds.shape(), np.float32), scores, free_slots=9)
 
 
 def test_new_tokens_are_done_once_then_captured_then_launched(both, machine):
     engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
-    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(np.zeros((9, 9, 3), np.uint8))
-    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
+    state = started(engine, free_slots=9)
     machine.launches.clear()
     contexts = len(tensorrt_stub.Context.made)
     for count in range(5):
@@ -157,11 +180,10 @@ def test_new_tokens_are_done_once_then_captured_then_launched(both, machine):
 
 def test_what_cannot_be_captured_is_said_and_done_without(both, machine, monkeypatch, caplog):
     engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
-    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(np.zeros((9, 9, 3), np.uint8))
     answers = []
     for refuses in (False, True):
         monkeypatch.setattr(machine, "refuses_capture", refuses)
-        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=9)
+        state = started(engine, free_slots=9)
         answers.append([engine.decode(state, [each]) for each in (3, 4, 5)])
     np.testing.assert_array_equal(*answers)
     assert [record.levelname for record in caplog.records if "one by one" in record.message] == ["WARNING"]
@@ -225,19 +247,18 @@ def test_a_gpu_that_is_not_there(both):
 
 
 def test_sizes_and_types_that_a_plan_was_not_built_for(both):
-    session = open_plan(plan_of(both, "prefill"))
-    engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
-    most = both.manifest.limits.text_tokens
-    model = both.manifest.model
+    session = open_plan(plan_of(both, "router"))
+    model, limits = both.manifest.model, both.manifest.limits
+    rows, tokens = limits.text_tokens + limits.image_tokens + 1, np.arange(model.image_tokens)
     feeds = {
-        "prefix_ids": np.zeros((1, len(engine.prompt("a").prefix_ids)), np.int64),
-        "image_embeds": np.zeros((1, model.image_tokens, model.hidden), np.float32),
-        "suffix_ids": np.zeros((1, most + 1), np.int64),
-        "suffix_lengths": np.ones(1, np.int64),
-        "token_scores": np.zeros((1, model.image_tokens), np.float32),
+        "input_ids": np.zeros((1, rows), np.int64),
+        "image_embeds": np.zeros((len(tokens), model.hidden), np.float32),
+        "image_index": tokens,
+        "image_of": np.zeros_like(tokens),
+        "position_ids": np.zeros((1, 1, rows), np.int64),
     }
     assert set(session.inputs) == set(feeds)
-    with pytest.raises(BackendError, match=r"not built for this size.*suffix_ids"):
+    with pytest.raises(BackendError, match=r"not built for this size.*input_ids"):
         session.run(feeds)
     with pytest.raises(BackendError, match=r"not the type.*float16"):
         session.run(feeds | {"image_embeds": feeds["image_embeds"].astype(np.float16)})
@@ -274,7 +295,7 @@ def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path,
         backend("tensorrt-rtx").build(tmp_path / "frozen", staging, BuildOptions())
         publish(staging)
     targets = [{each.name for each in config.targets.values()} for _, config in tensorrt_stub.Builder.built]
-    assert len(targets) == 4
+    assert len(targets) == 3
     assert all(each == {"SM80", "SM86", "SM89", "SM120", "SM121"} for each in targets)
     bundle = open_bundle(tmp_path / "bundle")
     (entry,) = bundle.manifest.entries
@@ -289,6 +310,6 @@ def test_the_other_library_of_that_kind_runs_its_own_plans(both, tiny, tmp_path,
     assert module.fingerprint(EngineOptions()).backend == "tensorrt-rtx 1.7.1.116"
     with pytest.raises(EngineUnavailable, match="nothing says what this plan was built with"):
         module.open_session(plan_of(both), EngineOptions())
-    newer = bundle.path / entry.graphs.decode.replace("rtx1.7", "rtx1.6")
+    newer = bundle.path / entry.graphs.decoder.replace("rtx1.7", "rtx1.6")
     with pytest.raises(EngineUnavailable, match=r"another TensorRT-RTX.*pip install 'tensorrt_rtx==1.6"):
         module.open_session(newer, EngineOptions())

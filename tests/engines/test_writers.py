@@ -62,7 +62,7 @@ def test_files_that_another_writer_removed_come_back_with_their_entry(freeze, pl
         (entry,) = staging.manifest.entries
         staging.set_figures({entry.key: (FIDELITY, None)})
         build(place, freeze("par-lite", salt="other"))
-        assert not (place / entry.graphs.prefill).exists()
+        assert not (place / entry.graphs.decoder).exists()
         publish(staging)
     assert open_bundle(place).manifest.entries[0].graphs == entry.graphs
     assert_tidy(place)

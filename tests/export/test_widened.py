@@ -73,18 +73,19 @@ def test_weights_stay_in_their_file_and_branches_are_widened(tmp_path):
 
 def test_the_gather_keeps_its_names_and_float32_scores():
     graph = GraphWriter("g", {}, BF16)
-    graph.input("hidden", BF16, [1, 5, 2])
-    graph.input("scores", F32, [1, 5])
-    graph.input("positions", I64, [1, 5])
-    names = ("kept", "kept_positions", "keep")
-    outputs = graph.call(token_gather(), ["hidden", "scores", "positions"], names, k=2)
-    for name, dtype in zip(outputs, (BF16, I64, I64), strict=True):
-        graph.output(name, dtype, [1, 2, 2] if name == "kept" else [1, 2])
+    given = {"hidden": (BF16, [1, 5, 2]), "position_ids": (I64, [1, 1, 5]), "scores": (F32, [5])}
+    given |= {"image_index": (I64, [5]), "image_of": (I64, [5]), "keep_counts": (I64, [1])}
+    for name, (dtype, shape) in given.items():
+        graph.input(name, dtype, shape)
+    outputs = graph.call(token_gather(), list(given), ("kept", "kept_positions", "keep"))
+    for name, dtype, shape in zip(outputs, (BF16, I64, I64), ([1, "R", 2], [1, 1, "R"], ["T"]), strict=True):
+        graph.output(name, dtype, shape)
     hidden = rows(1, 5, 2)
-    scores = np.array([[1.0, 1.0 + 2**-20, np.nan, 1.0 + 2**-19, 0.0]], np.float32)  # all 1 in bfloat16
-    feeds = {"hidden": hidden.float().numpy(), "scores": scores, "positions": np.arange(5)[None]}
+    scores = np.array([1.0, 1.0 + 2**-20, np.nan, 1.0 + 2**-19, 0.0], np.float32)  # all 1 in bfloat16
+    feeds = {"hidden": hidden.float().numpy(), "scores": scores, "position_ids": np.arange(5)[None, None]}
+    feeds |= {"image_index": np.arange(5), "image_of": np.zeros(5, np.int64), "keep_counts": np.array([2])}
     found = run(widened(graph.model()), feeds, None)
-    assert found["keep"].tolist() == [[1, 3]]
+    assert found["keep"].tolist() == [1, 3]
     assert torch.equal(torch.from_numpy(found["kept"]), hidden[:, [1, 3]].float())
 
 

@@ -102,15 +102,18 @@ with runtime:
 def test_every_call_of_an_inherited_runtime_or_engine_says_so(run):
     run("""
 import numpy as np
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.runtime.engine import Engine
 
 def use():
-    for call in (lambda: engine.embed_image(rgb), lambda: engine.prompt(QUESTION), lambda: engine.text([5])):
+    for call in (lambda: engine.embed_image(rgb), lambda: engine.layout(messages), lambda: engine.text([5])):
         refused(call)
-    for call in (lambda: engine.prefill(prompt, image_embeds, None, free_slots=1), lambda: engine.decode(state, [5])):
+    for call in (lambda: engine.prefill(layout, image_embeds, None, free_slots=1), lambda: engine.decode(state, [5])):
         refused(call)
+    refused(lambda: engine.start([engine_pixels], layout, free_slots=1))
     calls = [lambda: ask(runtime), lambda: runtime.stream(Image, QUESTION), runtime.close, lambda: next(stream)]
+    calls += [lambda: runtime.chat(question("why?", 0)), lambda: runtime.stream_chat(question("why?", 0))]
     for call in [*calls, stream.close]:
         refused(call)
     with runtime, stream:
@@ -119,8 +122,9 @@ def use():
 bundle = open_bundle(BUNDLE)
 engine = Engine.open(bundle, bundle.manifest.entries[0])
 rgb = np.zeros((20, 20, 3), np.uint8)
-image_embeds, prompt = engine.embed_image(rgb), engine.prompt(QUESTION)
-state = engine.prefill(prompt, image_embeds, None, free_slots=2)
+engine_pixels, messages = engine.preprocess(rgb), question(QUESTION)
+image_embeds, layout = engine.embed_image(rgb), engine.layout(messages)
+state = engine.prefill(layout, image_embeds, None, free_slots=2)
 stream = runtime.stream(Image, QUESTION, max_new_tokens=4)
 next(stream)
 ended([fork(use)])

@@ -1,7 +1,9 @@
 """Writes the golden manifests; nothing else does.
 
 What it is: one imagined bundle whose manifest uses every record, every policy, every absent value, and strings that
-need care (quotes, line ends, no ASCII). Python tests and C++ tests read the files beside this one.
+need care (quotes, line ends, no ASCII). Python tests read the files beside this one. `first-edition.json` is the
+manifest as the first edition wrote it (schema 1): nothing writes it any more, Python refuses it, and the C++ tests
+still read it.
 What it knows: the contract's records. What it does not know: any stage.
 
 Run it as ``python tests/golden/regenerate.py`` when the schema changes, and look at the difference.
@@ -17,6 +19,7 @@ import msgspec
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
     SCHEMA,
+    ChatTemplate,
     Entry,
     EntryGraphs,
     Estimate,
@@ -30,7 +33,6 @@ from allrounder.manifest import (
     Manifest,
     Model,
     Percentiles,
-    PromptTemplate,
     Recommendation,
     SharedGraphs,
     Workload,
@@ -45,16 +47,20 @@ _MODEL = Model(
     digest=hashlib.sha256(b"model").hexdigest(),
     router=hashlib.sha256(b"router").hexdigest(),
     image_tokens=576,
+    image_token_id=32000,
     layers=32,
     hidden=4096,
     vocabulary=32064,
     image_size=336,
-    stop_ids=(2, 32000),
+    max_positions=4096,
+    stop_ids=(2, 32001),
 )
-_PROMPT = PromptTemplate(
-    before_image="USER: ", after_image="\n", after_question=' \\"ASSISTANT:\t', prefix_special=False
+_CHAT = ChatTemplate(
+    template='{% for m in messages %}{{ m["role"] }}: \\n\t{{ eos_token }}{% endfor %}\n',
+    special_tokens={"bos_token": "<s>", "eos_token": "</s>", "odd": '"\\\u2028'},
+    image_token="<image>",
 )
-_LIMITS = Limits(text_tokens=512, new_tokens=256, batch=8)
+_LIMITS = Limits(images=4, image_tokens=2304, text_tokens=512, new_tokens=256, batch=8)
 _SHARED = SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router="graphs/router.onnx")
 _NAMES = ("full", "par-lite", "t100-l20")
 
@@ -62,18 +68,18 @@ _NAMES = ("full", "par-lite", "t100-l20")
 def manifest() -> Manifest:
     """Returns the golden manifest."""
     paths = [_SHARED.preprocess, _SHARED.vision, "graphs/router.onnx", "graphs/weights/model-fp32-0.bin"]
-    paths += [f"graphs/{kind}-{name}.onnx" for name in _NAMES for kind in ("prefill", "decode")]
+    paths += [f"graphs/decoder-{name}.onnx" for name in _NAMES]
     return Manifest(
         schema=SCHEMA,
         producer="allrounder golden",
         model=_MODEL,
-        prompt=_PROMPT,
+        chat=_CHAT,
         limits=_LIMITS,
         files={path: _record(path) for path in [*paths, "tokenizer/tokenizer.json"]},
         entries=(
-            _entry("full", kept=tuple(range(32)), tokens=576, layers=32, figures=True),
-            _entry("par-lite", kept=None, tokens=144, layers=24, figures=True),
-            _entry("t100-l20", kept=(0, 1, *range(14, 32)), tokens=100, layers=20, figures=False),
+            _entry("full", kept=tuple(range(32)), keep="1", layers=32, figures=True),
+            _entry("par-lite", kept=None, keep="1/4", layers=24, figures=True),
+            _entry("t100-l20", kept=(0, 1, *range(14, 32)), keep="100", layers=20, figures=False),
         ),
         recommendations=(
             Recommendation(
@@ -85,7 +91,7 @@ def manifest() -> Manifest:
 
 def bf16() -> Manifest:
     """Returns the golden manifest in the half precisions, bf16 among them."""
-    one = _entry("par-lite", kept=(0, 1, *range(10, 32)), tokens=144, layers=24, figures=False)
+    one = _entry("par-lite", kept=(0, 1, *range(10, 32)), keep="1/4", layers=24, figures=False)
     files = manifest().files
     return msgspec.structs.replace(
         manifest(),
@@ -102,15 +108,11 @@ def frozen() -> Frozen:
         producer="allrounder golden",
         precision="fp16",
         model=_MODEL,
-        prompt=_PROMPT,
+        chat=_CHAT,
         limits=_LIMITS,
         graphs=_SHARED,
         versions=(
-            FrozenVersion(
-                pruning=_pruning("par-lite", None, 144, 24),
-                prefill="graphs/prefill-par-lite.onnx",
-                decode="graphs/decode-par-lite.onnx",
-            ),
+            FrozenVersion(pruning=_pruning("par-lite", None, "1/4", 24), decoder="graphs/decoder-par-lite.onnx"),
         ),
         files={
             path: _record(path)
@@ -118,25 +120,23 @@ def frozen() -> Frozen:
                 _SHARED.preprocess,
                 _SHARED.vision,
                 "graphs/router.onnx",
-                "graphs/prefill-par-lite.onnx",
-                "graphs/decode-par-lite.onnx",
+                "graphs/decoder-par-lite.onnx",
             )
         },
     )
 
 
-def _entry(name: str, *, kept: tuple[int, ...] | None, tokens: int, layers: int, figures: bool) -> Entry:
+def _entry(name: str, *, kept: tuple[int, ...] | None, keep: str, layers: int, figures: bool) -> Entry:
     whole = name == "full"
     return Entry(
-        pruning=_pruning(name, kept, tokens, layers),
+        pruning=_pruning(name, kept, keep, layers),
         backend="onnxruntime",
         precision="fp32",
         graphs=EntryGraphs(
             preprocess=_SHARED.preprocess,
             vision=_SHARED.vision,
             router=None if whole else _SHARED.router,
-            prefill=f"graphs/prefill-{name}.onnx",
-            decode=f"graphs/decode-{name}.onnx",
+            decoder=f"graphs/decoder-{name}.onnx",
         ),
         fidelity=_fidelity(whole=whole) if figures else None,
         latency=_latency() if figures else None,
@@ -144,7 +144,7 @@ def _entry(name: str, *, kept: tuple[int, ...] | None, tokens: int, layers: int,
     )
 
 
-def _pruning(name: str, kept: tuple[int, ...] | None, keep: int, layers: int) -> PruningConfig:
+def _pruning(name: str, kept: tuple[int, ...] | None, keep: str, layers: int) -> PruningConfig:
     return PruningConfig(
         version=name,
         keep=keep,

@@ -3,12 +3,19 @@
 import onnx
 import onnxruntime
 import pytest
-from gather_models import DTYPES, draw_scores, expected, feeds, gather_model
+from gather_models import DTYPES, Prompt, draw_scores, expected, feeds, gather_model
 
 pytestmark = pytest.mark.gpu
 
 CUDA = "CUDAExecutionProvider"
-SHAPES = [(1, 1, 1, 3), (2, 20, 7, 9), (3, 33, 33, 16), (1, 576, 144, 4096), (8, 2880, 640, 64)]
+PROMPTS = [
+    Prompt((1,), (1,)),
+    Prompt((20,), (7,), hidden=9, axes=3),
+    Prompt((33, 12), (33, 5), hidden=16),
+    Prompt((576,), (144,), text=64, hidden=4096),
+    Prompt((2880, 2880), (640, 640), text=64, hidden=64),
+    Prompt((), (), text=1, hidden=4096, axes=3, batch=8),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +42,23 @@ def session(model, library, optimized=None):
 
 @pytest.mark.parametrize("kind", ["random", "tied", "odd"])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_op_equals_the_rule(library, shape, dtype, kind):
-    batch, tokens, k, hidden = shape
-    given = feeds(draw_scores(kind, (batch, tokens)), hidden, dtype)
-    found = session(gather_model(k, dtype), library).run(None, given)
-    plain = session(gather_model(k, dtype), None).run(None, given)
-    assert [each.tobytes() for each in found[1:]] == [each.tobytes() for each in expected(given, k)[1:]]
+@pytest.mark.parametrize("prompt", PROMPTS, ids=str)
+def test_op_equals_the_rule(library, prompt, dtype, kind):
+    given = feeds(prompt, draw_scores(kind, prompt.tokens), dtype)
+    found = session(gather_model(dtype), library).run(None, given)
+    plain = session(gather_model(dtype), None).run(None, given)
+    assert [each.tobytes() for each in found[1:]] == [each.tobytes() for each in expected(given)[1:]]
     assert found[0].tobytes() == plain[0].tobytes()
 
 
 def test_op_runs_on_the_device(library, tmp_path):
-    session(gather_model(3), library, tmp_path / "model.onnx")
+    session(gather_model(), library, tmp_path / "model.onnx")
     nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert "TokenGather" in nodes
-    assert not [node for node in nodes if node.startswith("Memcpy")]  # nothing goes back to the CPU
+    assert not [node for node in nodes if node.startswith("Memcpy")]  # what chooses stays on the CPU, the rest does not
 
 
-def test_impossible_shapes_are_named(library):
-    given = feeds(draw_scores("random", (1, 2)), 4)
-    with pytest.raises(Exception, match="more tokens to keep than there are; got: k = 3 of N = 2"):
-        session(gather_model(3), library).run(None, given)
+def test_impossible_counts_are_named(library):
+    given = feeds(Prompt((2,), (3,)), draw_scores("random", 2))
+    with pytest.raises(Exception, match=r"got: keep_counts\[0\] = 3; wanted: 0 to 2"):
+        session(gather_model(), library).run(None, given)

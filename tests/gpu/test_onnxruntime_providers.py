@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from prunings import pruning
 
+from allrounder.chat.messages import question
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import open_bundle
@@ -17,7 +18,7 @@ from allrounder.errors import EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
 from allrounder.runtime.engine import Engine, EngineOptions
-from allrounder.versions import resolve
+from allrounder.versions import keep_of
 
 pytestmark = pytest.mark.gpu
 
@@ -40,8 +41,8 @@ def bundle(request, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions(request.param), lambda *_: None)
     freezer.shared()
-    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
+    lite = (keep_of("par-lite"), 6)
+    freezer.add(pruning((1, 8), 0, tuple(range(8)), "full"))
     freezer.add(pruning(lite, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
     freezer.add(pruning(lite, 2, None, "par-lite"))
     freezer.finish()
@@ -63,9 +64,9 @@ def opened(bundle, entry, options):
 
 def logits(engine, rgb, scores=None):
     """Returns the router's scores and the logits of a prompt and five steps, one of them of three tokens."""
-    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(rgb)
-    scores = scores or engine.route(prompt, image_embeds)
-    state = engine.prefill(prompt, image_embeds, scores, free_slots=9)
+    layout, image_embeds = engine.layout(question("what is it?")), engine.embed_image(rgb)
+    scores = scores or engine.route(layout, image_embeds)
+    state = engine.prefill(layout, image_embeds, scores, free_slots=9)
     steps = [engine.decode(state, ids)[0] for ids in ([3], [5], [6], [5, 7, 9], [11])]
     return scores, state, np.concatenate([state.logits, *steps])
 
@@ -88,7 +89,7 @@ def test_scores_are_those_of_the_cpu(bundle, options):
     entry = next(each for each in bundle.manifest.entries if each.version == "par-lite" and each.pruning.kept_layers)
     rgb = np.random.default_rng(2).integers(0, 256, (60, 80, 3), np.uint8)
     first, second = (
-        engine.route(engine.prompt("what is it?"), engine.embed_image(rgb))
+        engine.route(engine.layout(question("what is it?")), engine.embed_image(rgb))
         for engine in (Engine.open(bundle, entry, EngineOptions(threads=2)), opened(bundle, entry, options))
     )
     assert first

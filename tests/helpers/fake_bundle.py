@@ -13,10 +13,14 @@ from prunings import pruning
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from allrounder import tensors as t
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.staging import commit
+from allrounder.export.graph.gather import PLUGIN, token_gather
 from allrounder.golden import GOLDEN, TOKENIZER, GoldenPrompt, encode_golden
 from allrounder.hashing import file_record
 from allrounder.manifest import (
+    SCHEMA,
+    ChatTemplate,
     Entry,
     EntryGraphs,
     Estimate,
@@ -26,7 +30,6 @@ from allrounder.manifest import (
     Manifest,
     Model,
     Percentiles,
-    PromptTemplate,
     Workload,
 )
 
@@ -34,9 +37,17 @@ IMAGE_EMBEDS, LAYERS, HIDDEN, SIZE, GATHER = 4, 3, 8, 4, 1
 PAD, STOP, IMAGE = 0, 1, 2
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 VOCABULARY = 3 + len(BYTES)
-TEMPLATE = PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:", prefix_special=False)
-LIMITS = Limits(text_tokens=64, new_tokens=32, batch=1)
+TEMPLATE = ChatTemplate(
+    template="{% for m in messages %}{{ m.role | upper }}: "
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %} "
+    "{% endfor %}ASSISTANT:",
+    special_tokens={},
+    image_token="<image>",
+)
+LIMITS = Limits(images=3, image_tokens=12, text_tokens=64, new_tokens=32, batch=1)
 KEPT_LAYERS = {"full": (0, 1, 2), "t2-l2": (0, 2)}
+MAX_POSITIONS = 96
 QUESTION = "what is it?"
 _F32, _I64 = TensorProto.FLOAT, TensorProto.INT64
 _RANDOM = np.random.default_rng(5)
@@ -56,7 +67,7 @@ class Graph:
     def __init__(self, inputs, outputs):
         self.inputs = [helper.make_tensor_value_info(*each) for each in inputs]
         self.outputs = [helper.make_tensor_value_info(*each) for each in outputs]
-        self.nodes, self.constants = [], {}
+        self.nodes, self.constants, self.functions = [], {}, []
 
     def op(self, kind, inputs, output=None, **attributes):
         names = [output] if isinstance(output, str) else output or [f"{kind}_{len(self.nodes)}"]
@@ -81,7 +92,8 @@ class Graph:
         constants = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, path.stem, self.inputs, self.outputs, constants)
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+        opsets = [helper.make_opsetid("", 24), *(helper.make_opsetid(each.domain, 1) for each in self.functions)]
+        model = helper.make_model(graph, functions=self.functions, opset_imports=opsets, ir_version=11)
         path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -94,89 +106,70 @@ def preprocess(path):
 
 
 def vision(path):
-    g = Graph([(t.PIXEL_VALUES, _F32, ["B", 3, SIZE, SIZE])], [(t.IMAGE_EMBEDS, _F32, ["B", IMAGE_EMBEDS, HIDDEN])])
-    g.op("MatMul", [g.op("Reshape", [t.PIXEL_VALUES, [0, IMAGE_EMBEDS, 12]]), "embed_image"], t.IMAGE_EMBEDS)
+    g = Graph([(t.PIXEL_VALUES, _F32, ["B", 3, SIZE, SIZE])], [(t.IMAGE_EMBEDS, _F32, ["N", HIDDEN])])
+    g.op("MatMul", [g.op("Reshape", [t.PIXEL_VALUES, [-1, 12]]), "embed_image"], t.IMAGE_EMBEDS)
     g.save(path)
 
 
-def prompt_inputs():
-    return [
-        (t.PREFIX_IDS, _I64, ["B", "P"]),
-        (t.IMAGE_EMBEDS, _F32, ["B", IMAGE_EMBEDS, HIDDEN]),
-        (t.SUFFIX_IDS, _I64, ["B", "S"]),
-    ]
+PROMPT_INPUTS = [
+    (t.INPUT_IDS, _I64, ["B", "S"]),
+    (t.IMAGE_EMBEDS, _F32, ["N", HIDDEN]),
+    (t.IMAGE_INDEX, _I64, ["N"]),
+    (t.POSITION_IDS, _I64, [1, "B", "S"]),
+]
+
+
+def embedded(g):
+    """The prompt's rows [B, S, H]."""
+    text = g.op("Gather", ["embed", t.INPUT_IDS])
+    places = g.op("Unsqueeze", [t.IMAGE_INDEX, [1]])
+    rows = g.op("ScatterND", [g.op("Reshape", [text, [-1, HIDDEN]]), places, t.IMAGE_EMBEDS])
+    # No rotary embedding, yet positions count: each row's is added to it, so that a wrong one shows.
+    where = g.op("Unsqueeze", [g.op("Cast", [g.op("Squeeze", [t.POSITION_IDS, [0]])], to=_F32), [2]])
+    return g.op("Add", [g.op("Reshape", [rows, g.op("Shape", [text])]), g.op("Mul", [where, 0.01])])
 
 
 def router(path):
-    outputs = [(t.TOKEN_SCORES, _F32, ["B", IMAGE_EMBEDS]), (t.LAYER_SCORES, _F32, ["B", LAYERS])]
-    g = Graph(prompt_inputs(), outputs)
-    text = g.op("ReduceMean", [g.op("Gather", ["embed", t.SUFFIX_IDS]), [1]], keepdims=1)
+    outputs = [(t.TOKEN_SCORES, _F32, ["N"]), (t.LAYER_SCORES, _F32, [LAYERS])]
+    g = Graph([*PROMPT_INPUTS, (t.IMAGE_OF, _I64, ["N"])], outputs)
+    text = g.op("ReduceMean", [embedded(g), [1]], keepdims=0)
     seen = g.op("Tanh", [g.op("Mul", [t.IMAGE_EMBEDS, text])])
-    g.op("Squeeze", [g.op("MatMul", [seen, "token_head"]), [2]], t.TOKEN_SCORES)
-    g.op("ReduceMean", [g.op("MatMul", [seen, "layer_head"]), [1]], t.LAYER_SCORES, keepdims=0)
+    g.op("Squeeze", [g.op("MatMul", [seen, "token_head"]), [1]], t.TOKEN_SCORES)
+    g.op("Squeeze", [g.op("MatMul", [g.op("Tanh", [text]), "layer_head"]), [0]], t.LAYER_SCORES)
     g.save(path)
 
 
 def cache_borders(layers, key, value):
-    shape = ["B", 1, "C", HIDDEN]
-    return [(name.format(layer=i), _F32, [*shape[:2], f"C{i}", HIDDEN]) for i in layers for name in (key, value)]
+    return [(name.format(layer=i), _F32, ["B", 1, f"C{i}", HIDDEN]) for i in layers for name in (key, value)]
 
 
-def attend(g, layer, hidden, keys, values, **extra):
-    inputs = [g.heads(g.op("MatMul", [hidden, f"q{layer}"])), keys, values]
-    length = extra.pop("length", None)
-    attended = g.op("Attention", inputs + (["", "", "", length] if length else []), is_causal=1, **extra)
-    return g.op("Add", [hidden, g.op("MatMul", [g.op("Squeeze", [attended, [1]]), f"o{layer}"])])
-
-
-def prefill(path, layers, tokens):
-    pruned = tokens < IMAGE_EMBEDS
-    inputs = [*prompt_inputs(), (t.FREE_SLOTS, _I64, [1])]
-    outputs = [(t.LOGITS, _F32, ["B", VOCABULARY]), *cache_borders(layers, t.CACHE_KEY, t.CACHE_VALUE)]
-    if pruned:
-        inputs.append((t.TOKEN_SCORES, _F32, ["B", IMAGE_EMBEDS]))
-        outputs.append((t.KEEP, _I64, ["B", tokens]))
-    g = Graph(inputs, outputs)
-    parts = [g.op("Gather", ["embed", t.PREFIX_IDS]), t.IMAGE_EMBEDS, g.op("Gather", ["embed", t.SUFFIX_IDS])]
-    hidden = g.op("Concat", parts, axis=1)
-    for layer in layers:
-        if layer == layers[GATHER] and pruned:
-            sizes = [g.op("Shape", [t.PREFIX_IDS], start=1), [IMAGE_EMBEDS], g.op("Shape", [t.SUFFIX_IDS], start=1)]
-            before, image_embeds, after = g.op(
-                "Split", [hidden, g.op("Concat", sizes, axis=0)], ["before", "image_tokens", "after"], axis=1
-            )
-            _, best = g.op("TopK", [t.TOKEN_SCORES, [tokens]], ["best_scores", "best"])
-            g.op("TopK", [best, [tokens]], [t.KEEP, "order"], largest=0)
-            kept = g.op("GatherND", [image_embeds, g.op("Unsqueeze", [t.KEEP, [2]])], batch_dims=1)
-            hidden = g.op("Concat", [before, kept, after], axis=1)
-        keys, values = (g.heads(g.op("MatMul", [hidden, f"{part}{layer}"])) for part in "kv")
-        pads = g.op("Concat", [[0], t.FREE_SLOTS], axis=0)
-        g.op("Pad", [keys, pads, "", [2]], t.CACHE_KEY.format(layer=layer))
-        g.op("Pad", [values, pads, "", [2]], t.CACHE_VALUE.format(layer=layer))
-        hidden = attend(g, layer, hidden, keys, values)
-    last = g.op("Gather", [hidden, -1], axis=1)
-    g.op("MatMul", [last, "head"], t.LOGITS)
-    g.save(path)
-
-
-def decode(path, layers, tokens):
-    inputs = [(t.INPUT_IDS, _I64, ["B", "S"]), (t.POSITIONS, _I64, ["B"])]
-    if tokens < IMAGE_EMBEDS:
-        inputs.append((t.SLOTS, _I64, ["B"]))
+def decoder(path, layers, *, prunes):
+    inputs = [*PROMPT_INPUTS, (t.SLOTS, _I64, ["B"]), (t.LOGITS_TO_KEEP, _I64, [1])]
+    outputs = [(t.LOGITS, _F32, ["B", "Q", VOCABULARY])]
+    if prunes:
+        inputs += [(t.TOKEN_SCORES, _F32, ["N"]), (t.IMAGE_OF, _I64, ["N"])]
+        inputs += [(t.KEEP_COUNTS, _I64, ["I"]), (t.KEPT_SLOTS, _I64, ["B"])]
+        outputs.append((t.KEEP_INDICES, _I64, ["T"]))
     inputs += cache_borders(layers, t.CACHE_KEY, t.CACHE_VALUE)
-    outputs = [(t.LOGITS, _F32, ["B", "S", VOCABULARY]), *cache_borders(layers, t.CACHE_KEY_OUT, t.CACHE_VALUE_OUT)]
-    g = Graph(inputs, outputs)
-    hidden = g.op("Gather", ["embed", t.INPUT_IDS])
-    count = g.op("Shape", [t.INPUT_IDS], start=1)
+    g = Graph(inputs, [*outputs, *cache_borders(layers, t.CACHE_KEY_OUT, t.CACHE_VALUE_OUT)])
+    hidden, slots = embedded(g), t.SLOTS
     for layer in layers:
-        slot = t.SLOTS if tokens < IMAGE_EMBEDS and layer >= GATHER else t.POSITIONS
+        if layer == layers[GATHER] and prunes:
+            g.functions = [token_gather()]
+            given = [hidden, t.POSITION_IDS, t.TOKEN_SCORES, t.IMAGE_INDEX, t.IMAGE_OF, t.KEEP_COUNTS]
+            names = ["kept", "kept_positions", t.KEEP_INDICES]
+            hidden, slots = g.op("TokenGather", given, names, domain="allrounder", **PLUGIN)[0], t.KEPT_SLOTS
+        filled = g.op("Add", [slots, g.op("Shape", [hidden], start=1, end=2)])
         grown = []
         for part, old, new in (("k", t.CACHE_KEY, t.CACHE_KEY_OUT), ("v", t.CACHE_VALUE, t.CACHE_VALUE_OUT)):
             rows = g.heads(g.op("MatMul", [hidden, f"{part}{layer}"]))
-            inputs = [old.format(layer=layer), rows, slot]
-            grown.append(g.op("TensorScatter", inputs, new.format(layer=layer), axis=-2))
-        hidden = attend(g, layer, hidden, *grown, length=g.op("Add", [slot, count]))
-    g.op("MatMul", [hidden, "head"], t.LOGITS)
+            given = [old.format(layer=layer), rows, slots]
+            grown.append(g.op("TensorScatter", given, new.format(layer=layer), axis=-2))
+        query = g.heads(g.op("MatMul", [hidden, f"q{layer}"]))
+        attended = g.op("Attention", [query, *grown, "", "", "", filled], is_causal=1)
+        hidden = g.op("Add", [hidden, g.op("MatMul", [g.op("Squeeze", [attended, [1]]), f"o{layer}"])])
+    last = g.op("Slice", [hidden, g.op("Neg", [t.LOGITS_TO_KEEP]), [2**62], [1]])
+    g.op("MatMul", [last, "head"], t.LOGITS)
     g.save(path)
 
 
@@ -190,13 +183,11 @@ def tokenizer() -> Tokenizer:
 
 def golden(made: Tokenizer) -> bytes:
     prompts = []
-    for question in (QUESTION, "naïve 日本 \N{GRINNING FACE}", "two\nlines "):
-        text = f"{TEMPLATE.before_image}<image>{TEMPLATE.after_image}{question}{TEMPLATE.after_question}"
-        ids = made.encode(text, add_special_tokens=False).ids
-        cut = ids.index(IMAGE)
-        prompts.append(
-            GoldenPrompt(question=question, text=text, prefix_ids=tuple(ids[:cut]), suffix_ids=tuple(ids[cut + 1 :]))
-        )
+    for text in (QUESTION, "naïve 日本 \N{GRINNING FACE}", "two\nlines "):
+        messages = question(text)
+        rendered = f"USER: <image>\n{text} ASSISTANT:"
+        ids = made.encode(rendered, add_special_tokens=False).ids
+        prompts.append(GoldenPrompt(messages=messages, text=rendered, input_ids=tuple(ids)))
     return encode_golden(prompts)
 
 
@@ -218,15 +209,14 @@ def latency(machine, ttft: float, tpot: float) -> Latency:
 def entry(version: str, **extra) -> Entry:
     layers = KEPT_LAYERS[version]
     return Entry(
-        pruning=pruning((IMAGE_EMBEDS if version == "full" else 2, len(layers)), GATHER, layers, version),
+        pruning=pruning((1 if version == "full" else 2, len(layers)), GATHER, layers, version),
         backend=extra.get("backend", "onnxruntime"),
         precision="fp32",
         graphs=EntryGraphs(
             preprocess="graphs/preprocess.onnx",
             vision="graphs/vision.onnx",
             router="graphs/router.onnx",
-            prefill=f"graphs/{version}.prefill.onnx",
-            decode=f"graphs/{version}.decode.onnx",
+            decoder=f"graphs/{version}.decoder.onnx",
         ),
         fidelity=extra.get("fidelity"),
         latency=extra.get("latency"),
@@ -239,9 +229,7 @@ def write_graphs(folder: Path) -> None:
     vision(folder / "graphs/vision.onnx")
     router(folder / "graphs/router.onnx")
     for version, layers in KEPT_LAYERS.items():
-        tokens = IMAGE_EMBEDS if version == "full" else 2
-        prefill(folder / f"graphs/{version}.prefill.onnx", layers, tokens)
-        decode(folder / f"graphs/{version}.decode.onnx", layers, tokens)
+        decoder(folder / f"graphs/{version}.decoder.onnx", layers, prunes=version != "full")
     made = tokenizer()
     (folder / TOKENIZER).parent.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / TOKENIZER))
@@ -254,20 +242,22 @@ def write_manifest(folder: Path, entries, *, stop_ids=(STOP,), limits=LIMITS, te
         stale.unlink()
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     manifest = Manifest(
-        schema=1,
+        schema=SCHEMA,
         producer="fake",
         model=Model(
             name="fake",
             digest="0" * 64,
             router="1" * 64,
             image_tokens=IMAGE_EMBEDS,
+            image_token_id=IMAGE,
             layers=LAYERS,
             hidden=HIDDEN,
             vocabulary=VOCABULARY,
             image_size=SIZE,
+            max_positions=MAX_POSITIONS,
             stop_ids=stop_ids,
         ),
-        prompt=template,
+        chat=template,
         limits=limits,
         files={path: file_record(folder / path) for path in paths},
         entries=tuple(entries),

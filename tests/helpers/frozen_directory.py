@@ -12,15 +12,15 @@ from prunings import pruning
 from allrounder.hashing import file_record
 from allrounder.manifest import (
     SCHEMA,
+    ChatTemplate,
     Frozen,
     FrozenVersion,
     Limits,
     Model,
-    PromptTemplate,
     SharedGraphs,
     encode,
 )
-from allrounder.versions import FULL, resolve
+from allrounder.versions import FULL, keep_of, resolve
 
 TOKENS, LAYERS = 18, 8
 
@@ -61,7 +61,7 @@ class FrozenBuilder:
         vlm: str = "h",
         precision: str = "fp32",
         salt: str = "",
-        prompt: dict[str, object] | None = None,
+        chat: dict[str, object] | None = None,
         limits: dict[str, int] | None = None,
         **model: object,
     ) -> Path:
@@ -69,7 +69,7 @@ class FrozenBuilder:
         out = (
             self.root
             / hashlib.sha256(
-                repr((versions, policy, router, vlm, precision, salt, prompt, limits, model)).encode()
+                repr((versions, policy, router, vlm, precision, salt, chat, limits, model)).encode()
             ).hexdigest()[:12]
         )
         (out / "graphs/weights").mkdir(parents=True)
@@ -95,18 +95,22 @@ class FrozenBuilder:
                     "digest": _digest(vlm),
                     "router": router and _digest(router),
                     "image_tokens": TOKENS,
+                    "image_token_id": 3,
                     "layers": LAYERS,
                     "hidden": 4,
                     "vocabulary": 32,
                     "image_size": 14,
+                    "max_positions": 256,
                     "stop_ids": (2,),
                     **model,
                 }
             ),
-            prompt=PromptTemplate(
-                **{"before_image": "USER: ", "after_image": "\n", "after_question": " ASSISTANT:", **(prompt or {})}
+            chat=ChatTemplate(
+                **{"template": "<image>{{ messages }}", "special_tokens": {}, "image_token": "<image>", **(chat or {})}
             ),
-            limits=Limits(**{"text_tokens": 64, "new_tokens": 32, "batch": 4, **(limits or {})}),
+            limits=Limits(
+                **{"images": 2, "image_tokens": 36, "text_tokens": 64, "new_tokens": 32, "batch": 4, **(limits or {})}
+            ),
             graphs=shared,
             versions=tuple(self._version(out, name, policy, weights, salt) for name in versions),
             files={str(p.relative_to(out)): file_record(p) for p in sorted(out.rglob("*")) if p.is_file()},
@@ -115,16 +119,12 @@ class FrozenBuilder:
         return out
 
     def _version(self, out: Path, name: str, policy: str, weights: str, salt: str) -> FrozenVersion:
-        budget = resolve(name, tokens=TOKENS, layers=LAYERS)
+        layers = resolve(name, tokens=TOKENS, layers=LAYERS).layers
         static = policy == "static" or name == FULL
-        kept = pruning(budget, 2, tuple(range(budget.layers)) if static else None, name)
-        kept.check(tokens=TOKENS, layers=LAYERS)
+        kept = pruning((keep_of(name), layers), 2, tuple(range(layers)) if static else None, name)
+        kept.check(layers=LAYERS)
         constant = float(int(_digest(name + salt + policy)[:4], 16))
-        return FrozenVersion(
-            pruning=kept,
-            prefill=self._write(out, "prefill", constant, weights),
-            decode=self._write(out, "decode", -1.0 if not static else -constant, weights),
-        )
+        return FrozenVersion(pruning=kept, decoder=self._write(out, "decoder", constant, weights))
 
     def _write(self, out: Path, stem: str, constant: float, weights: str | None) -> str:
         data = _graph(stem, constant, weights)

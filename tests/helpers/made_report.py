@@ -10,7 +10,16 @@ from PIL import Image
 from prunings import pruning
 
 from allrounder.commands.report import Kept, Sample, page
-from allrounder.fidelity_report import Comparison, Cost, Dataset, FidelityReport, Figures, Recommendation, Row
+from allrounder.fidelity_report import (
+    REPORT_SCHEMA,
+    Comparison,
+    Cost,
+    Dataset,
+    FidelityReport,
+    Figures,
+    Recommendation,
+    Row,
+)
 from allrounder.manifest import Estimate
 
 TOKENS, LAYERS, PRUNE_LAYER = 576, 24, 2
@@ -90,7 +99,7 @@ def report(**changes) -> FidelityReport:
     ]
     comparisons[0] = msgspec.structs.replace(comparisons[0], difference=estimate(-0.04, 0.02, None), p=0.999)
     defaults = {
-        "schema": 1,
+        "schema": REPORT_SCHEMA,
         "producer": "allrounder 0.1.0",
         "model": "demo",
         "model_digest": "a" * 64,

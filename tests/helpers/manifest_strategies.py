@@ -5,12 +5,15 @@ What it does not know: what makes sense as a whole (`allrounder.consistency`).
 """
 
 import hashlib
+from fractions import Fraction
 
 import msgspec
 from hypothesis import strategies as st
 
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
+    SCHEMA,
+    ChatTemplate,
     Entry,
     EntryGraphs,
     Estimate,
@@ -24,7 +27,6 @@ from allrounder.manifest import (
     Manifest,
     Model,
     Percentiles,
-    PromptTemplate,
     Recommendation,
     SharedGraphs,
     Workload,
@@ -36,9 +38,17 @@ _count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
 _number = st.floats(allow_nan=False, allow_infinity=False)
 _sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
 for _kind, _strategy in (
-    (Model, {"digest": _sha, "router": st.none() | _sha, "stop_ids": st.lists(_count, max_size=3).map(tuple)}),
-    (PromptTemplate, {}),
-    (Limits, {}),
+    (
+        Model,
+        {
+            "digest": _sha,
+            "router": st.none() | _sha,
+            "image_token_id": _count,
+            "stop_ids": st.lists(_count, max_size=3).map(tuple),
+        },
+    ),
+    (ChatTemplate, {"special_tokens": st.dictionaries(texts, texts, max_size=3)}),
+    (Limits, {"images": _count, "image_tokens": _count}),
     (FileRecord, {"sha256": _sha, "bytes": _count}),
     (Machine, {}),
 ):
@@ -74,16 +84,24 @@ _fidelity = st.builds(
     kinds=st.dictionaries(texts, _figures, max_size=2),
 )
 _recommendation = st.builds(Recommendation, version=texts, layer_policy=st.sampled_from(LAYER_POLICIES), why=texts)
+keep_rules = (
+    st.just("1")
+    | st.builds(
+        lambda share: f"{share.numerator}/{share.denominator}",
+        st.fractions(Fraction(1, 10**9), 1, max_denominator=10**9).filter(lambda share: 0 < share < 1),
+    )
+    | st.integers(2, 10**9 - 1).map(str)
+)
 _pruning = st.builds(
     PruningConfig,
     version=texts,
-    keep=_positive,
+    keep=keep_rules,
     layers=_positive,
     prune_layer=_count,
     layer_policy=st.sampled_from(LAYER_POLICIES),
     kept_layers=st.none() | st.lists(_count, max_size=4).map(tuple),
 )
-_graphs = st.builds(EntryGraphs, preprocess=texts, vision=texts, router=st.none() | texts, prefill=texts, decode=texts)
+_graphs = st.builds(EntryGraphs, preprocess=texts, vision=texts, router=st.none() | texts, decoder=texts)
 _precision = st.sampled_from(["fp32", "fp16", "bf16"])
 entries = st.builds(
     Entry,
@@ -96,10 +114,10 @@ entries = st.builds(
     native_op=st.booleans(),
 )
 _common = {
-    "schema": st.just(1),
+    "schema": st.just(SCHEMA),
     "producer": texts,
     "model": st.from_type(Model),
-    "prompt": st.from_type(PromptTemplate),
+    "chat": st.from_type(ChatTemplate),
     "limits": st.from_type(Limits),
     "files": st.dictionaries(texts, st.from_type(FileRecord), max_size=4),
 }
@@ -114,5 +132,5 @@ frozens = st.builds(
     **_common,
     precision=_precision,
     graphs=st.builds(SharedGraphs, preprocess=texts, vision=texts, router=st.none() | texts),
-    versions=st.lists(st.builds(FrozenVersion, pruning=_pruning, prefill=texts, decode=texts), max_size=2).map(tuple),
+    versions=st.lists(st.builds(FrozenVersion, pruning=_pruning, decoder=texts), max_size=2).map(tuple),
 )

@@ -7,6 +7,7 @@ float32. What it does not know: what is right.
 import os
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -22,18 +23,37 @@ DTYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat1
 ODD = (float("nan"), float("-inf"), float("inf"), -1.5, -0.0, 0.0, 1.0, 1.0000001, 3.0e38)
 
 
-def gather_model(k: int, dtype: str = "float32") -> onnx.ModelProto:
+class Prompt(NamedTuple):
+    """One call's sizes: N_i and T_i of each image, text rows among them, H, A and B."""
+
+    tokens_of: tuple[int, ...]
+    keep_counts: tuple[int, ...]
+    text: int = 5
+    hidden: int = 3
+    axes: int = 1
+    batch: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return sum(self.tokens_of)
+
+
+def gather_model(dtype: str = "float32") -> onnx.ModelProto:
     """Returns a model whose inputs and outputs are those of the op."""
     outside = TensorProto.FLOAT if dtype == "bfloat16" else DTYPES[dtype]
     graph = GraphWriter("gather", {}, DTYPES[dtype])
-    hidden = graph.input("hidden", outside, ["B", "N", "H"])
-    scores = graph.input("scores", TensorProto.FLOAT, ["B", "N"])
-    positions = graph.input("positions", TensorProto.INT64, ["B", "N"])
+    hidden = graph.input("hidden", outside, ["B", "S", "H"])
+    position_ids = graph.input("position_ids", TensorProto.INT64, ["A", "B", "S"])
+    scores = graph.input("scores", TensorProto.FLOAT, ["N"])
+    index = [graph.input(name, TensorProto.INT64, ["N"]) for name in ("image_index", "image_of")]
+    counts = graph.input("keep_counts", TensorProto.INT64, ["I"])
     inside = graph.node("Cast", [hidden], "inside", to=DTYPES[dtype])
-    rows, kept, keep = graph.call(token_gather(), [inside, scores, positions], ("rows", "kept", "keep"), k=k, **PLUGIN)
-    graph.output("gathered", outside, ["B", k, "H"], graph.node("Cast", [rows], "outside", to=outside))
-    graph.output("gathered_positions", TensorProto.INT64, ["B", k], kept)
-    graph.output("keep", TensorProto.INT64, ["B", k], keep)
+    outputs = ("rows", "kept_positions", "keep")
+    graph.call(token_gather(), [inside, position_ids, scores, *index, counts], outputs, **PLUGIN)
+    graph.output("gathered", outside, ["B", "R", "H"], graph.node("Cast", ["rows"], "outside", to=outside))
+    graph.output("gathered_position_ids", TensorProto.INT64, ["A", "B", "R"], "kept_positions")
+    graph.output("keep_indices", TensorProto.INT64, ["T"], "keep")
     return graph.model()
 
 
@@ -51,33 +71,39 @@ def session(model: onnx.ModelProto | Path, library: Path | None, *, optimized: P
 
 
 @cache
-def gather_session(k: int, dtype: str = "float32", library: Path | None = None):
+def gather_session(dtype: str = "float32", library: Path | None = None):
     """Returns the session of a model of its own, made once."""
-    return session(gather_model(k, dtype), library)
+    return session(gather_model(dtype), library)
 
 
-def feeds(scores: np.ndarray, hidden: int, dtype: str = "float32", seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns inputs whose rows and positions are all different."""
+def feeds(prompt: Prompt, scores: np.ndarray, dtype: str = "float32", seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns inputs whose rows and positions are all different, image tokens in any rows, images mixed."""
     random = np.random.default_rng(seed)
-    rows = random.standard_normal((*scores.shape, hidden))
+    rows = prompt.tokens + prompt.text
+    hidden = random.standard_normal((prompt.batch, rows, prompt.hidden))
     return {
-        "hidden": rows.astype(np.float16 if dtype == "float16" else np.float32),
+        "hidden": hidden.astype(np.float16 if dtype == "float16" else np.float32),
+        "position_ids": random.integers(-(2**60), 2**60, (prompt.axes, prompt.batch, rows)),
         "scores": scores.astype(np.float32),
-        "positions": random.integers(-(2**60), 2**60, scores.shape),
+        "image_index": np.sort(random.permutation(rows)[: prompt.tokens]),
+        "image_of": random.permutation(np.repeat(np.arange(len(prompt.tokens_of)), prompt.tokens_of)),
+        "keep_counts": np.array(prompt.keep_counts, np.int64),
     }
 
 
-def draw_scores(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+def draw_scores(kind: str, tokens: int, seed: int = 0) -> np.ndarray:
     """Returns scores of a kind: random, tied (few values) or odd (NaN, infinities, zeros of both signs)."""
     random = np.random.default_rng(seed)
     if kind == "odd":
-        return random.choice(np.array(ODD, np.float32), shape)
-    return random.integers(-2, 3, shape) if kind == "tied" else random.standard_normal(shape)
+        return random.choice(np.array(ODD, np.float32), tokens)
+    return random.integers(-2, 3, tokens) if kind == "tied" else random.standard_normal(tokens)
 
 
-def expected(given: dict[str, np.ndarray], k: int) -> list[np.ndarray]:
-    """Returns the outputs by the rule: best first, ties to the lower index, NaN as -inf, the first k ascending."""
+def expected(given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Returns the outputs by the rule: per image best first, ties to the lower index, NaN as -inf; ascending."""
     clean = np.where(np.isnan(given["scores"]), -np.inf, given["scores"])
-    keep = np.sort(np.argsort(-clean, axis=1, kind="stable")[:, :k], axis=1)
-    rows = np.take_along_axis(given["hidden"], keep[..., None], axis=1)
-    return [rows, np.take_along_axis(given["positions"], keep, axis=1), keep]
+    best = np.argsort(-clean, kind="stable")
+    ranked = [best[given["image_of"][best] == image][:count] for image, count in enumerate(given["keep_counts"])]
+    keep = np.sort(np.concatenate([np.zeros(0, np.int64), *ranked]))
+    dropped = np.delete(given["image_index"], keep)
+    return [np.delete(given["hidden"], dropped, 1), np.delete(given["position_ids"], dropped, 2), keep]

@@ -43,9 +43,8 @@ def files(bundle: Path) -> list[str]:
 
 
 def graph(bundle: Path, kind: str) -> str:
-    """Returns the path of the graph of ``par-lite``."""
-    entries = json.loads(manifest_file(bundle).read_bytes())["entries"]
-    return next(entry["graphs"][kind] for entry in entries if entry["pruning"]["version"] == "par-lite")
+    """Returns the path of the graph of the last entry, the pruned one."""
+    return json.loads(manifest_file(bundle).read_bytes())["entries"][-1]["graphs"][kind]
 
 
 def in_files(bundle: Path) -> Iterator[tuple[str, Damage]]:

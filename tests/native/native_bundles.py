@@ -10,7 +10,12 @@ from pathlib import Path
 import msgspec
 
 from allrounder.fingerprint import Machine
-from allrounder.manifest import Entry, Latency, Manifest, Percentiles, Workload, decode, encode
+from allrounder.manifest import SCHEMA, Entry, Latency, Manifest, Percentiles, Workload, decode, encode
+
+_HEADER = Path(__file__).parents[2] / "native/src/contract/manifest.hpp"
+# The one switch: whether the C++ runtime reads the bundles that Python writes. Where not, the fixture `reads_bundles`
+# lets tests rest.
+READS_BUNDLES = f"kSchema = {SCHEMA};" in _HEADER.read_text(encoding="utf-8")
 
 POINTER = "bundle.json"
 SAME = ("text", "token_ids", "prompt_ids", "keep_indices", "kept_layers", "finish")

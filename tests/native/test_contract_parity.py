@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,20 @@ from allrounder.consistency import check_manifest
 from allrounder.engines.bundle import reader as bundles
 from allrounder.fingerprint import Machine, machine
 from allrounder.hashing import file_record
-from allrounder.manifest import Entry, Manifest, decode, encode
+from allrounder.manifest import SCHEMA, Entry, Manifest, decode, encode
 from allrounder.runtime.choice import LatencyTarget, by_faithfulness, choose, table
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = (ROOT / "tests/golden/manifest.json").read_bytes()
-GOLDEN_ENTRIES = decode(GOLDEN, Manifest, where="golden").entries
 HERE = Machine(cpu="here", cores=2, threads=2, backend="onnxruntime 1")
+RESTS = pytest.mark.usefixtures("reads_bundles")
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 Answer = tuple[str, object]  # "ok" and what was said, or an error's name and its message
+
+
+@cache
+def golden_entries() -> tuple[Entry, ...]:
+    return decode(GOLDEN, Manifest, where="golden").entries
 
 
 class Probe:
@@ -83,12 +89,15 @@ def assert_read_alike(probe: Probe, data: bytes) -> Answer:
     return got
 
 
+@RESTS
 def test_the_golden_manifest(probe):
     assert assert_read_alike(probe, GOLDEN) == ("ok", 3)
     assert assert_read_alike(probe, GOLDEN.replace(b'"precision": "fp32"', b'"precision": "bf16"')) == ("ok", 3)
-    assert assert_read_alike(probe, GOLDEN.replace(b'"schema": 1', b'"schema": 2'))[0] == "BundleFromFuture"
+    newer = GOLDEN.replace(b'"schema": %d' % SCHEMA, b'"schema": %d' % (SCHEMA + 1))
+    assert assert_read_alike(probe, newer)[0] == "BundleFromFuture"
 
 
+@RESTS
 @MANY
 @given(manifests)
 def test_manifests_of_any_content(probe, manifest):
@@ -157,18 +166,21 @@ def put(place: tuple[Any, ...], text: str, key: str | None = None) -> bytes:
     return data.replace('"\\u0000"', text, 1).encode()
 
 
+@RESTS
 @MANY
 @given(st.sampled_from(PLACES), st.sampled_from(TEXTS))
 def test_any_value_at_any_place(probe, place, text):
     assert_read_alike(probe, put(place, text))
 
 
+@RESTS
 @MANY
 @given(st.sampled_from(PLACES), st.sampled_from(TEXTS), st.sampled_from(["unknown", "", "schema", "keep", "sha256"]))
 def test_any_key_beside_any_other_known_unknown_or_twice(probe, place, text, key):
     assert_read_alike(probe, put(place, text, key))
 
 
+@RESTS
 @MANY
 @given(st.sampled_from(PLACES))
 def test_any_key_or_element_left_out(probe, place):
@@ -180,6 +192,7 @@ def test_any_key_or_element_left_out(probe, place):
     assert_read_alike(probe, json.dumps(plain).encode())
 
 
+@RESTS
 @MANY
 @given(st.data())
 def test_any_bytes_changed(probe, data):
@@ -210,6 +223,7 @@ FUTURE = [
 ]
 
 
+@RESTS
 @pytest.mark.parametrize("data", FUTURE, ids=lambda data: ascii(data[:40]))
 def test_the_schema_is_read_before_anything_else(probe, data):
     assert_read_alike(probe, data)
@@ -225,7 +239,7 @@ def chosen_from(draw) -> tuple[Entry, ...]:
     """Entries that differ in what the choice looks at, with many ties."""
     several = []
     for _ in range(draw(st.integers(1, 6))):
-        base = draw(st.sampled_from(GOLDEN_ENTRIES))
+        base = draw(st.sampled_from(golden_entries()))
         fidelity, latency = draw(st.sampled_from([base.fidelity, None])), draw(st.sampled_from([base.latency, None]))
         if fidelity:
             kl = draw(st.sampled_from([-0.0, 0.0, 0.25, 0.5]) | st.floats(0, 1))
@@ -260,15 +274,17 @@ _target = st.fixed_dictionaries(
         "percentile": st.sampled_from([50, 95, 99]),
     }
 )
-_machine = st.sampled_from([None, HERE, GOLDEN_ENTRIES[0].latency.machine]) | machines
+_machine = st.deferred(lambda: st.sampled_from([None, HERE, golden_entries()[0].latency.machine]) | machines)
 
 
+@RESTS
 @MANY
 @given(chosen_from())
 def test_the_order_of_faithfulness(probe, several):
     assert probe.ask("order", entries=several) == ("ok", list(by_faithfulness(several)))
 
 
+@RESTS
 @MANY
 @given(chosen_from(), st.none() | _target, _machine, st.booleans())
 def test_the_choice(probe, several, target, here, fastest):
@@ -291,6 +307,7 @@ def message(refusal: Answer) -> str:
     return str(refusal[1]).partition("; remedy:")[0]
 
 
+@RESTS
 @MANY
 @given(chosen_from(), _target.filter(lambda target: target["ttft_ms"] or target["tpot_ms"]), _machine)
 def test_the_table(probe, several, target, here):
@@ -298,9 +315,10 @@ def test_the_table(probe, several, target, here):
     assert probe.ask("table", entries=several, target=target, machine=here) == ("ok", wanted)
 
 
+@RESTS
 @pytest.mark.parametrize("target", [{}, {"ttft_ms": 0}, {"tpot_ms": -1.5}, {"ttft_ms": 40, "percentile": 90}])
 def test_impossible_targets(probe, target):
-    got = probe.ask("choose", entries=GOLDEN_ENTRIES, target=target, machine=None)
+    got = probe.ask("choose", entries=golden_entries(), target=target, machine=None)
     assert got[0] == python(lambda: LatencyTarget(**target))[0] == "InputInvalid"
 
 
@@ -332,6 +350,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@RESTS
 def test_a_bundle_is_opened_alike_however_it_is_reached(probe, bundle, tmp_path):
     named = bundle.rename(bundle.with_name('é "\\ \U0001f600'))
     (tmp_path / "link").symlink_to(named)
@@ -371,6 +390,7 @@ def replaced(path: Path, make: Any) -> None:
     make(path)
 
 
+@RESTS
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_bundle_is_the_same_error(probe, bundle, damage):
     damage(bundle)
@@ -384,10 +404,11 @@ def test_the_fuzzers_seeds_are_of_the_golden_manifest():
     spec.loader.exec_module(module)
     folder = ROOT / "native/fuzz/corpus/manifest_fuzz"
     assert {path.name: path.read_bytes() for path in folder.glob("seed-*")} == {
-        f"seed-{name}": data for name, data in module.seeds(json.loads(GOLDEN)).items()
+        f"seed-{name}": data for name, data in module.seeds(json.loads(module.GOLDEN.read_bytes())).items()
     }
 
 
+@RESTS
 def test_the_names_of_tensors_are_those_of_the_contract():
     header = (ROOT / "native/src/contract/tensors.hpp").read_text()
     written = dict(re.findall(r'k(\w+) = "([^"]*)"', header))

@@ -1,4 +1,5 @@
-"""Hostile bundles in the real C++ loader: each ends in the error that Python gives, never in a crash.
+"""Hostile bundles in the real C++ loader: each ends in the error that Python gives, or in one of ours where Python does
+not read that schema; never in a crash.
 
 The program is asked one question about each damaged bundle, in a process of its own. `ALLROUNDER_NATIVE_ASAN_BUILD`
 names a build with the address sanitizer, which then is the one that is used; the tests' names say which it was. Loads
@@ -14,11 +15,12 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import fake_bundle
 import hostile_bundles
 import hostile_json
 import numpy as np
 import pytest
-from native_bundles import manifest_file, seal
+from native_bundles import READS_BUNDLES, manifest_file, seal
 
 from allrounder import errors
 from allrounder.golden import GOLDEN
@@ -26,6 +28,7 @@ from allrounder.native.c_api import installed_ort
 from allrounder.runtime import Runtime
 
 ANSWERS = "answers"
+VERSION = "t2-l2"
 QUESTION = {"question": "what is it?", "size": "4x4", "max_new_tokens": 2}
 SANITIZED = os.environ.get("ALLROUNDER_NATIVE_ASAN_BUILD")
 SECONDS = 120  # on a busy machine; who hangs is caught, not who is slow
@@ -58,7 +61,7 @@ def ask(tool, tmp_path):
     }
 
     def ask(bundle):
-        command = [str(tool), "ask", str(bundle), "--version", "par-lite", "--threads", "1"]
+        command = [str(tool), "ask", str(bundle), "--version", VERSION, "--threads", "1"]
         try:
             done = subprocess.run(
                 command, input=line.encode(), capture_output=True, env=environment, timeout=SECONDS, check=False
@@ -81,7 +84,7 @@ def python(bundle):
     """Returns what Python makes of the same bundle."""
     rgb = np.zeros((4, 4, 3), np.uint8)
     try:
-        with Runtime.load(bundle, version="par-lite", threads=1) as runtime:
+        with Runtime.load(bundle, version=VERSION, threads=1) as runtime:
             runtime.generate(rgb, QUESTION["question"], max_new_tokens=QUESTION["max_new_tokens"])
     except errors.AllRounderError as error:
         return type(error).__name__
@@ -89,14 +92,14 @@ def python(bundle):
 
 
 @pytest.fixture
-def damaged(tiny_bundle, tmp_path):
+def damaged(old_bundle, tmp_path):
     """Makes a copy of the bundle with one damage, each in a folder of its own."""
     numbers = count()
 
     def make(damage):
         place = tmp_path / f"case {next(numbers)}" / "bundle"
         place.parent.mkdir()
-        shutil.copytree(tiny_bundle, place)
+        shutil.copytree(old_bundle, place)
         damage(place)
         return place
 
@@ -112,8 +115,10 @@ def differences(damaged, ask):
         places = {name: damaged(damage) for name, damage in damages.items()}
         with ThreadPoolExecutor(2) as pool:
             found = dict(zip(places, pool.map(ask, places.values()), strict=True))
-        wanted = {name: python(place) for name, place in places.items()}
         assert len(found) > 5
+        if not READS_BUNDLES:  # nobody can be asked what is right: an error of ours is, and an answer may be
+            return {name: each for name, each in found.items() if each != ANSWERS and not hasattr(errors, each)}
+        wanted = {name: python(place) for name, place in places.items()}
         return {
             name: (outcome, wanted[name])
             for name, outcome in found.items()
@@ -123,17 +128,35 @@ def differences(damaged, ask):
     return compare
 
 
-def test_a_good_bundle_answers(tiny_bundle, ask, build):
-    assert (ask(tiny_bundle), python(tiny_bundle)) == (ANSWERS, ANSWERS)
+def test_a_good_bundle_answers(old_bundle, ask, build):
+    assert ask(old_bundle) == ANSWERS
 
 
-def test_damaged_files(tiny_bundle, differences, build):
-    assert differences(hostile_bundles.in_files(tiny_bundle)) == {}
+@pytest.mark.skipif(READS_BUNDLES, reason="the C++ runtime reads what Python writes")
+def test_every_bundle_of_a_newer_schema_is_refused_by_one_error(ask, tmp_path, build):
+    """Whatever else is wrong with it."""
+    damages = {
+        "nothing": lambda b: None,
+        "a file that nobody lists": lambda b: (b / "extra").touch(),
+        "no graphs": lambda b: shutil.rmtree(b / "graphs"),
+        "no tokenizer": lambda b: shutil.rmtree(b / "tokenizer"),
+        "no entries": lambda b: hostile_bundles.edit(b, lambda plain: plain.pop("entries")),
+        "other types": lambda b: hostile_bundles.edit(b, lambda plain: plain.update(model=[], limits=0)),
+        "unknown keys": lambda b: hostile_bundles.edit(b, lambda plain: plain.update(new={"deep": [[[]]]})),
+    }
+    for name, damage in damages.items():
+        bundle = fake_bundle.write_bundle(tmp_path / name)
+        damage(bundle)
+        assert ask(bundle) == "BundleFromFuture", name
 
 
-def test_changed_bytes_that_nobody_hashes_here(tiny_bundle, damaged, ask, build):
+def test_damaged_files(old_bundle, differences, build):
+    assert differences(hostile_bundles.in_files(old_bundle)) == {}
+
+
+def test_changed_bytes_that_nobody_hashes_here(old_bundle, damaged, ask, build):
     """`allrounder verify` and Python's first load find them; here what they do is an answer, or an error of ours."""
-    damages = dict(hostile_bundles.in_listed_bytes(tiny_bundle))
+    damages = dict(hostile_bundles.in_listed_bytes(old_bundle))
     assert len(damages) > 20
     found = {name: ask(damaged(damage)) for name, damage in damages.items()}
     assert set(found.values()) <= {ANSWERS, "BackendError", "BundleCorrupt", "EngineUnavailable"}, found
@@ -143,8 +166,8 @@ def test_what_lies_beside_the_files(differences, build):
     assert differences(hostile_bundles.beside_files()) == {}
 
 
-def test_texts_that_are_no_manifest(tiny_bundle, differences, build):
-    texts = hostile_json.manifests(manifest_file(tiny_bundle).read_bytes())
+def test_texts_that_are_no_manifest(old_bundle, differences, build):
+    texts = hostile_json.manifests(manifest_file(old_bundle).read_bytes())
     assert differences({name: partial(seal, data=data) for name, data in texts.items()}) == {}
 
 
@@ -152,26 +175,27 @@ def test_manifests_that_say_what_cannot_be(differences, build):
     assert differences(hostile_bundles.in_manifest()) == {}
 
 
-def test_mutated_manifests(tiny_bundle, differences, build):
-    mutated = enumerate(hostile_json.mutations(manifest_file(tiny_bundle).read_bytes(), 120, seed=4))
+def test_mutated_manifests(old_bundle, differences, build):
+    mutated = enumerate(hostile_json.mutations(manifest_file(old_bundle).read_bytes(), 120, seed=4))
     damages = {f"{number}: {data!r}": partial(seal, data=data) for number, data in mutated}
     assert differences(damages) == {}
 
 
+@pytest.mark.usefixtures("reads_bundles")
 def test_tokenizers(differences, build):
     """C++ refuses families that it does not speak, where the library that Python uses may."""
     assert differences(hostile_bundles.in_tokenizer(), also=("EngineUnavailable", "BundleCorrupt")) == {}
 
 
-def test_golden_pairs(tiny_bundle, differences, build):
-    assert differences(hostile_bundles.in_golden((tiny_bundle / GOLDEN).read_bytes())) == {}
+def test_golden_pairs(old_bundle, differences, build):
+    assert differences(hostile_bundles.in_golden((old_bundle / GOLDEN).read_bytes())) == {}
 
 
-def test_graphs_and_weights(tiny_bundle, differences, build):
-    assert differences(hostile_bundles.in_graphs(tiny_bundle)) == {}
+def test_graphs_and_weights(old_bundle, differences, build):
+    assert differences(hostile_bundles.in_graphs(old_bundle)) == {}
 
 
-def test_graphs_with_other_bytes(tiny_bundle, damaged, ask, build):
+def test_graphs_with_other_bytes(old_bundle, damaged, ask, build):
     """What ONNX Runtime makes of them is its own affair, but it is an error of ours, or an answer."""
-    found = {name: ask(damaged(damage)) for name, damage in hostile_bundles.flipped_graphs(tiny_bundle, 40, seed=2)}
+    found = {name: ask(damaged(damage)) for name, damage in hostile_bundles.flipped_graphs(old_bundle, 40, seed=2)}
     assert set(found.values()) <= {ANSWERS, "BackendError", "BundleCorrupt", "EngineUnavailable"}, found

@@ -45,8 +45,8 @@ def test_what_is_called_is_declared():
 
 
 @pytest.fixture(scope="module")
-def runtime(native_library, tiny_bundle):
-    with NativeRuntime(tiny_bundle, version="par-lite", threads=1) as opened:
+def runtime(native_library, old_bundle):
+    with NativeRuntime(old_bundle, version="t2-l2", threads=1) as opened:
         yield opened
 
 
@@ -62,9 +62,9 @@ def runtime(native_library, tiny_bundle):
         ({"device": "cpu\0"}, "device"),
     ],
 )
-def test_load_options_that_c_would_read_as_something_else(native_library, tiny_bundle, options, names):
+def test_load_options_that_c_would_read_as_something_else(native_library, old_bundle, options, names):
     with pytest.raises(errors.InputInvalid, match=names):
-        NativeRuntime(tiny_bundle, **options)
+        NativeRuntime(old_bundle, **options)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_what_a_piece_raises_comes_out(runtime):
     assert runtime.generate(RGB, "what?", max_new_tokens=1).finish == "length", "the runtime goes on"
 
 
-def test_a_closed_runtime_says_so(native_library, tiny_bundle):
-    runtime = NativeRuntime(tiny_bundle, version="full", threads=1)
+def test_a_closed_runtime_says_so(native_library, old_bundle):
+    runtime = NativeRuntime(old_bundle, version="full", threads=1)
     runtime.close()
     runtime.close()
     with pytest.raises(errors.RuntimeClosed):

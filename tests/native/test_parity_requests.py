@@ -14,7 +14,7 @@ from allrounder.native import c_api, client
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import LatencyTarget, Runtime
 
-pytestmark = pytest.mark.usefixtures("native_library")
+pytestmark = pytest.mark.usefixtures("reads_bundles", "native_library")
 
 VERSION = "par-lite"
 ODD_SIZES = [(1, 1), (1, 200), (200, 1), (37, 53), (191, 193), (1, 2), (500, 3), (640, 480)]

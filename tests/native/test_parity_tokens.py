@@ -6,7 +6,7 @@ its timing: text, tokens, prompt ids, keep indices, kept layers, finish.
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,9 +18,8 @@ from allrounder.demo.scenes import Split
 from allrounder.manifest import Entry, Manifest
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import Runtime
-from allrounder.runtime.prompt import PromptIds
 
-pytestmark = pytest.mark.usefixtures("native_library")
+pytestmark = pytest.mark.usefixtures("reads_bundles", "native_library")
 
 QUESTIONS = 50
 NEW_TOKENS = 24
@@ -38,7 +37,7 @@ class Wanted(NamedTuple):
 
     facts: dict[str, object]
     pieces: list[str]
-    prompt: PromptIds
+    prompt: Any
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from allrounder.engines.sessions import backend
 from allrounder.native.c_api import installed_ort
 from allrounder.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("reads_bundles")
+
 RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
 OPTIONS = {"max_new_tokens": 8}
 QUESTION = "what is it?"

@@ -1,4 +1,4 @@
-"""The native tokenizer, prompter, detokeniser and stop texts against `tokenizers` and Python's runtime."""
+"""The native tokenizer, detokeniser and stop texts against `tokenizers` and Python's runtime."""
 
 import json
 import random
@@ -8,26 +8,11 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_tokenizers import NAMES, SPECIALS, mixtures, tokenizer_json
+from text_tokenizers import NAMES, mixtures, tokenizer_json
 
-from allrounder import errors
-from allrounder.golden import GoldenPrompt, encode_golden
-from allrounder.manifest import PromptTemplate
-from allrounder.runtime.prompt import Prompter
+from allrounder.chat.tokenization import continuation, plain_tokenizer
 from allrounder.runtime.text import Detokeniser, StopTexts
-from allrounder.tokenization import continuation, plain_tokenizer
 
-TEMPLATES = {
-    "vicuna": PromptTemplate(before_image="USER: ", after_image="\n", after_question=" ASSISTANT:"),
-    "chatml": PromptTemplate(
-        before_image="<|im_start|>user\n",
-        after_image="\n",
-        after_question="<|im_end|>\n<|im_start|>assistant\n",
-        prefix_special=False,
-    ),
-    "marks": PromptTemplate(before_image="<s><s> a", after_image="<|im_end|></s>", after_question=" </s><|im_"),
-    "bare": PromptTemplate(before_image="", after_image="", after_question=""),
-}  # fmt: skip
 CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 
 
@@ -169,49 +154,6 @@ def test_pieces_of_a_stream(probe, name):
     for ids in random_ids(name, 1000):
         stream = Detokeniser(lambda some: plain(name, begins=False).decode(list(some), skip_special_tokens=True))
         assert probe.ask(detokenise=ids) == [*(stream.add(token) for token in ids), stream.finish()], ids
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_prompts(probe, name, template):
-    frozen = TEMPLATES[template]
-    texts = [frozen.before_image, frozen.after_image, frozen.after_question]
-    assert probe.ask(template=texts, prefix_special=frozen.prefix_special) is None
-    prompter = Prompter(tokenizer_json(name), frozen)
-    asked = [
-        "what is it?",
-        " a  b ",
-        "<image>",
-        "ge> <|im_end|>",
-        *(f"<im{text}" for text in SPECIALS),
-        *mixtures(300, seed=17),
-    ]
-    for question in asked:
-        try:
-            wanted = [list(ids) for ids in prompter.ids(question)]
-        except errors.InputInvalid:
-            assert probe.ask(question=question)["error"] == "InputInvalid"
-        else:
-            assert probe.ask(question=question) == wanted, question
-
-
-def test_golden_pairs(probe):
-    frozen = TEMPLATES["vicuna"]
-    probe.load("demo")
-    probe.ask(template=[frozen.before_image, frozen.after_image, frozen.after_question], prefix_special=True)
-    ids = Prompter(tokenizer_json("demo"), frozen).ids("what?")
-    good = GoldenPrompt(question="what?", text="", prefix_ids=ids.prefix_ids, suffix_ids=ids.suffix_ids)
-    bad = GoldenPrompt(question="what?", text="", prefix_ids=ids.prefix_ids, suffix_ids=(1,))
-    assert probe.ask(golden=encode_golden([good, good]).decode()) is None
-    answer = probe.ask(golden=encode_golden([good, bad]).decode())
-    assert answer["error"] == "BundleCorrupt"
-    assert "golden:2" in answer["message"]
-    for content in (
-        "{}\n",
-        "[1]\n",
-        '{"question":"a","text":"","prefix_ids":[],"suffix_ids":[],"more":1}',
-        '{"question":1',
-    ):
-        assert probe.ask(golden=content)["error"] == "BundleCorrupt"
 
 
 def test_white_space_as_python_strips_it(probe):

@@ -4,6 +4,7 @@ The graphs are run in two ways: by OpenVINO, with the settings of its engines, a
 rounded, by ONNX Runtime, whose own bfloat16 is for GPUs. Token scores are given, the same to all.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,20 +17,24 @@ from onnx import numpy_helper
 from prunings import pruning
 
 from allrounder import tensors
+from allrounder.chat.messages import question
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.engines.graphs.flat import flat
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.extract import all_nodes, run
 from allrounder.export.weights.widened import widened
+from allrounder.layout import keep_counts
 from allrounder.router.selection import keep_indices
-from allrounder.versions import resolve
+from allrounder.runtime.engine import layout_feeds
+from allrounder.versions import EVERYTHING
 from allrounder.vlm.model import load_model
-from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.prompt import model_layouts, prompt_batch
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
 
 MODELS = Path(__file__).parents[2] / "models"
 WORSE = 1.5  # times what stock transformers loses by bfloat16
+QUARTER = Fraction(1, 4)
 KEPT = (*range(12), *range(18, 24))  # of par-lite
 ANSWER = torch.tensor([[5, 9, 70, 42, 3]])  # any tokens: all are given the same
 QUESTIONS = 4
@@ -38,10 +43,10 @@ QUESTIONS = 4
 class Case(NamedTuple):
     """One question under one decision, and the stock model's logits of prompt and answer tokens."""
 
-    feeds: dict[str, np.ndarray]
+    feeds: dict[str, np.ndarray]  # of vision and of the decoder's prompt, but for image tokens and caches
     exact: np.ndarray  # float32
     stock: np.ndarray  # bfloat16
-    tokens: int  # T
+    kept_rows: int  # of the prompt, from K on
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +55,8 @@ def frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bf16") / "frozen"
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder, FreezeOptions("bf16"))
     freezer.shared()
-    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
-    full, lite = (resolve(name, tokens=tokens, layers=layers) for name in ("full", "par-lite"))
-    freezer.add(pruning(full, 0, tuple(range(layers)), "full"))
-    freezer.add(pruning(lite, 2, KEPT, "par-lite"))
+    freezer.add(pruning((EVERYTHING, 24), 0, tuple(range(24)), "full"))
+    freezer.add(pruning((QUARTER, len(KEPT)), 2, KEPT, "par-lite"))
     return folder, {version.pruning.version: version for version in freezer.finish().versions}, freezer.finish().graphs
 
 
@@ -65,20 +68,20 @@ def cases():
     side = exact.spec.vision.image_size
     for example in examples(Split.TEST, QUESTIONS):
         image = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
-        pixels, prompt = image / 127.5 - 1, model_prompt(exact, [example.question])
+        pixels, (layout,) = image / 127.5 - 1, model_layouts(exact, [question(example.question)])
+        prompt = prompt_batch([layout])
         scores = torch.randn(1, exact.spec.image_tokens, generator=generator)
-        for name, kept, layers in (("full", 576, tuple(range(24))), ("par-lite", 144, KEPT)):
-            decision = PruningDecision(keep_indices(scores, kept), layers, 0 if name == "full" else 2)
+        for name, keep, layers in (("full", EVERYTHING, tuple(range(24))), ("par-lite", QUARTER, KEPT)):
+            kept = keep_indices(scores, prompt.image_of, keep)
+            decision = PruningDecision(kept, layers, 0 if name == "full" else 2)
             logits = [_scored(PrunedModel(vlm), pixels, prompt, decision) for vlm in (exact, stock)]
             feeds = {
+                **layout_feeds(layout),
                 tensors.PIXEL_VALUES: pixels.numpy(),
-                tensors.PREFIX_IDS: prompt.prefix_ids.numpy(),
-                tensors.SUFFIX_IDS: prompt.suffix_ids.numpy(),
-                tensors.SUFFIX_LENGTHS: prompt.suffix_lengths.numpy(),
-                tensors.FREE_SLOTS: np.array([ANSWER.shape[1]]),
-                tensors.TOKEN_SCORES: scores.numpy(),
+                tensors.TOKEN_SCORES: scores[0].numpy(),
+                tensors.KEEP_COUNTS: np.array(keep_counts(layout, keep)),
             }
-            made[name].append(Case(feeds, *logits, kept))
+            made[name].append(Case(feeds, *logits, layout.text_tokens + kept.shape[1]))
     return made
 
 
@@ -103,27 +106,53 @@ def in_openvino(model, folder):
         )
         return outputs | {"request": request}
 
-    return call
+    def zeros(shape):
+        return openvino.Tensor(np.zeros(shape, np.uint16), shape, openvino.Type.bf16)
+
+    return call, zeros
 
 
 def step_by_step(model, folder):
     """Runs a graph in float32, each result rounded."""
     wide = widened(model)
-    return lambda feeds: run(wide, feeds, folder / "graphs")
+    return (lambda feeds: run(wide, feeds, folder / "graphs")), lambda shape: np.zeros(shape, np.float32)
 
 
-def logits_of(graphs, case):
-    """Returns the logits [A, V] of prompt and answer; ``graphs`` run vision, prefill and decode."""
-    embed_image, prefill, decode = graphs
-    seen = embed_image(case.feeds)
-    found = prefill(case.feeds | {tensors.IMAGE_EMBEDS: seen[tensors.IMAGE_EMBEDS]})
-    text = case.feeds[tensors.PREFIX_IDS].shape[1] + case.feeds[tensors.SUFFIX_LENGTHS]
-    caches = {name: value for name, value in found.items() if name.startswith("cache_")}
-    clocks = {tensors.INPUT_IDS: ANSWER.numpy(), tensors.POSITIONS: text + 576, tensors.SLOTS: text + case.tokens}
-    more = decode(caches | clocks)
+def caches_of(decoder, sizes, zeros):
+    """Zeroed caches of a decoder graph; ``sizes`` gives the extents that have names."""
+    shapes = {
+        value.name: [dim.dim_value or sizes[dim.dim_param] for dim in value.type.tensor_type.shape.dim]
+        for value in decoder.graph.input
+        if value.name.startswith("cache_")
+    }
+    return {name: zeros(shape) for name, shape in shapes.items()}
+
+
+def logits_of(graphs, decoder, case):
+    """Returns the logits [A, V] of prompt and answer; ``graphs`` run vision and ``decoder``."""
+    (embed_image, _), (decode, zeros) = graphs
+    rows, count = case.feeds[tensors.INPUT_IDS].shape[1], ANSWER.shape[1]
+    caches = caches_of(decoder, {"B": 1, "C": rows + count, "C_kept": case.kept_rows + count}, zeros)
+    image_embeds = embed_image(case.feeds)[tensors.IMAGE_EMBEDS]
+    clocks = {name: np.zeros(1, np.int64) for name in (tensors.SLOTS, tensors.KEPT_SLOTS)}
+    asked = {tensors.IMAGE_EMBEDS: image_embeds, tensors.LOGITS_TO_KEEP: np.ones(1, np.int64)}
+    found = decode(case.feeds | caches | clocks | asked)
+    caches = {name.replace("_out.", "."): value for name, value in found.items() if "_out." in name}
+    none = (tensors.IMAGE_INDEX, tensors.IMAGE_OF, tensors.KEEP_COUNTS)
+    step = {
+        **dict.fromkeys(none, np.zeros(0, np.int64)),
+        tensors.INPUT_IDS: ANSWER.numpy(),
+        tensors.IMAGE_EMBEDS: zeros([0, image_embeds.shape[1]]),
+        tensors.TOKEN_SCORES: np.zeros(0, np.float32),
+        tensors.POSITION_IDS: np.arange(rows, rows + count)[None, None],
+        tensors.SLOTS: np.array([rows]),
+        tensors.KEPT_SLOTS: np.array([case.kept_rows]),
+        tensors.LOGITS_TO_KEEP: np.array([count]),
+    }
+    more = decode(caches | step)
     logits = [np.array(getattr(each[tensors.LOGITS], "data", each[tensors.LOGITS])) for each in (found, more)]
     assert all(each.dtype == np.float32 for each in logits)
-    return np.concatenate([logits[0], logits[1][0, :-1]])
+    return np.concatenate([logits[0][0], logits[1][0, :-1]])
 
 
 def error(found, exact):
@@ -134,14 +163,14 @@ def error(found, exact):
 def errors(cases, make, models, folder):
     """Returns ours and the stock model's error over all cases."""
     graphs = [make(model, folder) for model in models]
-    ours = np.concatenate([logits_of(graphs, case) for case in cases])
+    ours = np.concatenate([logits_of(graphs, models[1], case) for case in cases])
     exact, stock = (np.concatenate([getattr(case, name) for case in cases]) for name in ("exact", "stock"))
     return error(ours, exact), error(stock, exact)
 
 
 def models_of(frozen, name):
     folder, versions, shared = frozen
-    paths = (shared.vision, versions[name].prefill, versions[name].decode)
+    paths = (shared.vision, versions[name].decoder)
     return folder, [onnx.load(folder / path, load_external_data=False) for path in paths]
 
 

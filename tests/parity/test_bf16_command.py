@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from allrounder import build_engine
+from allrounder.chat.messages import question
 from allrounder.commands.cli import main
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
@@ -41,8 +42,8 @@ def test_openvino_runs_it(build, tmp_path, policy):
     assert lite.fidelity.kl.mean > full.fidelity.kl.mean == 0
     assert (full.latency, lite.latency) == (None, None)  # on a CPU it says nothing of bf16
     engine = Engine.open(bundle, lite)
-    prompt, image_embeds = engine.prompt("what is it?"), engine.embed_image(RGB)
-    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=6)
+    layout, image_embeds = engine.layout(question("what is it?")), engine.embed_image(RGB)
+    state = engine.prefill(layout, image_embeds, engine.route(layout, image_embeds), free_slots=6)
     assert state.logits.dtype == engine.decode(state, [3]).dtype == np.float32
     assert image_embeds.numpy().dtype == BFLOAT16  # opaque: numpy would read it as something else
     with Runtime.load(out, version="par-lite") as runtime:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from allrounder.calib import fidelity, latency, layer_ranking
+from allrounder.chat.messages import question
 from allrounder.commands.cli import run_command
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
@@ -14,6 +15,7 @@ from allrounder.errors import CalibrationError
 from allrounder.prompts import read_prompts
 from allrounder.runtime import memory
 from allrounder.runtime.engine import open_engines
+from allrounder.runtime.image import to_rgb
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_questions_beyond_the_limit_are_named_before_anything_is_measured(calibr
     code, _, told = calibrate(bundle_copy, tmp_path / "long.jsonl")
     assert code == 2
     assert "PromptsInvalid" in told
-    assert "1 questions are too long" in told
+    assert "1 questions cannot be asked" in told
     assert "0.png" in told
     assert "fidelity:" not in told
 
@@ -165,7 +167,7 @@ def _renamed(engine):
 
     import msgspec
 
-    graphs = msgspec.structs.replace(engine.entry.graphs, prefill="another/name.onnx")
+    graphs = msgspec.structs.replace(engine.entry.graphs, decoder="another/name.onnx")
     flat_copy = copy.copy(engine)
     flat_copy.entry = msgspec.structs.replace(engine.entry, graphs=graphs)
     return flat_copy
@@ -186,11 +188,8 @@ def test_agreement_is_equality_of_greedy_answers_on_real_engines(engines, tiny):
 
 
 def _greedy(engine, prompt):
-    from allrounder.runtime.image import to_rgb
-
-    ids = engine.prompt(prompt.question)
-    image_embeds = engine.embed_image(to_rgb(prompt.image))
-    state = engine.prefill(ids, image_embeds, engine.route(ids, image_embeds), free_slots=fidelity.MAX_ANSWER)
+    layout, image_embeds = engine.layout(question(prompt.question)), engine.embed_image(to_rgb(prompt.image))
+    state = engine.prefill(layout, image_embeds, engine.route(layout, image_embeds), free_slots=fidelity.MAX_ANSWER)
     answer = [int(state.logits[0].argmax())]
     while answer[-1] not in engine.model.stop_ids and len(answer) < fidelity.MAX_ANSWER:
         answer.append(int(engine.decode(state, answer[-1:])[0, 0].argmax()))

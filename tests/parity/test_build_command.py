@@ -12,6 +12,7 @@ from allrounder import build_engine
 from allrounder.calib.layer_ranking import ranked
 from allrounder.commands.pipeline import build as build_job
 from allrounder.engines.bundle.reader import open_bundle
+from allrounder.errors import PromptTooLong
 from allrounder.manifest import Manifest
 from allrounder.pruning import PruningConfig
 from allrounder.runtime import Runtime
@@ -42,8 +43,8 @@ def left_beside(path):
 def test_the_bundle_holds_what_was_asked_for(tiny_bundle):
     manifest = manifest_of(tiny_bundle)
     full, lite = manifest.entries
-    assert (full.pruning, full.graphs.router) == (pruning((16, 8), 0, tuple(range(8)), "full"), None)
-    assert lite.pruning == pruning((4, 6), 2, None, "par-lite")
+    assert (full.pruning, full.graphs.router) == (pruning((1, 8), 0, tuple(range(8)), "full"), None)
+    assert lite.pruning == pruning(("1/4", 6), 2, None, "par-lite")
     for entry in manifest.entries:
         assert entry.fidelity is not None
         assert entry.fidelity.quick
@@ -88,7 +89,7 @@ def test_both_policies_are_built_where_nobody_asks_for_one(tiny, tmp_path, capsy
         ("full", "static"),
         ("par-lite", "static"),
         ("par-lite", "dynamic"),
-        ("t4-l8", "static"),  # it keeps every layer: there is nothing to choose
+        ("t0.25-l8", "static"),  # it keeps every layer: there is nothing to choose
     ]
     assert [entry.pruning for entry in manifest_of(tmp_path / "b").entries] == [
         msgspec.convert(entry["pruning"], PruningConfig) for entry in report["entries"]
@@ -107,6 +108,27 @@ def test_adding_keeps_what_is_there(build, bundle_copy):
         assert (new.graphs, new.fidelity) == (old.graphs, old.fidelity)
 
 
+def test_limits_are_what_flags_say_and_stay_what_they_were(build, tmp_path):
+    flags = ("--max-images", "2", "--max-text-tokens", "70", "--max-new-tokens", "9")
+    assert build(tmp_path / "b", *flags)[0] == 0
+    limits = manifest_of(tmp_path / "b").limits
+    assert (limits.images, limits.image_tokens, limits.text_tokens, limits.new_tokens) == (2, 32, 70, 9)
+    assert build(tmp_path / "b", "--version", "par-nano")[0] == 0
+    assert manifest_of(tmp_path / "b").limits == limits
+    code, _, told = build(tmp_path / "b", "--version", "full", "--max-new-tokens", "10")
+    assert code == 2
+    assert "this bundle was made with another limits" in told
+    with Runtime.load(tmp_path / "b") as runtime:
+        rgb = np.zeros((9, 9, 3), np.uint8)
+        parts = [*[{"type": "image", "image": rgb}] * 3, {"type": "text", "text": "which?"}]
+        with pytest.raises(PromptTooLong, match="--max-images"):
+            runtime.chat([{"role": "user", "content": parts}])
+        with pytest.raises(PromptTooLong, match="--max-text-tokens"):
+            runtime.generate(rgb, "why? " * 70)
+        with pytest.raises(PromptTooLong, match="--max-new-tokens"):
+            runtime.generate(rgb, "why?", max_new_tokens=10)
+
+
 def test_all_versions_share_the_weights(build, bundle_copy):
     code, _, _ = build(bundle_copy, "--version", "all")
     assert code == 0
@@ -114,7 +136,7 @@ def test_all_versions_share_the_weights(build, bundle_copy):
     assert {entry.version for entry in manifest.entries} == set(VERSIONS)
     weights = [path for path in manifest.files if path.startswith("graphs/weights/")]
     assert len(weights) == 2  # the model's and the router's
-    assert len({entry.graphs.decode for entry in manifest.entries if entry.version != "full"}) == 1
+    assert len({entry.graphs.decoder for entry in manifest.entries if entry.version != "full"}) == 1
 
 
 def test_building_again_changes_nothing_and_force_measures_again(build, bundle_copy):
@@ -217,11 +239,15 @@ def test_full_alone_needs_no_router(tiny, tmp_path, capsys):
         (["--version", "par-lit"], "no version 'par-lit'"),
         (["--version", "t0-l3"], "t0-l3"),
         (["--version", ""], "no version"),
-        (["--version", "t17-l3"], "impossible number of image tokens"),
+        (["--version", "t.000-l3"], "a share of nothing"),
         (["--keep", "4", "--layers", "9"], "impossible number of decoder layers"),
         (["--keep", "4", "--layers", "1"], "impossible number of decoder layers"),
         (["--layers", "0"], "impossible number of decoder layers"),
         (["--keep", "0"], "impossible keep rule"),
+        (["--max-images", "0"], "an impossible limit; where: --max-images"),
+        (["--max-images", "99999"], "the limits exceed the model's longest sequence; where: --max-images"),
+        (["--max-text-tokens", "5"], "no question fits into so few text tokens; where: --max-text-tokens"),
+        (["--max-text-tokens", "60", "--max-new-tokens", "99999"], "where: --max-text-tokens, --max-new-tokens"),
         (["--keep", "1.5"], "a count of image tokens from 2 on (144)"),
         (["--prune-layer", "8"], "impossible prune layer"),
         (["--prune-layer", "-1"], "impossible prune layer"),

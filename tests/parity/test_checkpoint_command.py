@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from allrounder import build_engine
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.bundle.staging import Staging
 from allrounder.engines.checkpoint.sidecar import open_sidecar
@@ -70,10 +71,10 @@ def test_it_holds_the_decision_and_the_figures_of_the_frozen_bundle(build, check
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     read = RowReader(checkpoint).read(rgb, "what is it?")
     engine = Engine.open(bundle, entry)
-    image_embeds, prompt = engine.embed_image(rgb), engine.prompt("what is it?")
-    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=1)
+    image_embeds, layout = engine.embed_image(rgb), engine.layout(question("what is it?"))
+    state = engine.prefill(layout, image_embeds, engine.route(layout, image_embeds), free_slots=1)
     assert read.keep == state.keep_indices
-    assert np.array_equal(read.rows, image_embeds.numpy()[0][list(read.keep)])
+    assert np.array_equal(read.rows, image_embeds.numpy()[list(read.keep)])
 
 
 def test_image_graphs_in_half_precision(build, checkpoint, tmp_path):
@@ -83,7 +84,7 @@ def test_image_graphs_in_half_precision(build, checkpoint, tmp_path):
     rgb = np.random.default_rng(1).integers(0, 256, (40, 52, 3), np.uint8)
     half, single = (RowReader(path).read(rgb, "what is it?") for path in (tmp_path / "c", checkpoint))
     assert half.rows.dtype == np.float16
-    assert half.prompt == single.prompt
+    assert half.layout == single.layout
     both = sorted(set(half.keep) & set(single.keep))  # near-ties may fall to the other side
     assert len(both) > len(single.keep) // 2
     rows = [read.rows[[read.keep.index(token) for token in both]].astype(np.float32) for read in (half, single)]

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decoder_rows import decoder_rows
 from transformers import LlavaForConditionalGeneration
 
 from allrounder.calib.layer_ranking import layer_order, ranked
+from allrounder.chat.messages import question
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.engines.backends import BuildOptions
@@ -36,8 +38,7 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     freezer = Freezer(MODELS / "demo", MODELS / "demo-router", folder / "frozen")
     freezer.shared()
-    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
-    model = {"tokens": tokens, "layers": layers, "prune_layer": 0}
+    model = {"layers": freezer.spec.decoder.layers, "prune_layer": 0}
     freezer.add(pruning_config("par-lite", **model, layer_policy="dynamic"))
     freezer.finish()
     with Staging(folder / "voting") as staging:
@@ -60,10 +61,9 @@ def demo(tmp_path_factory):
 def along(model, read, answer):
     """Returns the stock model's logits [A, V] along an answer, at the positions of the unpruned prompt."""
     embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor([ids])) for ids in (read.prompt[0], (*read.prompt[1], *answer[:-1])))
-    inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
-    last = int(read.positions[-1])
-    positions = torch.tensor([[*read.positions, *range(last + 1, last + len(answer))]])
+    inputs = decoder_rows(read, embed, answer[:-1])[None]
+    first = read.layout.next_position
+    positions = torch.tensor([[*read.positions[0], *range(first, first + len(answer) - 1)]])
     # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen = torch.ones_like(positions)
     return model(inputs_embeds=inputs, position_ids=positions, attention_mask=seen, logits_to_keep=len(answer)).logits[
@@ -81,8 +81,8 @@ def test_a_checkpoint_answers_as_its_frozen_version(demo, place, version, asked)
     model = LlavaForConditionalGeneration.from_pretrained(str(demo / version), dtype=torch.float32).eval()
     assert len(model.model.language_model.layers) == entry.pruning.layers
     for example in questions:
-        image_embeds, prompt = engine.embed_image(np.asarray(example.image)), engine.prompt(example.question)
-        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=NEW_TOKENS)
+        image_embeds, layout = engine.embed_image(np.asarray(example.image)), engine.layout(question(example.question))
+        state = engine.prefill(layout, image_embeds, engine.route(layout, image_embeds), free_slots=NEW_TOKENS)
         logits = [state.logits[0]]
         while len(logits) < NEW_TOKENS and int(logits[-1].argmax()) not in engine.model.stop_ids:
             logits.append(engine.decode(state, [int(logits[-1].argmax())])[0, -1].copy())
@@ -90,7 +90,7 @@ def test_a_checkpoint_answers_as_its_frozen_version(demo, place, version, asked)
         answer = wanted.argmax(dim=-1).tolist()
         read = reader.read(example.image, example.question)
         assert read.keep == state.keep_indices
-        assert np.array_equal(read.rows, image_embeds.numpy()[0][list(read.keep)])
+        assert np.array_equal(read.rows, image_embeds.numpy()[list(read.keep)])
         got = along(model, read, answer)
         assert got.argmax(dim=-1).tolist() == answer
         assert float((got - wanted).abs().max() / wanted.std()) <= 1e-4

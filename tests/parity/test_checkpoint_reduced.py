@@ -15,11 +15,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from decoder_rows import decoder_rows
 from PIL import Image
 from prunings import pruning
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from allrounder.chat.messages import question
 from allrounder.engines.backends import BuildOptions
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.bundle.staging import Staging
@@ -31,7 +33,7 @@ from allrounder.router.model import MetaRouter
 from allrounder.runtime.engine import Engine, EngineOptions
 from allrounder.serving import kept_rows
 from allrounder.serving.kept_rows import RowReader
-from allrounder.versions import VERSIONS, resolve
+from allrounder.versions import VERSIONS, keep_of, resolve
 from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.llava.random_model import TINY, Shape, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
@@ -75,8 +77,8 @@ def made():
         freezer.shared()
         tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
         for each in versions:
-            budget = resolve(each, tokens=tokens, layers=layers)
-            dropped = (1, 3)[: layers - budget.layers]  # from the middle: renumbering must show
+            budget = (keep_of(each), resolve(each, tokens=tokens, layers=layers).layers)
+            dropped = (1, 3)[: layers - budget[1]]  # from the middle: renumbering must show
             kept = tuple(layer for layer in range(layers) if layer not in dropped)
             freezer.add(pruning(budget, 0, kept, each))
         freezer.finish()
@@ -124,10 +126,9 @@ def kept_layers_of(checkpoint):
 def served(model, read, new_tokens, *, renumbered=False):
     """Feeds kept rows to the stock model; returns the logits [1 + new, V] that chose each greedy token."""
     embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor([ids])) for ids in read.prompt)
-    inputs = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
+    inputs = decoder_rows(read, embed)[None]
     rows = inputs.shape[1]
-    positions = torch.arange(rows) if renumbered else torch.from_numpy(read.positions)
+    positions = torch.arange(rows) if renumbered else torch.from_numpy(read.positions[0])
     # Without mask and cache transformers takes gaps between positions for borders of packed sequences.
     seen = torch.ones(1, rows, dtype=torch.int64)
     output = model(inputs_embeds=inputs, position_ids=positions[None], attention_mask=seen, use_cache=True)
@@ -192,15 +193,16 @@ def test_kept_rows_give_what_the_removing_model_and_the_frozen_graph_compute(mad
     checkpoint = checkpoints["par-lite"]
     model, reader = stock(checkpoint), RowReader(checkpoint)
     read = reader.read(IMAGE, QUESTION)
-    assert read.rows.shape == (reader.sidecar.entry.pruning.keep, vlm.spec.decoder.hidden)
+    kept = reader.sidecar.entry.pruning.budget(vlm.spec.image_tokens).tokens
+    assert read.rows.shape == (kept, vlm.spec.decoder.hidden)
     got = served(model, read, NEW_TOKENS)
     assert_same(got, removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm, reader), NEW_TOKENS))
     bundle = open_bundle(place / "bundle")
     engine = Engine.open(bundle, bundle.manifest.entries[0])
-    image_embeds, prompt = engine.embed_image(np.asarray(IMAGE)), engine.prompt(QUESTION)
-    state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=NEW_TOKENS)
+    layout = engine.layout(question(QUESTION))
+    state = engine.start([engine.preprocess(np.asarray(IMAGE))], layout, free_slots=NEW_TOKENS)
     assert state.keep_indices == read.keep
-    assert tuple(prompt) == tuple(read.prompt)
+    assert layout == read.layout
     logits = [torch.from_numpy(state.logits[0])]
     for _ in range(NEW_TOKENS):
         logits.append(torch.from_numpy(engine.decode(state, [int(logits[-1].argmax())])[0, -1].copy()))
@@ -214,8 +216,7 @@ def test_with_every_token_it_is_the_masked_model_without_those_layers(made, shap
     model, processor = stock(checkpoint), LlavaProcessor.from_pretrained(str(checkpoint), backend="pil")
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    special = vlm.template.prefix_special  # the template writes no begin token of its own
-    inputs = processor(text=text, images=IMAGE, return_tensors="pt", add_special_tokens=special)
+    inputs = processor(text=text, images=IMAGE, return_tensors="pt")  # the template writes no begin token of its own
     with torch.no_grad():
         got = model(**inputs).logits[:, -1]
     image_embeds = PrunedModel(vlm).image_embeds(inputs["pixel_values"])

@@ -13,6 +13,7 @@ import torch
 
 from allrounder.export.graph.writer import serialized
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
+from allrounder.export.verify.prompts import prompt_feeds, random_layout
 from allrounder.export.vision import vision_graph
 from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
@@ -21,13 +22,13 @@ from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.model import load_model
-from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.prompt import prompt_batch
 from allrounder.vlm.pruned import PrunedModel
 
 # Of the reference's standard deviation; fp16 has eleven bits, bf16 eight.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}
 ROWS = {"fp32": np.float32, "fp16": np.float16, "bf16": np.float32}  # bf16 runs widened
-QUESTIONS = ("what?", "how many red circles are there in the image, and where?")
+TEXTS = ((3, 4), (2, 3, 5), (1, 1, 1, 2), (6,))  # rows of text, an image between every two
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,7 +61,7 @@ def model_weights(directory, precision):
 
 def router_weights(router, spec, directory, precision):
     state = router.state_dict()
-    needed = router_tensors(spec, RouterShape(router.attention, len(router.layers)))
+    needed = router_tensors(spec, RouterShape(router.attention, len(router.layers), router.scope))
     layout = lay_out(
         "router", precision, router.attention, needed, lambda n: tuple(state[n.removeprefix(PREFIX)].shape)
     )
@@ -89,57 +90,36 @@ def test_vision_equals_the_stock_tower(vlms, shape, precision):
     graph = vision_graph(vlm.spec, model_weights(directory, precision), ELEMENT_TYPES[precision])
     (image_embeds,) = run(graph, directory, {"pixel_values": pixels.numpy()})
     assert image_embeds.dtype == ROWS[precision]
-    assert difference(image_embeds, PrunedModel(vlm).image_embeds(pixels)) <= TOLERANCE[precision]
+    assert difference(image_embeds, PrunedModel(vlm).image_embeds(pixels).flatten(0, 1)) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-@pytest.mark.parametrize(("attention", "layers"), [("causal", 1), ("bidirectional", 1), ("causal", 2)])
+@pytest.mark.parametrize(
+    ("attention", "layers", "scope"),
+    [
+        ("causal", 1, "prompt"),
+        ("bidirectional", 1, "prompt"),
+        ("causal", 2, "prompt"),
+        ("causal", 1, "image"),
+        ("bidirectional", 2, "image"),
+    ],
+)
 @pytest.mark.parametrize("shape", TINY)
-def test_router_equals_the_eager_one(vlms, shape, attention, layers, precision):
+def test_router_equals_the_eager_one(vlms, shape, attention, layers, scope, precision):
     vlm, directory = vlms(shape)
     torch.manual_seed(1)
-    router = MetaRouter(vlm.spec, vlm.model.config.text_config, attention, layers).eval()
-    prompt = model_prompt(vlm, QUESTIONS)  # of unequal length: the first is padded
-    image_embeds = torch.randn(2, vlm.spec.image_tokens, vlm.spec.decoder.hidden)
+    router = MetaRouter(vlm.spec, vlm.model.config.text_config, attention, layers, scope=scope).eval()
     weights = model_weights(directory, precision) | router_weights(router, vlm.spec, directory, precision)
-    graph = router_graph(vlm.spec, RouterShape(attention, layers), weights, ELEMENT_TYPES[precision])
-    feeds = {
-        "prefix_ids": prompt.prefix_ids.numpy(),
-        "image_embeds": image_embeds.numpy().astype(ROWS[precision]),
-        "suffix_ids": prompt.suffix_ids.numpy(),
-        "suffix_lengths": prompt.suffix_lengths.numpy(),
-    }
-    found = run(graph, directory, feeds)
-    with torch.no_grad():
-        wanted = router(PrunedModel(vlm).embeddings(image_embeds, prompt), prompt)
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert ours.dtype == np.float32  # rank logits never tie for want of bits
-        assert difference(ours, theirs) <= TOLERANCE[precision]
-
-
-def test_a_padded_prompt_scores_as_it_does_alone(vlms):
-    vlm, directory = vlms("llama-mha")
-    torch.manual_seed(2)
-    router = MetaRouter(vlm.spec, vlm.model.config.text_config, "bidirectional").eval()
-    weights = model_weights(directory, "fp32") | router_weights(router, vlm.spec, directory, "fp32")
-    graph = router_graph(vlm.spec, RouterShape("bidirectional", 1), weights, ELEMENT_TYPES["fp32"])
-    prompt = model_prompt(vlm, QUESTIONS)
-    image_embeds = torch.randn(2, vlm.spec.image_tokens, vlm.spec.decoder.hidden).numpy()
-
-    def scores(each, rows):
-        return run(
-            graph,
-            directory,
-            {
-                "prefix_ids": each.prefix_ids.numpy(),
-                "image_embeds": rows,
-                "suffix_ids": each.suffix_ids.numpy(),
-                "suffix_lengths": each.suffix_lengths.numpy(),
-            },
-        )
-
-    together = scores(prompt, image_embeds)
-    for row in range(2):
-        alone = scores(prompt.row(row), image_embeds[row : row + 1])
-        for whole, single in zip(together, alone, strict=True):
-            assert np.allclose(whole[row], single[0], atol=1e-5)
+    graph = router_graph(vlm.spec, RouterShape(attention, layers, scope), weights, ELEMENT_TYPES[precision])
+    for texts in TEXTS:
+        layout = random_layout(vlm.spec, texts, torch.Generator().manual_seed(len(texts)))
+        prompt = prompt_batch([layout])
+        image_embeds = torch.randn(layout.image_tokens, vlm.spec.decoder.hidden)
+        feeds = prompt_feeds(layout) | {"image_embeds": image_embeds.numpy().astype(ROWS[precision])}
+        found = run(graph, directory, feeds)
+        with torch.no_grad():
+            wanted = router(PrunedModel(vlm).embeddings(image_embeds[None], prompt), prompt)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert ours.dtype == np.float32  # rank logits never tie for want of bits
+            if ours.size:
+                assert difference(ours, theirs[0]) <= TOLERANCE[precision]

@@ -6,6 +6,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -49,9 +50,9 @@ def make_sources(folder, shape, **router):
 def freeze(vlm, router, spec, out, **options):
     freezer = Freezer(vlm, router, out, FreezeOptions(**options))
     freezer.shared()
-    tokens, depth = spec.image_tokens, spec.decoder.layers
-    half = (tokens // 2, depth - 2)
-    freezer.add(pruning((tokens, depth), 2, tuple(range(depth)), "full"))
+    depth = spec.decoder.layers
+    half = (Fraction(1, 2), depth - 2)
+    freezer.add(pruning((1, depth), 0, tuple(range(depth)), "full"))
     freezer.add(pruning(half, 2, None, "half"))
     freezer.add(pruning(half, 0, tuple(range(1, depth - 1)), "half"))
     return freezer.finish()
@@ -69,10 +70,11 @@ def honest(tmp_path_factory):
 def test_every_family_is_proved(tmp_path, shape):
     number = TINY.index(shape)
     attention = ("causal", "bidirectional")[number % 2]
-    vlm, router, spec = make_sources(tmp_path, shape, attention=attention, layers=1 + number % 2)
+    scope = ("prompt", "image")[number % 3 == 2]
+    vlm, router, spec = make_sources(tmp_path, shape, attention=attention, layers=1 + number % 2, scope=scope)
     freeze(vlm, router, spec, tmp_path / "frozen")
     report = verify(tmp_path / "frozen", vlm, router)
-    assert report.graphs == 9
+    assert report.graphs == 6
     assert 0 < report.worst.difference <= TOLERANCE["fp32"]
 
 
@@ -128,7 +130,7 @@ def refuse_misread(folder, monkeypatch, small, edit):
     freezer = Freezer(vlm, None, folder / "frozen")
     freezer.shared()
     depth = freezer.spec.decoder.layers
-    freezer.add(pruning((freezer.spec.image_tokens, depth), 0, tuple(range(depth)), "full"))
+    freezer.add(pruning((1, depth), 0, tuple(range(depth)), "full"))
     freezer.finish()
     with pytest.raises(VerificationFailed):
         verify(folder / "frozen", vlm, None)
@@ -138,7 +140,7 @@ def test_what_was_proved_before_is_not_compared_again(honest):
     folder, vlm, router, frozen = honest
     whole, nothing = verify(folder, vlm, router), verify(folder, vlm, router, proved=frozen.files)
     assert nothing == (0, 0, None)
-    known = {name for name in frozen.files if name not in (frozen.versions[-1].prefill, frozen.versions[-1].decode)}
+    known = {name for name in frozen.files if name != frozen.versions[-1].decoder}
     assert 0 < verify(folder, vlm, router, proved=known).comparisons < whole.comparisons
 
 
@@ -167,15 +169,14 @@ def test_a_wrong_epsilon_in_one_layer_is_found(honest, tmp_path):
         epsilon = next(a for a in node_of(model, "RMSNormalization", "layers.3.").attribute if a.name == "epsilon")
         epsilon.f = 0.1
 
-    name = honest[3].versions[1].prefill
+    name = honest[3].versions[1].decoder
     message = refused(honest, tmp_path, name, edit, VerificationFailed)
     assert name in message
     assert "layers.3.hidden" in message
 
 
 @pytest.mark.parametrize("branch", ["then_branch", "else_branch"])
-@pytest.mark.parametrize("graph", ["prefill", "decode"])
-def test_both_branches_of_a_dynamic_layer_are_run(honest, tmp_path, graph, branch):
+def test_both_branches_of_a_dynamic_layer_are_run(honest, tmp_path, branch):
     def edit(model):
         layer = next(node for node in model.graph.node if node.op_type == "If" and node.name.startswith("layers.4."))
         inside = next(attribute.g for attribute in layer.attribute if attribute.name == branch)
@@ -183,7 +184,7 @@ def test_both_branches_of_a_dynamic_layer_are_run(honest, tmp_path, graph, branc
         inside.node.add(op_type="Neg", input=["layers.4.negated"], output=[rows.output[0]], name="negated")
         rows.output[0] = "layers.4.negated"
 
-    name = getattr(honest[3].versions[1], graph)
+    name = honest[3].versions[1].decoder
     assert "layers.4.hidden" in refused(honest, tmp_path, name, edit, VerificationFailed)
 
 
@@ -213,7 +214,7 @@ def test_faults_are_found_in_half_precision(half, tmp_path, fault):
             causal = next(attribute for attribute in attention.attribute if attribute.name == "is_causal")
             causal.i = 0
 
-    name = half[3].versions[2].prefill  # frozen, without If
+    name = half[3].versions[2].decoder  # frozen, without If
     message = refused(half, tmp_path, name, edit, VerificationFailed)
     assert ("beyond.sine" if fault == "no rotation" else "layers.3.hidden") in message
 
@@ -223,19 +224,19 @@ def test_exchanged_weights_are_found(honest, tmp_path):
         gate = node_of(model, "MatMul", "layers.4.run.mlp.gate")
         gate.input[1] = gate.input[1].replace("gate_proj", "up_proj")
 
-    assert "layers.4" in refused(honest, tmp_path, honest[3].versions[1].decode, edit, VerificationFailed)
+    assert "layers.4" in refused(honest, tmp_path, honest[3].versions[1].decoder, edit, VerificationFailed)
 
 
-def test_a_decode_graph_on_the_wrong_clock_is_found(honest, tmp_path):
+def test_a_layer_on_the_wrong_clock_is_found(honest, tmp_path):
     def edit(model):
-        node_of(model, "TensorScatter", "layers.3.").input[2] = "positions"
+        node_of(model, "TensorScatter", "layers.3.").input[2] = "slots"
 
-    assert "positions" in refused(honest, tmp_path, honest[3].versions[1].decode, edit, GraphInvalid)
+    assert "slots" in refused(honest, tmp_path, honest[3].versions[1].decoder, edit, GraphInvalid)
 
 
 def test_a_changed_weight_is_found(honest, tmp_path):
     out = shutil.copytree(honest[0], tmp_path / "frozen")
-    model = onnx.load(out / honest[3].versions[0].prefill, load_external_data=False)
+    model = onnx.load(out / honest[3].versions[0].decoder, load_external_data=False)
     tensor = next(each for each in model.graph.initializer if each.name.endswith("layers.2.mlp.down_proj.weight"))
     place = {each.key: each.value for each in tensor.external_data}
     with (out / "graphs" / place["location"]).open("r+b") as file:
@@ -245,13 +246,22 @@ def test_a_changed_weight_is_found(honest, tmp_path):
         verify(out, honest[1], honest[2])
 
 
-def test_ties_broken_the_other_way_are_found(honest, tmp_path):
+@pytest.mark.parametrize("fault", ["nan", "ties", "images", "positions"])
+def test_a_gather_by_another_rule_is_found(honest, tmp_path, fault):
     def edit(model):
-        for node in model.functions[0].node:
-            if node.op_type == "TopK" and node.input[0] == "ordered":
-                node.input[0] = "scores"  # NaN is then ranked by chance
+        (function,) = model.functions
+        node = {each.output[0]: each for each in function.node}
+        if fault == "nan":
+            node["own_score"].input[0] = "scores"  # NaN is then better than nothing and worse than nothing
+        elif fault == "ties":
+            node["earlier"].op_type = "Greater"
+        elif fault == "images":
+            node["better"].input[1] = "wins"  # ranked over all images
+        else:
+            node["gathered_position_ids"].input[1] = "rows_axis"
 
-    assert "gather." in refused(honest, tmp_path, honest[3].versions[1].prefill, edit, VerificationFailed)
+    message = refused(honest, tmp_path, honest[3].versions[1].decoder, edit, (VerificationFailed, GraphInvalid))
+    assert "gather." in message or "keep_indices" in message or fault == "positions"
 
 
 def test_a_layer_that_is_not_kept_is_found(honest, tmp_path):
@@ -262,7 +272,7 @@ def test_a_layer_that_is_not_kept_is_found(honest, tmp_path):
         extra = helper.make_tensor("decoder.layers.4.mlp.up_proj.weight", 1, [1], [0.0])
         model.graph.initializer.append(extra)
 
-    assert "not kept" in refused(honest, tmp_path, version.prefill, edit, GraphInvalid)
+    assert "not kept" in refused(honest, tmp_path, version.decoder, edit, GraphInvalid)
 
 
 def test_one_attention_too_many_is_found(honest, tmp_path):
@@ -273,7 +283,7 @@ def test_one_attention_too_many_is_found(honest, tmp_path):
         index = list(model.graph.node).index(node_of(model, "Attention"))
         model.graph.node.insert(index + 1, copy)
 
-    message = refused(honest, tmp_path, honest[3].versions[2].decode, edit, GraphInvalid)
+    message = refused(honest, tmp_path, honest[3].versions[2].decoder, edit, GraphInvalid)
     assert "number of Attention nodes" in message
 
 
@@ -285,12 +295,12 @@ def test_a_foreign_domain_is_found(honest, tmp_path):
     assert "com.example" in refused(honest, tmp_path, honest[3].graphs.vision, edit, GraphInvalid)
 
 
-def test_another_budget_is_found(honest, tmp_path):
+def test_a_gather_that_is_missing_is_found(honest, tmp_path):
     def edit(model):
-        k = next(a for a in node_of(model, "TokenGather").attribute if a.name == "k")
-        k.i -= 1
+        gather = node_of(model, "TokenGather")
+        gather.op_type, gather.domain = "Split", ""
 
-    refused(honest, tmp_path, honest[3].versions[1].prefill, edit, GraphInvalid)
+    refused(honest, tmp_path, honest[3].versions[1].decoder, edit, GraphInvalid)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +312,7 @@ def test_weights_that_lie_wrong_are_found(honest, tmp_path, key, value, word):
         tensor = next(each for each in model.graph.initializer if each.external_data)
         next(each for each in tensor.external_data if each.key == key).value = value
 
-    assert word in refused(honest, tmp_path, honest[3].versions[0].decode, edit, GraphInvalid)
+    assert word in refused(honest, tmp_path, honest[3].versions[0].decoder, edit, GraphInvalid)
 
 
 def test_a_weight_inside_the_graph_is_found(honest, tmp_path):

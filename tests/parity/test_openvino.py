@@ -1,6 +1,7 @@
 """OpenVINO's engines answer as ONNX Runtime's do: same tokens, same keep indices, same kept layers."""
 
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,23 +18,30 @@ from allrounder.engines.options import EngineOptions
 from allrounder.engines.table import BACKENDS
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
+from allrounder.layout import keep_counts
 from allrounder.runtime import Runtime
-from allrounder.runtime.engine import Engine
-from allrounder.versions import resolve
+from allrounder.runtime.cache import Pool, PoolShape
+from allrounder.runtime.engine import Engine, layout_feeds
+from allrounder.tensors import IMAGE_EMBEDS, KEEP_COUNTS, LOGITS_TO_KEEP, TOKEN_SCORES
+from allrounder.versions import EVERYTHING
 
-DECISIONS = [("full", "static"), ("par-lite", "dynamic"), ("par-lite", "static")]
+SHARE = Fraction(1, 4)
+DECISIONS = [("full", "static", 0), *(("par-lite", policy, k) for policy in ("dynamic", "static") for k in (0, 2))]
+TEXT = {"type": "text", "text": "what is it?"}
+IMAGE = {"type": "image", "image": None}
+CONTENTS = {0: [TEXT], 1: [IMAGE, TEXT], 2: [TEXT, IMAGE, {"type": "text", "text": "and the red one?"}, IMAGE, TEXT]}
 
 
 @pytest.fixture(scope="module")
 def both(tiny, tmp_path_factory):
-    """A published bundle that holds three decisions for both backends."""
+    """A published bundle that holds all decisions for both backends."""
     folder = tmp_path_factory.mktemp("openvino")
     freezer = Freezer(tiny.vlm, tiny.router, folder / "frozen", FreezeOptions("fp32"), lambda *_: None)
     freezer.shared()
-    lite, full = (resolve(name, tokens=16, layers=8) for name in ("par-lite", "full"))
-    freezer.add(pruning(full, 0, tuple(range(8)), "full"))
-    freezer.add(pruning(lite, 2, None, "par-lite"))
-    freezer.add(pruning(lite, 2, (0, 1, 2, 4, 5, 7), "par-lite"))
+    freezer.add(pruning((EVERYTHING, 8), 0, tuple(range(8)), "full"))
+    for prune_layer in (0, 2):
+        freezer.add(pruning((SHARE, 6), prune_layer, None, "par-lite"))
+        freezer.add(pruning((SHARE, 6), prune_layer, (0, 1, 2, 4, 5, 7), "par-lite"))
     freezer.finish()
     with Staging(folder / "bundle") as staging:
         for name in ("onnxruntime", "openvino"):
@@ -42,38 +50,79 @@ def both(tiny, tmp_path_factory):
     return open_bundle(folder / "bundle")
 
 
-def entry_of(bundle, name, version, policy):
+def entry_of(bundle, name, *decision):
     (found,) = (
-        e for e in bundle.manifest.entries if (e.backend, e.version, e.pruning.layer_policy) == (name, version, policy)
+        e for e in bundle.manifest.entries if e.backend == name and (e.version, *e.pruning.key[:0:-1]) == decision
     )
     return found
 
 
-@pytest.mark.parametrize(("version", "policy"), DECISIONS)
-def test_answers_are_those_of_onnx_runtime(both, version, policy):
-    rng = np.random.default_rng(0)
-    engines = [Engine.open(both, entry_of(both, name, version, policy)) for name in ("onnxruntime", "openvino")]
-    for question in ("what is it?", "where is the red one, and how many are there?"):
-        rgb = rng.integers(0, 256, (40, 52, 3), np.uint8)
-        first, second = (Runtime(engine).generate(rgb, question, max_new_tokens=12) for engine in engines)
-        assert (second.token_ids, second.keep_indices, second.kept_layers) == (
-            first.token_ids,
-            first.keep_indices,
-            first.kept_layers,
-        )
+def engines_of(bundle, decision):
+    return [Engine.open(bundle, entry_of(bundle, name, *decision)) for name in ("onnxruntime", "openvino")]
 
 
-@pytest.mark.parametrize(("version", "policy"), DECISIONS)
-def test_logits_of_several_new_tokens_are_those_of_onnx_runtime(both, version, policy):
-    """Of the same pixel values: a few pixels are rounded otherwise."""
-    pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
-    logits = []
-    for name in ("onnxruntime", "openvino"):
-        engine = Engine.open(both, entry_of(both, name, version, policy))
-        prompt, image_embeds = engine.prompt("what is it?"), engine.embed_pixels(pixels)
-        state = engine.prefill(prompt, image_embeds, engine.route(prompt, image_embeds), free_slots=6)
-        logits.append(np.concatenate([engine.decode(state, ids)[0] for ids in ([3], [5, 7, 9], [11, 4])]))
-    assert np.abs(logits[0] - logits[1]).max() <= 1e-4 * logits[0].std()
+def pixels(count):
+    """Pixel values: of images a few pixels are rounded otherwise."""
+    return list(np.random.default_rng(count).standard_normal((count, 1, 3, 56, 56), np.float32))
+
+
+def answered(engine, images, keep=None, steps=8):
+    """The decision, greedy tokens, and the logits [rows, V] of a prompt, three given tokens and an answer."""
+    layout = engine.layout([{"role": "user", "content": CONTENTS[images]}])
+    state = engine.start(pixels(images), layout, keep=keep, free_slots=3 + steps)
+    logits = [state.logits, engine.decode(state, [3, 5, 7])[0]]
+    tokens = []
+    for _ in range(steps):
+        tokens.append(int(logits[-1][-1].argmax()))
+        logits.append(engine.decode(state, tokens[-1:])[0])
+    return (state.keep_indices, state.kept_layers, tokens), np.concatenate(logits)
+
+
+def check_alike(engines, images, keep=None):
+    (first, wanted), (second, got) = (answered(engine, images, keep) for engine in engines)
+    assert second == first
+    assert np.abs(got - wanted).max() <= 1e-4 * wanted.std()
+    return first[0]
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=str)
+def test_prompts_and_answers_are_those_of_onnx_runtime(both, decision):
+    """Prompts of no image, one and two, one engine for all: it goes from long prompts to single tokens and back."""
+    engines = engines_of(both, decision)
+    kept = [len(check_alike(engines, images)) for images in (2, 0, 1)]
+    assert kept == ([32, 0, 16] if decision[0] == "full" else [8, 0, 4])
+
+
+@pytest.mark.parametrize("decision", DECISIONS[1:], ids=str)
+def test_how_many_image_tokens_stay_is_asked_per_request(both, decision):
+    engines = engines_of(both, decision)
+    for keep, kept in ((Fraction(1, 16), 2), (5, 10), (Fraction(1, 2), 16), (EVERYTHING, 32)):
+        assert len(check_alike(engines, 2, keep)) == kept
+
+
+@pytest.mark.parametrize("decision", [each for each in DECISIONS if each[1] == "static"], ids=str)
+def test_sequences_of_unequal_length_decode_together_as_alone(both, decision):
+    """Three in one pool, of no image, one and two."""
+    engine = engines_of(both, decision)[1]
+    pool = Pool(engine._sessions.decoder, engine.entry.pruning, PoolShape(3, 120, 120), engine.model.vocabulary)
+    states = []
+    for slot, images in enumerate((0, 2, 1)):
+        layout = engine.layout([{"role": "user", "content": CONTENTS[images]}])
+        image_embeds = engine.embed_pixels(pixels(images))
+        scores = engine.route(layout, image_embeds)
+        states.append(engine.prefill(layout, image_embeds, scores, free_slots=3))
+        feeds = {
+            **layout_feeds(layout),
+            IMAGE_EMBEDS: image_embeds,
+            TOKEN_SCORES: scores.token_scores if scores else np.zeros(0, np.float32),
+            KEEP_COUNTS: np.array(keep_counts(layout, engine.entry.pruning.keep_rule), np.int64),
+            LOGITS_TO_KEEP: np.ones(1, np.int64),
+        }
+        pool.prefill(feeds, states[-1].cache.clocks(), slot)
+    for ids in ([[3], [4], [5]], [[6, 7], [8, 9], [10, 11]]):
+        together = pool.advance(ids)
+        for slot, state in enumerate(states):
+            np.testing.assert_allclose(together[slot], engine.decode(state, ids[slot])[0], rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +140,7 @@ def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
     """OpenVINO's own `Resize` was up to 146 of 255 off on such an image: it does not antialias."""
     rgb = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
     ours, theirs = (
-        Engine.open(both, entry_of(both, name, "full", "static")).preprocess(rgb).numpy()
+        Engine.open(both, entry_of(both, name, "full", "static", 0)).preprocess(rgb).numpy()
         for name in ("onnxruntime", "openvino")
     )
     step = np.diff(np.unique(ours[0, 0].round(5))).min()  # one of 255, normalised
@@ -103,7 +152,8 @@ def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
 @pytest.mark.slow
 def test_the_demo_model_answers_alike(demo):
     runtimes = [
-        Runtime(Engine.open(demo, entry_of(demo, name, "par-lite", "dynamic"))) for name in ("onnxruntime", "openvino")
+        Runtime(Engine.open(demo, entry_of(demo, name, "par-lite", "dynamic", 2)))
+        for name in ("onnxruntime", "openvino")
     ]
     for example in examples(Split.TEST, 10):
         first, second = (runtime.generate(example.image, example.question) for runtime in runtimes)
@@ -112,7 +162,7 @@ def test_the_demo_model_answers_alike(demo):
 
 @pytest.mark.slow
 def test_built_engines_have_figures_of_their_own(demo):
-    entry = entry_of(demo, "openvino", "par-lite", "dynamic")
+    entry = entry_of(demo, "openvino", "par-lite", "dynamic", 2)
     assert entry.fidelity is not None
     assert entry.latency.machine.backend.startswith("openvino ")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
-from allrounder.router.decisions import cut
+from allrounder.router.decisions import cut, quota
 from allrounder.router.pruners import Setting, embed_pixels, pruner
 from allrounder.runtime.engine import Engine, EngineOptions, Scores
 from allrounder.vlm.model import load_model
@@ -30,10 +31,11 @@ def test_an_engine_runs_the_decision_that_a_pruner_says(tiny, tiny_bundle, name)
     image_embeds, prompt = removing.image_embeds(pixels), model_prompt(vlm, [QUESTION])
     view = embed_pixels(vlm, image_embeds, prompt, ["0"])
     found = pruner(name, Setting(vlm, entry.pruning.prune_layer, 0, (view,)))(view)
-    scores = Scores(*(part.numpy() for part in found))
-    state = engine.prefill(engine.prompt(QUESTION), engine.embed_image(rgb), scores, free_slots=0)
+    scores = Scores(*(part[0].numpy() for part in found))
+    state = engine.prefill(engine.layout(question(QUESTION)), engine.embed_image(rgb), scores, free_slots=0)
 
-    decision = cut(found, entry.pruning.budget, entry.pruning.prune_layer)
+    kept = quota(entry.version, vlm.spec.decoder.layers)
+    decision = cut(found, prompt.image_of, kept, entry.pruning.prune_layer)
     assert state.keep_indices == tuple(decision.keep[0].tolist())
     assert state.kept_layers == tuple(decision.layer_mask[0].nonzero().flatten().tolist())
     expected = removing.prefill(

@@ -138,7 +138,7 @@ def test_the_report_has_every_row(place, first, tiny):
             if policy == "static":
                 assert [share == 1.0 for share in row.layer_use] == [n in row.pruning.kept_layers for n in range(8)]
     assert report.row("t2-l8", "static").figures.questions == 40
-    assert report.row("t16-l6", "dynamic") is not None
+    assert report.row("t1-l6", "dynamic") is not None
     grid = [row for row in report.rows if row.pruner != ROUTER]
     assert {row.figures.questions for row in grid} == {15}
     assert {row.version for row in grid} == {"par-max", "par-base", "par-lite", "par-nano", "t2-l8"}

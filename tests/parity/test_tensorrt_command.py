@@ -52,7 +52,7 @@ def test_it_ranks_builds_measures_and_publishes(machine, tiny, tmp_path, capfd, 
     assert {entry.backend for entry in bundle.manifest.entries} == {"tensorrt"}  # nothing of the ranking is left
     assert (lite.pruning.key, len(lite.pruning.kept_layers)) == (("par-lite", 2, "static"), 6)
     for entry in (full, lite):
-        assert entry.graphs.decode.endswith(PLAN)
+        assert entry.graphs.decoder.endswith(PLAN)
         assert entry.fidelity is not None
         assert entry.latency.machine.gpu == "NVIDIA H100 80GB"
         assert entry.latency.machine.backend == "tensorrt 11.1.0.106"

@@ -24,14 +24,14 @@ from allrounder.engines.tensorrt.plan_names import RTX, read_target
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.runtime import Runtime
-from allrounder.versions import resolve
+from allrounder.versions import keep_of
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'allrounder[test]')")
 # The bindings' own destructors warn.
 pytestmark = pytest.mark.filterwarnings("ignore:Use del obj:DeprecationWarning")
 PLAN = (0, 1, 2, 4, 5, 7)
 DECISIONS = [("full", 0), ("par-lite", 2), ("par-lite", 0)]
-PLANNED = ("vision", "router", "prefill", "decode")
+PLANNED = ("vision", "router", "decoder")
 
 
 @pytest.fixture
@@ -54,10 +54,9 @@ def networks(monkeypatch):
 def frozen_decisions(vlm, router, folder, precision):
     freezer = Freezer(vlm, router, folder, FreezeOptions(precision), lambda *_: None)
     freezer.shared()
-    tokens, layers = freezer.spec.image_tokens, freezer.spec.decoder.layers
     for name, prune_layer in DECISIONS:
-        plan = PLAN if name != "full" else tuple(range(layers))
-        freezer.add(pruning(resolve(name, tokens=tokens, layers=layers), prune_layer, plan, name))
+        plan = PLAN if name != "full" else tuple(range(freezer.spec.decoder.layers))
+        freezer.add(pruning((keep_of(name), len(plan)), prune_layer, plan, name))
     freezer.finish()
     return folder
 
@@ -83,7 +82,7 @@ def test_every_graph_becomes_a_plan_of_the_layers_it_should(networks, tiny, tmp_
     for layers in decoders:
         assert layers["ATTENTION_INPUT"] == layers["ATTENTION_OUTPUT"] == layers["KV_CACHE_UPDATE"] // 2
         assert layers["ROTARY_EMBEDDING"] == layers["KV_CACHE_UPDATE"]
-    assert sorted(layers["TOPK"] for layers in networks if layers["TOPK"]) == [2, 2]  # a gather takes and sorts
+    assert sorted(layers["CUMULATIVE"] for layers in decoders) == [0, 2, 2]  # a gather lists tokens and rows
     assert not any(layers[kind] for layers in networks for kind in ("CONDITION", "TRIP_LIMIT", "PLUGIN_V3", "NON_ZERO"))
 
 
@@ -144,6 +143,6 @@ def test_the_command_rankings_builds_and_publishes_what_it_cannot_run(tiny, tmp_
     assert "not run" in told
     assert "no GPU was asked" in told
     (entry,) = open_bundle(out).manifest.entries
-    assert read_target(entry.graphs.decode, RTX).hardware == "ampere"
+    assert read_target(entry.graphs.decoder, RTX).hardware == "ampere"
     with pytest.raises(EngineUnavailable, match="NVIDIA GPU"):
         Runtime.load(out)

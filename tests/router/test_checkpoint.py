@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save
 
 from allrounder.errors import RouterMismatch
+from allrounder.layout import sequential_layout
 from allrounder.router.checkpoint import RECORD, WEIGHTS, load_router, read_record, save_router, write_atomically
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.llava.config import read_spec
 from allrounder.vlm.llava.random_model import random_config
-from allrounder.vlm.prompt import PromptBatch
+from allrounder.vlm.prompt import prompt_batch
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 CONFIG = random_config("llama-mha")
@@ -53,9 +54,8 @@ def test_round_trip_scores_the_same(shape, tmp_path):
     router = MetaRouter(spec, config.text_config, "causal", 1).eval()
     save_router(router, tmp_path / "new", model_digest=DIGEST)
     again = load_router(tmp_path / "new", model_spec=spec, model_digest=DIGEST)
-    rows = torch.randn(1, 2 + spec.image_tokens + 3, spec.decoder.hidden)
-    ids = torch.zeros(1, 3, dtype=torch.int64)
-    prompt = PromptBatch(ids[:, :2], ids, torch.tensor([3]))
+    prompt = prompt_batch([sequential_layout([1, 1, 9, 1, 1, 1], 9, [spec.image_tokens])])
+    rows = torch.randn(*prompt.input_ids.shape, spec.decoder.hidden)
     for before, after in zip(router(rows, prompt), again(rows, prompt), strict=True):
         assert torch.equal(before, after)
     assert not again.training
@@ -67,6 +67,14 @@ def test_the_record_says_what_it_is(saved):
     assert (record.image_tokens, record.model_layers) == (SPEC.image_tokens, SPEC.decoder.layers)
     assert record.training == {"steps": 3, "objective": "gate", "kl": 0.5}
     assert sorted(path.name for path in saved.iterdir()) == [RECORD, WEIGHTS]
+
+
+def test_the_scope_is_written_where_it_is_not_the_default(saved, tmp_path):
+    assert "scope" not in json.loads((saved / RECORD).read_text())
+    assert (read_record(saved).scope, load(saved).scope) == ("prompt", "prompt")
+    save_router(MetaRouter(SPEC, CONFIG.text_config, scope="image"), tmp_path, model_digest=DIGEST)
+    assert json.loads((tmp_path / RECORD).read_text())["scope"] == "image"
+    assert load(tmp_path).scope == "image"
 
 
 def test_the_same_router_gives_the_same_bytes(saved, tmp_path):
@@ -98,6 +106,7 @@ def test_the_future_beats_every_other_complaint(folder):
         {"schema": "1"},
         {"schema": 0},
         {"attention": "sideways"},
+        {"scope": "sideways"},
         {"router_layers": 0},
         {"model": "A" * 64},
         {"training": {"kl": None}},

@@ -99,7 +99,7 @@ def test_the_estimate_is_near_what_is_used(vlm, tmp_path, changes, frugal):
     weights = [*vlm.model.parameters(), *trainer._router.parameters()]
     weights += [value for state in trainer._optimizer.state.values() for value in state.values()]
     used = sum(value.nbytes for value in weights) + max(moving, reading)
-    text = prompt.prefix_ids.shape[1] + prompt.suffix_ids.shape[1]
+    text = prompt.input_ids.shape[1] - vlm.spec.image_tokens
     found = estimate(vlm.spec, options, Means(checkpoint=frugal, answer=ANSWER, text=text))
     assert 0.6 < used / found.device < 1.2, f"{used / 2**20:.1f} MiB used, {found.device / 2**20:.1f} estimated"
     model_weights = next(part.bytes for part in found.parts if part.name == "model, frozen")

@@ -12,6 +12,7 @@ import torch
 
 from allrounder.errors import InputInvalid, RouterMismatch
 from allrounder.router.checkpoint import load_router, read_record
+from allrounder.router.decisions import Quota
 from allrounder.router.model import Scores
 from allrounder.router.training import train as train_module
 from allrounder.router.training.examples import Example
@@ -22,7 +23,6 @@ from allrounder.router.training.order import Hard, Walk
 from allrounder.router.training.references import References
 from allrounder.router.training.start import first_router, read_start
 from allrounder.router.training.train import RunOptions, train, weights_digest
-from allrounder.versions import Budget
 from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
 
@@ -105,14 +105,21 @@ def test_something_is_learned(vlm, tmp_path, changes):
     assert read_record(tmp_path).training["window"] == options.window
 
 
-@pytest.mark.parametrize("changes", [{}, {"budgets": ("par-lite", "par-nano"), "budgets_per_step": 2, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budgets": ("par-lite", "par-nano"), "budgets_per_step": 2, "accumulate": 2},
+        {"scope": "image", "attention": "bidirectional"},
+    ],
+)
 def test_divergence_falls(vlm, tmp_path, changes):
     """That of the decision that the scores alone give, on what was learned."""
     options = msgspec.structs.replace(TINY, **changes)
     references = References(vlm, DATA[1], SHORT)
 
     def found(router):
-        return measure(vlm, references, router_scorer(router), [Budget(9, 4)], 1)[0].divergence
+        return measure(vlm, references, router_scorer(router), [Quota(9, 4)], 1)[0].divergence
 
     train(vlm, (DATA[1], DATA[1]), tmp_path, options, RunOptions(steps=20, answer_tokens=SHORT))
     learned = load_router(tmp_path, model_spec=vlm.spec, model_digest=vlm.digest)
@@ -132,8 +139,8 @@ def test_several_budgets_are_the_mean_of_each(vlm):
         found.loss.backward()
         return found.value, torch.cat([parameter.grad.ravel() for parameter in router.parameters()])
 
-    values, gradients = zip(*(step(Budget(*each)) for each in ((9, 4), (20, 5))), strict=True)
-    value, gradient = step(Budget(9, 4), Budget(20, 5))
+    values, gradients = zip(*(step(Quota(*each)) for each in ((9, 4), (20, 5))), strict=True)
+    value, gradient = step(Quota(9, 4), Quota(20, 5))
     assert value == pytest.approx(sum(values) / 2)
     torch.testing.assert_close(gradient, sum(gradients) / 2, rtol=1e-4, atol=1e-8)
 
@@ -171,6 +178,8 @@ def test_a_start_is_another_routers_weights(vlm, tmp_path):
         train(vlm, DATA, tmp_path / "second", TINY, msgspec.structs.replace(run, steps=2))
     with pytest.raises(RouterMismatch, match="attention=causal"):
         first_router(vlm, msgspec.structs.replace(TINY, attention="bidirectional"), start)
+    with pytest.raises(RouterMismatch, match="scope=prompt"):
+        first_router(vlm, msgspec.structs.replace(TINY, scope="image"), start)
     with pytest.raises(InputInvalid, match="two starts"):
         first_router(vlm, msgspec.structs.replace(TINY, start="model"), start)
 
@@ -196,7 +205,7 @@ def test_gates_teach_more_than_chance(vlm, tmp_path):
                 token_scores = (scores if tokens else drawn).token_scores
                 return Scores(token_scores, (scores if layers else drawn).layer_scores)
 
-            found += measure(vlm, references, scorer, [Budget(9, 4)], 1)
+            found += measure(vlm, references, scorer, [Quota(9, 4)], 1)
         return sum(close.divergence for close in found) / len(found)
 
     both, none = divergence(tokens=True, layers=True), divergence(tokens=False, layers=False)

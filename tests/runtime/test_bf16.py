@@ -4,10 +4,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from prunings import pruning
 
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import BFLOAT16, backend
-from allrounder.runtime.cache import Cache, Clocks
+from allrounder.runtime.cache import Clocks, Pool, PoolShape
 
 BF16, F32, I64 = TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.INT64
 OPTIONS = EngineOptions(threads=1)
@@ -46,25 +47,37 @@ def test_caches_grow_in_place(opened):
     node, constant = helper.make_node, helper.make_tensor
     nodes = [
         node("Cast", ["input_ids"], ["new"], to=BF16),
-        node("Constant", [], ["column"], value=constant("c", I64, [2], [1, 1])),
-        node("Constant", [], ["row"], value=constant("r", I64, [1], [1])),
+        node("Constant", [], ["last"], value=constant("l", I64, [1], [-1])),
         node("Constant", [], ["wide"], value=constant("w", I64, [3], [1, 1, -1])),
-        node("Reshape", ["positions", "column"], ["place"]),
-        node("Reshape", ["new", "row"], ["update"]),
+        node("Constant", [], ["one"], value=constant("o", I64, [4], [1, 1, 1, 1])),
+        node("Reshape", ["slots", "last"], ["slot"]),
+        node("Constant", [], ["zeros"], value=constant("z", I64, [2], [0, 0])),
+        node("Concat", ["zeros", "slot"], ["where"], axis=0),
+        node("Constant", [], ["row"], value=constant("r", I64, [4], [1, 1, 1, 3])),
+        node("Reshape", ["where", "row"], ["place"]),
+        node("Reshape", ["new", "one"], ["update"]),
         node("ScatterND", ["cache_key.0", "place", "update"], ["cache_key_out.0"]),
         node("Cast", ["cache_key_out.0"], ["held"], to=F32),
         node("Reshape", ["held", "wide"], ["logits"]),
     ]
-    inputs = [("input_ids", I64, [1, 1]), ("positions", I64, [1]), ("cache_key.0", BF16, [6])]
-    decode = opened(nodes, inputs, [("logits", F32, [1, 1, 6]), ("cache_key_out.0", BF16, [6])])
-    make = opened([node("Cast", ["x"], ["y"], to=BF16)], [("x", F32, ["n"])], [("y", BF16, ["n"])])
-    pool = make.run({"x": VALUES})["y"]
-    cache = Cache(decode, {"cache_key.0": pool}, Clocks(2, 2, 3), 6)
-    held = VALUES.copy()
-    for place, number in ((2, 5), (3, 7), (4, 9)):
+    shape = [1, 1, "C", 1]
+    inputs = [
+        ("input_ids", I64, [1, 1]),
+        ("slots", I64, [1]),
+        ("image_embeds", F32, ["N", 1]),
+        ("cache_key.0", BF16, shape),
+    ]
+    decoder = opened(nodes, inputs, [("logits", F32, [1, 1, 6]), ("cache_key_out.0", BF16, shape)])
+    pool = Pool(decoder, pruning((1, 1), 0, (0,)), PoolShape(1, 6, 6), 6)
+    feeds = {"input_ids": np.array([[5]]), "image_embeds": np.zeros((0, 1), np.float32)}
+    first = pool.prefill(feeds, Clocks(2, 2, 2, 3))["logits"].numpy().reshape(-1)
+    held = np.zeros(6, np.float32)
+    held[0] = 5
+    assert first.tobytes() == held.tobytes()
+    for place, number in ((2, 7), (3, -2), (4, 9)):
         held[place] = number
-        assert cache.advance([number])[0, 0].tobytes() == held.tobytes()
-    assert cache.numbers == 6
+        assert pool.advance([[number]])[0, 0].tobytes() == held.tobytes()
+    assert pool.numbers == 6
 
 
 def test_an_empty_cache_passes(opened):

@@ -1,18 +1,23 @@
 """The engine's functions on real, tiny ONNX graphs: what they compute must not depend on how it is asked."""
 
 import itertools
+from fractions import Fraction
 
 import fake_bundle
 import msgspec
 import numpy as np
 import pytest
 
+from allrounder import tensors as t
+from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
+from allrounder.layout import keep_counts, sequential_layout
+from allrounder.runtime.cache import Pool, PoolShape
 from allrounder.runtime.engine import Engine, EngineOptions, open_engines
-from allrounder.runtime.prompt import PromptIds
 
-RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
+IMAGES = [np.random.default_rng(seed).integers(0, 256, (9, 6, 3), np.uint8) for seed in (3, 4, 5)]
+RGB = IMAGES[0]
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +30,44 @@ def engines(bundle):
     return {e.entry.version: e for e in open_engines(bundle, bundle.manifest.entries, EngineOptions(threads=1))}
 
 
-def start(engine, question="what is it?", free_slots=8):
-    prompt, image_embeds = engine.prompt(question), engine.embed_image(RGB)
-    scores = engine.route(prompt, image_embeds)
-    return prompt, image_embeds, scores, engine.prefill(prompt, image_embeds, scores, free_slots=free_slots)
+def start(engine, text="what is it?", free_slots=8, images=1, keep=None):
+    layout = engine.layout(question(text, images) if images else [{"role": "user", "content": text}])
+    image_embeds = engine.embed_pixels([engine.preprocess(rgb) for rgb in IMAGES[:images]])
+    scores = engine.route(layout, image_embeds)
+    return layout, image_embeds, scores, engine.prefill(layout, image_embeds, scores, keep=keep, free_slots=free_slots)
+
+
+def longer(layout, tokens):
+    """The same prompt with more text behind it."""
+    of = dict(zip(layout.image_index, layout.image_of, strict=True))
+    again = {row for row in of if of.get(row - 1) == of[row]}  # an image is one placeholder
+    short = [each for row, each in enumerate(layout.input_ids) if row not in again]
+    return sequential_layout([*short, *tokens], fake_bundle.IMAGE, layout.tokens_by_image)
+
+
+def engine_feeds(layout, image_embeds, scores, counts):
+    return {
+        t.INPUT_IDS: np.array([layout.input_ids]),
+        t.IMAGE_EMBEDS: image_embeds,
+        t.IMAGE_INDEX: np.array(layout.image_index, np.int64),
+        t.IMAGE_OF: np.array(layout.image_of, np.int64),
+        t.POSITION_IDS: np.array(layout.position_ids)[:, None],
+        t.TOKEN_SCORES: np.zeros(0, np.float32) if scores is None else scores.token_scores,
+        t.KEEP_COUNTS: np.array(counts, np.int64),
+        t.LOGITS_TO_KEEP: np.ones(1, np.int64),
+    }
 
 
 @pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
-def test_decoding_equals_a_longer_prompt(engines, version):
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_decoding_equals_a_longer_prompt(engines, version, images):
     engine = engines[version]
-    prompt, image_embeds, scores, state = start(engine)
+    layout, image_embeds, scores, state = start(engine, images=images)
     tokens = [70, 71, 72, 73]
     rows = [engine.decode(state, [token])[0, 0] for token in tokens]
     for count, row in enumerate(rows, start=1):
-        longer = PromptIds(prompt.prefix_ids, (*prompt.suffix_ids, *tokens[:count]))
-        np.testing.assert_allclose(
-            row, engine.prefill(longer, image_embeds, scores, free_slots=0).logits[0], rtol=1e-5, atol=1e-5
-        )
+        whole = engine.prefill(longer(layout, tokens[:count]), image_embeds, scores, free_slots=0)
+        np.testing.assert_allclose(row, whole.logits[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
@@ -56,37 +82,90 @@ def test_tokens_may_come_alone_or_together(engines, version, parts):
     np.testing.assert_allclose(np.concatenate(got, axis=1), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_two_clocks(engines):
-    for version, tokens in (("full", fake_bundle.IMAGE_EMBEDS), ("t2-l2", 2)):
-        prompt, _, _, state = start(engines[version], free_slots=3)
-        text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        assert state.cache.clocks == (text + fake_bundle.IMAGE_EMBEDS, text + tokens, 3)
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_two_clocks(engines, images):
+    tokens = fake_bundle.IMAGE_EMBEDS
+    for version, kept in (("full", tokens), ("t2-l2", 2)):
+        layout, _, _, state = start(engines[version], free_slots=3, images=images)
+        rows, held = layout.text_tokens + images * tokens, layout.text_tokens + images * kept
+        assert state.cache.clocks() == (rows, rows, held, 3)
         engines[version].decode(state, [60, 61])
-        assert state.cache.clocks == (text + fake_bundle.IMAGE_EMBEDS + 2, text + tokens + 2, 1)
+        assert state.cache.clocks() == (rows + 2, rows + 2, held + 2, 1)
 
 
 def test_the_decision_is_reported(engines):
     state = start(engines["full"])[3]
     assert state.keep_indices == tuple(range(fake_bundle.IMAGE_EMBEDS))
     assert state.kept_layers == (0, 1, 2)
-    _, _, scores, state = start(engines["t2-l2"])
-    assert state.keep_indices == tuple(sorted(np.argsort(-scores.token_scores[0], kind="stable")[:2].tolist()))
+    _, _, scores, state = start(engines["t2-l2"], images=2)
+    best = [np.sort(np.argsort(-half, kind="stable")[:2]) for half in np.split(scores.token_scores, 2)]
+    assert state.keep_indices == (*best[0].tolist(), *(best[1] + fake_bundle.IMAGE_EMBEDS).tolist())
     assert state.kept_layers == (0, 2)
-    assert scores.token_scores.shape == (1, fake_bundle.IMAGE_EMBEDS)
-    assert scores.layer_scores.shape == (1, fake_bundle.LAYERS)
+    assert scores.token_scores.shape == (2 * fake_bundle.IMAGE_EMBEDS,)
+    assert scores.layer_scores.shape == (fake_bundle.LAYERS,)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(None, 2), (Fraction(1, 4), 1), (3, 3), (9, 4), (Fraction(1), 4)])
+def test_a_request_may_keep_what_it_wants(engines, keep, kept):
+    layout, _, scores, state = start(engines["t2-l2"], keep=keep)
+    assert state.keep_indices == tuple(sorted(np.argsort(-scores.token_scores, kind="stable")[:kept].tolist()))
+    assert state.cache.clocks().kept_slot == layout.text_tokens + kept
+
+
+def test_an_entry_that_keeps_every_token_refuses_to_drop_some(engines):
+    with pytest.raises(InputInvalid, match="keeps every image token"):
+        start(engines["full"], keep=2)
+    start(engines["full"], keep=Fraction(1))
 
 
 def test_the_cache_grows_in_place_and_its_size_is_that_of_its_rows(engines):
-    prompt, _, _, state = start(engines["t2-l2"], free_slots=5)
-    text = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    layout, _, _, state = start(engines["t2-l2"], free_slots=5)
+    text = layout.text_tokens
     rows = (text + fake_bundle.IMAGE_EMBEDS + 5) + (text + 2 + 5)  # layer 0 sees all, layer 2 the kept ones
     assert state.cache.numbers == rows * 2 * fake_bundle.HIDDEN
-    before = state.cache._outputs["cache_key_out.2"].data_ptr()
+    before = state.cache._caches["cache_key.2"].whole.data_ptr()
     engines["t2-l2"].decode(state, [60])
-    assert state.cache._outputs["cache_key_out.2"].data_ptr() == before
-    held = state.cache._outputs["cache_key_out.2"].numpy()[0, 0]
+    assert state.cache._caches["cache_key.2"].whole.data_ptr() == before
+    held = state.cache._caches["cache_key.2"].whole.numpy()[0, 0]
     assert np.abs(held[text + 2]).max() > 0
     assert np.abs(held[text + 3 :]).max() == 0
+
+
+@pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
+def test_sequences_of_any_length_decode_together(bundle, engines, version):
+    engine = engines[version]
+    decoder, pruning = engine._sessions.decoder, engine.entry.pruning
+    pool = Pool(decoder, pruning, PoolShape(3, 60, 60), fake_bundle.VOCABULARY)
+    states = []
+    for slot, (text, images) in enumerate((("hi", 0), ("what is it?", 2), ("and this one?", 1))):
+        layout, image_embeds, scores, state = start(engine, text, images=images)
+        states.append(state)
+        counts = keep_counts(layout, pruning.keep_rule)
+        feeds = engine_feeds(layout, image_embeds, scores, counts)
+        pool.prefill(feeds, state.cache.clocks(), slot)
+    for token in (60, 61, 62):
+        together = pool.advance([[token], [token + 1], [token + 2]])
+        for slot, state in enumerate(states):
+            np.testing.assert_allclose(
+                together[slot : slot + 1], engine.decode(state, [token + slot]), rtol=1e-5, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
+def test_an_image_matters_where_it_stands(engines, version):
+    engine = engines[version]
+
+    def logits(parts, order):
+        content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+        layout = engine.layout([{"role": "user", "content": content}])
+        image_embeds = engine.embed_pixels([engine.preprocess(IMAGES[image]) for image in order])
+        scores = engine.route(layout, image_embeds)
+        return engine.prefill(layout, image_embeds, scores, free_slots=0).logits
+
+    first = logits((None, "a", None, "b"), (0, 1))
+    assert np.abs(logits((None, "a", None, "b"), (1, 0)) - first).max() > 1e-3
+    assert np.abs(logits((None, None, "a", "b"), (0, 1)) - first).max() > 1e-3
+    np.testing.assert_array_equal(logits((None, "a", None, "b"), (0, 1)), first)
 
 
 def test_results_stay_when_other_requests_run(engines):
@@ -120,15 +199,26 @@ def test_free_slots_are_kept(engines):
 def test_scores_are_demanded_where_they_are_needed(engines):
     engine = engines["t2-l2"]
     with pytest.raises(InputInvalid, match="scores"):
-        engine.prefill(engine.prompt("what?"), engine.embed_image(RGB), None, free_slots=1)
-    assert engines["full"].route(engine.prompt("what?"), engine.embed_image(RGB)) is None
+        engine.prefill(engine.layout(question("what?")), engine.embed_image(RGB), None, free_slots=1)
+    assert engines["full"].route(engine.layout(question("what?")), engine.embed_image(RGB)) is None
 
 
-def test_a_prompt_over_the_limit_is_refused_with_its_count(engines):
-    longest = fake_bundle.LIMITS.text_tokens - len("USER: \n ASSISTANT:")
-    engines["full"].prompt("x" * longest)
-    with pytest.raises(PromptTooLong, match=f"got: {fake_bundle.LIMITS.text_tokens + 1} text tokens"):
-        engines["full"].prompt("x" * (longest + 1))
+def test_a_prompt_over_the_limits_is_refused_with_its_count(engines):
+    engine, limits = engines["full"], fake_bundle.LIMITS
+    longest = limits.text_tokens - len("USER: \n ASSISTANT:")
+    engine.layout(question("x" * longest))
+    with pytest.raises(PromptTooLong, match=f"got: {limits.text_tokens + 1} text tokens"):
+        engine.layout(question("x" * (longest + 1)))
+    with pytest.raises(PromptTooLong, match=f"got: {limits.images + 1} images"):
+        engine.layout(question("x", limits.images + 1))
+
+
+def test_prompt_and_answer_fit_the_models_longest_sequence(engines):
+    layout = engines["full"].layout(question("x" * 40, 3))
+    free = fake_bundle.MAX_POSITIONS - layout.rows
+    start(engines["full"], "x" * 40, free_slots=free, images=3)
+    with pytest.raises(PromptTooLong, match="longest sequence"):
+        start(engines["full"], "x" * 40, free_slots=free + 1, images=3)
 
 
 def test_shared_weights_give_the_same(bundle, engines):
@@ -141,7 +231,7 @@ def test_shared_weights_give_the_same(bundle, engines):
 def test_graphs_in_common_are_loaded_once(engines):
     full, pruned = (engines[version]._sessions for version in fake_bundle.KEPT_LAYERS)
     assert full.vision is pruned.vision
-    assert full.decode is not pruned.decode
+    assert full.decoder is not pruned.decoder
 
 
 @pytest.mark.parametrize(
@@ -164,9 +254,9 @@ def test_a_device_that_is_not_there_is_named(bundle):
 def test_a_graph_that_is_none_is_refused(tmp_path):
     folder = tmp_path / "bundle"
     fake_bundle.write_graphs(folder)
-    (folder / "graphs/full.decode.onnx").write_bytes(b"no graph")
+    (folder / "graphs/full.decoder.onnx").write_bytes(b"no graph")
     bundle = open_bundle(fake_bundle.write_manifest(folder, [fake_bundle.entry("full")]))
-    with pytest.raises(BackendError, match=r"full\.decode\.onnx"):
+    with pytest.raises(BackendError, match=r"full\.decoder\.onnx"):
         Engine.open(bundle, bundle.manifest.entries[0])
 
 
@@ -174,7 +264,7 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(tmp_path):
     folder = tmp_path / "bundle"
     fake_bundle.write_graphs(folder)
     (folder / "tokenizer/golden.jsonl").write_bytes(
-        b'{"question": "what?", "text": "", "prefix_ids": [], "suffix_ids": [3]}\n'
+        b'{"messages": [{"role": "user", "content": "x"}], "text": "", "input_ids": [3]}\n'
     )
     bundle = open_bundle(fake_bundle.write_manifest(folder, [fake_bundle.entry("full")]))
     with pytest.raises(BundleCorrupt, match="other ids"):
@@ -183,19 +273,19 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(tmp_path):
 
 def test_a_failing_graph_is_a_backend_error(engines):
     with pytest.raises(BackendError, match=r"vision\.onnx"):
-        engines["full"].embed_pixels(np.zeros((1, 3, 5, 5), np.float32))
+        engines["full"].embed_pixels([np.zeros((1, 3, 5, 5), np.float32)])
 
 
-KINDS = ("preprocess", "vision", "router", "prefill", "decode")
+KINDS = ("preprocess", "vision", "router", "decoder")
 
 
-@pytest.mark.parametrize(("kind", "other"), [*itertools.product(KINDS, (*KINDS, "full.prefill", "full.decode"))])
+@pytest.mark.parametrize(("kind", "other"), [*itertools.product(KINDS, (*KINDS, "full.decoder"))])
 def test_a_graph_in_the_place_of_another_is_the_backends_error(bundle, kind, other):
     entry = bundle.manifest.entries[1]
     graphs = msgspec.structs.asdict(entry.graphs)
     place = graphs.get(other, f"graphs/{other}.onnx")
     if place == graphs[kind]:
-        place = f"graphs/full.{kind}.onnx" if kind in ("prefill", "decode") else graphs["decode"]
+        place = "graphs/full.decoder.onnx" if kind == "decoder" else graphs["decoder"]
     wrong = msgspec.structs.replace(entry, graphs=msgspec.structs.replace(entry.graphs, **{kind: place}))
     engine = Engine.open(bundle, wrong, EngineOptions(threads=1))
     with pytest.raises(BackendError):

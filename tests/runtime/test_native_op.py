@@ -72,7 +72,7 @@ def test_only_entries_that_ask_meet_a_library_that_cannot_be_loaded(asking, tmp_
 
 
 def test_only_graphs_that_gather_are_registered(asking, tmp_path, op_library, monkeypatch):
-    """Else vision, router and decode graphs would no longer be shared between entries with the op and without."""
+    """Else vision and router graphs would no longer be shared between entries with the op and without."""
     opened = []
     real = onnxruntime_backend.open_session
 
@@ -87,8 +87,7 @@ def test_only_graphs_that_gather_are_registered(asking, tmp_path, op_library, mo
         "preprocess.onnx": False,
         "vision.onnx": False,
         "router.onnx": False,
-        "t2-l2.prefill.onnx": True,
-        "t2-l2.decode.onnx": False,
+        "t2-l2.decoder.onnx": True,
     }
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allrounder.errors import ImageInvalid, InputInvalid, PromptTooLong, RequestCancelled, RuntimeClosed
+from allrounder.errors import ImageInvalid, InputInvalid, InvalidBudget, PromptTooLong, RequestCancelled, RuntimeClosed
 from allrounder.runtime import Cancellation, Runtime
+from allrounder.runtime.answer import Usage
 
 RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
 QUESTIONS = ["what is it?", "who is there?", "why?", "is it 日本?", "how many are left of it?", "a", "b c", "d e f g"]
@@ -33,7 +34,9 @@ def test_an_answer_says_all_there_is_to_say(runtime):
     assert answer.finish == "length"
     assert answer.text == fake_bundle.tokenizer().decode(answer.token_ids)
     assert fake_bundle.tokenizer().decode(answer.prompt_ids) == "USER: \nwhat is it? ASSISTANT:"
-    assert len(answer.keep_indices) == runtime.entry.pruning.keep
+    kept = runtime.entry.pruning.budget(fake_bundle.IMAGE_EMBEDS).tokens
+    assert len(answer.keep_indices) == kept
+    assert answer.usage == Usage(len(answer.prompt_ids), fake_bundle.IMAGE_EMBEDS, kept, 6)
     assert answer.kept_layers == runtime.entry.pruning.kept_layers
 
 
@@ -236,3 +239,66 @@ def test_closing_in_several_threads_at_once(folder):
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()
+
+
+def turn(*parts, role="user"):
+    content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in parts]
+    return {"role": role, "content": content}
+
+
+def test_the_short_form_is_a_conversation_of_one_turn(runtime):
+    short = runtime.generate(RGB, "what is it?", max_new_tokens=5)
+    long = runtime.chat([turn(RGB, "what is it?")], max_new_tokens=5)
+    assert (long.token_ids, long.prompt_ids) == (short.token_ids, short.prompt_ids)
+    stream = runtime.stream_chat([turn(RGB, "what is it?")], max_new_tokens=5)
+    assert ("".join(stream), stream.answer.token_ids) == (short.text, short.token_ids)
+
+
+def test_conversations_of_any_shape_are_answered(runtime):
+    other = RGB[::-1]
+    shapes = {
+        0: [{"role": "user", "content": "hello"}],
+        1: [{"role": "system", "content": "be brief"}, turn("look:", RGB, "what is it?")],
+        2: [turn(RGB, "one", other, "two"), turn("yes", role="assistant"), turn("and now?")],
+        3: [turn(RGB), turn("a", role="assistant"), turn(other, RGB, "?")],
+    }
+    answers = {images: runtime.chat(messages, max_new_tokens=5) for images, messages in shapes.items()}
+    kept = runtime.entry.pruning.budget(fake_bundle.IMAGE_EMBEDS).tokens
+    for images, answer in answers.items():
+        assert answer.usage.image_tokens == images * fake_bundle.IMAGE_EMBEDS
+        assert answer.usage.kept_image_tokens == len(answer.keep_indices) == images * kept
+        text = fake_bundle.tokenizer().decode(answer.prompt_ids)
+        assert text.startswith("SYSTEM: be brief" if images == 1 else "USER: ")
+        assert runtime.chat(shapes[images], max_new_tokens=5).token_ids == answer.token_ids
+    assert answers[0].keep_indices == ()
+
+
+def test_a_request_says_how_much_it_keeps(folder):
+    with Runtime.load(folder, version="t2-l2", threads=1) as runtime:
+        kept = {
+            keep: runtime.generate(RGB, "what?", keep=keep, max_new_tokens=2).usage.kept_image_tokens
+            for keep in (0.25, 0.5, 0.9, 1, 1.0, 2, 3, 400)
+        }
+        assert kept == {0.25: 1, 0.5: 2, 0.9: 4, 1: 4, 2: 2, 3: 3, 400: 4}
+        for wrong in (0, -1, 1.5, True, "0.5", float("nan"), [2]):
+            with pytest.raises(InvalidBudget, match="keep"):
+                runtime.generate(RGB, "what?", keep=wrong, max_new_tokens=2)
+
+
+def test_what_is_no_conversation_is_refused_before_an_image_is_read(runtime):
+    nothing = np.zeros((0, 0, 3), np.uint8)  # no image; that is not what is said
+    for wrong in ([], "hello", [{"role": "user"}], [{"role": "user", "content": 7}], [turn(nothing, {})]):
+        with pytest.raises(InputInvalid):
+            runtime.chat(wrong, max_new_tokens=2)
+    too_many = fake_bundle.LIMITS.images + 1
+    with pytest.raises(PromptTooLong, match=f"{too_many} images"):
+        runtime.chat([turn(*[nothing] * too_many, "x")], max_new_tokens=2)
+
+
+def test_without_a_wish_an_answer_is_as_long_as_the_models_longest_sequence_allows(runtime):
+    answer = runtime.chat([turn(RGB, RGB, RGB, "x" * 40)])
+    longest = fake_bundle.MAX_POSITIONS - answer.usage.text_tokens - answer.usage.image_tokens
+    assert longest < fake_bundle.LIMITS.new_tokens
+    assert answer.usage.new_tokens == longest or answer.finish == "stop"
+    with pytest.raises(PromptTooLong, match="longest sequence"):
+        runtime.chat([turn(RGB, RGB, RGB, "x" * 40)], max_new_tokens=longest + 1)

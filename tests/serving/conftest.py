@@ -17,7 +17,7 @@ from allrounder.engines.onnxruntime.build import build
 from allrounder.export.freezer import Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
-from allrounder.versions import resolve
+from allrounder.versions import keep_of, resolve
 from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import load_model
 
@@ -43,8 +43,8 @@ def pruned(tmp_path_factory):
         freezer = Freezer(directory, place / "router", place / "frozen")
         freezer.shared()
         tokens, layers = vlm.spec.image_tokens, vlm.spec.decoder.layers
-        budget = resolve("par-lite", tokens=tokens, layers=layers)
-        kept = tuple(layer for layer in range(layers) if layer != 1)[: budget.layers]
+        budget = (keep_of("par-lite"), resolve("par-lite", tokens=tokens, layers=layers).layers)
+        kept = tuple(layer for layer in range(layers) if layer != 1)[: budget[1]]
         freezer.add(pruning(budget, 0, kept, "par-lite"))
         freezer.finish()
         with Staging(place / "bundle") as staging:

@@ -6,6 +6,7 @@ Which tensor is what: see the sources that `test_engine_layout.py` names.
 import json
 
 import torch
+from decoder_rows import decoder_rows
 from safetensors.torch import load_file
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from transformers import LlavaForConditionalGeneration
@@ -84,9 +85,8 @@ def stock_answer(checkpoint, image, question, new_tokens, *, kept=False):
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     reader = RowReader(checkpoint)
     read, embed = reader.read(image, question), model.get_input_embeddings()
-    before, after = (embed(torch.tensor([list(ids)])) for ids in read.prompt)
-    rows, ids = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1), []
-    places = torch.from_numpy(read.positions)[None] if kept else torch.arange(rows.shape[1])[None]
+    rows, ids = decoder_rows(read, embed)[None], []
+    places = torch.from_numpy(read.positions) if kept else torch.arange(rows.shape[1])[None]
     for _ in range(new_tokens):
         out = model(inputs_embeds=rows, position_ids=places, attention_mask=torch.ones_like(places))
         ids.append(int(out.logits[0, -1].argmax()))
@@ -94,3 +94,8 @@ def stock_answer(checkpoint, image, question, new_tokens, *, kept=False):
         places = torch.cat([places, places[:, -1:] + 1], dim=1)
     stops = [place for place, token in enumerate(ids) if token in reader.sidecar.model.stop_ids]
     return reader.text(tuple(ids[: stops[0]] if stops else ids))
+
+
+def kept_of(sidecar):
+    """T of one image."""
+    return sidecar.entry.pruning.budget(sidecar.model.image_tokens).tokens

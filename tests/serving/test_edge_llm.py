@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from decoder_rows import decoder_rows
 from onnx import parser
 from transformers import LlavaForConditionalGeneration
 
@@ -87,9 +88,7 @@ def prompt_rows(checkpoint, image):
     """The stock model, the decoder's input rows [n, H] and their positions in the unpruned prompt."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
     read = RowReader(checkpoint).read(image, "what is on the left?")
-    embed = model.get_input_embeddings()
-    before, after = (embed(torch.tensor(ids)) for ids in read.prompt)
-    return model, torch.cat([before, torch.from_numpy(read.rows), after]), read.positions
+    return model, decoder_rows(read, model.get_input_embeddings()), read.positions[0]
 
 
 def test_its_decoder_has_the_kept_layers_and_their_weights(exported):

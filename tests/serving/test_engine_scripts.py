@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from plain_reading import Reader, stock_answer
+from plain_reading import Reader, kept_of, stock_answer
 from prunings import pruning
 from released import TRTLLM_BUILD, installed, program, unknown_flags
 
@@ -84,7 +84,7 @@ def test_limits_follow_from_the_version_and_agree_with_each_other(converted, tmp
 
 def test_multimodal_len_is_batch_times_t(pruned, converted):
     _, sidecar = open_sidecar(pruned().checkpoint)
-    assert f"--max_multimodal_len {3 * sidecar.entry.pruning.keep} " in (converted / "build.sh").read_text()
+    assert f"--max_multimodal_len {3 * kept_of(sidecar)} " in (converted / "build.sh").read_text()
 
 
 def test_without_trtllm_build_the_script_says_what_is_missing(converted):
@@ -291,7 +291,7 @@ def test_the_runner_feeds_one_prompt_table_for_the_batch(pruned, converted, tmp_
     runner = EngineRunner.open(checkpoint, converted / "engine")
     pairs = [(image, QUESTION), (image.rotate(90), "and this one, please?")]
     answers = runner.answer(pairs, max_new_tokens=6)
-    tokens = open_sidecar(checkpoint)[1].entry.pruning.keep
+    tokens = kept_of(open_sidecar(checkpoint)[1])
     assert session.asked == [list(range(tokens)), list(range(tokens, 2 * tokens))]
     assert all(answers)
     assert answers == [stock_answer(checkpoint, *pair, 6) for pair in pairs]

@@ -6,27 +6,44 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allrounder.runtime.prompt import PromptIds
-from allrounder.serving.kept_rows import KeptRows, keep_indices
+from allrounder.layout import sequential_layout
+from allrounder.serving.kept_rows import KeptRows, RowReader, keep_indices
 
+IMAGE = 9  # the placeholder's id
 SCORE = st.one_of(st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(width=32))
 
 
-@given(st.data(), st.lists(SCORE, min_size=1, max_size=30))
-def test_the_best_are_kept_ties_go_to_the_lower_index_and_nan_is_the_least(data, scores):
-    tokens = data.draw(st.integers(1, len(scores)))
-    ranked = sorted(range(len(scores)), key=lambda i: (-(-math.inf if math.isnan(scores[i]) else scores[i]), i))
-    assert keep_indices(np.array(scores, np.float32), tokens).tolist() == sorted(ranked[:tokens])
+@given(st.data(), st.lists(st.lists(SCORE, min_size=1, max_size=15), min_size=1, max_size=3))
+def test_the_best_of_each_image_are_kept_ties_go_to_the_lower_index_and_nan_is_the_least(data, images):
+    counts, wanted, first = [], [], 0
+    for scores in images:
+        counts.append(data.draw(st.integers(1, len(scores))))
+        ranked = sorted(range(len(scores)), key=lambda i: (-(-math.inf if math.isnan(scores[i]) else scores[i]), i))
+        wanted += [first + each for each in sorted(ranked[: counts[-1]])]
+        first += len(scores)
+    image_of = [number for number, scores in enumerate(images) for _ in scores]
+    assert keep_indices(np.concatenate(images).astype(np.float32), image_of, counts).tolist() == wanted
 
 
-@given(
-    st.integers(0, 5),
-    st.sets(st.integers(0, 19), min_size=1).map(sorted),
-    st.integers(1, 5),
-)
-def test_positions_are_those_of_the_unpruned_prompt(before, keep, after):
-    read = KeptRows(np.zeros((len(keep), 2), np.float32), tuple(keep), PromptIds((1,) * before, (2,) * after), 20)
-    whole = ["prefix"] * before + list(range(20)) + ["suffix"] * after
-    assert [whole[place] for place in read.positions] == ["prefix"] * before + keep + ["suffix"] * after
-    assert (np.diff(read.positions) > 0).all()
-    assert read.positions[-1] == before + 20 + after - 1
+@given(st.data(), st.lists(st.integers(1, 8), min_size=1, max_size=3))
+def test_positions_are_those_of_the_unpruned_prompt(data, sizes):
+    ids = [each for number in range(len(sizes)) for each in (*[number] * data.draw(st.integers(0, 3)), IMAGE)]
+    layout = sequential_layout([*ids, 5, 6], IMAGE, sizes)
+    keep = sorted(data.draw(st.sets(st.integers(0, sum(sizes) - 1), min_size=1)))
+    read = KeptRows(np.zeros((len(keep), 2), np.float32), tuple(keep), layout)
+    stay = [row for row in range(layout.rows) if row not in layout.image_index]
+    stay = sorted([*stay, *(layout.image_index[token] for token in keep)])
+    assert read.kept.tolist() == read.positions[0].tolist() == stay
+
+
+def test_several_images_in_one_prompt(pruned, image):
+    """Each image keeps its own share; the rows of all come in the order of their places."""
+    reader = RowReader(pruned().checkpoint)
+    content = [{"type": "image"}, {"type": "text", "text": "and"}, {"type": "image"}, {"type": "text", "text": "?"}]
+    read = reader.rows([image, image.rotate(90)], reader.layout([{"role": "user", "content": content}]))
+    assert [sum(each < 16 for each in read.keep), len(read.keep), len(read.rows)] == [4, 8, 8]
+    assert len(reader.rows([], reader.layout([{"role": "user", "content": "hello"}])).rows) == 0
+    first = reader.rows([image], reader.layout([{"role": "user", "content": [content[0], content[3]]}]))
+    both = sorted(set(first.keep) & set(read.keep))
+    for token in both:
+        np.testing.assert_array_equal(first.rows[first.keep.index(token)], read.rows[read.keep.index(token)])

@@ -15,15 +15,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from decoder_rows import decoder_rows
 from released import installed
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from allrounder.errors import EngineUnavailable, ImageInvalid, InputInvalid, ModelUnreadable, ModelUnsupported
-from allrounder.runtime.prompt import PromptIds
-from allrounder.serving.kept_rows import RowReader
+from allrounder.layout import sequential_layout
+from allrounder.serving.kept_rows import KeptRows, RowReader
 from allrounder.serving.tensorrt_llm import register
 from allrounder.serving.tensorrt_llm.positions import Positions
-from allrounder.serving.tensorrt_llm.requests import embedding_request, prompt_text, split_at_image, with_rows
+from allrounder.serving.tensorrt_llm.requests import embedding_request, one_image, prompt_text, with_rows
 
 STUBS = Path(__file__).parent / "stubs"
 RELEASES = ["v1_0_0", "v1_1_0", "v1_2_1", "v1_3_0rc15", "v1_3_0rc22", "v1_4_0rc1"]
@@ -66,14 +67,13 @@ def stub(request, release):
 def stock_logits(checkpoint, read, positions=None):
     """Of stock transformers, rows at their positions in the unpruned prompt, or at others."""
     model = LlavaForConditionalGeneration.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
-    before, after = (model.get_input_embeddings()(torch.tensor([list(ids)])) for ids in read.prompt)
-    rows = torch.cat([before, torch.from_numpy(read.rows)[None], after], dim=1)
-    places = torch.from_numpy(read.positions if positions is None else positions)[None]
+    rows = decoder_rows(read, model.get_input_embeddings())[None]
+    places = torch.from_numpy(read.positions if positions is None else positions[None])
     return model(inputs_embeds=rows, position_ids=places, attention_mask=torch.ones_like(places)).logits[0]
 
 
 def asked(reader, image, question=QUESTION):
-    return {"prompt": prompt_text(reader.sidecar.prompt, question), "multi_modal_data": {"image": [image]}}
+    return {"prompt": prompt_text(reader.sidecar.chat, question), "multi_modal_data": {"image": [image]}}
 
 
 def close(got, wanted):
@@ -103,10 +103,12 @@ def test_answers_are_those_of_stock_transformers_fed_the_same_rows(stub, pruned,
     read = reader.read(image, QUESTION)
     ids, data = stub.prepared(processor, asked(reader, image), SAMPLING)
     words = model.config.vocab_size
-    assert ids == [*read.prompt.prefix_ids, *(words + each for each in read.keep), *read.prompt.suffix_ids]
+    before, after = read.layout.image_index[0], read.layout.image_index[-1] + 1
+    text = read.layout.input_ids
+    assert ids == [*text[:before], *(words + each for each in read.keep), *text[after:]]
     assert data["multimodal_embedding"].dtype == processor.dtype == torch.float32
     close(stub.run(model, [(ids, data)], whole=True), stock_logits(checkpoint, read))
-    assert model.infer_max_seq_len() == 512 - read.image_tokens + len(read.keep)
+    assert model.infer_max_seq_len() == 512 - read.layout.image_tokens + len(read.keep)
     assert model.vocab_size_padded == words
 
 
@@ -167,7 +169,7 @@ def test_rows_made_elsewhere_come_through_multi_modal_embeddings(stub, pruned, i
     _, processor = stub.created(checkpoint, AutoConfig.from_pretrained(str(checkpoint)))
     reader = RowReader(checkpoint)
     read = reader.read(image, QUESTION)
-    request = embedding_request(prompt_text(reader.sidecar.prompt, QUESTION), read.rows, read.keep)
+    request = embedding_request(prompt_text(reader.sidecar.chat, QUESTION), read.rows, read.keep)
     ids, data = stub.prepared(processor, request, SAMPLING)
     wanted_ids, wanted = stub.prepared(processor, asked(reader, image), SAMPLING)
     assert ids == wanted_ids
@@ -175,7 +177,13 @@ def test_rows_made_elsewhere_come_through_multi_modal_embeddings(stub, pruned, i
     for rows in (np.zeros((3, 32), np.float32), np.zeros((len(wanted["multimodal_embedding"]), 31), np.float32)):
         with pytest.raises(InputInvalid, match="rows"):
             stub.prepared(processor, embedding_request(request["prompt"], rows, read.keep), SAMPLING)
-    for keep in (None, read.keep[:-1], read.keep[::-1], (*read.keep[:-1], read.image_tokens), (0,) * len(read.keep)):
+    for keep in (
+        None,
+        read.keep[:-1],
+        read.keep[::-1],
+        (*read.keep[:-1], read.layout.image_tokens),
+        (0,) * len(read.keep),
+    ):
         with pytest.raises(InputInvalid, match="keep indices"):
             stub.prepared(processor, embedding_request(request["prompt"], read.rows, keep), SAMPLING)
 
@@ -218,9 +226,10 @@ def test_positions_follow_from_ids_and_counted_positions_alone(pruned, image):
     reader = RowReader(pruned().checkpoint)
     read, words = reader.read(image, QUESTION), reader.sidecar.model.vocabulary
     layout = Positions.of(pruned().checkpoint)
-    assert layout == (len(read.prompt.prefix_ids), len(read.keep), read.image_tokens)
-    ids = torch.tensor([*with_rows(read.prompt, read.keep, words), 5, 6])  # two new tokens
-    wanted = [*read.positions.tolist(), read.positions[-1] + 1, read.positions[-1] + 2]
+    assert layout == (read.layout.image_index[0], len(read.keep), read.layout.image_tokens)
+    ids = torch.tensor([*with_rows(read, read.keep, words), 5, 6])  # two new tokens
+    last = read.layout.next_position
+    wanted = [*read.positions[0].tolist(), last, last + 1]
     counted = torch.arange(len(ids), dtype=torch.int32)[None]
     got = layout.unpruned(ids, counted, words)
     assert got.dtype == torch.int32
@@ -244,7 +253,7 @@ def test_attention_that_counts_positions_is_refused_unless_asked_for(stub, prune
     reader = RowReader(checkpoint)
     read = reader.read(image, QUESTION)
     got = stub.run(model, [stub.prepared(processor, asked(reader, image), SAMPLING)], whole=True)
-    close(got, stock_logits(checkpoint, read, np.arange(len(read.positions))))
+    close(got, stock_logits(checkpoint, read, np.arange(len(read.kept))))
     kept = stock_logits(checkpoint, read)
     assert float((got - kept).abs().max() / kept.std()) > 1e-2  # another computation: this test could fail
 
@@ -283,9 +292,9 @@ def test_what_does_not_go_together_is_refused(release, pruned, image):
     ]:
         with pytest.raises(InputInvalid, match=says):
             processor(request, SAMPLING)
-    template = RowReader(checkpoint).sidecar.prompt
+    chat = RowReader(checkpoint).sidecar.chat
     with pytest.raises(InputInvalid, match="plain text"):
-        prompt_text(template, "what is <image>?")
+        prompt_text(chat, "what is <image>?")
     for prompt, rows in (("none", np.zeros((2, 4))), ("<image>", np.zeros(4)), ("<image>", np.zeros((0, 4)))):
         with pytest.raises(InputInvalid):
             embedding_request(prompt, rows)
@@ -378,9 +387,15 @@ def test_a_package_that_is_missing_unknown_or_broken_is_refused(release, tmp_pat
 
 
 def test_a_run_of_image_tokens_is_one_image():
-    assert split_at_image([1, 9, 9, 9, 2], 9) == PromptIds((1,), (2,))
-    assert split_at_image([9], 9) == PromptIds((), ())
-    assert split_at_image([1, 2], 9) is None
-    with pytest.raises(InputInvalid):
-        split_at_image([9, 1, 9], 9)
-    assert with_rows(PromptIds((1,), (2, 3)), (4, 9), 100) == [1, 104, 109, 2, 3]
+    assert one_image([1, 9, 9, 9, 2], 9) == (1, 9, 2)
+    assert one_image([9], 9) == (9,)
+    assert one_image([1, 2], 9) == (1, 2)
+    with pytest.raises(InputInvalid, match="one image"):
+        one_image([9, 1, 9], 9)
+
+
+def test_a_kept_row_has_an_id_beyond_the_vocabulary():
+    layout = sequential_layout([1, 9, 2, 9, 3], 9, [2, 3])
+    read = KeptRows(np.zeros((3, 4)), (1, 2, 4), layout)
+    assert with_rows(read, read.keep, 100) == [1, 101, 2, 102, 104, 3]
+    assert with_rows(read, range(3), 100) == [1, 100, 2, 101, 102, 3]

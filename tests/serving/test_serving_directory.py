@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from plain_reading import stock_answer
+from plain_reading import kept_of, stock_answer
 from released import KV_CACHE, LLM_API, TRTLLM_SERVE_1_1, TRTLLM_SERVE_1_2, program, unknown_flags
 
 from allrounder.engines.checkpoint.sidecar import open_sidecar
@@ -48,7 +48,7 @@ def test_options_are_those_of_the_llm_api_and_follow_from_the_version(pruned, di
     assert set(options) <= LLM_API
     assert set(options["kv_cache_config"]) <= KV_CACHE
     assert options["kv_cache_config"]["enable_block_reuse"] is False
-    tokens = open_sidecar(pruned().checkpoint)[1].entry.pruning.keep
+    tokens = kept_of(open_sidecar(pruned().checkpoint)[1])
     assert options["max_seq_len"] == 32 + tokens + 8
     assert options["attn_backend"] == "FLASHINFER"
     assert options["max_num_tokens"] == 3 * (32 + tokens)

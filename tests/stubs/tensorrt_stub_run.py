@@ -96,6 +96,9 @@ class Engine:
             return [tuple(shape) for shape in self.profiles[profile_index][name]]
         return [tuple(dims(self.inputs[name]))] * 3
 
+    def get_tensor_shape(self, name):
+        return tuple(-1 if isinstance(d, str) else d for d in dims((self.inputs | self.outputs)[name]))
+
     def get_aliased_input_tensor(self, name):
         return self.aliases.get(name)
 
@@ -130,7 +133,17 @@ class Context:
         for each, shape in self._shapes.items():
             symbols |= dict(zip(dims(self._engine.inputs[each]), shape, strict=True))
         declared = dims((self._engine.inputs | self._engine.outputs)[name])
+        if name in self._engine.outputs and not {d for d in declared if isinstance(d, str)} <= set(symbols):
+            return self._computed(name)
         return tuple(symbols.get(d, -1) if isinstance(d, str) else d for d in declared)
+
+    def _computed(self, name):
+        """The shape of an output whose extents are computed from those of inputs."""
+        engine = self._engine
+        kinds = {each.name: each.type for each in engine.session.get_inputs()}
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+        feeds = {each: np.zeros(shape, types[kinds[each]]) for each, shape in self._shapes.items()}
+        return engine.session.run([name], feeds)[0].shape
 
     def set_tensor_address(self, name, memory):
         assert isinstance(memory, int)

@@ -8,7 +8,7 @@ import torch
 from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
 from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import load_model
-from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.prompt import model_prompt, model_prompts
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
 
 DEPTH, TOKENS = 5, 4
@@ -34,6 +34,10 @@ ALL = tuple(range(DEPTH))
         PruningDecision(torch.tensor([[2, 0]]), ALL, 0),
         PruningDecision(torch.tensor([[1, 1]]), ALL, 0),
         PruningDecision(torch.tensor([[-1, 1]]), ALL, 0),
+        PruningDecision(torch.tensor([[-2, 1]]), ALL, 0),
+        PruningDecision(torch.tensor([[0, -1, 2]]), ALL, 0),
+        PruningDecision(torch.tensor([[-1]]), ALL, 0),
+        PruningDecision(torch.tensor([[0, 2]], dtype=torch.int32), ALL, 0),
         PruningDecision(torch.tensor([[0, TOKENS]]), ALL, 0),
         PruningDecision(torch.tensor([[]], dtype=torch.int64), ALL, 0),
         PruningDecision(torch.arange(TOKENS + 1)[None], ALL, 0),
@@ -56,31 +60,41 @@ def test_impossible_decisions(vlm, image_embeds, decision):
         PrunedModel(vlm).prefill(image_embeds, model_prompt(vlm, ["x"]), decision)
 
 
+def test_every_image_keeps_something(vlm, image_embeds):
+    both = {"role": "user", "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "x"}]}
+    prompt, embeds = model_prompts(vlm, [[both]]), image_embeds.repeat(1, 2, 1)
+    pruned = PrunedModel(vlm)
+    with pytest.raises(InvalidBudget, match="image 1"):
+        pruned.prefill(embeds, prompt, PruningDecision(KEEP, ALL, 0))
+    assert pruned.prefill(embeds, prompt, PruningDecision(torch.tensor([[1, 5]]), ALL, 0)).logits.isfinite().all()
+
+
 def test_rows_that_do_not_fit(vlm, image_embeds):
     pruned, two = PrunedModel(vlm), model_prompt(vlm, ["x", "y"])
     with pytest.raises(InputInvalid, match="as many decisions"):
-        pruned.prefill(image_embeds, two, full_decision(vlm, batch=3))
+        pruned.prefill(image_embeds, two, full_decision(vlm.spec, two.row(0).repeated(3)))
     with pytest.raises(InputInvalid, match="do not fit"):
-        pruned.prefill(image_embeds.expand(3, -1, -1), two, full_decision(vlm, batch=3))
+        pruned.prefill(image_embeds.expand(3, -1, -1), two, full_decision(vlm.spec, two.row(0).repeated(3)))
     with pytest.raises(InputInvalid, match="do not fit"):
-        pruned.prefill(image_embeds[:, 1:], two, full_decision(vlm, batch=2))
+        pruned.prefill(image_embeds[:, 1:], two, full_decision(vlm.spec, two))
 
 
 def test_no_sequence_is_longer_than_the_positions_reach(vlm, image_embeds):
     pruned, limit = PrunedModel(vlm), vlm.spec.decoder.max_positions
-    rows = model_prompt(vlm, ["x"]).prefix_ids.shape[1] + TOKENS + model_prompt(vlm, [""]).suffix_ids.shape[1]
-    longest = model_prompt(vlm, ["é" * ((limit - rows) // 2) + "x" * ((limit - rows) % 2)])
-    state = pruned.prefill(image_embeds, longest, full_decision(vlm))
+    rows = model_prompt(vlm, ["x"]).input_ids.shape[1] - 1
+    longest = model_prompt(vlm, ["x" * (limit - rows)])
+    assert longest.lengths.tolist() == [limit]
+    state = pruned.prefill(image_embeds, longest, full_decision(vlm.spec, longest))
     with pytest.raises(PromptTooLong):
         pruned.decode(state, torch.tensor([[5]]))
     with pytest.raises(PromptTooLong):
-        pruned.prefill(image_embeds, model_prompt(vlm, ["x" * (limit - rows + 1)]), full_decision(vlm))
+        pruned.prefill(image_embeds, model_prompt(vlm, ["x" * (limit - rows + 1)]), full_decision(vlm.spec, longest))
 
 
 def test_one_image_serves_for_many_prompts(vlm, image_embeds):
     pruned, two = PrunedModel(vlm), model_prompt(vlm, ["x", "what is it"])
-    shared = pruned.prefill(image_embeds, two, full_decision(vlm, batch=2)).logits
-    own = pruned.prefill(image_embeds.expand(2, -1, -1), two, full_decision(vlm, batch=2)).logits
+    shared = pruned.prefill(image_embeds, two, full_decision(vlm.spec, two)).logits
+    own = pruned.prefill(image_embeds.expand(2, -1, -1), two, full_decision(vlm.spec, two)).logits
     assert torch.equal(shared, own)
 
 
@@ -97,7 +111,7 @@ def test_layers_before_the_gather_run_once_for_all_decisions(vlm, image_embeds):
     finally:
         for handle in handles:
             handle.remove()
-    rows = prompt.prefix_ids.shape[1] + prompt.suffix_ids.shape[1] + 2  # the last answer token is not read
+    rows = prompt.input_ids.shape[1] - TOKENS + 2  # the last answer token is not read
     hidden = vlm.spec.decoder.hidden
     assert seen == [(1, rows + 4, hidden)] * 2 + [(2, rows + 2, hidden)] * 2  # layer 3 is kept by no row: not run
 
@@ -112,7 +126,8 @@ def test_decoding_several_ids_at_once_is_decoding_them_in_turn(vlm, image_embeds
 
 
 def test_greedy_stops_when_every_row_has_stopped(vlm, image_embeds):
-    pruned, prompt, decision = PrunedModel(vlm), model_prompt(vlm, ["x", "y"]), full_decision(vlm, batch=2)
+    pruned, prompt = PrunedModel(vlm), model_prompt(vlm, ["x", "y"])
+    decision = full_decision(vlm.spec, prompt)
     free = pruned.greedy(pruned.prefill(image_embeds, prompt, decision), 6)
     assert free.shape == (2, 6)
     stops = {int(free[0, 1]), int(free[1, 2])}
@@ -124,8 +139,7 @@ def test_greedy_stops_when_every_row_has_stopped(vlm, image_embeds):
 
 
 def test_nothing_asks_for_gradients(vlm, image_embeds):
+    prompt = model_prompt(vlm, ["x"])
     with torch.enable_grad():
-        state = PrunedModel(vlm).prefill(
-            image_embeds.clone().requires_grad_(), model_prompt(vlm, ["x"]), full_decision(vlm)
-        )
+        state = PrunedModel(vlm).prefill(image_embeds.clone().requires_grad_(), prompt, full_decision(vlm.spec, prompt))
     assert not state.logits.requires_grad

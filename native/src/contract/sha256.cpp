@@ -51,7 +51,7 @@ void compress(State& state, const uint8_t* block) {
     d = c, c = b, b = a, a = one + two;
   }
   const uint32_t next[8] = {a, b, c, d, e, f, g, h};
-  for (int i = 0; i < 8; ++i) state[i] += next[i];
+  for (std::size_t i = 0; i < 8; ++i) state[i] += next[i];
 }
 
 }  // namespace

@@ -2,9 +2,15 @@
 #include "gather/gather_cuda.hpp"
 
 namespace ar::gather {
+namespace {
 
-std::string gather_cuda(const Shape&, std::size_t, const Tensors&, void*) {
-  return "TokenGather: this build has no CUDA kernel; remedy: configure native/ with -DALLROUNDER_CUDA=ON";
-}
+constexpr char kAbsent[] =
+    "TokenGather: this build has no CUDA kernel; remedy: configure native/ with -DALLROUNDER_CUDA=ON";
+
+}  // namespace
+
+Choice choose_cuda(const Shape&, const Candidates&, void*) { return {{}, {}, kAbsent}; }
+
+std::string gather_cuda(const Shape&, const Choice&, std::size_t, const Tensors&, void*) { return kAbsent; }
 
 }  // namespace ar::gather

@@ -1,7 +1,7 @@
-// allrounder::TokenGather: declaration, shape checks and the CPU kernel.
+// allrounder::TokenGather: declaration, shape checks, the choice of tokens, and the CPU kernel.
 //
-// What it is: of `scores` [B, N] the k best per row are kept, ties going to the lower index and NaN counting as -inf;
-// the kept indices are put in ascending order; rows of `hidden` [B, N, H] and `positions` [B, N] are gathered by them.
+// What it is: of each image's tokens the `keep_counts[i]` best by `scores` stay, ties going to the lower index and NaN
+// counting as -inf; the other image tokens leave `hidden` [B, S, H] and `position_ids` [A, B, S].
 // What it knows: the signature as in src/allrounder/gather.py, the rule, contiguous memory.
 // What it does not know: ONNX Runtime and TensorRT, whose adapters hold no arithmetic; any GPU (gather_cuda.hpp).
 //
@@ -20,18 +20,22 @@ namespace ar::gather {
 inline constexpr char kDomain[] = "allrounder";
 inline constexpr char kName[] = "TokenGather";
 inline constexpr char kVersion[] = "1";
-inline constexpr std::array<const char*, 3> kInputs = {"hidden", "scores", "positions"};
-inline constexpr std::array<const char*, 3> kOutputs = {"gathered", "gathered_positions", "keep"};
-inline constexpr char kBudget[] = "k";  // the one attribute that the op reads
-inline constexpr std::array<const char*, 3> kAttributes = {kBudget, "plugin_namespace", "plugin_version"};
+inline constexpr std::array<const char*, 6> kInputs = {"hidden",      "position_ids", "scores",
+                                                       "image_index", "image_of",     "keep_counts"};
+inline constexpr std::array<const char*, 3> kOutputs = {"gathered", "gathered_position_ids", "keep_indices"};
+inline constexpr std::array<const char*, 2> kAttributes = {"plugin_namespace", "plugin_version"};
 
-inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 30;  // indices are 32-bit inside the kernels
+inline constexpr std::int64_t kMaxRows = std::int64_t{1} << 30;  // indices are 32-bit inside the kernels
+
+using Dims = std::vector<std::int64_t>;
 
 struct Shape {
-  std::int64_t batch = 0;   // B, 0 or more
-  std::int64_t tokens = 0;  // N, at least k
-  std::int64_t keep = 0;    // k, at least 1
-  std::int64_t hidden = 0;  // H, 0 or more
+  std::int64_t batch = 0;   // B; 1 where there are image tokens
+  std::int64_t rows = 0;    // S
+  std::int64_t hidden = 0;  // H
+  std::int64_t axes = 0;    // A
+  std::int64_t tokens = 0;  // N, at most S
+  std::int64_t images = 0;  // I
 };
 
 // A shape that passed, or why it did not.
@@ -40,24 +44,43 @@ struct Checked {
   std::string error;
 };
 
-// The one place that decides which shapes are right.
-Checked check(const std::vector<std::int64_t>& hidden, const std::vector<std::int64_t>& scores,
-              const std::vector<std::int64_t>& positions, std::int64_t k);
+// The one place that decides which shapes are right; one entry for each of kInputs.
+Checked check(const std::array<Dims, kInputs.size()>& inputs);
 
-// Returns the sentence for a k that is wrong for every input, else nothing; for graphs whose N is not known yet.
-std::string check_budget(std::int64_t k);
-
-// Inputs and outputs, contiguous. Rows of `hidden` are moved as bytes, whatever their element type.
-struct Tensors {
-  const void* hidden;                // [B, N, H] T
-  const float* scores;               // [B, N]
-  const std::int64_t* positions;     // [B, N]
-  void* gathered;                    // [B, k, H] T
-  std::int64_t* gathered_positions;  // [B, k]
-  std::int64_t* keep;                // [B, k]
+// The inputs by which tokens are chosen, in main memory. Null where they are empty.
+struct Candidates {
+  const float* scores;              // [N]
+  const std::int64_t* image_index;  // [N]
+  const std::int64_t* image_of;     // [N]
+  const std::int64_t* keep_counts;  // [I]
 };
 
-// Computes the op on the CPU. `shape` has passed check(); `element_bytes` is the size of T.
-void gather_cpu(const Shape& shape, std::size_t element_bytes, const Tensors& tensors);
+// What stays, or why nothing can be chosen.
+struct Choice {
+  std::vector<std::int64_t> keep;  // [T], ascending, into the N tokens
+  std::vector<std::int64_t> rows;  // [R], ascending, into the S rows; empty where N = 0, as all stay
+  std::string error;
+};
+
+// Checks the values and chooses. `shape` has passed check().
+Choice choose(const Shape& shape, const Candidates& candidates);
+
+// A choice of the first `tokens` tokens and the first rows: it needs no values. `tokens` is at most N.
+Choice choose_first(const Shape& shape, std::int64_t tokens);
+
+// How many rows stay.
+std::int64_t kept_rows(const Shape& shape, const Choice& choice);
+
+// What is moved, contiguous; rows of `hidden` as bytes, whatever their element type.
+struct Tensors {
+  const void* hidden;                   // [B, S, H] T
+  const std::int64_t* position_ids;     // [A, B, S]
+  void* gathered;                       // [B, R, H] T
+  std::int64_t* gathered_position_ids;  // [A, B, R]
+  std::int64_t* keep_indices;           // [T]
+};
+
+// Moves what was chosen, on the CPU; `element_bytes` is the size of T.
+void gather_cpu(const Shape& shape, const Choice& choice, std::size_t element_bytes, const Tensors& tensors);
 
 }  // namespace ar::gather

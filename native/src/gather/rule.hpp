@@ -1,7 +1,4 @@
-// The rule of allrounder::TokenGather in the parts that a CPU and a GPU share.
-//
-// What it is: the order of scores as unsigned integers, and the limits of a radix digit.
-// Every function is constexpr, so that device code may call it.
+// The order of scores of allrounder::TokenGather, as unsigned integers.
 #pragma once
 
 #include <cstdint>
@@ -18,25 +15,5 @@ constexpr std::uint32_t score_key(std::uint32_t bits) {
   if (magnitude == 0) return kSign;
   return (bits & kSign) != 0 ? ~bits : bits | kSign;
 }
-
-inline constexpr int kKeyBits = 32;
-inline constexpr int kDigitBits = 8;
-inline constexpr int kDigits = 1 << kDigitBits;
-
-constexpr int digit(std::uint32_t key, int shift) { return static_cast<int>((key >> shift) & (kDigits - 1u)); }
-
-// Whether two keys agree in every digit above the one at `shift`.
-constexpr bool same_above(std::uint32_t key, std::uint32_t other, int shift) {
-  return shift + kDigitBits >= kKeyBits || ((key ^ other) >> (shift + kDigitBits)) == 0;
-}
-
-// Which keys of a row are kept: all that are at least `from`, and the first `ties` of those one below it.
-struct Threshold {
-  std::uint32_t from;
-  int ties;
-
-  constexpr bool above(std::uint32_t key) const { return key >= from; }
-  constexpr bool tied(std::uint32_t key) const { return ties > 0 && key == from - 1; }
-};
 
 }  // namespace ar::gather

@@ -7,10 +7,10 @@ namespace ar::ort_ops {
 namespace {
 
 void gather_on_stream(const OrtApi& api, const OrtKernelContext& context, const gather::Shape& shape,
-                      std::size_t element_bytes, const gather::Tensors& tensors) {
+                      const gather::Choice& choice, std::size_t element_bytes, const gather::Tensors& tensors) {
   void* stream = nullptr;
   check(api.KernelContext_GetGPUComputeStream(&context, &stream));
-  check(api, gather::gather_cuda(shape, element_bytes, tensors, stream), ORT_RUNTIME_EXCEPTION);
+  check(api, gather::gather_cuda(shape, choice, element_bytes, tensors, stream), ORT_RUNTIME_EXCEPTION);
 }
 
 }  // namespace

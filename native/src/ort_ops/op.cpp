@@ -1,6 +1,9 @@
 #include "ort_ops/op.hpp"
 
+#include <array>
+#include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ort_ops/ort.hpp"
@@ -8,17 +11,13 @@
 namespace ar::ort_ops {
 namespace {
 
-using Dims = std::vector<std::int64_t>;
+using Dims = gather::Dims;
 
-// One node of a graph.
-struct Kernel {
-  const Op& op;
-  std::int64_t k;
-};
+constexpr std::size_t kScores = 2;  // the first input by which tokens are chosen
 
 // An input or output of a run.
 struct Tensor {
-  void* data;
+  void* data = nullptr;
   Dims dims;
 };
 
@@ -47,31 +46,34 @@ void* output(const OrtApi& api, OrtKernelContext* context, std::size_t index, co
 
 std::size_t bytes_of(ONNXTensorElementDataType type) { return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 2; }
 
-void compute(const Kernel& kernel, OrtKernelContext* context) {
-  const OrtApi& api = kernel.op.api;
-  const Tensor hidden = input(api, context, 0);
-  const Tensor scores = input(api, context, 1);
-  const Tensor positions = input(api, context, 2);
-  const auto [shape, error] = gather::check(hidden.dims, scores.dims, positions.dims, kernel.k);
+void compute(const Op& op, OrtKernelContext* context) {
+  const OrtApi& api = op.api;
+  std::array<Tensor, gather::kInputs.size()> inputs;
+  std::array<Dims, gather::kInputs.size()> dims;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    inputs[i] = input(api, context, i);
+    dims[i] = inputs[i].dims;
+  }
+  const auto [shape, error] = gather::check(dims);
   check(api, error);
-  const Dims kept = {shape.batch, shape.keep};
-  const gather::Tensors tensors{hidden.data,
-                                static_cast<const float*>(scores.data),
-                                static_cast<const std::int64_t*>(positions.data),
-                                output(api, context, 0, {shape.batch, shape.keep, shape.hidden}),
-                                static_cast<std::int64_t*>(output(api, context, 1, kept)),
-                                static_cast<std::int64_t*>(output(api, context, 2, kept))};
-  kernel.op.backend.gather(api, *context, shape, bytes_of(kernel.op.type), tensors);
+  const gather::Candidates candidates{
+      static_cast<const float*>(inputs[2].data), static_cast<const std::int64_t*>(inputs[3].data),
+      static_cast<const std::int64_t*>(inputs[4].data), static_cast<const std::int64_t*>(inputs[5].data)};
+  const gather::Choice choice = gather::choose(shape, candidates);
+  check(api, choice.error);
+  const std::int64_t rows = gather::kept_rows(shape, choice);
+  const auto kept = static_cast<std::int64_t>(choice.keep.size());
+  const gather::Tensors tensors{
+      inputs[0].data, static_cast<const std::int64_t*>(inputs[1].data),
+      output(api, context, 0, {shape.batch, rows, shape.hidden}),
+      static_cast<std::int64_t*>(output(api, context, 1, {shape.axes, shape.batch, rows})),
+      static_cast<std::int64_t*>(output(api, context, 2, {kept}))};
+  op.backend.gather(api, *context, shape, choice, bytes_of(op.type), tensors);
 }
 
-OrtStatus* create(const OrtCustomOp* base, const OrtApi*, const OrtKernelInfo* info, void** kernel) noexcept {
-  const Op& op = *static_cast<const Op*>(base);
-  return guard(op.api, [&] {
-    std::int64_t k = 0;
-    check(op.api.KernelInfoGetAttribute_int64(info, gather::kBudget, &k));
-    check(op.api, gather::check_budget(k));
-    *kernel = new Kernel{op, k};
-  });
+OrtStatus* create(const OrtCustomOp* base, const OrtApi*, const OrtKernelInfo*, void** kernel) noexcept {
+  *kernel = const_cast<OrtCustomOp*>(base);  // a node has nothing of its own
+  return nullptr;
 }
 
 // ---- Shape inference ----
@@ -82,7 +84,7 @@ OrtStatus* create(const OrtCustomOp* base, const OrtApi*, const OrtKernelInfo* i
 // A dimension: a number, a name, or neither.
 struct Dim {
   std::int64_t value = -1;
-  const char* name = "";
+  std::string name;
 };
 
 struct Inferred {  // an input or output before a run
@@ -114,7 +116,7 @@ void set_output(const OrtApi& api, OrtShapeInferContext* context, std::size_t in
   std::vector<const char*> names;
   for (const Dim& dim : output.dims) {
     values.push_back(dim.value < 0 ? -1 : dim.value);
-    names.push_back(dim.value < 0 ? dim.name : "");
+    names.push_back(dim.value < 0 ? dim.name.c_str() : "");
   }
   check(api.SetTensorElementType(info, output.type));
   check(api.SetDimensions(info, values.data(), values.size()));
@@ -122,25 +124,26 @@ void set_output(const OrtApi& api, OrtShapeInferContext* context, std::size_t in
   check(api.ShapeInferContext_SetOutputTypeShape(context, index, info));
 }
 
-std::int64_t budget(const OrtApi& api, const OrtShapeInferContext* context) {
-  const OrtOpAttr* attribute = nullptr;
-  check(api.ShapeInferContext_GetAttribute(context, gather::kBudget, &attribute));
-  std::int64_t k = 0;
-  std::size_t bytes = 0;
-  check(api.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &k, sizeof k, &bytes));
-  return k;
-}
-
-// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one, whatever their T.
+// Fills the outputs' types and shapes, symbolic dimensions included. Same-name ops share one, whatever their T. Each node
+// has names of its own for what is not known: ONNX Runtime takes dimensions of one name to be of one size, and a
+// dimension without a name to be of the size -1.
 OrtStatus* infer_shapes(const OrtApi& api, OrtShapeInferContext* context) noexcept {
   return guard(api, [&] {
     const auto [type, hidden] = input(api, context, 0);
-    const std::int64_t k = budget(api, context);
-    if (hidden.size() != 3) return;  // not known yet, or wrong
-    set_output(api, context, 0, {type, {hidden[0], {k, ""}, hidden[2]}});
-    const Inferred kept{ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {hidden[0], {k, ""}}};
-    set_output(api, context, 1, kept);
-    set_output(api, context, 2, kept);
+    const auto [positions_type, positions] = input(api, context, 1);
+    static std::atomic<unsigned> nodes{0};
+    const std::string node = gather::kName + std::to_string(nodes++);
+    const Dim rows{-1, node + ".R"};  // R and T follow from values
+    const Dim tokens{-1, node + ".T"};
+    const auto named = [&node](Dim dim, const char* letter) {
+      if (dim.value < 0 && dim.name.empty()) dim.name = node + "." + letter;
+      return dim;
+    };
+    if (hidden.size() == 3) set_output(api, context, 0, {type, {named(hidden[0], "B"), rows, named(hidden[2], "H")}});
+    if (positions.size() == 3) {
+      set_output(api, context, 1, {positions_type, {named(positions[0], "A"), named(positions[1], "B"), rows}});
+    }
+    set_output(api, context, 2, {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {tokens}});
   });
 }
 
@@ -152,16 +155,18 @@ void declare(OrtCustomOp* op) {
   op->GetInputTypeCount = [](const OrtCustomOp*) { return gather::kInputs.size(); };
   op->GetOutputTypeCount = [](const OrtCustomOp*) { return gather::kOutputs.size(); };
   op->GetInputType = [](const OrtCustomOp* self, std::size_t index) {
-    constexpr ONNXTensorElementDataType rest[] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-                                                  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64};
-    return index == 0 ? static_cast<const Op*>(self)->type : rest[index - 1];
+    if (index == 0) return static_cast<const Op*>(self)->type;
+    return index == kScores ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   };
   op->GetOutputType = [](const OrtCustomOp* self, std::size_t index) {
     return index == 0 ? static_cast<const Op*>(self)->type : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   };
   op->GetInputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
   op->GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return INPUT_OUTPUT_REQUIRED; };
-  op->GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return OrtMemTypeDefault; };
+  // The choice is made on the CPU, whatever the provider: how many rows stay must be known there anyway.
+  op->GetInputMemoryType = [](const OrtCustomOp*, std::size_t index) {
+    return index < kScores ? OrtMemTypeDefault : OrtMemTypeCPUInput;
+  };
   // Never asked without variadic inputs, but always called for.
   op->GetVariadicInputMinArity = op->GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 0; };
   op->GetVariadicInputHomogeneity = op->GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
@@ -170,10 +175,10 @@ void declare(OrtCustomOp* op) {
 void define(OrtCustomOp* op) {
   op->CreateKernelV2 = create;
   op->KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
-    const Kernel& own = *static_cast<const Kernel*>(kernel);
-    return guard(own.op.api, [&] { compute(own, context); });
+    const Op& own = *static_cast<const Op*>(kernel);
+    return guard(own.api, [&] { compute(own, context); });
   };
-  op->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  op->KernelDestroy = [](void*) {};
   op->InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatus* {
     return infer_shapes(static_cast<const Op*>(self)->api, context);
   };

@@ -19,9 +19,11 @@ namespace {
 
 constexpr uint32_t kOldest = 17;  // the first with shape inference for custom ops
 
-constexpr Backend kCpu{
-    nullptr, [](const OrtApi&, const OrtKernelContext&, const gather::Shape& shape, std::size_t element_bytes,
-                const gather::Tensors& tensors) { gather::gather_cpu(shape, element_bytes, tensors); }};
+constexpr Backend kCpu{nullptr, [](const OrtApi&, const OrtKernelContext&, const gather::Shape& shape,
+                                    const gather::Choice& choice, std::size_t element_bytes,
+                                    const gather::Tensors& tensors) {
+                         gather::gather_cpu(shape, choice, element_bytes, tensors);
+                       }};
 
 // The N of a version 1.N.P. GetApi() of an older runtime than our headers knows its own version only.
 uint32_t api_version(const OrtApiBase& base) {

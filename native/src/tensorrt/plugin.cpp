@@ -1,6 +1,9 @@
 #include "tensorrt/plugin.hpp"
 
+#include <algorithm>
+#include <array>
 #include <exception>
+#include <string>
 #include <vector>
 
 #include "gather/gather_cuda.hpp"
@@ -29,12 +32,28 @@ std::int32_t guard(Body body) noexcept {
 
 // One plugin's arity is fixed: TensorRT asks for nothing else, and a graph may.
 std::string check_arity(std::int32_t inputs, std::int32_t outputs) {
-  const auto wanted_inputs = static_cast<std::int32_t>(gather::kInputs.size());
-  const auto wanted_outputs = static_cast<std::int32_t>(gather::kOutputs.size());
-  if (inputs == wanted_inputs && outputs == wanted_outputs) return "";
+  if (inputs == Plugin::kInputs && outputs == Plugin::kOutputs) return "";
   return std::string(gather::kName) + ": wrong number of tensors; got: " + std::to_string(inputs) + " inputs, " +
-         std::to_string(outputs) + " outputs; wanted: " + std::to_string(wanted_inputs) + " and " +
-         std::to_string(wanted_outputs);
+         std::to_string(outputs) + " outputs; wanted: " + std::to_string(Plugin::kInputs) + " and " +
+         std::to_string(Plugin::kOutputs);
+}
+
+std::string check_rank(const char* name, std::int32_t rank, std::int32_t wanted) {
+  if (rank == wanted) return "";
+  return std::string(gather::kName) + ": " + name + " has a wrong rank; got: " + std::to_string(rank) +
+         "; wanted: " + std::to_string(wanted);
+}
+
+std::string check_tokens(std::int64_t to_keep, std::int64_t tokens) {
+  if (to_keep <= tokens) return "";
+  return std::string(gather::kName) + ": tokens_to_keep is too long; got: T = " + std::to_string(to_keep) +
+         "; wanted: at most N = " + std::to_string(tokens);
+}
+
+std::string check_kept(std::size_t kept, std::int64_t to_keep) {
+  if (static_cast<std::int64_t>(kept) == to_keep) return "";
+  return std::string(gather::kName) + ": keep_counts and tokens_to_keep differ; got: " + std::to_string(kept) +
+         " tokens by keep_counts; wanted: T = " + std::to_string(to_keep) + ", the length of tokens_to_keep";
 }
 
 }  // namespace
@@ -51,8 +70,7 @@ nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapa
 nvinfer1::IPluginV3* Plugin::clone() noexcept {
   Plugin* copy = nullptr;
   guard([&] {
-    copy = new Plugin(k_);
-    copy->shape_ = shape_;
+    copy = new Plugin(*this);
     return "";
   });
   return copy;
@@ -63,8 +81,8 @@ std::int32_t Plugin::getOutputDataTypes(DataType* outputs, std::int32_t output_c
   return guard([&] {
     std::string error = check_arity(input_count, output_count);
     if (!error.empty()) return error;
+    std::fill_n(outputs, kOutputs, DataType::kINT64);
     outputs[0] = inputs[0];
-    outputs[1] = outputs[2] = DataType::kINT64;
     return error;
   });
 }
@@ -75,14 +93,19 @@ std::int32_t Plugin::getOutputShapes(nvinfer1::DimsExprs const* inputs, std::int
   return guard([&] {
     std::string error = check_arity(input_count, output_count);
     if (!error.empty()) return error;
-    const nvinfer1::DimsExprs& hidden = inputs[0];
-    if (hidden.nbDims != 3) {
-      error = std::string(gather::kName) + ": hidden has a wrong rank; got: " + std::to_string(hidden.nbDims);
-      return error + "; wanted: 3";
-    }
-    const nvinfer1::IDimensionExpr* kept = build.constant(k_);
-    outputs[0] = {3, {hidden.d[0], kept, hidden.d[2]}};
-    outputs[1] = outputs[2] = {2, {hidden.d[0], kept}};
+    const nvinfer1::DimsExprs &hidden = inputs[0], &positions = inputs[1], &scores = inputs[2];
+    const nvinfer1::DimsExprs& tokens = inputs[kTokensToKeep];
+    error = check_rank("hidden", hidden.nbDims, 3);
+    if (error.empty()) error = check_rank("position_ids", positions.nbDims, 3);
+    if (error.empty()) error = check_rank("scores", scores.nbDims, 1);
+    if (error.empty()) error = check_rank("tokens_to_keep", tokens.nbDims, 1);
+    if (!error.empty()) return error;
+    using nvinfer1::DimensionOperation;
+    const auto* others = build.operation(DimensionOperation::kSUB, *hidden.d[1], *scores.d[0]);
+    const auto* rows = build.operation(DimensionOperation::kSUM, *others, *tokens.d[0]);
+    outputs[0] = {3, {hidden.d[0], rows, hidden.d[2]}};
+    outputs[1] = {3, {positions.d[0], positions.d[1], rows}};
+    outputs[2] = {1, {tokens.d[0]}};
     return error;
   });
 }
@@ -93,19 +116,15 @@ bool Plugin::supportsFormatCombination(std::int32_t index, nvinfer1::DynamicPlug
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
   switch (index) {
     case 0: return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF || tensor.type == DataType::kBF16;
-    case 1: return tensor.type == DataType::kFLOAT;
-    case 3: return tensor.type == tensors[0].desc.type;
+    case 2: return tensor.type == DataType::kFLOAT;
+    case kInputs: return tensor.type == tensors[0].desc.type;
     default: return tensor.type == DataType::kINT64;
   }
 }
 
-std::int32_t Plugin::configurePlugin(nvinfer1::DynamicPluginTensorDesc const* inputs, std::int32_t input_count,
+std::int32_t Plugin::configurePlugin(nvinfer1::DynamicPluginTensorDesc const*, std::int32_t input_count,
                                      nvinfer1::DynamicPluginTensorDesc const*, std::int32_t output_count) noexcept {
-  return guard([&] {
-    const std::string error = check_arity(input_count, output_count);
-    if (!error.empty()) return error;
-    return gather::check(dims_of(inputs[0].max), dims_of(inputs[1].max), dims_of(inputs[2].max), k_).error;
-  });
+  return guard([&] { return check_arity(input_count, output_count); });
 }
 
 std::int32_t Plugin::onShapeChange(nvinfer1::PluginTensorDesc const* inputs, std::int32_t input_count,
@@ -113,32 +132,38 @@ std::int32_t Plugin::onShapeChange(nvinfer1::PluginTensorDesc const* inputs, std
   return guard([&] {
     std::string error = check_arity(input_count, output_count);
     if (!error.empty()) return error;
-    const auto checked = gather::check(dims_of(inputs[0].dims), dims_of(inputs[1].dims), dims_of(inputs[2].dims), k_);
+    std::array<gather::Dims, gather::kInputs.size()> dims;
+    std::transform(inputs, inputs + kTokensToKeep, dims.begin(), [](const auto& input) { return dims_of(input.dims); });
+    const auto checked = gather::check(dims);
+    const nvinfer1::Dims& to_keep = inputs[kTokensToKeep].dims;
+    error = checked.error;
+    if (error.empty()) error = check_rank("tokens_to_keep", to_keep.nbDims, 1);
+    if (error.empty()) error = check_tokens(to_keep.d[0], checked.shape.tokens);
+    if (!error.empty()) return error;
     shape_ = checked.shape;
-    return checked.error;
+    tokens_to_keep_ = to_keep.d[0];
+    return error;
   });
 }
 
 std::int32_t Plugin::enqueue(nvinfer1::PluginTensorDesc const* input_descs, nvinfer1::PluginTensorDesc const*,
                              void const* const* inputs, void* const* outputs, void*, cudaStream_t stream) noexcept {
   return guard([&] {
+    const auto integers = [inputs](int index) { return static_cast<const std::int64_t*>(inputs[index]); };
+    const auto written = [outputs](int index) { return static_cast<std::int64_t*>(outputs[index]); };
+    const gather::Candidates candidates{static_cast<const float*>(inputs[2]), integers(3), integers(4), integers(5)};
+    gather::Choice choice = gather::choose_cuda(shape_, candidates, stream);
+    if (choice.error.empty()) choice.error = check_kept(choice.keep.size(), tokens_to_keep_);
+    if (!choice.error.empty() && phase_ == nvinfer1::TensorRTPhase::kBUILD) {
+      choice = gather::choose_first(shape_, tokens_to_keep_);
+    }
+    if (!choice.error.empty()) return choice.error;
     const std::size_t element_bytes = input_descs[0].type == DataType::kFLOAT ? 4 : 2;
-    const gather::Tensors tensors{inputs[0],
-                                  static_cast<const float*>(inputs[1]),
-                                  static_cast<const std::int64_t*>(inputs[2]),
-                                  outputs[0],
-                                  static_cast<std::int64_t*>(outputs[1]),
-                                  static_cast<std::int64_t*>(outputs[2])};
-    return gather::gather_cuda(shape_, element_bytes, tensors, stream);
+    return gather::gather_cuda(shape_, choice, element_bytes,
+                               {inputs[0], integers(1), outputs[0], written(1), written(2)}, stream);
   });
 }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept { return clone(); }
-
-nvinfer1::PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept {
-  field_ = {gather::kBudget, &k_, nvinfer1::PluginFieldType::kINT32, 1};
-  fields_ = {1, &field_};
-  return &fields_;
-}
 
 }  // namespace ar::tensorrt

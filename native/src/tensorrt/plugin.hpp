@@ -1,6 +1,8 @@
 // allrounder::TokenGather as a TensorRT plugin (IPluginV3), one source for TensorRT 10 and 11.
 //
-// What it is: a thin adapter without arithmetic: types, shapes, serialisation, and one call of the CUDA kernel.
+// What it is: a thin adapter: types, shapes, and one call of the op for CUDA. It has one input more than the op, as
+// engines/tensorrt/form.py adds it: sizes that follow from values would end the capture of steps as CUDA graphs, so T,
+// and R = S - N + T with it, come as the length of `tokens_to_keep` [T], whose values nobody reads.
 // What it knows: TensorRT's plugin interface, of which it uses headers alone: nothing of libnvinfer is linked.
 // What it does not know: the rule, nor how the rows are gathered (gather/), nor who registers it (register.cpp).
 #pragma once
@@ -23,7 +25,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneBuild,
                      public nvinfer1::IPluginV3OneRuntime {
  public:
-  explicit Plugin(std::int32_t k) : k_(k) {}
+  explicit Plugin(nvinfer1::TensorRTPhase phase) : phase_(phase) {}
 
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
   nvinfer1::IPluginV3* clone() noexcept override;
@@ -32,7 +34,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return gather::kVersion; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return gather::kDomain; }
 
-  std::int32_t getNbOutputs() const noexcept override { return static_cast<std::int32_t>(gather::kOutputs.size()); }
+  std::int32_t getNbOutputs() const noexcept override { return kOutputs; }
   std::int32_t getOutputDataTypes(nvinfer1::DataType* outputs, std::int32_t output_count,
                                   nvinfer1::DataType const* inputs, std::int32_t input_count) const noexcept override;
   std::int32_t getOutputShapes(nvinfer1::DimsExprs const* inputs, std::int32_t input_count,
@@ -41,7 +43,6 @@ class Plugin final : public nvinfer1::IPluginV3,
                                nvinfer1::IExprBuilder& build) noexcept override;
   bool supportsFormatCombination(std::int32_t index, nvinfer1::DynamicPluginTensorDesc const* tensors,
                                  std::int32_t input_count, std::int32_t output_count) noexcept override;
-  // Refuses a k that no shape of the optimisation profile could serve.
   std::int32_t configurePlugin(nvinfer1::DynamicPluginTensorDesc const* inputs, std::int32_t input_count,
                                nvinfer1::DynamicPluginTensorDesc const* outputs,
                                std::int32_t output_count) noexcept override;
@@ -53,28 +54,30 @@ class Plugin final : public nvinfer1::IPluginV3,
                        void const* const* inputs, void* const* outputs, void* workspace,
                        cudaStream_t stream) noexcept override;
   nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
-  nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override;
+  nvinfer1::PluginFieldCollection const* getFieldsToSerialize() noexcept override { return &fields_; }
+
+  static constexpr std::int32_t kTokensToKeep = static_cast<std::int32_t>(gather::kInputs.size());
+  static constexpr std::int32_t kInputs = kTokensToKeep + 1;
+  static constexpr std::int32_t kOutputs = static_cast<std::int32_t>(gather::kOutputs.size());
 
  private:
-  std::int32_t k_;
-  gather::Shape shape_;                        // of the runs since the last change
-  nvinfer1::PluginField field_;                // what getFieldsToSerialize() points to
-  nvinfer1::PluginFieldCollection fields_{};
+  nvinfer1::TensorRTPhase phase_;    // a builder times runs over values that mean nothing: those are never refused
+  gather::Shape shape_;              // of the runs since the last change
+  std::int64_t tokens_to_keep_ = 0;  // T of the same
+  nvinfer1::PluginFieldCollection fields_{};  // none
 };
 
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  Creator();
   nvinfer1::AsciiChar const* getPluginName() const noexcept override { return gather::kName; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return gather::kVersion; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return gather::kDomain; }
   nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return &fields_; }
-  // Null, and a report, where the fields do not make a plugin.
+  // Any fields will do: the op has none of its own.
   nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override;
 
  private:
-  nvinfer1::PluginField field_;
   nvinfer1::PluginFieldCollection fields_{};
 };
 

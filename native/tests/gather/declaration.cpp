@@ -5,8 +5,11 @@
 
 namespace {
 
-void print_list(const char* name, const std::array<const char*, 3>& values, const char* end) {
-  std::printf("\"%s\": [\"%s\", \"%s\", \"%s\"]%s", name, values[0], values[1], values[2], end);
+template <typename List>
+void print_list(const char* name, const List& values, const char* end) {
+  std::printf("\"%s\": [", name);
+  for (const char* value : values) std::printf("%s\"%s\"", value == values.front() ? "" : ", ", value);
+  std::printf("]%s", end);
 }
 
 }  // namespace

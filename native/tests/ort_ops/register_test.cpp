@@ -114,17 +114,17 @@ TEST(Declaration, IsThatOfTheContractForEveryTypeOnTheCpu) {
   std::vector<ONNXTensorElementDataType> types;
   for (const OrtCustomOp* op : options.domains[0]->ops) {
     EXPECT_STREQ(op->GetName(op), "TokenGather");
-    EXPECT_EQ(op->GetInputTypeCount(op), 3u);
+    EXPECT_EQ(op->GetInputTypeCount(op), 6u);
     EXPECT_EQ(op->GetOutputTypeCount(op), 3u);
-    EXPECT_EQ(op->GetInputType(op, 1), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-    EXPECT_EQ(op->GetInputType(op, 2), ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
+    EXPECT_EQ(op->GetInputType(op, 2), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+    for (std::size_t i : {1u, 3u, 4u, 5u}) EXPECT_EQ(op->GetInputType(op, i), ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
     EXPECT_EQ(op->GetOutputType(op, 0), op->GetInputType(op, 0));
     for (std::size_t i : {1u, 2u}) EXPECT_EQ(op->GetOutputType(op, i), ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
-    for (std::size_t i : {0u, 1u, 2u}) {
+    for (std::size_t i = 0; i < 6; ++i) {
       EXPECT_EQ(op->GetInputCharacteristic(op, i), INPUT_OUTPUT_REQUIRED);
-      EXPECT_EQ(op->GetOutputCharacteristic(op, i), INPUT_OUTPUT_REQUIRED);
-      EXPECT_EQ(op->GetInputMemoryType(op, i), OrtMemTypeDefault);
+      EXPECT_EQ(op->GetInputMemoryType(op, i), i < 2 ? OrtMemTypeDefault : OrtMemTypeCPUInput);
     }
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(op->GetOutputCharacteristic(op, i), INPUT_OUTPUT_REQUIRED);
     if (op->GetExecutionProviderType(op) == nullptr) types.push_back(op->GetInputType(op, 0));
   }
   EXPECT_EQ(types, (std::vector<ONNXTensorElementDataType>{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,

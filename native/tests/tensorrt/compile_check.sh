@@ -45,7 +45,7 @@ for headers in "$@"; do
   # shellcheck disable=SC2086
   $cxx $flags -Wno-deprecated-declarations -DPLUGIN_LIBRARY="\"$out/plugin.so\"" -o "$out/plugin_test" \
     "$tests/plugin_test.cpp" "$plugin/plugin.cpp" "$plugin/creator.cpp" \
-    "$native/src/gather/gather.cpp" "$native/src/gather/cuda_absent.cpp" -lgtest -lgtest_main -lpthread -ldl
+    "$native/src/gather/gather.cpp" -lgtest -lgtest_main -lpthread -ldl
   "$out/plugin_test" --gtest_brief=1
 
   for source in tensorrt_cuda tensorrt_library; do

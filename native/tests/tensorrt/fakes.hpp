@@ -13,14 +13,14 @@ namespace ar::tensorrt::testing {
 
 namespace api = nvinfer1::apiv;
 
-// A dimension: a constant, or an input's that is not known yet (-1).
+// A dimension of one run: a number.
 class Dimension final : public nvinfer1::IDimensionExpr, public api::VDimensionExpr {
  public:
   explicit Dimension(std::int64_t value) : value_(value) { mImpl = this; }
   Dimension(const Dimension&) = delete;
 
  private:
-  bool isConstant() const override { return value_ >= 0; }
+  bool isConstant() const override { return true; }
   std::int64_t getConstantValue() const override { return value_; }
   bool isSizeTensor() const override { return false; }
   std::int64_t value_;
@@ -32,13 +32,19 @@ class Builder final : public nvinfer1::IExprBuilder, public api::VExprBuilder {
 
  private:
   nvinfer1::IDimensionExpr const* constant(std::int64_t value) override { return &made_.emplace_back(value); }
-  nvinfer1::IDimensionExpr const* operation(nvinfer1::DimensionOperation, nvinfer1::IDimensionExpr const&,
-                                            nvinfer1::IDimensionExpr const&) override {
-    return nullptr;
+  nvinfer1::IDimensionExpr const* operation(nvinfer1::DimensionOperation operation,
+                                            nvinfer1::IDimensionExpr const& first,
+                                            nvinfer1::IDimensionExpr const& second) override {
+    const std::int64_t a = first.getConstantValue(), b = second.getConstantValue();
+    switch (operation) {
+      case nvinfer1::DimensionOperation::kSUM: return constant(a + b);
+      case nvinfer1::DimensionOperation::kSUB: return constant(a - b);
+      default: return nullptr;
+    }
   }
   nvinfer1::IDimensionExpr const* declareSizeTensor(std::int32_t, nvinfer1::IDimensionExpr const&,
                                                     nvinfer1::IDimensionExpr const&) override {
-    return nullptr;
+    return nullptr;  // sizes by values
   }
   std::deque<Dimension> made_;
 };

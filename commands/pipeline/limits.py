@@ -1,0 +1,67 @@
+"""The limits of a build: what flags give, and for the rest what fits the model."""
+
+from __future__ import annotations
+
+from allrounder.calib.trial import TRIAL
+from allrounder.chat.messages import question
+from allrounder.chat.tokenization import ChatEncoder
+from allrounder.commands.pipeline.request import LimitFlags
+from allrounder.errors import InputInvalid
+from allrounder.export.freezer import default_limits
+from allrounder.manifest import Limits
+from allrounder.vlm.model import ModelText
+from allrounder.vlm.spec import ModelSpec
+
+__all__ = ["build_limits", "check_takes_questions"]
+
+
+def build_limits(flags: LimitFlags, spec: ModelSpec, known: Limits | None) -> Limits:
+    """Returns the limits of a bundle.
+
+    Args:
+        flags: What was given.
+        spec: The model.
+        known: Of the bundle that is built into, if it is of this model: what no flag gives stays as it is there.
+
+    Raises:
+        InputInvalid: The model's longest sequence does not hold what the flags give.
+    """
+    defaults = default_limits(spec)
+    longest, rest = spec.decoder.max_positions, spec.decoder.max_positions - spec.image_tokens
+    images, text, new = flags if known is None else _filled(flags, known)
+    images = defaults.images if images is None else images
+    if new is None:
+        new = defaults.new_tokens if text is None else max(1, min(defaults.new_tokens, rest - text))
+    if text is None:
+        text = max(1, min(2048, rest - new))
+    image_tokens = images * spec.image_tokens
+    if text + new > rest or image_tokens >= longest:
+        raise InputInvalid(
+            "the limits exceed the model's longest sequence",
+            where=", ".join(flags.given) or "the model",
+            got=f"{text} text + {spec.image_tokens} image + {new} new tokens, {image_tokens} image tokens in all",
+            wanted=f"text, one image and new tokens up to {longest}, and image tokens below {longest}",
+            remedy="give lower ones",
+        )
+    return Limits(images=images, image_tokens=image_tokens, text_tokens=text, new_tokens=new, batch=defaults.batch)
+
+
+def check_takes_questions(limits: Limits, text: ModelText) -> None:
+    """Checks that the shortest question fits, with the model's template: every build asks it.
+
+    Raises:
+        InputInvalid: It does not.
+    """
+    needed = len(ChatEncoder(text.tokenizer_json, text.chat).ids(question(TRIAL))) - 1
+    if limits.text_tokens < needed:
+        raise InputInvalid(
+            "no question fits into so few text tokens",
+            where="--max-text-tokens",
+            got=limits.text_tokens,
+            wanted=f"{needed} or more: the model's template counts",
+        )
+
+
+def _filled(flags: LimitFlags, known: Limits) -> LimitFlags:
+    found = (known.images, known.text_tokens, known.new_tokens)
+    return LimitFlags(*(there if flag is None else flag for flag, there in zip(flags, found, strict=True)))

@@ -21,7 +21,6 @@ from allrounder.versions import FULL
 __all__ = ["Fallback", "LatencyTarget", "by_faithfulness", "choose", "figures", "table"]
 
 Fallback = Literal["fastest"]
-_TABLE_TOKENS = 576  # of an image, to order budgets by
 _PRECISIONS = {"bf16": 8, "fp16": 11, "fp32": 24}  # bits of the significand
 
 
@@ -72,8 +71,7 @@ def by_faithfulness(entries: Sequence[Entry]) -> tuple[int, ...]:
         entry = entries[index]
         full = entry.version == FULL
         kl = _full_kl(entries, entry.precision) if full else _kl(entry)
-        tokens, layers = entry.pruning.budget(_TABLE_TOKENS)
-        budget = -tokens * layers
+        budget = -entry.pruning.size
         return kl is None, kl or 0.0, not full, budget, -_PRECISIONS[entry.precision], index
 
     return tuple(sorted(range(len(entries)), key=key))

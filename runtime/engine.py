@@ -151,8 +151,8 @@ class Engine:
 
     def route(self, layout: PromptLayout, image_embeds: Tensor) -> Scores | None:
         """Returns the router's scores, or None where this prompt needs none."""
-        router, pruning = self._sessions.router, self.entry.pruning
-        if router is None or not (pruning.layer_policy == "dynamic" or (pruning.prunes and layout.image_tokens)):
+        router = self._sessions.router
+        if router is None or not self._wants_scores(layout):
             return None
         outputs = router.run(_wanted(router, {**layout_feeds(layout), IMAGE_EMBEDS: image_embeds}))
         return Scores(
@@ -266,8 +266,13 @@ class Engine:
                 wanted="1",
                 remedy=f"load another version than {label}",
             )
-        if scores is None and (pruning.layer_policy == "dynamic" or (pruning.prunes and layout.image_tokens)):
+        if scores is None and self._wants_scores(layout):
             raise InputInvalid("this entry needs the router's scores", where=label, remedy="call route")
+
+    def _wants_scores(self, layout: PromptLayout) -> bool:
+        """Whether layers are chosen for this prompt, or image tokens dropped from it."""
+        pruning = self.entry.pruning
+        return pruning.layer_policy == "dynamic" or (pruning.prunes and layout.image_tokens > 0)
 
     def _kept_layers(self, mask: np.ndarray | None) -> tuple[int, ...]:
         if mask is not None:

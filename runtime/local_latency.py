@@ -29,7 +29,6 @@ from allrounder.userdirs import cache_dir, write_whole
 __all__ = ["LIMIT_SECONDS", "with_local_latency"]
 
 LIMIT_SECONDS = 20.0
-_TABLE_TOKENS = 576  # of an image, to order budgets by
 _ROUNDS_AT_LEAST = 3  # two of warm-up and one that counts
 _log = logging.getLogger("allrounder.runtime")
 
@@ -98,8 +97,7 @@ def _measure(
 
 
 def _budget(entry: Entry) -> int:
-    tokens, layers = entry.pruning.budget(_TABLE_TOKENS)
-    return tokens * layers
+    return entry.pruning.size
 
 
 class _Effort(NamedTuple):

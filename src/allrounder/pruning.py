@@ -59,6 +59,12 @@ class PruningConfig(Record, frozen=True, kw_only=True):
         return Budget(kept_tokens(self.keep_rule, tokens), self.layers)
 
     @property
+    def size(self) -> int:
+        """T x L for an image of 576 tokens: by it budgets are ordered, whatever a prompt's images are."""
+        tokens, layers = self.budget(576)
+        return tokens * layers
+
+    @property
     def prunes(self) -> bool:
         """Whether image tokens are dropped."""
         return self.keep_rule != EVERYTHING

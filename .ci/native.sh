@@ -17,13 +17,16 @@ native_packages() {
     { cat "$work/apt.log"; return 1; }
 }
 
-# ONNX Runtime's headers, its library from the installed wheel, and the unit tests' bundle.
+# ONNX Runtime's headers, its library and OpenVINO's from the installed wheels, and the unit tests' bundle.
 native_environment() {
   native/tools/fetch_ort_headers.sh "$work/ort"
   export ORT_ROOT=$work/ort/usr
   ALLROUNDER_ORT_LIBRARY=$(python -c 'from allrounder.native.c_api import installed_ort; print(installed_ort())')
-  export ALLROUNDER_ORT_LIBRARY
-  export ALLROUNDER_TEST_BUNDLE=$PWD/native/tests/golden/bundle
+  ALLROUNDER_OPENVINO_LIBRARY=$(python -c 'from allrounder.native.c_api import installed_openvino; print(installed_openvino())')
+  OPENVINO_ROOT=${ALLROUNDER_OPENVINO_LIBRARY%/libs/*} # its headers, which a test compares with ours
+  export ALLROUNDER_ORT_LIBRARY ALLROUNDER_OPENVINO_LIBRARY OPENVINO_ROOT
+  python native/tests/write_bundle.py "$work/bundle"
+  export ALLROUNDER_TEST_BUNDLE=$work/bundle
 }
 
 # native_build PRESET [TARGET...]: into build/native/PRESET; without ONNX Runtime's headers the presets fail.

@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-text-tokens", type=int, metavar="N", help="text tokens of one prompt, the template's included"
     )
     limits.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens of one answer")
+    limits.add_argument("--max-batch", type=int, metavar="N", help="requests that decode together")
     parser.add_argument("--force", action="store_true", help="build and measure again what is there already")
 
 
@@ -148,7 +149,7 @@ def request_from(arguments: argparse.Namespace) -> BuildRequest:
 
 
 def _limits(arguments: argparse.Namespace) -> LimitFlags:
-    limits = LimitFlags(arguments.max_images, arguments.max_text_tokens, arguments.max_new_tokens)
+    limits = LimitFlags(arguments.max_images, arguments.max_text_tokens, arguments.max_new_tokens, arguments.max_batch)
     for flag, value in limits.given.items():
         if value < 1:
             raise InputInvalid("an impossible limit", where=flag, got=value, wanted="1 or more")

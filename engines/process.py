@@ -134,8 +134,34 @@ class _Session:
 
     def slots(self, name: str, sequences: int, rows: int) -> Slots:
         with calling(*self._home):
-            slots = self._session.slots(name, sequences, rows)
-            return Slots(_kept(slots.whole), tuple(_kept(row) for row in slots.rows))
+            return _Slots(self._session.slots(name, sequences, rows), self._home)
+
+
+class _Slots:
+    """`Slots`."""
+
+    def __init__(self, slots: Slots, home: tuple[int, object]) -> None:
+        self._slots, self._home = slots, home
+
+    def first(self, sequences: int) -> Tensor:
+        with calling(*self._home):
+            return _kept(self._slots.first(sequences))
+
+    def row(self, slot: int) -> Tensor:
+        with calling(*self._home):
+            return _kept(self._slots.row(slot))
+
+    def move(self, source: int, target: int) -> None:
+        with calling(*self._home):
+            self._slots.move(source, target)
+
+    def clear(self, slot: int) -> None:
+        with calling(*self._home):
+            self._slots.clear(slot)
+
+    def resized(self, sequences: int, rows: int) -> Slots:
+        with calling(*self._home):
+            return _Slots(self._slots.resized(sequences, rows), self._home)
 
 
 class _Bound:

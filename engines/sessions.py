@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -52,11 +52,28 @@ class Cell(Protocol):
     def get(self) -> np.ndarray: ...
 
 
-class Slots(NamedTuple):
-    """Caches of several sequences: all of them, [B, G, C, D], and each alone, [1, G, C, D], in the same memory."""
+class Slots(Protocol):
+    """Caches of several sequences in one block, [B, G, C, D], zeroed when made."""
 
-    whole: Tensor
-    rows: tuple[Tensor, ...]
+    def first(self, sequences: int) -> Tensor:
+        """Returns [sequences, G, C, D] of the block."""
+        ...
+
+    def row(self, slot: int) -> Tensor:
+        """Returns [1, G, C, D] of the block."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Copies one sequence over another."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Zeroes one sequence: what an attention never sees still must not be NaN."""
+        ...
+
+    def resized(self, sequences: int, rows: int) -> Slots:
+        """Returns another block of as many slots, with ``rows`` each, which holds what fits of the first sequences."""
+        ...
 
 
 class Bound(Protocol):

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 
 from allrounder import __version__
+from allrounder.chat.literals import literals_of
 from allrounder.engines.bundle.reader import OpenBundle
 from allrounder.errors import InputInvalid
 from allrounder.export.graph.decoder import decoder_graph
@@ -36,7 +38,7 @@ from allrounder.manifest import (
     SharedGraphs,
     encode,
 )
-from allrounder.progress import Progress, silent
+from allrounder.progress import Progress, note, silent
 from allrounder.pruning import PruningConfig, PruningKey
 from allrounder.router.checkpoint import RECORD, load_router
 from allrounder.vlm.checkpoint import Checkpoint
@@ -47,6 +49,7 @@ __all__ = ["FROZEN", "GRAPHS", "FreezeOptions", "Freezer", "default_limits"]
 
 FROZEN = "frozen.json"
 GRAPHS = "graphs"
+_NOT_LITERAL = "the chat template is more than literal strings: C++ programs must give rendered text, or token ids"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,10 @@ class Freezer:
         self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._vlm.name}", preprocess, vision, *tokenizer]
         self._state.fixed += [router] if router else []
         self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
-        self._state.chat = self._text.chat
+        literals = literals_of(self._text.chat)
+        if literals is None:
+            note(self._progress, _NOT_LITERAL)
+        self._state.chat = msgspec.structs.replace(self._text.chat, literals=literals)
         self._state.model = self._model(digest)
 
     def add(self, pruning: PruningConfig) -> FrozenVersion:

@@ -12,20 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from allrounder.runtime.answer import Answer, Timing
-    from allrounder.runtime.cancellation import Cancellation
     from allrounder.runtime.choice import LatencyTarget
+    from allrounder.runtime.door import Cancellation
     from allrounder.runtime.engine import Engine, EngineOptions
     from allrounder.runtime.runtime import Runtime, Stream
+    from allrounder.runtime.scheduler import Event, Scheduler
 
-__all__ = ["Answer", "Cancellation", "Engine", "EngineOptions", "LatencyTarget", "Runtime", "Stream", "Timing"]
+__all__ = [
+    "Answer",
+    "Cancellation",
+    "Engine",
+    "EngineOptions",
+    "Event",
+    "LatencyTarget",
+    "Runtime",
+    "Scheduler",
+    "Stream",
+    "Timing",
+]
 
 _HOMES = {
     "Answer": "answer",
-    "Cancellation": "cancellation",
+    "Cancellation": "door",
     "Engine": "engine",
     "EngineOptions": "engine",
+    "Event": "scheduler",
     "LatencyTarget": "choice",
     "Runtime": "runtime",
+    "Scheduler": "scheduler",
     "Stream": "runtime",
     "Timing": "answer",
 }

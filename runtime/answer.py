@@ -1,13 +1,17 @@
-"""What a request gives back."""
+"""What a request gives back, and the stopwatch: how long its phases took."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Answer", "Finish", "Timing", "Usage"]
+__all__ = ["Answer", "Finish", "Phase", "Stopwatch", "Timing", "Usage"]
 
 Finish = Literal["stop", "length"]
+Phase = Callable[[str], AbstractContextManager[None]]  # what is opened around a phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,10 @@ class Timing:
 
     ``ttft_ms`` runs from the call to the first token, reading the image included; ``tpot_ms`` is the mean over the
     further tokens, None where there is none. Time during which a stream's owner does not pull is not counted.
+
+    In a batch (`Scheduler`) the phases are the request's own, but each ``decode_ms`` is that of steps which others
+    shared. ``ttft_ms`` counts the waiting in the queue, and ``tpot_ms`` the prompts of others that ran in between: they
+    are what whoever asks waits for. Time between two steps is not counted once the request runs.
     """
 
     preprocess_ms: float
@@ -61,3 +69,32 @@ class Answer:
     usage: Usage
     timing: Timing
     finish: Finish
+
+
+class Stopwatch:
+    """Times phases, one after another; what happens between two (a stream's owner thinking) is not counted."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, float]] = []  # milliseconds
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times what is done within."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, started)
+
+    def add(self, name: str, started: float) -> None:
+        """Adds a phase that began at ``started``, by `time.perf_counter`, and ends now."""
+        self.spans.append((name, (time.perf_counter() - started) * 1000))
+
+    def of(self, name: str) -> float:
+        """Returns the milliseconds of all phases of that name."""
+        return sum(milliseconds for each, milliseconds in self.spans if each == name)
+
+    @property
+    def total(self) -> float:
+        """The milliseconds of all phases."""
+        return sum(milliseconds for _, milliseconds in self.spans)

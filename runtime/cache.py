@@ -1,6 +1,7 @@
 """The KV pool: caches of one or more sequences, grown in place by the decoder graph.
 
-Each sequence has a slot of the pool and clocks of its own, so that sequences of any length decode together.
+Each sequence has a slot of the pool and clocks of its own, so that sequences of any length decode together. They come
+and go between steps.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from allrounder.tensors import (
     TOKEN_SCORES,
 )
 
-__all__ = ["Clocks", "Pool", "PoolShape", "layer_mask"]
+__all__ = ["Clocks", "Pool", "layer_mask"]
 
 _NO_IMAGES: dict[str, np.ndarray] = {
     IMAGE_INDEX: np.zeros(0, np.int64),
@@ -38,6 +39,13 @@ _NO_IMAGES: dict[str, np.ndarray] = {
     KEEP_COUNTS: np.zeros(0, np.int64),
     TOKEN_SCORES: np.zeros(0, np.float32),
 }
+
+
+class Rows(NamedTuple):
+    """How many rows the caches of a sequence have, prompt and new tokens: below K, and from K on."""
+
+    below: int
+    beyond: int
 
 
 class Clocks(NamedTuple):
@@ -48,17 +56,14 @@ class Clocks(NamedTuple):
     kept_slot: int  # in layers from K on
     free_slots: int
 
+    @property
+    def rows(self) -> Rows:
+        """The rows that the sequence wants, which stay the same while it grows."""
+        return Rows(self.slot + self.free_slots, self.kept_slot + self.free_slots)
+
     def advanced(self, count: int) -> Clocks:
         """Returns the clocks after ``count`` more tokens."""
         return Clocks(self.position + count, self.slot + count, self.kept_slot + count, self.free_slots - count)
-
-
-class PoolShape(NamedTuple):
-    """How large a pool is: sequences, and rows of each, prompt and new tokens, below K and from K on."""
-
-    sequences: int
-    rows: int
-    kept_rows: int
 
 
 def layer_mask(layer_scores: np.ndarray, layers: int, prune_layer: int) -> np.ndarray:
@@ -87,96 +92,142 @@ class _Step(NamedTuple):
 
 
 class Pool:
-    """A KV pool; used by one thread at a time.
+    """A KV pool, whose first slots are those in use; used by one thread at a time.
+
+    It is as long as the longest of the sequences in it wants, and holds nothing while there are none.
 
     Args:
         decoder: The decoder graph.
         pruning: What it was built for.
-        shape: How large the pool is.
+        sequences: How many it takes at once.
         vocabulary: V.
         layer_mask: bool [M] of a dynamic entry: the layers that are run; the others hold nothing.
+
+    Raises:
+        EngineUnavailable: This backend holds one sequence alone where it runs.
     """
 
     def __init__(
         self,
         decoder: Session,
         pruning: PruningConfig,
-        shape: PoolShape,
+        sequences: int,
         vocabulary: int,
         layer_mask: np.ndarray | None = None,
     ) -> None:
-        self._decoder, self._vocabulary = decoder, vocabulary
-        self._caches: dict[str, Slots] = {}
+        self._decoder, self._sequences, self._vocabulary = decoder, sequences, vocabulary
+        self._places: dict[str, int | None] = {}  # of each cache: which of `Rows` it has, if any
         for name in decoder.inputs:
             kind, _, layer = name.partition(".")
             if layer and kind in (CACHE_KEY.partition(".")[0], CACHE_VALUE.partition(".")[0]):
                 gathered = pruning.prunes and int(layer) >= pruning.prune_layer
-                rows = shape.kept_rows if gathered else shape.rows
                 kept = layer_mask is None or bool(layer_mask[int(layer)])
-                self._caches[name] = decoder.slots(name, shape.sequences, rows if kept else 0)
+                self._places[name] = int(gathered) if kept else None
+        if sequences > 1:
+            decoder.slots(next(iter(self._places)), sequences, 0)  # refuses them before a request comes
         self._mask = {} if layer_mask is None else {LAYER_MASK: decoder.cell(layer_mask).tensor}
-        self._clocks: list[Clocks | None] = [None] * shape.sequences
-        self._step: _Step | None = None
+        self._clocks: list[Clocks] = []
+        self._empty()
 
     @property
     def numbers(self) -> int:
         """How many numbers the keys and values of the pool are, free slots included."""
-        return sum(int(np.prod(slots.whole.shape())) for slots in self._caches.values())
+        return sum(int(np.prod(slots.first(self._sequences).shape())) for slots in self._caches.values())
 
     def clocks(self, slot: int = 0) -> Clocks:
         """Returns the clocks of the sequence in a slot."""
-        clocks = self._clocks[slot]
-        if clocks is None:
+        if not 0 <= slot < len(self._clocks):
             raise InputInvalid("the slot holds no sequence", got=slot, remedy="prefill it first")
-        return clocks
+        return self._clocks[slot]
 
-    def prefill(self, feeds: Mapping[str, np.ndarray | Tensor], clocks: Clocks, slot: int = 0) -> dict[str, Tensor]:
-        """Runs a prompt into a slot, whose sequence is replaced.
+    def prefill(self, feeds: Mapping[str, np.ndarray | Tensor], clocks: Clocks) -> dict[str, Tensor]:
+        """Runs a prompt into the first free slot.
 
         Args:
             feeds: Everything but caches, slots and the layer mask.
             clocks: Of the sequence after it.
-            slot: The slot.
 
         Returns:
             The decoder's outputs but its caches.
 
         Raises:
-            BackendError: The backend's library failed.
+            InputInvalid: No slot is free.
+            BackendError: The backend's library failed; the slot stays free.
         """
+        slot = len(self._clocks)
+        if slot == self._sequences:
+            raise InputInvalid("the pool is full", got=slot + 1, wanted=f"up to {slot} sequences")
+        self._fit([*self._clocks, clocks])
+        if slot < self._written:
+            for slots in self._caches.values():
+                slots.clear(slot)
+        self._written = max(self._written, slot + 1)
         first = {SLOTS: np.zeros(1, np.int64), KEPT_SLOTS: np.zeros(1, np.int64)}
         given = {name: self._tensor(value) for name, value in {**feeds, **first}.items()} | self._mask
-        caches = {name: slots.rows[slot] for name, slots in self._caches.items()}
+        caches = {name: slots.row(slot) for name, slots in self._caches.items()}
         outputs = self._bind(given | caches, {}, caches).run()
-        self._clocks[slot] = clocks
+        self._clocks.append(clocks)
         return outputs
 
     def advance(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Puts ``ids`` [B][S], as many for each sequence, behind what the pool holds.
+        """Puts ``ids`` [B][S], as many for each, behind the sequences of the pool.
 
         Returns:
             Their ``logits`` [B, S, V] float32.
 
         Raises:
-            InputInvalid: No token, or more of them than there are free slots.
+            InputInvalid: Another number of sequences, no token, or more of them than there are free slots.
             BackendError: The backend's library failed.
         """
+        if not ids or len(ids) != len(self._clocks):
+            raise InputInvalid("the pool holds another number of sequences", got=len(ids), wanted=len(self._clocks))
         new = np.asarray(ids, np.int64)
-        count, clocks = new.shape[1], [self.clocks(slot) for slot in range(len(self._clocks))]
-        free = min(each.free_slots for each in clocks)
+        count = new.shape[1]
+        free = min(each.free_slots for each in self._clocks)
         if not 1 <= count <= free:
             raise InputInvalid("the cache has no such free slots", where="ids", got=count, wanted=f"1 to {free} tokens")
         step = self._step
         if step is None or step.cells[INPUT_IDS].get().shape != new.shape:
             step = self._step = self._tie(*new.shape)
-        firsts = np.array([each.position for each in clocks])
+        firsts = np.array([each.position for each in self._clocks])
         step.cells[INPUT_IDS].set(new)
         step.cells[POSITION_IDS].set((firsts[:, None] + np.arange(count))[None])
-        step.cells[SLOTS].set(np.array([each.slot for each in clocks]))
-        step.cells[KEPT_SLOTS].set(np.array([each.kept_slot for each in clocks]))
+        step.cells[SLOTS].set(np.array([each.slot for each in self._clocks]))
+        step.cells[KEPT_SLOTS].set(np.array([each.kept_slot for each in self._clocks]))
         step.bound.run()
-        self._clocks = [each.advanced(count) for each in clocks]
+        self._clocks = [each.advanced(count) for each in self._clocks]
         return step.logits.get()
+
+    def remove(self, slot: int) -> None:
+        """Takes a sequence out of the pool; the last one moves into its slot."""
+        self.clocks(slot)  # which must be there
+        last = self._clocks.pop()
+        if slot < len(self._clocks):
+            for slots in self._caches.values():
+                slots.move(len(self._clocks), slot)
+            self._clocks[slot] = last
+        if not self._clocks:
+            self._empty()
+
+    def _empty(self) -> None:
+        self._step: _Step | None = None  # the newest alone: another costs less than a millisecond to tie
+        self._caches: dict[str, Slots] = {}
+        self._held = Rows(0, 0)
+        self._written = 0  # slots that were ever written in these blocks
+
+    def _fit(self, clocks: Sequence[Clocks]) -> None:
+        """Makes the caches as long as these sequences want, layer by layer; or shorter, where half would do."""
+        wanted = Rows(*(max(each.rows[place] for each in clocks) for place in (0, 1)))
+        if all(want <= held <= 2 * want for want, held in zip(wanted, self._held, strict=True)):
+            return
+        self._step = None  # it holds on to the blocks
+        self._held, self._written = wanted, len(self._clocks)
+        for name, place in self._places.items():
+            rows = 0 if place is None else wanted[place]
+            if name in self._caches:
+                self._caches[name] = self._caches[name].resized(len(self._clocks), rows)
+            else:
+                self._caches[name] = self._decoder.slots(name, self._sequences, rows)
 
     def _tie(self, batch: int, count: int) -> _Step:
         shapes = {INPUT_IDS: (batch, count), POSITION_IDS: (1, batch, count), SLOTS: (batch,), KEPT_SLOTS: (batch,)}
@@ -186,7 +237,7 @@ class Pool:
         given = {name: self._tensor(value) for name, value in fixed.items()} | self._mask
         given[IMAGE_EMBEDS] = self._decoder.zeros(IMAGE_EMBEDS, (0, None))
         given |= {name: cell.tensor for name, cell in cells.items()}
-        caches = {name: slots.whole for name, slots in self._caches.items()}
+        caches = {name: slots.first(batch) for name, slots in self._caches.items()}
         return _Step(cells, logits, self._bind(given | caches, {LOGITS: logits.tensor}, caches))
 
     def _bind(self, given: Mapping[str, Tensor], outputs: Mapping[str, Tensor], caches: Mapping[str, Tensor]) -> Bound:

@@ -21,9 +21,9 @@ from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.layout import PromptLayout, keep_counts, sequential_layout
 from allrounder.manifest import Entry
-from allrounder.runtime.cache import Clocks, Pool, PoolShape, layer_mask
+from allrounder.runtime.answer import Phase
+from allrounder.runtime.cache import Clocks, Pool, layer_mask
 from allrounder.runtime.prompt import Prompter
-from allrounder.runtime.stopwatch import Phase
 from allrounder.tensors import (
     IMAGE,
     IMAGE_EMBEDS,
@@ -55,7 +55,7 @@ class Scores(NamedTuple):
 
 
 class Prefilled(NamedTuple):
-    """A request after its prompt: ``logits`` [1, V] float32 of its last token, the decision, and the KV pool."""
+    """A request after its prompt: ``logits`` [1, V] float32 of its last token, the decision, and its KV pool."""
 
     logits: np.ndarray
     keep_indices: tuple[int, ...]
@@ -128,11 +128,11 @@ class Engine:
         with calling(self._process, self.entry.label):
             ids = self._prompter.ids(messages)
         images = ids.count(self.model.image_token_id)
-        layout = sequential_layout(ids, self.model.image_token_id, [self.model.image_tokens] * images)
+        image_tokens = images * self.model.image_tokens
         for what, got, limit, flag in (
             ("images", images, self.limits.images, "--max-images"),
-            ("image tokens", layout.image_tokens, self.limits.image_tokens, "--max-images"),
-            ("text tokens, the template's included", layout.text_tokens, self.limits.text_tokens, "--max-text-tokens"),
+            ("image tokens", image_tokens, self.limits.image_tokens, "--max-images"),
+            ("text tokens, the template's included", len(ids) - images, self.limits.text_tokens, "--max-text-tokens"),
         ):
             if got > limit:
                 raise PromptTooLong(
@@ -142,7 +142,7 @@ class Engine:
                     wanted=f"up to {limit}",
                     remedy=f"send less, or build another bundle with a higher {flag}",
                 )
-        return layout
+        return sequential_layout(ids, self.model.image_token_id, [self.model.image_tokens] * images)
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
@@ -168,6 +168,7 @@ class Engine:
         *,
         keep: Keep | None = None,
         free_slots: int,
+        pool: Pool | None = None,
     ) -> Prefilled:
         """Runs the prompt.
 
@@ -177,10 +178,11 @@ class Engine:
             scores: From `route`.
             keep: How many tokens of each image stay; default: as the entry's version says.
             free_slots: How many further tokens `decode` may be given, 0 to the bundle's limit.
+            pool: From `pool`; default: one of its own.
 
         Raises:
-            InputInvalid: Scores are missing where the prompt needs them, an impossible ``free_slots``, or a ``keep``
-                that this entry cannot follow.
+            InputInvalid: Scores are missing where the prompt needs them, an impossible ``free_slots``, a ``keep``
+                that this entry cannot follow, or a pool that is full.
             PromptTooLong: Prompt and free slots exceed the model's longest sequence.
             BackendError: The backend's library failed.
         """
@@ -191,8 +193,8 @@ class Engine:
         mask = None
         if pruning.layer_policy == "dynamic" and scores is not None:
             mask = layer_mask(scores.layer_scores, pruning.layers, pruning.prune_layer)
-        rows = layout.rows + free_slots
-        pool = Pool(self._sessions.decoder, pruning, PoolShape(1, rows, rows - dropped), self.model.vocabulary, mask)
+        if pool is None:
+            pool = Pool(self._sessions.decoder, pruning, 1, self.model.vocabulary, mask)
         feeds = {
             **layout_feeds(layout),
             IMAGE_EMBEDS: image_embeds,
@@ -215,6 +217,7 @@ class Engine:
         *,
         keep: Keep | None = None,
         free_slots: int,
+        pool: Pool | None = None,
         phase: Phase = nullcontext,
     ) -> Prefilled:
         """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
@@ -224,6 +227,7 @@ class Engine:
             layout: From `layout`.
             keep: As of `prefill`.
             free_slots: As of `prefill`.
+            pool: As of `prefill`.
             phase: Opened around each phase with its name: a stopwatch, or what may end the request.
 
         Raises:
@@ -234,10 +238,20 @@ class Engine:
         with phase("router"):
             scores = self.route(layout, image_embeds)
         with phase("prefill"):
-            return self.prefill(layout, image_embeds, scores, keep=keep, free_slots=free_slots)
+            return self.prefill(layout, image_embeds, scores, keep=keep, free_slots=free_slots, pool=pool)
+
+    def pool(self, sequences: int) -> Pool:
+        """Returns an empty KV pool for requests that decode together, under a static layer policy.
+
+        Raises:
+            EngineUnavailable: The backend holds one sequence alone where it runs.
+        """
+        return Pool(self._sessions.decoder, self.entry.pruning, sequences, self.model.vocabulary)
 
     def decode(self, state: Prefilled, ids: Sequence[int]) -> np.ndarray:
-        """Puts ``ids`` behind the sequence; returns their ``logits`` [1, S, V] float32. One thread per state.
+        """Puts ``ids`` behind the only sequence of a pool; returns their ``logits`` [1, S, V] float32.
+
+        One thread per state.
 
         Raises:
             InputInvalid: No token, or more of them than there are free slots.
@@ -337,6 +351,15 @@ def _prompter(bundle: OpenBundle) -> Prompter:
         prompter = Prompter(path.read_text(encoding="utf-8"), bundle.manifest.chat)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleCorrupt("the tokenizer cannot be read", where=path, got=error) from error
+    wanted = bundle.manifest.model.image_token_id
+    if prompter.image_token_id != wanted:
+        raise BundleCorrupt(
+            "the tokenizer's image token is another one than the model's",
+            where=path,
+            got=prompter.image_token_id,
+            wanted=wanted,
+            remedy="build the bundle again",
+        )
     prompter.check(bundle.path / GOLDEN)
     return prompter
 

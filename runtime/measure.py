@@ -19,8 +19,8 @@ from allrounder.errors import InputInvalid
 from allrounder.layout import PromptLayout, sequential_layout
 from allrounder.manifest import Latency, Percentiles, Workload
 from allrounder.progress import Progress, silent
+from allrounder.runtime.answer import Stopwatch
 from allrounder.runtime.engine import Engine
-from allrounder.runtime.stopwatch import Stopwatch
 
 __all__ = ["Request", "Samples", "default_workload", "make_request", "measure_latency", "sample_latency", "summarise"]
 

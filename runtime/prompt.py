@@ -38,6 +38,7 @@ class Prompter:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise BundleCorrupt("tokenizer or chat template cannot be read", where=TOKENIZER, got=error) from error
+        self.image_token_id = self._encoder.image_token_id
 
     def ids(self, messages: Messages) -> tuple[int, ...]:
         """Returns the ids of a prompt, with one placeholder per image.

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Required, TypedDict
+
+import numpy as np
 
 from allrounder.chat.messages import Messages, read_messages
 from allrounder.engines.sessions import Tensor
 from allrounder.errors import ImageInvalid, InputInvalid, PromptTooLong
 from allrounder.layout import PromptLayout
 from allrounder.pruning import requested_keep
-from allrounder.runtime.answer import Answer, Timing, Usage
-from allrounder.runtime.cancellation import Cancellation
-from allrounder.runtime.engine import Engine
+from allrounder.runtime.answer import Answer, Finish, Stopwatch, Timing, Usage
+from allrounder.runtime.cache import Pool
+from allrounder.runtime.door import Cancellation
+from allrounder.runtime.engine import Engine, Prefilled
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.sampling import Sampling, picker
-from allrounder.runtime.stopwatch import Stopwatch
 from allrounder.runtime.text import Detokeniser, StopTexts
 from allrounder.versions import Keep
 
-__all__ = ["Request", "RequestOptions", "answer", "prepare"]
+__all__ = ["BatchRequest", "Check", "Request", "RequestOptions", "Running", "answer", "prepare", "start"]
+
+Check = Callable[[Cancellation], None]
 
 _NEW_TOKENS = 128  # each step's time grows with the slots that are set aside, so the limit is no good default
 
@@ -42,6 +46,12 @@ class RequestOptions(TypedDict, total=False):
     stop: Sequence[str]
     cancel: Cancellation | None
     keep: float | None
+
+
+class BatchRequest(RequestOptions, total=False):
+    """A request of a batch: its messages, and what else it may say."""
+
+    messages: Required[Messages]
 
 
 class Request(NamedTuple):
@@ -89,74 +99,115 @@ def prepare(engine: Engine, messages: Messages, options: RequestOptions) -> Requ
     return Request(pixels, watch, layout, keep, max_new_tokens, sampling, stop, cancel)
 
 
-def answer(engine: Engine, request: Request, check: Callable[[], None]) -> Generator[str, None, Answer]:
-    """Runs a request; yields its text as it comes and returns the answer.
+class Running:
+    """A request that has its prompt's logits: it draws tokens, makes text of them, stops, and gives the answer.
 
-    ``check`` is called before each step; it raises to end the request.
+    Attributes:
+        state: From `Engine.start`.
+        token_ids: What was drawn.
+        finish: Why it has ended, once it has.
+    """
+
+    def __init__(self, engine: Engine, request: Request, state: Prefilled) -> None:
+        self.request, self.state = request, state
+        self.token_ids: list[int] = []
+        self.finish: Finish | None = None
+        self._stop_ids = engine.model.stop_ids
+        self._pick, self._text, self._stops = (
+            picker(request.sampling),
+            Detokeniser(engine.text),
+            StopTexts(request.stop),
+        )
+        self._pieces: list[str] = []
+        self._ttft_ms = 0.0
+
+    def take(self, logits: np.ndarray) -> str:
+        """Draws a token from ``logits`` [V] and returns the text that is certain now; all of it where the answer ends.
+
+        Raises:
+            BackendError: The logits are not numbers.
+        """
+        watch, stops = self.request.watch, self._stops
+        with watch.phase("decode" if self.token_ids else "first"):
+            token = self._pick(logits)
+            self.token_ids.append(token)
+            stopped = token in self._stop_ids
+            piece = "" if stopped else stops.add(self._text.add(token))
+            ended = stopped or stops.reached or len(self.token_ids) == self.request.max_new_tokens
+            if ended and not stops.reached:
+                piece += stops.add(self._text.finish()) + stops.finish()
+        if len(self.token_ids) == 1:
+            self._ttft_ms = watch.total
+        self._pieces.append(piece)
+        if ended:
+            self.finish = "stop" if stopped or stops.reached else "length"
+        return piece
+
+    def answer(self) -> Answer:
+        """Returns the answer of a request that has ended."""
+        assert self.finish is not None, "it has not ended"
+        layout, ids, keep = self.request.layout, self.token_ids, self.state.keep_indices
+        return Answer(
+            text="".join(self._pieces),
+            token_ids=tuple(ids),
+            prompt_ids=layout.text_ids,
+            keep_indices=keep,
+            kept_layers=self.state.kept_layers,
+            usage=Usage(layout.text_tokens, layout.image_tokens, len(keep), len(ids)),
+            timing=_timing(self.request.watch, self._ttft_ms, further=len(ids) - 1),
+            finish=self.finish,
+        )
+
+
+def start(engine: Engine, request: Request, check: Check, pool: Pool | None = None) -> Running:
+    """Runs a request up to its prompt's logits, into ``pool`` or one of its own.
+
+    ``check`` is called before each phase, with what cancels the request; it raises to end it.
 
     Raises:
-        ImageInvalid: The image is none.
+        ImageInvalid: An image is none.
         BackendError: The backend's library failed.
     """
-    watch = request.watch
 
     @contextmanager
     def phase(name: str) -> Iterator[None]:
-        check()
-        with watch.phase(name):
+        check(request.cancel)
+        with request.watch.phase(name):
             yield
 
+    check(request.cancel)
     if isinstance(request.pixels, ImageInvalid):
-        check()
         raise request.pixels
     free_slots = request.max_new_tokens - 1
-    state = engine.start(request.pixels, request.layout, keep=request.keep, free_slots=free_slots, phase=phase)
-    pick, decode_text, stops = picker(request.sampling), Detokeniser(engine.text), StopTexts(request.stop)
-    ids: list[int] = []
-    pieces: list[str] = []
-    logits = state.logits[0]
-    ttft_ms = 0.0
-    while True:
-        with watch.phase("decode" if ids else "first"):
-            ids.append(pick(logits))
-            stopped = ids[-1] in engine.model.stop_ids
-            piece = "" if stopped else stops.add(decode_text.add(ids[-1]))
-        if len(ids) == 1:
-            ttft_ms = watch.total
-        if piece:
-            pieces.append(piece)
-            yield piece
-        if stopped or stops.reached or len(ids) == request.max_new_tokens:
-            break
-        with phase("decode"):
-            logits = engine.decode(state, ids[-1:])[0, -1]
-    rest = "" if stops.reached else stops.add(decode_text.finish()) + stops.finish()
-    if rest:
-        pieces.append(rest)
-        yield rest
-    layout = request.layout
-    return Answer(
-        text="".join(pieces),
-        token_ids=tuple(ids),
-        prompt_ids=layout.text_ids,
-        keep_indices=state.keep_indices,
-        kept_layers=state.kept_layers,
-        usage=Usage(layout.text_tokens, layout.image_tokens, len(state.keep_indices), len(ids)),
-        timing=_timing(watch, ttft_ms, further=len(ids) - 1),
-        finish="stop" if stopped or stops.reached else "length",
+    state = engine.start(
+        request.pixels, request.layout, keep=request.keep, free_slots=free_slots, pool=pool, phase=phase
     )
+    return Running(engine, request, state)
+
+
+def answer(engine: Engine, request: Request, check: Check) -> Generator[str, None, Answer]:
+    """Runs a request alone; yields its text as it comes and returns the answer. See `start`."""
+    running = start(engine, request, check)
+    logits = running.state.logits[0]
+    while True:
+        if piece := running.take(logits):
+            yield piece
+        if running.finish:
+            return running.answer()
+        check(request.cancel)
+        with request.watch.phase("decode"):
+            logits = engine.decode(running.state, running.token_ids[-1:])[0, -1]
 
 
 def _timing(watch: Stopwatch, ttft_ms: float, *, further: int) -> Timing:
-    decode = watch.of("decode")
     return Timing(
         preprocess_ms=watch.of("preprocess"),
         vision_ms=watch.of("vision"),
         router_ms=watch.of("router"),
         prefill_ms=watch.of("prefill"),
-        decode_ms=decode,
+        decode_ms=watch.of("decode"),
         ttft_ms=ttft_ms,
-        tpot_ms=decode / further if further else None,
+        tpot_ms=(watch.total - ttft_ms) / further if further else None,
     )
 
 

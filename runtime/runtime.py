@@ -6,10 +6,8 @@ Loading, and the door through which requests come and go until it is closed; req
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
@@ -17,17 +15,18 @@ from typing import TYPE_CHECKING, Self, Unpack
 from allrounder.chat.messages import Message, Messages, question
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.engines.options import EngineOptions, EngineOptionsDict
-from allrounder.engines.process import check_process, inherited
 from allrounder.engines.sessions import why_not
-from allrounder.errors import EngineUnavailable, InputInvalid, RequestCancelled, RuntimeClosed, UnknownVersion
+from allrounder.errors import AllRounderError, EngineUnavailable, InputInvalid, UnknownVersion
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
 from allrounder.runtime.answer import Answer
 from allrounder.runtime.choice import Fallback, LatencyTarget, choose
+from allrounder.runtime.door import Door
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.image import load_decoders
 from allrounder.runtime.local_latency import with_local_latency
-from allrounder.runtime.request import Request, RequestOptions, answer, prepare
+from allrounder.runtime.request import BatchRequest, RequestOptions, answer, prepare
+from allrounder.runtime.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
@@ -45,13 +44,7 @@ class Runtime:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.entry = engine.entry
-        self._engine: Engine | None = engine
-        self._process = os.getpid()
-        self._door = threading.Condition()  # guards the three below
-        self._inside = 0  # calls that are computing right now
-        self._closed = False  # no new requests
-        self._cancelled = False  # and none goes on
+        self.entry, self._door = engine.entry, Door(engine)
 
     @classmethod
     def load(
@@ -127,7 +120,7 @@ class Runtime:
             RuntimeClosed: `close` came before, or this process was forked from the one that loaded it.
             BackendError: The backend's library failed.
         """
-        with self._computing():
+        with self._door.computing():
             pieces = self._pieces(messages, options)
             while True:
                 try:
@@ -146,8 +139,53 @@ class Runtime:
         runs while the stream is being pulled; dropping or closing the stream ends it. Errors of messages and options
         come at once, those of the images with the first piece.
         """
-        with self._computing():
-            return Stream(self._pieces(messages, options), self._computing)
+        with self._door.computing():
+            return Stream(self._pieces(messages, options), self._door)
+
+    def scheduler(self, slots: int | None = None) -> Scheduler:
+        """Returns a scheduler, which answers several requests at once.
+
+        Args:
+            slots: How many decode together; default, and at most: the bundle's limit. One of a dynamic layer policy
+                chooses layers for each request, and runs them one by one.
+
+        Raises:
+            InputInvalid: An impossible number of slots.
+            EngineUnavailable: This backend holds one sequence alone where it runs, and ``slots`` is not 1.
+            RuntimeClosed: See `chat`.
+        """
+        with self._door.computing():
+            return Scheduler(self._door, slots)
+
+    def generate_batch(self, requests: Sequence[BatchRequest]) -> list[Answer]:
+        """Answers several requests together, and returns the answers in their order.
+
+        Args:
+            requests: ``{"messages": ..., **options}`` each, as `chat` takes them, up to the bundle's limit.
+
+        Raises:
+            InputInvalid: Too many requests, or one is none.
+            Exception: What `chat` raises, with a note that names the request. What is wrong with messages, images or
+                options is found before anything runs; what fails later is raised once the others have ended. Whoever
+                wants their answers all the same uses `scheduler`.
+        """
+        with self._door.computing():
+            limit = self._door.engine().limits.batch
+            if len(requests) > limit:
+                raise InputInvalid(
+                    "more requests than this bundle takes at once",
+                    where="requests",
+                    got=len(requests),
+                    wanted=f"up to {limit}",
+                    remedy="give fewer, use scheduler(), or build another bundle with a higher --max-batch",
+                )
+            scheduler = Scheduler(self._door, max(len(requests), 1))
+            ids: list[int] = []
+            for index, request in enumerate(requests):
+                with _noted(index):
+                    ids.append(scheduler.add(**_parts(request)))
+            ended = scheduler.finish()
+        return [_answered(index, ended[request_id]) for index, request_id in enumerate(ids)]
 
     def close(self, *, cancel: bool = True) -> None:
         """Closes the runtime and frees its engine; may be called again.
@@ -160,15 +198,8 @@ class Runtime:
         Raises:
             RuntimeClosed: This process was forked from the one that loaded it.
         """
-        check_process(self._process, self.entry.label)
-        with self._door:
-            self._closed = True
-            self._cancelled |= cancel
-            self._door.wait_for(lambda: self._inside == 0)
-            self._cancelled = True
-            if self._engine is not None:
-                _log.info("closed %s", self.entry.label)
-            self._engine = None
+        if self._door.close(cancel=cancel):
+            _log.info("closed %s", self.entry.label)
 
     def __enter__(self) -> Self:
         return self
@@ -176,50 +207,23 @@ class Runtime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not inherited(self._process):
+        if not self._door.inherited:
             self.close()
 
     def _pieces(self, messages: Messages, options: RequestOptions) -> Generator[str, None, Answer]:
-        engine = self._open_engine()
-        request = prepare(engine, messages, options)
-        return answer(engine, request, lambda: self._check(request))
-
-    def _open_engine(self) -> Engine:
-        check_process(self._process, self.entry.label)  # first: a thread that did not come along may hold the door
-        with self._door:
-            if self._closed or self._engine is None:
-                raise RuntimeClosed("the runtime is closed", where=self.entry.label, remedy="load it again")
-            return self._engine
-
-    def _check(self, request: Request) -> None:
-        request.cancel.check()
-        if self._cancelled:
-            raise RequestCancelled("the request was cancelled because the runtime was closed")
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        check_process(self._process, self.entry.label)
-        with self._door:
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._door:
-                self._inside -= 1
-                self._door.notify_all()
+        engine = self._door.engine()
+        return answer(engine, prepare(engine, messages, options), self._door.check)
 
 
 class Stream(Iterator[str]):
     """The pieces of an answer; put together they are ``answer.text``. To be pulled by one thread at a time."""
 
-    def __init__(
-        self, pieces: Generator[str, None, Answer], computing: Callable[[], AbstractContextManager[None]]
-    ) -> None:
-        self._pieces, self._computing, self._process = pieces, computing, os.getpid()
+    def __init__(self, pieces: Generator[str, None, Answer], door: Door) -> None:
+        self._pieces, self._door = pieces, door
         self.answer: Answer | None = None  # once the last piece is out
 
     def __next__(self) -> str:
-        with self._computing():
+        with self._door.computing():
             try:
                 return next(self._pieces)
             except StopIteration as end:
@@ -232,7 +236,7 @@ class Stream(Iterator[str]):
         Raises:
             RuntimeClosed: This process was forked from the one that made it.
         """
-        check_process(self._process, "a stream")
+        self._door.check_process()
         self._pieces.close()
 
     def __enter__(self) -> Self:
@@ -241,7 +245,7 @@ class Stream(Iterator[str]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not inherited(self._process):
+        if not self._door.inherited:
             self.close()
 
 
@@ -250,6 +254,29 @@ def _short(image: ImageLike, text: str) -> list[Message]:
     (turn,) = question(text)
     turn["content"][0]["image"] = image
     return [turn]
+
+
+def _parts(request: BatchRequest) -> BatchRequest:
+    if not isinstance(request, Mapping) or "messages" not in request:
+        raise InputInvalid("a request of a batch is no such thing", got=repr(request), wanted='{"messages": ...}')
+    return request
+
+
+def _answered(index: int, ended: Answer | AllRounderError) -> Answer:
+    with _noted(index):
+        if isinstance(ended, AllRounderError):
+            raise ended
+    return ended
+
+
+@contextmanager
+def _noted(index: int) -> Iterator[None]:
+    """Adds to an error which request of a batch it is about."""
+    try:
+        yield
+    except AllRounderError as error:
+        error.add_note(f"in request {index} of the batch")
+        raise
 
 
 def _settings(options: EngineOptionsDict) -> EngineOptions:

@@ -52,6 +52,13 @@ FAULTS = {
     ),
     "a layer that is not kept runs": Fault("export/graph/decoder.py", "kept, run, skip,", "kept, run, run,"),
     "layers chosen one off": Fault("runtime/cache.py", "[: layers - prune_layer]", "[1 : layers - prune_layer + 1]"),
+    "a sequence that moves takes the clocks of who left": Fault(
+        "runtime/cache.py", "self._clocks[slot] = last", "pass"
+    ),
+    "a sequence that moves leaves its rows behind": Fault(
+        "runtime/cache.py", "slots.move(len(self._clocks), slot)", "pass"
+    ),
+    "a slot is used again as it was left": Fault("runtime/cache.py", "slots.clear(slot)", "pass"),
     "decoding forgets the new token": Fault(
         "export/graph/decoder.py", 'graph.size(rows.hidden, 1, "new_count")', "graph.ints(0)"
     ),

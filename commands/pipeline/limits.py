@@ -28,8 +28,9 @@ def build_limits(flags: LimitFlags, spec: ModelSpec, known: Limits | None) -> Li
     """
     defaults = default_limits(spec)
     longest, rest = spec.decoder.max_positions, spec.decoder.max_positions - spec.image_tokens
-    images, text, new = flags if known is None else _filled(flags, known)
+    images, text, new, batch = flags if known is None else _filled(flags, known)
     images = defaults.images if images is None else images
+    batch = defaults.batch if batch is None else batch
     if new is None:
         new = defaults.new_tokens if text is None else max(1, min(defaults.new_tokens, rest - text))
     if text is None:
@@ -43,7 +44,7 @@ def build_limits(flags: LimitFlags, spec: ModelSpec, known: Limits | None) -> Li
             wanted=f"text, one image and new tokens up to {longest}, and image tokens below {longest}",
             remedy="give lower ones",
         )
-    return Limits(images=images, image_tokens=image_tokens, text_tokens=text, new_tokens=new, batch=defaults.batch)
+    return Limits(images=images, image_tokens=image_tokens, text_tokens=text, new_tokens=new, batch=batch)
 
 
 def check_takes_questions(limits: Limits, text: ModelText) -> None:
@@ -63,5 +64,5 @@ def check_takes_questions(limits: Limits, text: ModelText) -> None:
 
 
 def _filled(flags: LimitFlags, known: Limits) -> LimitFlags:
-    found = (known.images, known.text_tokens, known.new_tokens)
+    found = (known.images, known.text_tokens, known.new_tokens, known.batch)
     return LimitFlags(*(there if flag is None else flag for flag, there in zip(flags, found, strict=True)))

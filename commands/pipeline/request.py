@@ -14,11 +14,15 @@ __all__ = ["BuildRequest", "LimitFlags"]
 
 
 class LimitFlags(NamedTuple):
-    """What ``--max-images``, ``--max-text-tokens`` and ``--max-new-tokens`` give; None: what fits the model."""
+    """What ``--max-images``, ``--max-text-tokens``, ``--max-new-tokens`` and ``--max-batch`` give.
+
+    None: what fits the model.
+    """
 
     images: int | None = None
     text_tokens: int | None = None
     new_tokens: int | None = None
+    batch: int | None = None
 
     @property
     def given(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class Staging:
 
         Raises:
             BundleError: The place is taken by something that is not a bundle, or cannot be written to.
-            BundleCorrupt: The bundle there is damaged, or of the first edition.
+            BundleCorrupt: The bundle there is damaged, or of an older allrounder.
             BundleBusy: Another process is publishing to it and does not come to an end.
         """
         self.place = Path(place).resolve()
@@ -284,7 +284,7 @@ def current_bundle(place: Path, progress: Progress = silent) -> OpenBundle | Non
 
     Raises:
         BundleError: Something else is there, or a bundle that belongs to the hub's cache.
-        BundleCorrupt: A damaged bundle, or one of the first edition, is there.
+        BundleCorrupt: A damaged bundle, or one of an older allrounder, is there.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None

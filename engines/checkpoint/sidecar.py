@@ -56,7 +56,7 @@ class PrunedEntry(Record, frozen=True, kw_only=True):
 class Sidecar(Record, frozen=True, kw_only=True):
     """`allrounder.json`."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     producer: str  # program and version that wrote it
     model: Model  # model and router, each by digest
     chat: ChatTemplate

@@ -25,6 +25,7 @@ from allrounder.engines.onnxruntime.providers import (
 )
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Session, Slots, Tensor
+from allrounder.engines.slots import ArraySlots, OneSlot, require_one
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 from allrounder.native import ort_ops
@@ -157,13 +158,11 @@ class _Session:
         return self._placed(self._zeros(name, shape))
 
     def slots(self, name: str, sequences: int, rows: int) -> Slots:
-        whole = self._zeros(name, (sequences, None, rows, None))
-        if sequences == 1:
-            alone = self._placed(whole)
-            return Slots(alone, (alone,))
-        if self._device[0] != "cpu":
-            raise EngineUnavailable("ONNX Runtime batches sequences on the CPU alone", got=sequences, wanted=1)
-        return Slots(_value(whole), tuple(_value(whole[row : row + 1]) for row in range(sequences)))
+        block = self._zeros(name, (sequences, None, rows, None))
+        if self._device[0] == "cpu":
+            return ArraySlots(block, _value)
+        require_one(sequences, self._name)
+        return OneSlot(self._placed(block), self._name)
 
     def _zeros(self, name: str, shape: Sequence[int | None]) -> np.ndarray:
         described = next(tensor for tensor in self._session.get_inputs() if tensor.name == name)

@@ -18,6 +18,7 @@ import numpy as np
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.process import inherited
 from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Session, Slots, Tensor
+from allrounder.engines.slots import ArraySlots
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.fingerprint import Machine, machine
 
@@ -120,8 +121,7 @@ class _Session:
         return _Tensor(np.zeros(extents, dtype))
 
     def slots(self, name: str, sequences: int, rows: int) -> Slots:
-        whole = self.zeros(name, (sequences, None, rows, None))
-        return Slots(whole, tuple(_Tensor(whole.numpy()[row : row + 1]) for row in range(sequences)))
+        return ArraySlots(self.zeros(name, (sequences, None, rows, None)).numpy(), _Tensor)
 
     def request(self) -> Any:
         return self._compiled.create_infer_request()

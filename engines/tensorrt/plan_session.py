@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from allrounder.engines.sessions import BFLOAT16, Bound, Cell, Slots, Tensor
+from allrounder.engines.slots import OneSlot, require_one
 from allrounder.engines.tensorrt.cuda import Graph, Memory, Stream, use_device
 from allrounder.engines.tensorrt.form import TOKENS_TO_KEEP
 from allrounder.engines.tensorrt.library import Library
-from allrounder.errors import BackendError, EngineUnavailable
+from allrounder.errors import BackendError
 from allrounder.tensors import KEEP_COUNTS, LOGITS_TO_KEEP
 
 __all__ = ["PlanSession"]
@@ -128,8 +129,7 @@ class PlanSession:
         return self._zeros(name, shape)
 
     def slots(self, name: str, sequences: int, rows: int) -> Slots:
-        if sequences > 1:
-            raise EngineUnavailable("a plan holds one sequence", where=self.name, got=sequences, wanted=1)
+        require_one(sequences, self.name)
         use_device(self.device)
         whole = self._zeros(name, (None, None, None, None))  # of the plan's own capacity
         if rows > (capacity := whole.shape()[2]):
@@ -140,7 +140,7 @@ class PlanSession:
                 wanted=f"up to {capacity}",
                 remedy="keep fewer image tokens, or build the bundle with higher limits",
             )
-        return Slots(whole, (whole,))
+        return OneSlot(whole, self.name)
 
     def _zeros(self, name: str, shape: Sequence[int | None]) -> _Tensor:
         known = tuple(self._engine.get_tensor_shape(name))

@@ -20,17 +20,15 @@ constexpr std::int64_t kMaxPixels = 16384;  // along one side
 
 // Everything that embedding takes: a request out of what came in, and an answer.
 nlohmann::json ask(const allrounder::Runtime& runtime, const httplib::Request& http) {
-  allrounder::Request request;
-  request.width = std::stoll(http.get_param_value("width"));
-  request.height = std::stoll(http.get_param_value("height"));
-  const bool possible =
-      0 < request.width && request.width <= kMaxPixels && 0 < request.height && request.height <= kMaxPixels;
-  if (!possible || http.body.size() != static_cast<std::size_t>(request.width * request.height * 3)) {
+  allrounder::Image image;
+  image.width = std::stoll(http.get_param_value("width"));
+  image.height = std::stoll(http.get_param_value("height"));
+  const bool possible = 0 < image.width && image.width <= kMaxPixels && 0 < image.height && image.height <= kMaxPixels;
+  if (!possible || http.body.size() != static_cast<std::size_t>(image.width * image.height * 3)) {
     throw std::invalid_argument("the body must hold width x height x 3 bytes");
   }
-  request.rgb = reinterpret_cast<const std::uint8_t*>(http.body.data());
-  request.question = http.get_param_value("question");
-  const allrounder::Answer answer = runtime.generate(request);
+  image.rgb = reinterpret_cast<const std::uint8_t*>(http.body.data());
+  const auto answer = runtime.generate(allrounder::Request::ask(image, http.get_param_value("question")));
   return {{"version", runtime.version()},
           {"text", answer.text()},
           {"token_ids", answer.token_ids()},

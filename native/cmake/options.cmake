@@ -8,6 +8,7 @@ option(ALLROUNDER_WERROR "Warnings are errors" ${PROJECT_IS_TOP_LEVEL})
 set(ALLROUNDER_SANITIZE "" CACHE STRING "Sanitizers, for example address,undefined or thread")
 set(ALLROUNDER_GOOGLETEST "" CACHE PATH "GoogleTest's source, to be built along; default: the installed library")
 set(ORT_ROOT "$ENV{ORT_ROOT}" CACHE PATH "Folder with ONNX Runtime's headers below include/ or include/onnxruntime/")
+set(OPENVINO_ROOT "$ENV{OPENVINO_ROOT}" CACHE PATH "For tests alone: folder with OpenVINO's headers below include/")
 set(TENSORRT_ROOT "$ENV{TENSORRT_ROOT}" CACHE PATH "Folder with TensorRT's headers below include/")
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)

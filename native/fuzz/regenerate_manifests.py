@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parents[0] / "tests/golden/manifest.json"
+GOLDEN = HERE.parents[1] / "tests/golden/manifest.json"
 
 
 def small(plain: dict[str, Any]) -> dict[str, Any]:
     """Returns the manifest with one entry of few layers and only the files that it names."""
-    pruning = {"keep": 4, "layers": 2, "prune_layer": 1, "kept_layers": [0, 1]}
+    pruning = {"keep": "1", "layers": 2, "prune_layer": 1, "kept_layers": [0, 1]}
     entry = plain["entries"][0] | {"pruning": plain["entries"][0]["pruning"] | pruning}
     graphs = set(entry["graphs"].values()) - {None}
     files = {path: record for path, record in plain["files"].items() if path in graphs}
@@ -33,9 +33,9 @@ def seeds(plain: dict[str, Any]) -> dict[str, bytes]:
         "whole": json.dumps(plain, separators=(",", ":"), ensure_ascii=False),
         "small": one,
         "spaced": json.dumps(small(plain), indent=1),
-        "future": one.replace('"schema":1', '"schema":2'),
+        "future": one.replace('"schema":3', '"schema":4'),
         "bf16": one.replace("fp32", "bf16"),
-        "future-number": '{"schema":2,"x":-1e999}',
+        "future-number": '{"schema":4,"x":-1e999}',
         "twice": one.replace('"producer":', '"producer":"a","producer":', 1),
         "unknown": one.replace('"producer":', '"new":[{}],"producer":', 1),
         "float": one.replace('"layers":2', '"layers":2.0'),
@@ -46,7 +46,7 @@ def seeds(plain: dict[str, Any]) -> dict[str, bytes]:
         "path": one.replace("graphs/vision.onnx", "../vision.onnx"),
         "plan": one.replace('"kept_layers":[0,1]', '"kept_layers":[1,0]'),
         "cut": one[: len(one) // 2],
-        "deep": '{"schema":1,"x":' + "[" * 200,
+        "deep": '{"schema":3,"x":' + "[" * 200,
         "nothing": "",
     }
     encoded = {name: text.encode() for name, text in texts.items()}

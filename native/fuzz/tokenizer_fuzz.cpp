@@ -1,5 +1,6 @@
 // Fuzz target: the first byte chooses. '0': the rest is a tokenizer.json, refused with an error of ours or used a bit.
 // Else: the rest is a text for a good tokenizer of one family, and token ids for it; what must hold is demanded.
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -22,13 +23,19 @@ void demand(bool holds) {
   if (!holds) std::abort();
 }
 
+// A template of strings that try the seams.
+ar::ChatTemplate chat() {
+  const ar::RoleLiterals role{"", "a <s>a ", "<", " a", "<s", "s>", "a<s> ", "", "a"};
+  return {"<s>", "<s>", ar::ChatLiterals{"", "", "a", false, true, {{"user", role}}}};
+}
+
 struct Family {
   ar::Tokenizer tokenizer;
   ar::Prompter prompter;
   bool bytes;  // text comes back as it went in, but for NFC
 
   Family(const std::string& json, bool byte_level)
-      : tokenizer(json), prompter(ar::Tokenizer(json), {"a <s>a ", " a", "a<s> ", true}), bytes(byte_level) {}
+      : tokenizer(json), prompter(ar::Tokenizer(json), chat()), bytes(byte_level) {}
 };
 
 const Family& family(uint8_t choice) {
@@ -44,7 +51,12 @@ void use_anything(std::string_view json) {
     const std::string text = "a<s> b\u0301  12é\n";
     for (const bool begins : {true, false}) demand(ar::utf8::valid(tokenizer.decode(tokenizer.encode(text, begins))));
     demand(ar::utf8::valid(tokenizer.decode(tokenizer.leading())));
-    ar::Prompter(std::move(tokenizer), {"a", "b", "c", true}).ids("what?");
+    const ar::Prompter prompter(std::move(tokenizer), chat());
+    try {
+      prompter.ids({{"user", {{false, "what?"}, {true, ""}}}});
+    } catch (const ar::Error& error) {
+      demand(error.status() == AR_INPUT_INVALID);  // the model makes a control token of text
+    }
   } catch (const ar::Error& error) {
     demand(error.status() == AR_BUNDLE_CORRUPT || error.status() == AR_ENGINE_UNAVAILABLE);
   }
@@ -65,13 +77,23 @@ void encode(const Family& family, const std::string& text) {
 }
 
 void ask(const Family& family, const std::string& text) {
-  try {
-    const ar::PromptIds ids = family.prompter.ids(text);
-    demand(!ids.prefix_ids.empty() && !ids.suffix_ids.empty());
-  } catch (const ar::Error& error) {
-    demand(error.status() == AR_INPUT_INVALID);
-    demand(!ar::utf8::valid(text) || ar::unicode::is_blank(text));
+  const bool valid = ar::utf8::valid(text);
+  const bool blank = valid && ar::unicode::strip(text).empty();
+  for (const bool image : {false, true}) {
+    std::vector<ar::Part> parts = {{false, text}, {false, text}};
+    if (image) parts.insert(parts.begin() + 1, {true, ""});
+    try {
+      const Ids ids = family.prompter.ids({{"user", parts}});
+      const auto begins = std::count(ids.begin(), ids.end(), family.tokenizer.specials().at("<s>"));
+      // One of the template's, or two around an image; one of the tokenizer's own; of two strings, where no text is
+      // between them.
+      demand(begins >= (image ? 2 : 1));
+      demand(valid && (image || !blank));
+    } catch (const ar::Error& error) {
+      demand(error.status() == AR_INPUT_INVALID && (!valid || blank));
+    }
   }
+  if (valid) demand(family.prompter.rendered_ids(text + "<s>").back() == family.tokenizer.specials().at("<s>"));
 }
 
 // Pieces put together are the whole; stop texts cut it before their first end.

@@ -1,10 +1,11 @@
-// allrounder-native ask: many questions in one process, as JSON lines; what the parity tests of both languages use.
+// allrounder-native ask: many requests in one process, as JSON lines; what the parity tests of both languages use.
 //
-// A request is an object: `image` (path of a PPM) or `raw` (path) with `size` ("640x480"); `question`, or
-// `prefix_ids` and `suffix_ids`; and optionally `id`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
-// `stop`, `stream`. Its answer is an object with that `id` (the line's number where it has none) and what `run` prints,
-// `pieces` where streamed; or with `error`: its name and message. With --jobs, answers come as they are ready, not in
-// the order of the questions.
+// A request is an object: `messages` as in Python, or `text` (rendered) or `ids`, with `images`; and optionally `id`,
+// `keep`, `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `stream`. An image is the path of a PPM, or
+// `{"raw": path, "size": "640x480"}`. Its answer is an object with that `id` (the line's number where it has none) and
+// what `run` prints, `pieces` where streamed; or with `error`: its name and message. With --jobs, answers come as they
+// are ready, not in the order of the requests.
+#include <deque>
 #include <iostream>
 #include <mutex>
 #include <set>
@@ -19,7 +20,7 @@ namespace {
 constexpr std::int64_t kMostJobs = 1024;
 
 struct Asked {
-  Image image;
+  std::deque<Image> pixels;  // what the request's images point to
   allrounder::Request request;
   bool stream = false;
 };
@@ -34,33 +35,49 @@ void read(const Json& json, const char* key, std::optional<T>& into) {
   if (json.contains(key)) into = json.at(key).get<T>();
 }
 
+allrounder::Image image_of(const Json& json, Asked& asked) {
+  asked.pixels.push_back(json.is_string() ? read_ppm(json) : read_raw(json.at("raw"), json.at("size")));
+  return view(asked.pixels.back());
+}
+
+allrounder::Message message_of(const Json& json, Asked& asked) {
+  const Json& content = json.at("content");
+  allrounder::Message message{json.at("role"), {}};
+  if (content.is_string()) message.parts.emplace_back(content.get<std::string>());
+  if (content.is_string()) return message;
+  for (const Json& part : content) {
+    if (part.at("type") == "image") message.parts.emplace_back(image_of(part.at("image"), asked));
+    if (part.at("type") == "text") message.parts.emplace_back(part.at("text").get<std::string>());
+  }
+  return message;
+}
+
 Asked asked_of(const Json& json) {
-  static const std::set<std::string> known = {
-      "id",          "image", "raw",   "size", "question", "prefix_ids", "suffix_ids", "max_new_tokens",
-      "temperature", "top_k",   "top_p", "seed", "stop",     "stream"};
+  static const std::set<std::string> known = {"id",   "messages", "text",           "ids",         "images",
+                                              "keep", "stop",     "max_new_tokens", "temperature", "top_k",
+                                              "seed", "top_p",    "stream"};
   for (const auto& [key, value] : json.items()) {
     if (known.count(key) == 0) throw UsageError("unknown key of a request: " + key);
   }
   Asked asked;
-  asked.image = json.contains("raw") ? read_raw(json.at("raw"), json.at("size")) : read_ppm(json.at("image"));
-  read(json, "question", asked.request.question);
-  read(json, "prefix_ids", asked.request.prefix_ids);
-  read(json, "suffix_ids", asked.request.suffix_ids);
-  read(json, "max_new_tokens", asked.request.max_new_tokens);
-  read(json, "temperature", asked.request.temperature);
-  read(json, "top_k", asked.request.top_k);
-  read(json, "top_p", asked.request.top_p);
-  read(json, "seed", asked.request.seed);
-  read(json, "stop", asked.request.stop);
+  allrounder::Request& request = asked.request;
+  for (const Json& each : json.value("messages", Json::array())) request.messages.push_back(message_of(each, asked));
+  for (const Json& each : json.value("images", Json::array())) request.images.push_back(image_of(each, asked));
+  read(json, "text", request.text);
+  read(json, "ids", request.ids);
+  read(json, "keep", request.keep);
+  read(json, "max_new_tokens", request.max_new_tokens);
+  read(json, "temperature", request.temperature);
+  read(json, "top_k", request.top_k);
+  read(json, "top_p", request.top_p);
+  read(json, "seed", request.seed);
+  read(json, "stop", request.stop);
   read(json, "stream", asked.stream);
   return asked;
 }
 
 Json answered(const allrounder::Runtime& runtime, const Json& json) {
   Asked asked = asked_of(json);
-  asked.request.rgb = asked.image.rgb.data();
-  asked.request.width = asked.image.width;
-  asked.request.height = asked.image.height;
   std::vector<std::string> pieces;
   if (asked.stream) {
     asked.request.piece = [&pieces](std::string_view text, std::int64_t) { pieces.emplace_back(text); };

@@ -25,9 +25,9 @@ std::string divergence(const Json& fidelity) {
 void print(const Json& entry) {
   const Json& pruning = entry.at("pruning");
   const auto text = [](const Json& object, const char* key) { return object.at(key).get<std::string>(); };
-  std::printf("%-12s %-12s %-9s %-7s %2lld %6lld %6lld %10s %10s %8s\n", text(pruning, "version").c_str(),
+  std::printf("%-12s %-12s %-9s %-7s %2lld %6s %6lld %10s %10s %8s\n", text(pruning, "version").c_str(),
               text(entry, "backend").c_str(), text(entry, "precision").c_str(), text(pruning, "layer_policy").c_str(),
-              pruning.at("prune_layer").get<long long>(), pruning.at("keep").get<long long>(),
+              pruning.at("prune_layer").get<long long>(), text(pruning, "keep").c_str(),
               pruning.at("layers").get<long long>(), milliseconds(entry.at("latency"), "ttft_ms").c_str(),
               milliseconds(entry.at("latency"), "tpot_ms").c_str(), divergence(entry.at("fidelity")).c_str());
 }
@@ -38,7 +38,7 @@ void inspect(const Line& line) {
   const Arguments arguments(line, {"BUNDLE"}, {}, {});
   const Json whole = Json::parse(allrounder::Bundle::open(arguments.word(0)).manifest());
   std::printf("%-12s %-12s %-9s %-7s %2s %6s %6s %10s %10s %8s\n", "version", "backend", "precision", "policy", "K",
-              "tokens", "layers", "ttft p95", "tpot p95", "kl");
+              "keep", "layers", "ttft p95", "tpot p95", "kl");
   for (const Json& entry : whole.at("entries")) print(entry);
   std::fflush(stdout);
   Json facts = {{"bundle", arguments.word(0)}};

@@ -12,8 +12,9 @@ namespace {
 constexpr const char* kUsage = R"(usage: allrounder-native COMMAND ...
 
   run BUNDLE IMAGE QUESTION  answer one question; the last line is a JSON object
-      [--size WxH] [--max-new-tokens N] [--temperature X] [--top-k N] [--top-p X] [--seed N] [--stop TEXT] [--stream]
-  ask BUNDLE [--jobs N]        answer questions that come as JSON lines (native/README.md)
+      [--size WxH] [--keep X] [--max-new-tokens N] [--temperature X] [--top-k N] [--top-p X] [--seed N] [--stop TEXT]
+      [--stream]
+  ask BUNDLE [--jobs N]        answer conversations that come as JSON lines (native/README.md)
   inspect BUNDLE               list a bundle's entries
   version
 

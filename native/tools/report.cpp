@@ -11,11 +11,17 @@ Json report(const allrounder::Answer& answer) {
                       {"decode_ms", timing.decode_ms},
                       {"ttft_ms", timing.ttft_ms},
                       {"tpot_ms", timing.tpot_ms ? Json(*timing.tpot_ms) : Json()}};
+  const allrounder::Usage usage = answer.usage();
+  const Json tokens = {{"text_tokens", usage.text_tokens},
+                       {"image_tokens", usage.image_tokens},
+                       {"kept_image_tokens", usage.kept_image_tokens},
+                       {"new_tokens", usage.new_tokens}};
   return {{"text", answer.text()},
           {"token_ids", answer.token_ids()},
           {"prompt_ids", answer.prompt_ids()},
           {"keep_indices", answer.keep_indices()},
           {"kept_layers", answer.kept_layers()},
+          {"usage", tokens},
           {"finish", answer.finish() == AR_FINISH_STOP ? "stop" : "length"},
           {"timing", times}};
 }

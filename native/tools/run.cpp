@@ -7,9 +7,9 @@
 namespace tool {
 namespace {
 
-allrounder::Request request_of(const Arguments& arguments) {
-  allrounder::Request request;
-  request.question = arguments.word(2);
+allrounder::Request request_of(const Arguments& arguments, const Image& image) {
+  allrounder::Request request = allrounder::Request::ask(view(image), arguments.word(2));
+  request.keep = arguments.real("keep");
   request.max_new_tokens = arguments.whole("max-new-tokens", 1);
   request.temperature = arguments.real("temperature").value_or(0);
   request.top_k = arguments.whole("top-k", 0).value_or(0);
@@ -22,15 +22,12 @@ allrounder::Request request_of(const Arguments& arguments) {
 }  // namespace
 
 void run(const Line& line) {
-  Line options = {"size", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "stop"};
+  Line options = {"size", "keep", "max-new-tokens", "temperature", "top-k", "top-p", "seed", "stop"};
   options.insert(options.end(), kLoadOptions.begin(), kLoadOptions.end());
   const Arguments arguments(line, {"BUNDLE", "IMAGE", "QUESTION"}, options, {"stream"});
-  allrounder::Request request = request_of(arguments);
   const auto size = arguments.text("size");
   const Image image = size ? read_raw(arguments.word(1), *size) : read_ppm(arguments.word(1));
-  request.rgb = image.rgb.data();
-  request.width = image.width;
-  request.height = image.height;
+  allrounder::Request request = request_of(arguments, image);
   if (arguments.flag("stream")) {
     request.piece = [](std::string_view text, std::int64_t) { std::cout << text << std::flush; };
   }

@@ -18,6 +18,7 @@ from allrounder.records import Count, Positive, Record
 
 __all__ = [
     "SCHEMA",
+    "ChatLiterals",
     "ChatTemplate",
     "Entry",
     "EntryGraphs",
@@ -33,6 +34,7 @@ __all__ = [
     "Model",
     "Percentiles",
     "Recommendation",
+    "RoleLiterals",
     "SharedGraphs",
     "Workload",
     "check_schema",
@@ -40,7 +42,7 @@ __all__ = [
     "encode",
 ]
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]  # \Z: no line end behind it
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -62,12 +64,41 @@ class Model(Record, frozen=True, kw_only=True):
     stop_ids: tuple[Count, ...]  # any of them ends an answer
 
 
+class RoleLiterals(Record, frozen=True, kw_only=True):
+    """What a chat template writes in messages of one role. Of an image it writes the image token between these."""
+
+    empty: str  # for a message without a part
+    before_text: str  # where a text or an image is the first part
+    before_image: str
+    text_text: str  # between two parts
+    text_image: str
+    image_text: str
+    image_image: str
+    after_text: str  # where one is the last part
+    after_image: str
+
+
+class ChatLiterals(Record, frozen=True, kw_only=True):
+    """A chat template that is literal strings alone, for messages whose contents are lists of parts.
+
+    Made by `allrounder.chat.literals`, for runtimes without Jinja.
+    """
+
+    begin: str  # before a first message of the role system
+    begin_without_system: str  # before another one
+    generation: str  # where the answer begins
+    images_first: bool  # all images of a message before its texts
+    trims: bool  # texts without the white space at their ends
+    roles: dict[str, RoleLiterals]
+
+
 class ChatTemplate(Record, frozen=True, kw_only=True):
     """What makes a conversation into text: the model's own Jinja template and what it may name."""
 
     template: str  # Jinja, as the model's processor has it
     special_tokens: dict[str, str]  # by role, as stock rendering gives them to the template: {"bos_token": "<s>"}
     image_token: str  # what the template writes where an image stands
+    literals: ChatLiterals | None = None  # the same as strings; None: it is more than that
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -206,7 +237,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
 class Manifest(Record, frozen=True, kw_only=True):
     """What a bundle holds; its file is named by its digest (`allrounder.engines.bundle.reader`)."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     producer: str  # program and version that wrote it
     model: Model
     chat: ChatTemplate
@@ -226,7 +257,7 @@ class FrozenVersion(Record, frozen=True, kw_only=True):
 class Frozen(Record, frozen=True, kw_only=True):
     """`frozen.json`: what the exporter hands to the engines, one per precision."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     producer: str
     precision: Precision
     model: Model
@@ -264,7 +295,7 @@ def check_schema(data: bytes, *, where: object) -> None:
 
     Raises:
         BundleFromFuture: The schema is newer than this program.
-        BundleCorrupt: It is older: of the first edition, which nothing reads any more.
+        BundleCorrupt: It is older, and nothing reads it any more.
     """
     try:
         schema: Any = msgspec.json.decode(data, type=_SchemaAlone).schema
@@ -282,7 +313,7 @@ def check_schema(data: bytes, *, where: object) -> None:
         )
     if schema < SCHEMA:
         raise BundleCorrupt(
-            "a bundle of the first edition, which this version of allrounder does not read",
+            "the bundle is of an older allrounder, which this one does not read",
             where=where,
             got=f"schema {schema}",
             wanted=f"schema {SCHEMA}",

@@ -58,7 +58,7 @@ class ModelTensor(Record, frozen=True, kw_only=True):
 class ModelRecord(Record, frozen=True, kw_only=True):
     """`model/model.json`."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     producer: str
     digest: Sha256  # of the model, as in `Model.digest`
     source: str  # the directory of the weights files, absolute

@@ -265,6 +265,12 @@ def test_the_same_text_twice_is_shown_twice():
         encoder_of(template=template).ids(messages)
 
 
+def test_a_text_that_stands_elsewhere_with_other_ends_is_missed_too():
+    encoder = encoder_of("bytes", LLAVA)
+    messages = [{"role": "system", "content": " why? "}, *question("why?", images=0)]
+    assert text_of(encoder.ids(messages)) == " why?  USER: why? ASSISTANT:"
+
+
 def test_an_answer_may_be_shown_in_part():
     encoder = encoder_of(template=TEMPLATES["thinking"])
     answer = {"role": "assistant", "content": "red? no?blue"}

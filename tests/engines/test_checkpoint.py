@@ -172,7 +172,7 @@ def test_what_is_no_checkpoint_of_ours_is_never_replaced(frozen, place, what, fo
         if what == "strays":
             (place / "precious.txt").write_text("mine")
         else:
-            (place / SIDECAR).write_text("no" if what == "damaged" else '{"schema": 3}')
+            (place / SIDECAR).write_text("no" if what == "damaged" else '{"schema": 4}')
     elif what == "bundle":
         place = request.getfixturevalue("bundle")
     else:

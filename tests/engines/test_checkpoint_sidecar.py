@@ -111,7 +111,7 @@ def test_what_is_no_sidecar(root, content):
 
 
 def test_the_future_beats_every_other_complaint(root):
-    (root / SIDECAR).write_text('{"schema": 3, "nonsense": []}')
+    (root / SIDECAR).write_text('{"schema": 4, "nonsense": []}')
     with pytest.raises(BundleFromFuture):
         open_sidecar(root)
 
@@ -161,6 +161,6 @@ def test_a_record_of_model_files_that_is_none(tmp_path, content):
 
 def test_a_record_of_model_files_from_the_future(tmp_path):
     (tmp_path / MODEL_FOLDER).mkdir()
-    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text('{"schema": 3}')
+    (tmp_path / MODEL_FOLDER / MODEL_RECORD).write_text('{"schema": 4}')
     with pytest.raises(BundleFromFuture):
         read_model(tmp_path)

@@ -139,7 +139,7 @@ def test_a_damaged_frozen_directory(freeze, staging, what):
 
 def test_a_frozen_directory_from_the_future(freeze, staging):
     frozen = freeze("par-lite")
-    (frozen / "frozen.json").write_text('{"schema": 3}')
+    (frozen / "frozen.json").write_text('{"schema": 4}')
     with pytest.raises(BundleFromFuture):
         ort_backend.build(frozen, staging, BuildOptions())
 

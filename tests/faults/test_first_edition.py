@@ -41,7 +41,7 @@ def test_a_build_leaves_it_alone_and_names_the_command_that_builds_it_again(old,
     before = everything(old)
     assert build_engine.main(tiny.arguments(old, "--version", "par-lite", *more)) == 2
     said = capsys.readouterr().err
-    assert "first edition" in said
+    assert "older allrounder" in said
     assert "schema 1" in said
     assert everything(old) == before
     if not more:
@@ -72,6 +72,6 @@ def test_every_command_refuses_it_with_that_command(old, tiny, capsys, words):
 
 
 def test_the_runtime_refuses_it_with_that_command(old):
-    with pytest.raises(BundleCorrupt, match="first edition") as caught:
+    with pytest.raises(BundleCorrupt, match="older allrounder") as caught:
         Runtime.load(old)
     assert remedy(str(caught.value)) == ["--version", "par-lite", "--out", "DIRECTORY"]

@@ -1,9 +1,8 @@
 """Writes the golden manifests; nothing else does.
 
 What it is: one imagined bundle whose manifest uses every record, every policy, every absent value, and strings that
-need care (quotes, line ends, no ASCII). Python tests read the files beside this one. `first-edition.json` is the
-manifest as the first edition wrote it (schema 1): nothing writes it any more, Python refuses it, and the C++ tests
-still read it.
+need care (quotes, line ends, no ASCII). Python and C++ tests read the files beside this one. `first-edition.json` is
+the manifest as the first edition wrote it (schema 1): nothing writes it any more, and both languages refuse it.
 What it knows: the contract's records. What it does not know: any stage.
 
 Run it as ``python tests/golden/regenerate.py`` when the schema changes, and look at the difference.
@@ -19,6 +18,7 @@ import msgspec
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
     SCHEMA,
+    ChatLiterals,
     ChatTemplate,
     Entry,
     EntryGraphs,
@@ -34,6 +34,7 @@ from allrounder.manifest import (
     Model,
     Percentiles,
     Recommendation,
+    RoleLiterals,
     SharedGraphs,
     Workload,
     encode,
@@ -55,10 +56,29 @@ _MODEL = Model(
     max_positions=4096,
     stop_ids=(2, 32001),
 )
+_ROLE = RoleLiterals(
+    empty='"nothing"\n',
+    before_text="USER:\t",
+    before_image="USER:",
+    text_text=" \\ ",
+    text_image="\n",
+    image_text="\u2028",
+    image_image="",
+    after_text="</s>",
+    after_image=" </s>",
+)
 _CHAT = ChatTemplate(
     template='{% for m in messages %}{{ m["role"] }}: \\n\t{{ eos_token }}{% endfor %}\n',
     special_tokens={"bos_token": "<s>", "eos_token": "</s>", "odd": '"\\\u2028'},
     image_token="<image>",
+    literals=ChatLiterals(
+        begin="<s>",
+        begin_without_system="<s>\N{GRINNING FACE}",
+        generation="ASSISTANT:",
+        images_first=True,
+        trims=False,
+        roles={"user": _ROLE, "system": msgspec.structs.replace(_ROLE, before_text="")},
+    ),
 )
 _LIMITS = Limits(images=4, image_tokens=2304, text_tokens=512, new_tokens=256, batch=8)
 _SHARED = SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router="graphs/router.onnx")

@@ -7,12 +7,14 @@ random weights. `full` keeps everything; `t2-l2` keeps two tokens and layers 0 a
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from prunings import pruning
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from allrounder import tensors as t
+from allrounder.chat.literals import literals_of
 from allrounder.chat.messages import question
 from allrounder.engines.bundle.staging import commit
 from allrounder.export.graph.gather import PLUGIN, token_gather
@@ -45,7 +47,8 @@ TEMPLATE = ChatTemplate(
     special_tokens={},
     image_token="<image>",
 )
-LIMITS = Limits(images=3, image_tokens=12, text_tokens=64, new_tokens=32, batch=1)
+TEMPLATE = msgspec.structs.replace(TEMPLATE, literals=literals_of(TEMPLATE))
+LIMITS = Limits(images=3, image_tokens=12, text_tokens=64, new_tokens=32, batch=8)
 KEPT_LAYERS = {"full": (0, 1, 2), "t2-l2": (0, 2)}
 MAX_POSITIONS = 96
 QUESTION = "what is it?"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from allrounder.fingerprint import Machine
 from allrounder.manifest import (
     SCHEMA,
+    ChatLiterals,
     ChatTemplate,
     Entry,
     EntryGraphs,
@@ -28,6 +29,7 @@ from allrounder.manifest import (
     Model,
     Percentiles,
     Recommendation,
+    RoleLiterals,
     SharedGraphs,
     Workload,
 )
@@ -47,7 +49,15 @@ for _kind, _strategy in (
             "stop_ids": st.lists(_count, max_size=3).map(tuple),
         },
     ),
-    (ChatTemplate, {"special_tokens": st.dictionaries(texts, texts, max_size=3)}),
+    (RoleLiterals, {}),
+    (ChatLiterals, {"roles": st.dictionaries(texts, st.deferred(lambda: st.from_type(RoleLiterals)), max_size=2)}),
+    (
+        ChatTemplate,
+        {
+            "special_tokens": st.dictionaries(texts, texts, max_size=3),
+            "literals": st.none() | st.deferred(lambda: st.from_type(ChatLiterals)),
+        },
+    ),
     (Limits, {"images": _count, "image_tokens": _count}),
     (FileRecord, {"sha256": _sha, "bytes": _count}),
     (Machine, {}),

@@ -6,26 +6,21 @@ program that is not there is a failure, so that nothing passes by being skipped.
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from native_bundles import READS_BUNDLES
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def reads_bundles() -> None:
-    """Lets a test rest that compares the C++ runtime with Python's on one bundle, while it reads another schema."""
-    if not READS_BUNDLES:
-        pytest.skip("the C++ runtime reads schema 1; see docs/roadmap.md")
-
-
-@pytest.fixture(scope="session")
-def old_bundle() -> Path:
-    """The bundle of the schema that the C++ runtime reads, as its unit tests have it: `full` and `t2-l2`."""
-    return ROOT / "native/tests/golden/bundle"
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the C++ unit tests: `full` and `t2-l2`."""
+    folder = tmp_path_factory.mktemp("small") / "bundle"
+    subprocess.run([sys.executable, ROOT / "native/tests/write_bundle.py", folder], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

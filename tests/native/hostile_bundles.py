@@ -19,7 +19,7 @@ from typing import Any
 
 from native_bundles import POINTER, manifest_file, seal
 
-from allrounder.golden import GOLDEN, TOKENIZER
+from allrounder.golden import TOKENIZER
 
 Damage = Callable[[Path], object]
 
@@ -95,7 +95,7 @@ def beside_files() -> dict[str, Damage]:
         "a link beside": lambda b: (b / "link").symlink_to("/nowhere"),
         "a folder's link": lambda b: (b / "loop").symlink_to(b),
         "a fifo": lambda b: os.mkfifo(b / "fifo"),
-        "a fifo for a graph": lambda b: _fifo(b, graph(b, "prefill")),
+        "a fifo for a graph": lambda b: _fifo(b, graph(b, "decoder")),
         "a fifo for the manifest": lambda b: _fifo(b, manifest_file(b).name),
         **{f"a fifo for {name}": partial(_fifo, name=name) for name in (TOKENIZER, POINTER)},
         "a socket": _socket,
@@ -196,15 +196,17 @@ def in_manifest() -> dict[str, Damage]:
         "no entry": lambda p: p.update(entries=[]),
         "an entry twice": lambda p: p["entries"].append(p["entries"][0]),
         "two thousand entries": _many,
-        "an impossible budget": lambda p: p["entries"][1]["pruning"].update(keep=10**6),
+        "a keep rule that is none": lambda p: p["entries"][1]["pruning"].update(keep="0"),
+        "more than everything": lambda p: p["entries"][1]["pruning"].update(keep="3/2"),
+        "a keep rule of large numbers": lambda p: p["entries"][1]["pruning"].update(keep="999999999/9999999999"),
         "more layers than there are": lambda p: p["entries"][1]["pruning"].update(layers=2**62),
         "a prune layer beyond the layers": lambda p: p["entries"][1]["pruning"].update(prune_layer=2**62),
         "a list of a million layers": lambda p: p["entries"][0]["pruning"].update(kept_layers=[*range(1_000_000)]),
         "a list that falls": lambda p: p["entries"][0]["pruning"]["kept_layers"].reverse(),
         "a list of large layers": lambda p: p["entries"][0]["pruning"].update(kept_layers=[2**62] * 8),
         "no list": lambda p: p["entries"][0]["pruning"].update(kept_layers=None),
-        "a graph that is not listed": lambda p: p["entries"][1]["graphs"].update(prefill="graphs/none.onnx"),
-        "a graph that is the tokenizer": lambda p: p["entries"][1]["graphs"].update(prefill=TOKENIZER),
+        "a graph that is not listed": lambda p: p["entries"][1]["graphs"].update(decoder="graphs/none.onnx"),
+        "a graph that is the tokenizer": lambda p: p["entries"][1]["graphs"].update(decoder=TOKENIZER),
         "no router": lambda p: p["entries"][1]["graphs"].update(router=None),
         "another backend": lambda p: [entry.update(backend="abacus") for entry in p["entries"]],
         "no tokenizer": lambda p: p["files"].pop(TOKENIZER),
@@ -222,121 +224,35 @@ def in_manifest() -> dict[str, Damage]:
         "an image of no size": lambda p: p["model"].update(image_size=2**62),
         "no limits to speak of": lambda p: p.update(limits=dict.fromkeys(p["limits"], 2**63 - 1)),
         "limits of one": lambda p: p["limits"].update(text_tokens=1, new_tokens=1, batch=1),
-        "a template of special tokens": lambda p: p["prompt"].update(before_image="<s>" * 1000 + "<image>"),
-        "a template of nothing": lambda p: p["prompt"].update(before_image="", after_image="", after_question=""),
-        "a long template": lambda p: p["prompt"].update(after_image="x " * 200_000),
-        "a template of a lone surrogate": lambda p: p["prompt"].update(after_image="\ud800"),
+        "no positions": lambda p: p["model"].update(max_positions=1),
+        "many positions": lambda p: p["model"].update(max_positions=2**62),
+        "another placeholder": lambda p: p["model"].update(image_token_id=5),
+        "a placeholder beyond all": lambda p: p["model"].update(image_token_id=2**62),
+        "another image token": lambda p: p["chat"].update(image_token="<pad>"),
+        "an image token that is none": lambda p: p["chat"].update(image_token="<nothing>"),
+        "a chat of a lone surrogate": lambda p: p["chat"].update(image_token="\ud800"),
+        "literals that are none": lambda p: p["chat"].update(literals=1),
+        "literals without roles": lambda p: p["chat"]["literals"].pop("roles"),
+        "a role of numbers": lambda p: p["chat"]["literals"]["roles"]["user"].update(before_text=7),
     }
     renames = {f"a path {path[:30]!a}": partial(_rename, path=path) for path in paths}
     return {name: partial(edit, change=change) for name, change in changes.items()} | renames
 
 
 def _rename(bundle: Path, path: str) -> None:
-    old = graph(bundle, "prefill")
+    old = graph(bundle, "decoder")
     (bundle.parent / "outside").write_bytes((bundle / old).read_bytes())
 
     def change(plain: Any) -> None:
         plain["files"][path] = plain["files"].pop(old)
-        plain["entries"][1]["graphs"]["prefill"] = path
+        plain["entries"][1]["graphs"]["decoder"] = path
 
     edit(bundle, change)
 
 
-def _tokenizer(change: Callable[[Any], object]) -> Damage:
-    def damage(bundle: Path) -> None:
-        plain = json.loads((bundle / TOKENIZER).read_bytes())
-        change(plain)
-        replace(bundle, TOKENIZER, json.dumps(plain).encode("utf-8", "surrogatepass"))
-
-    return damage
-
-
-def in_tokenizer() -> dict[str, Damage]:
-    """Tokenizers that are none, or none that can be; sealed."""
-    texts = {
-        "empty": b"",
-        "not JSON": b"not JSON",
-        "an array": b"[]",
-        "an empty object": b"{}",
-        "brackets": b"[" * 100_000,
-        "objects": b'{"model":' * 50_000,
-        "no UTF-8": b'{"model": "\xff"}',
-        "NULs": b"\x00" * 1000,
-    }
-    changes: dict[str, Callable[[Any], object]] = {
-        "no model": lambda t: t.pop("model"),
-        "a model that is null": lambda t: t.update(model=None),
-        "another model": lambda t: t["model"].update(type="Unigram"),
-        "no vocabulary": lambda t: t["model"].update(vocab={}),
-        "a vocabulary that is a list": lambda t: t["model"].update(vocab=[["a", 0.5]]),
-        "negative ids": lambda t: t["model"]["vocab"].update(zz=-1),
-        "ids beyond 32 bits": lambda t: t["model"]["vocab"].update(zz=2**32),
-        "ids beyond 64 bits": lambda t: t["model"]["vocab"].update(zz=2**64),
-        "ids far apart": lambda t: t["model"]["vocab"].update(zz=2**31 - 1),
-        "ids twice": lambda t: t["model"]["vocab"].update(zz=7),
-        "merges of unknown pieces": lambda t: t["model"]["merges"].append("zz yy"),
-        "merges of three": lambda t: t["model"]["merges"].append("a b c"),
-        "merges of nothing": lambda t: t["model"]["merges"].append(""),
-        "merges that are numbers": lambda t: t["model"].update(merges=[1, 2]),
-        "merges that are lists": lambda t: t["model"].update(merges=[["a"], ["a", "b", "c"], []]),
-        "merges that are null": lambda t: t["model"].update(merges=None),
-        "dropout": lambda t: t["model"].update(dropout=0.5),
-        "another normalizer": lambda t: t.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
-        "a nest of normalizers": lambda t: t.update(normalizer=_nest({"type": "NFC"}, 200)),
-        "another split": lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="(" * 1000),
-        "a split that never ends": lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="(a*)*b"),
-        "no pre-tokenizer": lambda t: t.update(pre_tokenizer=None),
-        "no decoder": lambda t: t.update(decoder=None),
-        "another decoder": lambda t: t.update(decoder={"type": "CTC"}),
-        "no added tokens": lambda t: t.update(added_tokens=[]),
-        "added tokens that are null": lambda t: t.update(added_tokens=None),
-        "an added token of nothing": lambda t: t["added_tokens"][0].update(content=""),
-        "an added token that is far": lambda t: t["added_tokens"][0].update(id=2**31),
-        "an added token below zero": lambda t: t["added_tokens"][0].update(id=-5),
-        "a thousand added tokens": lambda t: t["added_tokens"].extend(
-            {**t["added_tokens"][0], "id": 1000 + n, "content": "a" * (n + 1)} for n in range(1000)
-        ),
-        "a lone surrogate": lambda t: t["added_tokens"][0].update(content="\ud800"),
-        "a post-processor of unknown tokens": lambda t: t["post_processor"].update(special_tokens={}),
-        "a post-processor that is text": lambda t: t.update(post_processor="x"),
-    }
-    named = {name: partial(replace, path=TOKENIZER, data=data) for name, data in texts.items()}
-    return named | {name: _tokenizer(change) for name, change in changes.items()}
-
-
-def _nest(value: dict[str, Any], depth: int) -> dict[str, Any]:
-    for _ in range(depth):
-        value = {"type": "Sequence", "normalizers": [value]}
-    return value
-
-
-def in_golden(data: bytes) -> dict[str, Damage]:
-    """Golden pairs that are none, or do not fit; sealed."""
-    first, rest = data.split(b"\n", 1)
-    line = json.loads(first)
-    texts = {
-        "empty": b"",
-        "not JSON": b"not JSON\n",
-        "no UTF-8": b"\xff\xfe\n" + data,
-        "brackets": b"[" * 100_000 + b"\n",
-        "cut": data[: len(data) // 2],
-        "without the last line end": data.rstrip(b"\n"),
-        "blank lines": b"\n\n" + data,
-        "other ids": json.dumps(line | {"suffix_ids": [1, 2, 3]}).encode() + b"\n" + rest,
-        "huge ids": json.dumps(line | {"suffix_ids": [2**63]}).encode() + b"\n" + rest,
-        "ids that are text": json.dumps(line | {"suffix_ids": ["1"]}).encode() + b"\n" + rest,
-        "no question": json.dumps({key: line[key] for key in line if key != "question"}).encode() + b"\n" + rest,
-        "an empty question": json.dumps(line | {"question": ""}).encode() + b"\n" + rest,
-        "a long question": json.dumps(line | {"question": "long " * 100_000}).encode() + b"\n" + rest,
-        "an unknown key": json.dumps(line | {"new": 1}).encode() + b"\n" + rest,
-        "a lone surrogate": json.dumps(line | {"question": "\ud800"}).encode() + b"\n" + rest,
-    }
-    return {name: partial(replace, path=GOLDEN, data=text) for name, text in texts.items()}
-
-
 def in_graphs(bundle: Path) -> dict[str, Damage]:
     """Graphs that are none, cut, or in each other's place, and weights that are short; sealed."""
-    kinds = ("preprocess", "vision", "router", "prefill", "decode")
+    kinds = ("preprocess", "vision", "router", "decoder")
     damages: dict[str, Damage] = {}
     for kind in kinds:
         path = graph(bundle, kind)
@@ -348,8 +264,7 @@ def in_graphs(bundle: Path) -> dict[str, Damage]:
         for other in kinds:
             if other != kind:
                 damages[f"{other} for {kind}"] = partial(_exchange, kind=kind, other=other)
-    damages["the prefill of full"] = partial(_from_full, kind="prefill")
-    damages["the decode of full"] = partial(_from_full, kind="decode")
+    damages["the decoder of full"] = _decoder_of_full
     for path in files(bundle):
         if path.endswith(".bin"):
             size = (bundle / path).stat().st_size
@@ -362,7 +277,7 @@ def flipped_graphs(bundle: Path, count: int, seed: int) -> Iterator[tuple[str, D
     """Gives graphs with a few bytes of their structure changed; sealed."""
     draw = random.Random(seed)  # the same flips each time
     for number in range(count):
-        path = graph(bundle, draw.choice(("preprocess", "vision", "router", "prefill", "decode")))
+        path = graph(bundle, draw.choice(("preprocess", "vision", "router", "decoder")))
         data = bytearray((bundle / path).read_bytes())
         for _ in range(draw.choice((1, 1, 3, 20))):
             data[draw.randrange(len(data))] = draw.randrange(256)
@@ -377,5 +292,5 @@ def _exchange(bundle: Path, kind: str, other: str) -> None:
     edit(bundle, change)
 
 
-def _from_full(bundle: Path, kind: str) -> None:
-    edit(bundle, lambda plain: plain["entries"][1]["graphs"].update({kind: plain["entries"][0]["graphs"][kind]}))
+def _decoder_of_full(bundle: Path) -> None:
+    edit(bundle, lambda p: p["entries"][1]["graphs"].update(decoder=p["entries"][0]["graphs"]["decoder"]))

@@ -6,18 +6,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from allrounder.fingerprint import Machine
-from allrounder.manifest import SCHEMA, Entry, Latency, Manifest, Percentiles, Workload, decode, encode
-
-_HEADER = Path(__file__).parents[2] / "native/src/contract/manifest.hpp"
-# The one switch: whether the C++ runtime reads the bundles that Python writes. Where not, the fixture `reads_bundles`
-# lets tests rest.
-READS_BUNDLES = f"kSchema = {SCHEMA};" in _HEADER.read_text(encoding="utf-8")
+from allrounder.manifest import Entry, Latency, Manifest, Percentiles, Workload, decode, encode
 
 POINTER = "bundle.json"
+USAGE = ("text_tokens", "image_tokens", "kept_image_tokens", "new_tokens")
 SAME = ("text", "token_ids", "prompt_ids", "keep_indices", "kept_layers", "finish")
 
 
@@ -54,6 +51,7 @@ def latency(machine: Machine, ttft_ms: float, tpot_ms: float) -> Latency:
     )
 
 
-def facts(answer: object) -> dict[str, object]:
+def facts(answer: Any) -> dict[str, object]:
     """Returns what must be equal between two answers to one request: everything but the time it took."""
-    return {name: getattr(answer, name) for name in SAME}
+    usage = [getattr(answer.usage, name) for name in USAGE]
+    return {name: getattr(answer, name) for name in SAME} | {"usage": usage}

@@ -7,19 +7,19 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from contract_asked import MANY, Answer, Probe, message, python
+from hypothesis import given
 from hypothesis import strategies as st
-from manifest_strategies import machines, manifests
+from manifest_strategies import keep_rules, machines, manifests
 from native_bundles import POINTER, manifest_file, seal
 
-from allrounder import errors, tensors
+from allrounder import tensors
 from allrounder.consistency import check_manifest
 from allrounder.engines.bundle import reader as bundles
 from allrounder.fingerprint import Machine, machine
@@ -30,9 +30,6 @@ from allrounder.runtime.choice import LatencyTarget, by_faithfulness, choose, ta
 ROOT = Path(__file__).parents[2]
 GOLDEN = (ROOT / "tests/golden/manifest.json").read_bytes()
 HERE = Machine(cpu="here", cores=2, threads=2, backend="onnxruntime 1")
-RESTS = pytest.mark.usefixtures("reads_bundles")
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-Answer = tuple[str, object]  # "ok" and what was said, or an error's name and its message
 
 
 @cache
@@ -40,37 +37,11 @@ def golden_entries() -> tuple[Entry, ...]:
     return decode(GOLDEN, Manifest, where="golden").entries
 
 
-class Probe:
-    """The program and its two pipes."""
-
-    def __init__(self, path: Path) -> None:
-        self._process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def ask(self, op: str, **question: object) -> Answer:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode({"op": op, **question}) + b"\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        return ("ok", answer["ok"]) if "ok" in answer else (answer["error"], answer["message"])
-
-    def close(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def probe(program):
     asked = Probe(program("contract_probe"))
     yield asked
     asked.close()
-
-
-def python(call: Any) -> Answer:
-    try:
-        return "ok", call()
-    except errors.AllRounderError as error:
-        return type(error).__name__, str(error)
 
 
 # ---- Manifests ----
@@ -89,7 +60,6 @@ def assert_read_alike(probe: Probe, data: bytes) -> Answer:
     return got
 
 
-@RESTS
 def test_the_golden_manifest(probe):
     assert assert_read_alike(probe, GOLDEN) == ("ok", 3)
     assert assert_read_alike(probe, GOLDEN.replace(b'"precision": "fp32"', b'"precision": "bf16"')) == ("ok", 3)
@@ -97,7 +67,6 @@ def test_the_golden_manifest(probe):
     assert assert_read_alike(probe, newer)[0] == "BundleFromFuture"
 
 
-@RESTS
 @MANY
 @given(manifests)
 def test_manifests_of_any_content(probe, manifest):
@@ -166,21 +135,18 @@ def put(place: tuple[Any, ...], text: str, key: str | None = None) -> bytes:
     return data.replace('"\\u0000"', text, 1).encode()
 
 
-@RESTS
 @MANY
 @given(st.sampled_from(PLACES), st.sampled_from(TEXTS))
 def test_any_value_at_any_place(probe, place, text):
     assert_read_alike(probe, put(place, text))
 
 
-@RESTS
 @MANY
 @given(st.sampled_from(PLACES), st.sampled_from(TEXTS), st.sampled_from(["unknown", "", "schema", "keep", "sha256"]))
 def test_any_key_beside_any_other_known_unknown_or_twice(probe, place, text, key):
     assert_read_alike(probe, put(place, text, key))
 
 
-@RESTS
 @MANY
 @given(st.sampled_from(PLACES))
 def test_any_key_or_element_left_out(probe, place):
@@ -192,7 +158,6 @@ def test_any_key_or_element_left_out(probe, place):
     assert_read_alike(probe, json.dumps(plain).encode())
 
 
-@RESTS
 @MANY
 @given(st.data())
 def test_any_bytes_changed(probe, data):
@@ -208,22 +173,21 @@ def test_any_bytes_changed(probe, data):
 
 FUTURE = [
     *(b'{"schema":%s}' % text.encode() for text in TEXTS if len(text) < 400),
-    *(b'{"schema":2,"x":%s}' % text.encode() for text in TEXTS),
-    *(b'{"x":%s,"schema":2}' % text.encode() for text in TEXTS),
+    *(b'{"schema":%d,"x":%s}' % (schema, text.encode()) for text in TEXTS for schema in (2, 4)),
+    *(b'{"x":%s,"schema":4}' % text.encode() for text in TEXTS),
     *(
-        b'{"schema":2,"x":"\xff"}',
-        b'{"\xff":1,"schema":2}',
+        b'{"schema":4,"x":"\xff"}',
+        b'{"\xff":1,"schema":4}',
         b'{"schema":"\xff"}',
-        b'{"schema":2}\x00',
-        b'{"schema":2} ',
+        b'{"schema":4}\x00',
+        b'{"schema":4} ',
     ),
-    *(b'{"schema":1,"schema":2}', b'{"schema":2,"schema":1}', b'{"sch\\u0065ma":2}', b'[{"schema":2}]', b'{"schema":2'),
-    *(b'\xef\xbb\xbf{"schema":2}', b'{"x":{"schema":2}}', b'{"schema":{"schema":2}}', b'{"schema":[2]}', b"", b"2"),
-    b'{"schema":2,"x":' + b"[" * 300 + b"]" * 300 + b"}",
+    *(b'{"schema":3,"schema":4}', b'{"schema":4,"schema":3}', b'{"sch\\u0065ma":4}', b'[{"schema":4}]', b'{"schema":4'),
+    *(b'\xef\xbb\xbf{"schema":4}', b'{"x":{"schema":4}}', b'{"schema":{"schema":4}}', b'{"schema":[4]}', b"", b"4"),
+    b'{"schema":4,"x":' + b"[" * 300 + b"]" * 300 + b"}",
 ]
 
 
-@RESTS
 @pytest.mark.parametrize("data", FUTURE, ids=lambda data: ascii(data[:40]))
 def test_the_schema_is_read_before_anything_else(probe, data):
     assert_read_alike(probe, data)
@@ -259,7 +223,7 @@ def chosen_from(draw) -> tuple[Entry, ...]:
             "pruning": msgspec.structs.replace(
                 base.pruning,
                 version=draw(st.sampled_from(["full", "par-lite", "é" * 9])),
-                keep=draw(st.integers(1, 576) | st.just(2**62)),
+                keep=draw(keep_rules | st.sampled_from(["1", "144", "1/4", "9/2"])),
             ),
             "precision": draw(st.sampled_from(["fp32", "fp16", "bf16"])),
         }
@@ -277,14 +241,12 @@ _target = st.fixed_dictionaries(
 _machine = st.deferred(lambda: st.sampled_from([None, HERE, golden_entries()[0].latency.machine]) | machines)
 
 
-@RESTS
 @MANY
 @given(chosen_from())
 def test_the_order_of_faithfulness(probe, several):
     assert probe.ask("order", entries=several) == ("ok", list(by_faithfulness(several)))
 
 
-@RESTS
 @MANY
 @given(chosen_from(), st.none() | _target, _machine, st.booleans())
 def test_the_choice(probe, several, target, here, fastest):
@@ -302,12 +264,6 @@ def test_the_choice(probe, several, target, here, fastest):
         assert message(got) == message(wanted)
 
 
-def message(refusal: Answer) -> str:
-    """A refusal without its remedy, which speaks of each language's own arguments."""
-    return str(refusal[1]).partition("; remedy:")[0]
-
-
-@RESTS
 @MANY
 @given(chosen_from(), _target.filter(lambda target: target["ttft_ms"] or target["tpot_ms"]), _machine)
 def test_the_table(probe, several, target, here):
@@ -315,7 +271,6 @@ def test_the_table(probe, several, target, here):
     assert probe.ask("table", entries=several, target=target, machine=here) == ("ok", wanted)
 
 
-@RESTS
 @pytest.mark.parametrize("target", [{}, {"ttft_ms": 0}, {"tpot_ms": -1.5}, {"ttft_ms": 40, "percentile": 90}])
 def test_impossible_targets(probe, target):
     got = probe.ask("choose", entries=golden_entries(), target=target, machine=None)
@@ -350,7 +305,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@RESTS
 def test_a_bundle_is_opened_alike_however_it_is_reached(probe, bundle, tmp_path):
     named = bundle.rename(bundle.with_name('é "\\ \U0001f600'))
     (tmp_path / "link").symlink_to(named)
@@ -390,7 +344,6 @@ def replaced(path: Path, make: Any) -> None:
     make(path)
 
 
-@RESTS
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_bundle_is_the_same_error(probe, bundle, damage):
     damage(bundle)
@@ -408,7 +361,6 @@ def test_the_fuzzers_seeds_are_of_the_golden_manifest():
     }
 
 
-@RESTS
 def test_the_names_of_tensors_are_those_of_the_contract():
     header = (ROOT / "native/src/contract/tensors.hpp").read_text()
     written = dict(re.findall(r'k(\w+) = "([^"]*)"', header))

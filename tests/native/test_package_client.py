@@ -15,7 +15,14 @@ from allrounder.native.client import NativeRuntime
 
 INCLUDE = Path(__file__).parents[2] / "native/include"
 RGB = np.zeros((24, 24, 3), np.uint8)
-STRUCTS = {"ar_load_options": c_api.Load, "ar_request": c_api.Request, "ar_timing": c_api.Timing}
+STRUCTS = {
+    "ar_load_options": c_api.Load,
+    "ar_part": c_api.Part,
+    "ar_message": c_api.Message,
+    "ar_request": c_api.Request,
+    "ar_timing": c_api.Timing,
+    "ar_usage": c_api.Usage,
+}
 
 
 def test_structs_lie_as_the_compiler_lays_them(tmp_path):
@@ -45,8 +52,8 @@ def test_what_is_called_is_declared():
 
 
 @pytest.fixture(scope="module")
-def runtime(native_library, old_bundle):
-    with NativeRuntime(old_bundle, version="t2-l2", threads=1) as opened:
+def runtime(native_library, small_bundle):
+    with NativeRuntime(small_bundle, version="t2-l2", threads=1) as opened:
         yield opened
 
 
@@ -62,9 +69,9 @@ def runtime(native_library, old_bundle):
         ({"device": "cpu\0"}, "device"),
     ],
 )
-def test_load_options_that_c_would_read_as_something_else(native_library, old_bundle, options, names):
+def test_load_options_that_c_would_read_as_something_else(native_library, small_bundle, options, names):
     with pytest.raises(errors.InputInvalid, match=names):
-        NativeRuntime(old_bundle, **options)
+        NativeRuntime(small_bundle, **options)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,7 @@ def test_load_options_that_c_would_read_as_something_else(native_library, old_bu
         ({"stopp": ["x"]}, "stopp"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"top_p": 0.0}, "top_p"),
+        ({"keep": 0}, "keep"),
         ({"stop": ["a\0b"]}, "stop"),
     ],
 )
@@ -92,9 +100,9 @@ def test_what_is_no_image(runtime, image):
 def test_a_image_need_not_lie_in_one_piece(runtime):
     wide = np.random.default_rng(0).integers(0, 256, (24, 48, 3), np.uint8)
     whole = runtime.generate(wide[:, ::2].copy(), "what?", max_new_tokens=2)
-    assert runtime.generate(wide[:, ::2], "what?", max_new_tokens=2)[:5] == whole[:5]
+    assert runtime.generate(wide[:, ::2], "what?", max_new_tokens=2)[:6] == whole[:6]
     cast = memoryview(wide[:, ::2].tobytes()).cast("B", (24, 24, 3))
-    assert runtime.generate(cast, "what?", max_new_tokens=2)[:5] == whole[:5]
+    assert runtime.generate(cast, "what?", max_new_tokens=2)[:6] == whole[:6]
 
 
 def test_what_a_piece_raises_comes_out(runtime):
@@ -110,8 +118,46 @@ def test_what_a_piece_raises_comes_out(runtime):
     assert runtime.generate(RGB, "what?", max_new_tokens=1).finish == "length", "the runtime goes on"
 
 
-def test_a_closed_runtime_says_so(native_library, old_bundle):
-    runtime = NativeRuntime(old_bundle, version="full", threads=1)
+def asking(**options):
+    parts = [{"type": "image", "image": RGB}, {"type": "text", "text": "what?"}]
+    return {"messages": [{"role": "user", "content": parts}], "max_new_tokens": 4, **options}
+
+
+def test_of_several_each_has_its_own_end(runtime):
+    def piece(text, count):
+        raise LookupError(text)
+
+    fine, raising, long, short = runtime.generate_batch(
+        [asking(), asking(piece=piece), asking(max_new_tokens=1000), asking(max_new_tokens=1)]
+    )
+    assert fine.token_ids == runtime.chat(**asking()).token_ids
+    assert isinstance(raising, LookupError)
+    assert isinstance(long, errors.PromptTooLong)
+    assert short.token_ids == fine.token_ids[:1]
+    assert runtime.generate_batch([]) == []
+
+
+def test_an_interrupt_ends_several_at_once(runtime):
+    def piece(text, count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.generate_batch([asking(), asking(piece=piece)])
+
+
+def test_more_requests_than_the_limit_are_refused(runtime):
+    with pytest.raises(errors.InputInvalid, match="--max-batch"):
+        runtime.generate_batch([asking()] * 9)
+
+
+@pytest.mark.parametrize("part", [{"type": "audio", "audio": b""}, {"type": "image"}, {}])
+def test_what_is_no_part(runtime, part):
+    with pytest.raises(errors.InputInvalid, match="no part of a message"):
+        runtime.chat([{"role": "user", "content": [part]}])
+
+
+def test_a_closed_runtime_says_so(native_library, small_bundle):
+    runtime = NativeRuntime(small_bundle, version="full", threads=1)
     runtime.close()
     runtime.close()
     with pytest.raises(errors.RuntimeClosed):

@@ -56,7 +56,6 @@ def post(address, body, **query):
             return error.code, json.load(error)
 
 
-@pytest.mark.usefixtures("reads_bundles")
 @pytest.mark.parametrize("kind", ["cpp", "python"])
 def test_a_service_answers(kind, tiny_bundle, request):
     from allrounder.runtime import Runtime

@@ -18,7 +18,7 @@ from allrounder.fingerprint import Machine
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import LatencyTarget, Runtime
 
-pytestmark = pytest.mark.usefixtures("reads_bundles", "native_library")
+pytestmark = pytest.mark.usefixtures("native_library")
 
 ONE = EngineOptions(threads=1)
 ELSEWHERE = Machine(cpu="elsewhere", cores=64, threads=64, backend="onnxruntime 9")

@@ -8,13 +8,15 @@ import pytest
 from native_bundles import facts
 
 from allrounder import errors
+from allrounder.chat.messages import question
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
-from allrounder.native import c_api, client
+from allrounder.native import c_api
 from allrounder.native.client import NativeRuntime
+from allrounder.native.lowering import Prompt, lowered_request
 from allrounder.runtime import LatencyTarget, Runtime
 
-pytestmark = pytest.mark.usefixtures("reads_bundles", "native_library")
+pytestmark = pytest.mark.usefixtures("native_library")
 
 VERSION = "par-lite"
 ODD_SIZES = [(1, 1), (1, 200), (200, 1), (37, 53), (191, 193), (1, 2), (500, 3), (640, 480)]
@@ -118,18 +120,17 @@ def test_the_length_of_an_answer(both, example, count):
 
 
 def test_the_longest_question_is_answered_and_one_token_more_is_refused(both, example):
-    python = both[1]
-    limit, words = python._engine.limits.text_tokens, 0
+    engine, words = both[1]._door.engine(), 0
     while True:
         words += 1
         try:
-            python._engine.prompt("x " * words)
+            engine.layout(question("x " * words))
         except errors.PromptTooLong:
             break
     longest = "x " * (words - 1)
     found, wanted = (each.generate(example[0], longest, max_new_tokens=2) for each in both)
     assert facts(found) == facts(wanted)
-    assert len(found.prompt_ids) <= limit
+    assert len(found.prompt_ids) <= engine.limits.text_tokens
     for each in both:
         with pytest.raises(errors.PromptTooLong):
             each.generate(example[0], "x " * words, max_new_tokens=2)
@@ -152,58 +153,108 @@ def test_rows_that_are_further_apart_than_their_pixels(both, example):
     height, width, _ = rgb.shape
     large = np.random.default_rng(9).integers(0, 256, (height + 3, width + 5, 3), np.uint8)
     large[1 : height + 1, 2 : width + 2] = rgb
-    request = client._lowered_request(rgb, question, {"max_new_tokens": 12})
-    request.row_bytes = large.strides[0]
-    request.rgb = ctypes.cast(large[1:, 2:].ctypes.data, ctypes.c_char_p)
+    request = lowered_request(Prompt(messages=turn(rgb, question)), {"max_new_tokens": 12})
+    part = request.messages[0].parts[0]  # in the request's memory
+    part.row_bytes = large.strides[0]
+    part.rgb = ctypes.cast(large[1:, 2:].ctypes.data, ctypes.c_char_p)
     wanted = facts(python.generate(*example, max_new_tokens=12))
     assert facts(ask_raw(native, request)) == wanted
     upside_down = np.ascontiguousarray(rgb[::-1])  # the first row lies last
-    request.row_bytes = -upside_down.strides[0]
-    request.rgb = ctypes.cast(upside_down[-1:].ctypes.data, ctypes.c_char_p)
+    part.row_bytes = -upside_down.strides[0]
+    part.rgb = ctypes.cast(upside_down[-1:].ctypes.data, ctypes.c_char_p)
     assert facts(ask_raw(native, request)) == wanted
 
 
 def test_rows_that_overlap_are_refused(both, example):
     native, _ = both
-    request = client._lowered_request(*example, {})
-    for row_bytes in (1, 3 * request.width - 1, 1 - 3 * request.width):
-        request.row_bytes = row_bytes
+    request = lowered_request(Prompt(messages=turn(*example)), {})
+    part = request.messages[0].parts[0]
+    for row_bytes in (1, 3 * part.width - 1, 1 - 3 * part.width):
+        part.row_bytes = row_bytes
         with pytest.raises(errors.ImageInvalid, match="row_bytes"):
             ask_raw(native, request)
 
 
-BLANK = np.zeros((4, 4, 3), np.uint8)
-REFUSED = {
-    "an empty question": (BLANK, "", {}),
-    "white space": (BLANK, " \t\n\N{IDEOGRAPHIC SPACE}", {}),
-    "a negative length": (BLANK, "what?", {"max_new_tokens": -1}),
-    "a length beyond the limit": (BLANK, "what?", {"max_new_tokens": 491}),
-    "an absurd length": (BLANK, "what?", {"max_new_tokens": 2**62}),
-    "a question beyond the limit": (BLANK, "word " * 2000, {}),
-    "a negative temperature": (BLANK, "what?", {"temperature": -0.5}),
-    "a temperature that is no number": (BLANK, "what?", {"temperature": float("nan")}),
-    "an infinite temperature": (BLANK, "what?", {"temperature": float("inf")}),
-    "a negative top_k": (BLANK, "what?", {"top_k": -1}),
-    "a negative top_p": (BLANK, "what?", {"top_p": -0.1}),
-    "a top_p above 1": (BLANK, "what?", {"top_p": 1.5}),
-    "an empty stop text": (BLANK, "what?", {"stop": ["fine", ""]}),
-    "no pixels": (np.zeros((0, 4, 3), np.uint8), "what?", {}),
-    "too narrow": (np.zeros((201, 1, 3), np.uint8), "what?", {}),
-    "too flat": (np.zeros((1, 201, 3), np.uint8), "what?", {}),
-    "no columns": (np.zeros((4, 0, 3), np.uint8), "what?", {}),
-    "a temperature and a length": (BLANK, "what?", {"temperature": -1.0, "max_new_tokens": 491}),
+def turn(image, text):
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+def user(*content, role="user"):
+    return {"role": role, "content": list(content)}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def image(height, width):
+    return {"type": "image", "image": np.zeros((height, width, 3), np.uint8)}
+
+
+FINE = [user(image(4, 4), text("what?"))]
+BAD_OPTIONS = {
+    "a negative length": {"max_new_tokens": -1},
+    "a length beyond the limit": {"max_new_tokens": 100_000},
+    "an absurd length": {"max_new_tokens": 2**62},
+    "a negative temperature": {"temperature": -0.5},
+    "a temperature that is no number": {"temperature": float("nan")},
+    "an infinite temperature": {"temperature": float("inf")},
+    "a negative top_k": {"top_k": -1},
+    "a negative top_p": {"top_p": -0.1},
+    "a top_p above 1": {"top_p": 1.5},
+    "a top_p that is no number": {"top_p": float("nan")},
+    "an empty stop text": {"stop": ["fine", ""]},
+    "a negative share": {"keep": -0.5},
+    "more than everything": {"keep": 1.5},
+    "a share that is no number": {"keep": float("nan")},
+    "a count that is no whole number": {"keep": 2.5},
+    "an infinite count": {"keep": float("inf")},
+    "a share too small to be written": {"keep": 1e-12},
+    "an unknown option": {"beams": 4},
+    "a temperature and a length": {"temperature": -1.0, "max_new_tokens": 100_000},
+}
+BAD_MESSAGES = {
+    "no message": [],
+    "an empty question": [user(image(4, 4), text("")), user(text(""))],
+    "white space": [user(text(" \t\n\N{IDEOGRAPHIC SPACE}"))],
+    "no part": [user()],
+    "a role of two words": [user(text("what?"), role="the user")],
+    "an empty role": [user(text("what?"), role="")],
+    "a role with a line break": [user(text("what?"), role="user\n")],
+    "half a surrogate pair": [user(text("\ud800"))],
+    "half of one in another turn": [user(text("what?")), user(text("\udfff x"), role="assistant"), user(text("so?"))],
+    "two system messages": [user(text("a"), role="system"), user(text("b"), role="system"), user(text("c"))],
+    "a part that is none": [user({"type": "audio", "audio": b""})],
+    "a question beyond the limit": [user(text("word " * 3000))],
+    "turns beyond the limit": [user(text("word " * 200), role=role) for role in ("user", "assistant") * 12],
+    "no pixels": [user(image(0, 4), text("what?"))],
+    "no columns": [user(image(4, 0), text("what?"))],
+    "too narrow": [user(image(201, 1), text("what?"))],
+    "too flat": [user(image(1, 201), text("what?"))],
+    "one of two images too flat": [user(image(4, 4), text("what?"), image(1, 201))],
+    "another shape": [user({"type": "image", "image": np.zeros((4, 4), np.uint8)}, text("what?"))],
+    "other numbers": [user({"type": "image", "image": np.zeros((4, 4, 3), np.float32)}, text("what?"))],
+    "too many images": [user(*[image(4, 4)] * 40, text("what?"))],
+}
+REFUSED = {name: (FINE, options) for name, options in BAD_OPTIONS.items()} | {
+    name: (messages, {}) for name, messages in BAD_MESSAGES.items()
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_request_is_refused_by_the_same_error(both, case):
-    image, question, options = REFUSED[case]
+    messages, options = REFUSED[case]
     names = []
     for each in both:
-        with pytest.raises(errors.AllRounderError) as caught:
-            each.generate(image, question, **options)
-        names.append(type(caught.value).__name__)
+        try:
+            each.chat(messages, **options)
+            names.append("nothing")
+        except errors.AllRounderError as error:
+            names.append(type(error).__name__)
     assert names[0] == names[1]
+    assert names[0] != "nothing" or case == "two system messages", "which templates may take"
+    assert len(REFUSED) >= 40
 
 
 LOADS = {

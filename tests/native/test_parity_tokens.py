@@ -1,96 +1,108 @@
-"""C++ and Python, token for token: fifty held-out questions, three versions, at once and streamed.
+"""C++ and Python, token for token: fifty conversations, three versions, at once and streamed, alone and together.
 
 Both runtimes run the same files with the same library and the same threads, so every field of an answer is equal but
-its timing: text, tokens, prompt ids, keep indices, kept layers, finish.
+its timing: text, tokens, prompt ids, keep indices, kept layers, usage, finish.
 """
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import pytest
+from demo_conversations import COUNT, conversations, images_of
 from native_bundles import facts, manifest_file
 
-from allrounder.demo.prompts import examples
-from allrounder.demo.scenes import Split
+from allrounder.chat.template import render
 from allrounder.manifest import Entry, Manifest
 from allrounder.native.client import NativeRuntime
 from allrounder.runtime import Runtime
 
-pytestmark = pytest.mark.usefixtures("reads_bundles", "native_library")
+pytestmark = pytest.mark.usefixtures("native_library")
 
-QUESTIONS = 50
-NEW_TOKENS = 24
+NEW_TOKENS = 16
 VERSIONS = ("full", "par-lite", "par-nano")
-
-
-@pytest.fixture(scope="module")
-def questions():
-    """Images and questions that neither model nor router saw in training."""
-    return [(np.asarray(example.image), example.question) for example in examples(Split.TEST, QUESTIONS)]
+CONVERSATIONS = conversations()
 
 
 class Wanted(NamedTuple):
-    """What Python says: the answer's facts, the pieces of its stream, and the ids on either side of the image."""
+    """What Python says: the answer's facts, and the pieces of its stream."""
 
     facts: dict[str, object]
     pieces: list[str]
-    prompt: Any
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request):
+    """Each version in turn."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def wanted(demo_bundle, questions):
-    """Python's answers by version."""
-    answers = {}
-    for version in VERSIONS:
-        with Runtime.load(demo_bundle, version=version, threads=1) as runtime:
-            answers[version] = [_ask_python(runtime, *each) for each in questions]
-    return answers
+def wanted(demo_bundle, version):
+    """Python's answers of a version."""
+    with Runtime.load(demo_bundle, version=version, threads=1) as runtime:
+        return [_ask_python(runtime, each) for each in CONVERSATIONS]
 
 
-def _ask_python(runtime, rgb, question) -> Wanted:
-    stream = runtime.stream(rgb, question, max_new_tokens=NEW_TOKENS)
+def _ask_python(runtime, messages) -> Wanted:
+    stream = runtime.stream_chat(messages, max_new_tokens=NEW_TOKENS)
     pieces = list(stream)
-    return Wanted(facts(stream.answer), pieces, runtime._engine.prompt(question))
+    return Wanted(facts(stream.answer), pieces)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_fifty_questions(demo_bundle, questions, wanted, version):
+def test_fifty_conversations_of_eight_threads(demo_bundle, wanted, version):
+    """Every other one is streamed, piece by piece as in Python."""
+
+    def ask(number):
+        told = []
+        options = {"piece": lambda *piece: told.append(piece)} if number % 2 else {}
+        found = runtime.chat(CONVERSATIONS[number], max_new_tokens=NEW_TOKENS, **options)
+        counts = [count for _, count in told]
+        assert counts == sorted(counts)
+        assert all(count <= len(found.token_ids) for count in counts)
+        return Wanted(facts(found), [text for text, _ in told] if options else wanted[number].pieces)
+
+    with NativeRuntime(demo_bundle, version=version, threads=1) as runtime, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(COUNT)))
+    assert found == wanted
+    assert len({each.facts["text"] for each in found}) > COUNT / 5, "answers that are all alike would prove little"
+    assert len({each.facts["usage"][1] for each in found}) == 4, "no image to three"
+
+
+def test_ragged_requests_together_are_each_alone(demo_bundle, wanted, version):
+    """In batches of eight, of several lengths; `par-lite` chooses layers per input and runs them one by one."""
+    lengths = [1 + 3 * number % NEW_TOKENS for number in range(8)]
     with NativeRuntime(demo_bundle, version=version, threads=1) as runtime:
-        found = [facts(runtime.generate(*each, max_new_tokens=NEW_TOKENS)) for each in questions]
-    assert found == [each.facts for each in wanted[version]]
-    assert len({each["text"] for each in found}) > QUESTIONS / 5, "answers that are all alike would prove little"
+        for low in (0, 8):
+            asked = [
+                {"messages": messages, "max_new_tokens": length}
+                for messages, length in zip(CONVERSATIONS[low : low + 8], lengths, strict=True)
+            ]
+            together = zip(runtime.generate_batch(asked), wanted[low : low + 8], lengths, strict=True)
+            for found, alone, length in together:
+                assert found.token_ids == alone.facts["token_ids"][:length]
+                assert found.keep_indices == alone.facts["keep_indices"]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_fifty_questions_streamed(demo_bundle, questions, wanted, version):
-    with NativeRuntime(demo_bundle, version=version, threads=1) as runtime:
-        for each, expected in zip(questions, wanted[version], strict=True):
-            told = []
-            found = runtime.generate(*each, max_new_tokens=NEW_TOKENS, piece=lambda *piece, to=told: to.append(piece))
-            assert facts(found) == expected.facts
-            assert [text for text, _ in told] == expected.pieces
-            counts = [count for _, count in told]
-            assert counts == sorted(counts)
-            assert counts[-1] <= len(found.token_ids)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_token_ids_in_place_of_a_question(demo_bundle, questions, wanted, version):
-    with NativeRuntime(demo_bundle, version=version, threads=1, ids_only=True) as runtime:
-        for (rgb, _), expected in list(zip(questions, wanted[version], strict=True))[::10]:
-            told = []
-            found = runtime.generate(
-                rgb,
-                None,
-                **expected.prompt._asdict(),
+def test_rendered_text_and_ids_in_place_of_messages(demo_bundle, wanted, version):
+    chat = msgspec.json.decode(manifest_file(demo_bundle).read_bytes(), type=Manifest).chat
+    with (
+        NativeRuntime(demo_bundle, version=version, threads=1) as runtime,
+        NativeRuntime(demo_bundle, version=version, threads=1, ids_only=True) as bare,
+    ):
+        for messages, expected in list(zip(CONVERSATIONS, wanted, strict=True))[::17]:
+            images, told = images_of(messages), []
+            by_text = runtime.complete(render(chat, messages), images, max_new_tokens=NEW_TOKENS)
+            assert facts(by_text) == expected.facts
+            by_ids = bare.complete(
+                runtime.encode(messages),
+                images,
                 max_new_tokens=NEW_TOKENS,
                 piece=lambda *piece, to=told: to.append(piece),
             )
-            assert facts(found) == expected.facts | {"text": ""}
-            assert told == [("", count + 1) for count in range(len(found.token_ids))]
+            assert facts(by_ids) == expected.facts | {"text": ""}
+            assert told == [("", count + 1) for count in range(len(by_ids.token_ids))]
 
 
 def test_both_runtimes_speak_of_the_same_entry(demo_bundle):
@@ -107,22 +119,11 @@ def test_both_runtimes_speak_of_the_same_entry(demo_bundle):
             assert msgspec.json.decode(native.manifest, type=Manifest).entries
 
 
-@pytest.mark.parametrize("version", ["par-lite", "par-nano"])
-def test_eight_threads_at_once_are_eight_one_after_another(demo_bundle, questions, wanted, version):
-    with (
-        NativeRuntime(demo_bundle, version=version, threads=1) as runtime,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        found = list(pool.map(lambda each: facts(runtime.generate(*each, max_new_tokens=NEW_TOKENS)), questions[:32]))
-    assert found == [each.facts for each in wanted[version][:32]]
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_shared_weights_give_the_same_as_in_python(demo_bundle, questions, version):
+def test_shared_weights_give_the_same_as_in_python(demo_bundle, version):
     with (
         NativeRuntime(demo_bundle, version=version, threads=1, weights="shared") as native,
         Runtime.load(demo_bundle, version=version, threads=1, weights="shared") as python,
     ):
-        for rgb, question in questions[:5]:
-            found, expected = (each.generate(rgb, question, max_new_tokens=NEW_TOKENS) for each in (native, python))
+        for messages in CONVERSATIONS[:3]:
+            found, expected = (each.chat(messages, max_new_tokens=NEW_TOKENS) for each in (native, python))
             assert facts(found) == facts(expected)

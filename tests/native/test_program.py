@@ -17,8 +17,6 @@ from allrounder.engines.sessions import backend
 from allrounder.native.c_api import installed_ort
 from allrounder.runtime import Runtime
 
-pytestmark = pytest.mark.usefixtures("reads_bundles")
-
 RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
 OPTIONS = {"max_new_tokens": 8}
 QUESTION = "what is it?"
@@ -58,6 +56,12 @@ def python(folder):
         yield runtime
 
 
+def asking(question, image="image.ppm"):
+    """Returns a request of `ask`."""
+    parts = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    return {"messages": [{"role": "user", "content": parts}]}
+
+
 def last(text):
     return json.loads(text.splitlines()[-1])
 
@@ -94,27 +98,27 @@ def test_raw_bytes_answer_as_the_image(tool):
 def test_ask_answers_many_as_python_does(tool, python, jobs):
     questions = [f"question {number}?" for number in range(24)]
     requests = [
-        {"id": f"q{number}", "image": "image.ppm", "question": question, "stream": number % 2 == 0} | OPTIONS
+        {"id": f"q{number}", "stream": number % 2 == 0, **asking(question), **OPTIONS}
         for number, question in enumerate(questions)
     ]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     out = tool("ask", "bundle", "--version", "t2-l2", "--threads", "1", "--jobs", str(jobs), stdin=lines)
     answers = {answer["id"]: answer for answer in map(json.loads, out.splitlines())}
     assert len(answers) == len(requests)
-    for request in requests:
-        wanted = python.generate(RGB, request["question"], **OPTIONS)
+    for question, request in zip(questions, requests, strict=True):
+        wanted = python.generate(RGB, question, **OPTIONS)
         got = answers[request["id"]]
         assert got["token_ids"] == list(wanted.token_ids)
         assert "".join(got.get("pieces", [wanted.text])) == got["text"] == wanted.text
 
 
 def test_ask_names_what_is_wrong_with_a_request_and_goes_on(tool):
-    fine = {"image": "image.ppm", "question": "what?", "max_new_tokens": 2}
+    fine = asking("what?") | {"max_new_tokens": 2}
     bad = [
         "no json",
-        json.dumps(fine | {"image": "none.ppm"}),
+        json.dumps(asking("what?", image="none.ppm")),
         json.dumps(fine | {"beams": 4}),
-        json.dumps(fine | {"question": ""}),
+        json.dumps(fine | {"text": "another prompt"}),
         json.dumps(fine | {"max_new_tokens": 1000}),
         json.dumps(fine | {"top_k": "many"}),
     ]
@@ -124,6 +128,28 @@ def test_ask_names_what_is_wrong_with_a_request_and_goes_on(tool):
     assert names == [*["RequestUnreadable"] * 3, "InputInvalid", "PromptTooLong", "RequestUnreadable"]
     assert [error["id"] for error in errors] == [1, 2, 3, 4, 5, 6]
     assert len(answer["token_ids"]) == 2
+
+
+def test_ask_takes_conversations_rendered_text_and_ids(tool, python):
+    from allrounder.chat.template import render
+
+    images = ["image.ppm", {"raw": "image.rgb", "size": "6x9"}]
+    parts = [{"type": "image", "image": each} for each in images]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [*parts, text("which?")]}]
+    rendered = {"text": render(fake_bundle.TEMPLATE, messages), "images": images}
+    ids = {"ids": python._door.engine()._prompter.ids(messages), "images": images}
+    asked = [each | OPTIONS | {"keep": 0.75} for each in ({"messages": messages}, rendered, ids)]
+    ask = ("ask", "bundle", "--version", "t2-l2", "--threads", "1")
+    lines = "".join(json.dumps(each) + "\n" for each in asked)
+    found = [json.loads(line) for line in tool(*ask, stdin=lines).splitlines()]
+    both = [{"type": "image", "image": RGB}] * 2
+    wanted = python.chat([messages[0], {"role": "user", "content": [*both, text("which?")]}], **OPTIONS, keep=0.75)
+    assert [each["token_ids"] for each in found] == [list(wanted.token_ids)] * 3
+    assert found[0]["usage"]["kept_image_tokens"] == wanted.usage.kept_image_tokens == 6
+
+
+def text(words):
+    return {"type": "text", "text": words}
 
 
 def test_inspect_lists_what_the_manifest_says(tool, folder):
@@ -161,13 +187,13 @@ def test_what_is_wrong_is_said_on_stderr(tool, words, code, message):
     assert message in tool(*words, code=code)
 
 
-def asking(source, folder):
+def with_native_op(source, folder):
     """Returns the bundle with entries that ask for the native gather op."""
     return native_bundles.variant(source, folder, lambda entry: msgspec.structs.replace(entry, native_op=True))
 
 
 def test_the_native_op_is_used_where_it_is_and_changes_nothing(program, demo_bundle, tmp_path):
-    bundle = asking(demo_bundle, tmp_path / "asking")
+    bundle = with_native_op(demo_bundle, tmp_path / "asking")
     Image.fromarray(RGB).resize((192, 192)).save(tmp_path / "image.ppm")
     tool, alone = program("allrounder-native"), tmp_path / "alone"
     alone.mkdir()

@@ -1,16 +1,24 @@
-"""The native tokenizer, detokeniser and stop texts against `tokenizers` and Python's runtime."""
+"""The native tokenizer, prompter, detokeniser and stop texts against `tokenizers` and Python's runtime."""
 
 import json
 import random
 import subprocess
 from functools import cache
 
+import msgspec
 import pytest
+from conversations import TEMPLATES, conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_tokenizers import NAMES, mixtures, tokenizer_json
+from text_tokenizers import FRAGMENTS, NAMES, ROOT, mixtures, tokenizer_json
 
-from allrounder.chat.tokenization import continuation, plain_tokenizer
+from allrounder.chat.literals import literals_of
+from allrounder.chat.messages import as_parts, plain_messages
+from allrounder.chat.template import render
+from allrounder.chat.tokenization import ChatEncoder, continuation, plain_tokenizer
+from allrounder.errors import InputInvalid
+from allrounder.golden import GoldenPrompt, encode_golden
+from allrounder.manifest import ChatTemplate, Manifest, decode, encode
 from allrounder.runtime.text import Detokeniser, StopTexts
 
 CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
@@ -182,3 +190,107 @@ def test_stop_texts(probe, texts, parts):
 def test_any_text(probe, text, begins, kind):
     probe.load(kind)
     assert probe.ask(encode=text, begins=begins) == wanted_ids(kind, text, begins)
+
+
+# ---- Conversations ----
+
+GOLDEN = decode((ROOT / "tests/golden/manifest.json").read_bytes(), Manifest, where="golden")
+LITERAL = ("llava", "chatml", "begin", "trimming-parts")
+
+
+@cache
+def chat_of(template: str) -> ChatTemplate:
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    chat = ChatTemplate(template=template, special_tokens=special, image_token="<image>")
+    return msgspec.structs.replace(chat, literals=literals_of(chat))
+
+
+def speaking(probe, name, template) -> ChatEncoder:
+    """Makes the probe's prompter of a tokenizer and a template, and returns Python's."""
+    probe.load(name)
+    chat = chat_of(TEMPLATES[template])
+    assert bool(chat.literals) == (template in LITERAL)
+    assert probe.ask(manifest=encode(msgspec.structs.replace(GOLDEN, chat=chat)).decode()) is None
+    return ChatEncoder(tokenizer_json(name), chat)
+
+
+def odd(messages, draw):
+    """Returns messages with pieces of control tokens in their texts, and sometimes a role out of its place."""
+    for message in messages:
+        for part in message["content"]:
+            if "text" in part and draw.random() < 0.4:
+                part["text"] = "".join([part["text"], *draw.choices([*FRAGMENTS, "<", "s>", "<ima", "ge>"], k=3)])
+        if draw.random() < 0.1:
+            message["role"] = draw.choice(["system", "user", "assistant"])
+        if draw.random() < 0.1:
+            message["content"] = [{"type": "text", "text": draw.choice(["", " ", "\u3000\n"])}]
+    return messages
+
+
+def wanted_prompt(encoder, messages):
+    try:
+        return list(encoder.ids(messages))
+    except InputInvalid as error:
+        return type(error).__name__
+
+
+def got_prompt(probe, messages):
+    asked = [{"role": m["role"], "parts": [part.get("text") for part in m["content"]]} for m in messages]
+    answer = probe.ask(messages=asked)
+    return answer["error"] if isinstance(answer, dict) else answer
+
+
+def has_image_token(name) -> bool:
+    return any(token["content"] == "<image>" for token in json.loads(tokenizer_json(name))["added_tokens"])
+
+
+@pytest.mark.parametrize("template", LITERAL)
+@pytest.mark.parametrize("name", [*filter(has_image_token, NAMES)])
+def test_conversations(probe, name, template):
+    encoder, draw = speaking(probe, name, template), random.Random(f"{name} {template}")
+    for _ in range(200):
+        messages = odd(as_parts(plain_messages(conversation(draw, strings=True))), draw)
+        assert got_prompt(probe, messages) == wanted_prompt(encoder, messages), messages
+
+
+BAD = [
+    [],
+    [{"role": "tool", "content": [{"type": "text", "text": "a"}]}],
+    [{"role": "user", "content": []}],
+    [{"role": "user", "content": [{"type": "text", "text": " \x1c"}, {"type": "text", "text": ""}]}],
+]
+
+
+@pytest.mark.parametrize("messages", BAD)
+def test_messages_that_are_none(probe, messages):
+    speaking(probe, "qwen2", "chatml")
+    assert got_prompt(probe, messages) == "InputInvalid"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_rendered_text_and_golden_prompts(probe, template):
+    """Of any template: where no text spells a control token, the ids of the rendered text are those of the rule."""
+    encoder, draw = speaking(probe, "vicuna-first", template), random.Random(template)
+    prompts = []
+    while len(prompts) < 30:
+        messages = as_parts(plain_messages(conversation(draw, strings=True)))
+        for part in (part for message in messages for part in message["content"]):
+            part.pop("image", None)
+        ids = wanted_prompt(encoder, messages)
+        if ids == "InputInvalid" or template == "date":
+            assert template in ("date", "picky", "first-system", "thinking"), messages
+            break
+        text = render(chat_of(TEMPLATES[template]), messages)
+        assert probe.ask(rendered=text) == ids
+        prompts.append(GoldenPrompt(messages=messages, text=text, input_ids=tuple(ids)))
+    if prompts:
+        assert probe.ask(golden=encode_golden(prompts).decode()) is None
+        wrong = msgspec.structs.replace(prompts[-1], input_ids=(*prompts[-1].input_ids, 1))
+        assert probe.ask(golden=encode_golden([*prompts, wrong]).decode())["error"] == "BundleCorrupt"
+
+
+def test_a_template_that_is_a_program_takes_no_messages(probe):
+    speaking(probe, "qwen2", "date")
+    answer = probe.ask(messages=[{"role": "user", "parts": ["what?"]}])
+    assert answer["error"] == "InputInvalid"
+    assert "give the text that the template renders" in answer["message"]

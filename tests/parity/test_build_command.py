@@ -12,8 +12,8 @@ from allrounder import build_engine
 from allrounder.calib.layer_ranking import ranked
 from allrounder.commands.pipeline import build as build_job
 from allrounder.engines.bundle.reader import open_bundle
-from allrounder.errors import PromptTooLong
-from allrounder.manifest import Manifest
+from allrounder.errors import InputInvalid, PromptTooLong
+from allrounder.manifest import Limits, Manifest
 from allrounder.pruning import PruningConfig
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS
@@ -109,10 +109,10 @@ def test_adding_keeps_what_is_there(build, bundle_copy):
 
 
 def test_limits_are_what_flags_say_and_stay_what_they_were(build, tmp_path):
-    flags = ("--max-images", "2", "--max-text-tokens", "70", "--max-new-tokens", "9")
+    flags = ("--max-images", "2", "--max-text-tokens", "70", "--max-new-tokens", "9", "--max-batch", "3")
     assert build(tmp_path / "b", *flags)[0] == 0
     limits = manifest_of(tmp_path / "b").limits
-    assert (limits.images, limits.image_tokens, limits.text_tokens, limits.new_tokens) == (2, 32, 70, 9)
+    assert limits == Limits(images=2, image_tokens=32, text_tokens=70, new_tokens=9, batch=3)
     assert build(tmp_path / "b", "--version", "par-nano")[0] == 0
     assert manifest_of(tmp_path / "b").limits == limits
     code, _, told = build(tmp_path / "b", "--version", "full", "--max-new-tokens", "10")
@@ -127,6 +127,8 @@ def test_limits_are_what_flags_say_and_stay_what_they_were(build, tmp_path):
             runtime.generate(rgb, "why? " * 70)
         with pytest.raises(PromptTooLong, match="--max-new-tokens"):
             runtime.generate(rgb, "why?", max_new_tokens=10)
+        with pytest.raises(InputInvalid, match="--max-batch"):
+            runtime.scheduler(4)
 
 
 def test_all_versions_share_the_weights(build, bundle_copy):

@@ -18,11 +18,8 @@ from allrounder.engines.options import EngineOptions
 from allrounder.engines.table import BACKENDS
 from allrounder.errors import BackendError, EngineUnavailable
 from allrounder.export.freezer import FreezeOptions, Freezer
-from allrounder.layout import keep_counts
 from allrounder.runtime import Runtime
-from allrounder.runtime.cache import Pool, PoolShape
-from allrounder.runtime.engine import Engine, layout_feeds
-from allrounder.tensors import IMAGE_EMBEDS, KEEP_COUNTS, LOGITS_TO_KEEP, TOKEN_SCORES
+from allrounder.runtime.engine import Engine
 from allrounder.versions import EVERYTHING
 
 SHARE = Fraction(1, 4)
@@ -104,21 +101,14 @@ def test_how_many_image_tokens_stay_is_asked_per_request(both, decision):
 def test_sequences_of_unequal_length_decode_together_as_alone(both, decision):
     """Three in one pool, of no image, one and two."""
     engine = engines_of(both, decision)[1]
-    pool = Pool(engine._sessions.decoder, engine.entry.pruning, PoolShape(3, 120, 120), engine.model.vocabulary)
+    pool = engine.pool(3)
     states = []
-    for slot, images in enumerate((0, 2, 1)):
+    for images in (0, 2, 1):
         layout = engine.layout([{"role": "user", "content": CONTENTS[images]}])
         image_embeds = engine.embed_pixels(pixels(images))
         scores = engine.route(layout, image_embeds)
         states.append(engine.prefill(layout, image_embeds, scores, free_slots=3))
-        feeds = {
-            **layout_feeds(layout),
-            IMAGE_EMBEDS: image_embeds,
-            TOKEN_SCORES: scores.token_scores if scores else np.zeros(0, np.float32),
-            KEEP_COUNTS: np.array(keep_counts(layout, engine.entry.pruning.keep_rule), np.int64),
-            LOGITS_TO_KEEP: np.ones(1, np.int64),
-        }
-        pool.prefill(feeds, states[-1].cache.clocks(), slot)
+        engine.prefill(layout, image_embeds, scores, free_slots=3, pool=pool)
     for ids in ([[3], [4], [5]], [[6, 7], [8, 9], [10, 11]]):
         together = pool.advance(ids)
         for slot, state in enumerate(states):

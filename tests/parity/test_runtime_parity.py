@@ -257,7 +257,7 @@ def test_caches_are_grown_in_place_and_skipped_layers_hold_nothing(made):
     _, _, _, engines = made("llama-gqa-tied")
     engine = engines["par-lite", 2, "dynamic"]
     layout, _, state = started(engine, CONVERSATIONS["two images"], free_slots=6)
-    caches = {name: slots.whole for name, slots in state.cache._caches.items()}
+    caches = {name: slots.first(1) for name, slots in state.cache._caches.items()}
     places = {name: tensor.data_ptr() for name, tensor in caches.items()}
     for token in (70, 71, 72):
         engine.decode(state, [token])

@@ -8,7 +8,7 @@ from prunings import pruning
 
 from allrounder.engines.options import EngineOptions
 from allrounder.engines.sessions import BFLOAT16, backend
-from allrounder.runtime.cache import Clocks, Pool, PoolShape
+from allrounder.runtime.cache import Clocks, Pool
 
 BF16, F32, I64 = TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.INT64
 OPTIONS = EngineOptions(threads=1)
@@ -68,9 +68,9 @@ def test_caches_grow_in_place(opened):
         ("cache_key.0", BF16, shape),
     ]
     decoder = opened(nodes, inputs, [("logits", F32, [1, 1, 6]), ("cache_key_out.0", BF16, shape)])
-    pool = Pool(decoder, pruning((1, 1), 0, (0,)), PoolShape(1, 6, 6), 6)
+    pool = Pool(decoder, pruning((1, 1), 0, (0,)), 1, 6)
     feeds = {"input_ids": np.array([[5]]), "image_embeds": np.zeros((0, 1), np.float32)}
-    first = pool.prefill(feeds, Clocks(2, 2, 2, 3))["logits"].numpy().reshape(-1)
+    first = pool.prefill(feeds, Clocks(2, 2, 2, 4))["logits"].numpy().reshape(-1)
     held = np.zeros(6, np.float32)
     held[0] = 5
     assert first.tobytes() == held.tobytes()

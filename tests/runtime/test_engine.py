@@ -8,12 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from allrounder import tensors as t
 from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
-from allrounder.layout import keep_counts, sequential_layout
-from allrounder.runtime.cache import Pool, PoolShape
+from allrounder.layout import sequential_layout
 from allrounder.runtime.engine import Engine, EngineOptions, open_engines
 
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (9, 6, 3), np.uint8) for seed in (3, 4, 5)]
@@ -43,19 +41,6 @@ def longer(layout, tokens):
     again = {row for row in of if of.get(row - 1) == of[row]}  # an image is one placeholder
     short = [each for row, each in enumerate(layout.input_ids) if row not in again]
     return sequential_layout([*short, *tokens], fake_bundle.IMAGE, layout.tokens_by_image)
-
-
-def engine_feeds(layout, image_embeds, scores, counts):
-    return {
-        t.INPUT_IDS: np.array([layout.input_ids]),
-        t.IMAGE_EMBEDS: image_embeds,
-        t.IMAGE_INDEX: np.array(layout.image_index, np.int64),
-        t.IMAGE_OF: np.array(layout.image_of, np.int64),
-        t.POSITION_IDS: np.array(layout.position_ids)[:, None],
-        t.TOKEN_SCORES: np.zeros(0, np.float32) if scores is None else scores.token_scores,
-        t.KEEP_COUNTS: np.array(counts, np.int64),
-        t.LOGITS_TO_KEEP: np.ones(1, np.int64),
-    }
 
 
 @pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
@@ -123,32 +108,30 @@ def test_the_cache_grows_in_place_and_its_size_is_that_of_its_rows(engines):
     text = layout.text_tokens
     rows = (text + fake_bundle.IMAGE_EMBEDS + 5) + (text + 2 + 5)  # layer 0 sees all, layer 2 the kept ones
     assert state.cache.numbers == rows * 2 * fake_bundle.HIDDEN
-    before = state.cache._caches["cache_key.2"].whole.data_ptr()
+    before = state.cache._caches["cache_key.2"].first(1).data_ptr()
     engines["t2-l2"].decode(state, [60])
-    assert state.cache._caches["cache_key.2"].whole.data_ptr() == before
-    held = state.cache._caches["cache_key.2"].whole.numpy()[0, 0]
+    assert state.cache._caches["cache_key.2"].first(1).data_ptr() == before
+    held = state.cache._caches["cache_key.2"].first(1).numpy()[0, 0]
     assert np.abs(held[text + 2]).max() > 0
     assert np.abs(held[text + 3 :]).max() == 0
 
 
 @pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)
-def test_sequences_of_any_length_decode_together(bundle, engines, version):
+def test_sequences_of_any_length_decode_together(engines, version):
     engine = engines[version]
-    decoder, pruning = engine._sessions.decoder, engine.entry.pruning
-    pool = Pool(decoder, pruning, PoolShape(3, 60, 60), fake_bundle.VOCABULARY)
-    states = []
-    for slot, (text, images) in enumerate((("hi", 0), ("what is it?", 2), ("and this one?", 1))):
+    pool, states = engine.pool(3), []
+    for text, images in (("hi", 0), ("what is it?", 2), ("and this one?", 1)):
         layout, image_embeds, scores, state = start(engine, text, images=images)
         states.append(state)
-        counts = keep_counts(layout, pruning.keep_rule)
-        feeds = engine_feeds(layout, image_embeds, scores, counts)
-        pool.prefill(feeds, state.cache.clocks(), slot)
-    for token in (60, 61, 62):
-        together = pool.advance([[token], [token + 1], [token + 2]])
+        together = engine.prefill(layout, image_embeds, scores, free_slots=8, pool=pool)
+        assert (together.cache, together.keep_indices) == (pool, state.keep_indices)
+        np.testing.assert_allclose(together.logits, state.logits, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputInvalid, match="pool is full"):
+        engine.prefill(layout, image_embeds, scores, free_slots=8, pool=pool)
+    for ids in ([[60], [61], [62]], [[63, 64], [65, 66], [67, 68]], [[69], [70], [71]]):
+        together = pool.advance(ids)
         for slot, state in enumerate(states):
-            np.testing.assert_allclose(
-                together[slot : slot + 1], engine.decode(state, [token + slot]), rtol=1e-5, atol=1e-5
-            )
+            np.testing.assert_allclose(together[slot], engine.decode(state, ids[slot])[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", fake_bundle.KEPT_LAYERS)

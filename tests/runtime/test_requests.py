@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from allrounder.errors import ImageInvalid, InputInvalid, InvalidBudget, PromptTooLong, RequestCancelled, RuntimeClosed
-from allrounder.runtime import Cancellation, Runtime
+from allrounder.runtime import Cancellation, Engine, Runtime
 from allrounder.runtime.answer import Usage
 
 RGB = np.random.default_rng(3).integers(0, 256, (9, 6, 3), np.uint8)
@@ -197,8 +197,8 @@ def test_cancelling_from_another_thread(runtime):
 
 def test_a_dropped_stream_does_no_more_work(runtime, monkeypatch):
     calls = []
-    decode = type(runtime._engine).decode
-    monkeypatch.setattr(type(runtime._engine), "decode", lambda *a: calls.append(1) or decode(*a))
+    decode = Engine.decode
+    monkeypatch.setattr(Engine, "decode", lambda *a: calls.append(1) or decode(*a))
     with runtime.stream(RGB, "what?", max_new_tokens=30, temperature=8.0, seed=1) as stream:
         next(stream)
     done = len(calls)

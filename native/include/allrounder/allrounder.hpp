@@ -1,4 +1,4 @@
-// allrounder for C++17 programs: load a bundle, ask questions about images.
+// allrounder for C++17 programs: load a bundle, answer conversations with images.
 //
 //     #include <allrounder/allrounder.hpp>
 //
@@ -7,21 +7,20 @@
 //       options.ttft_ms = 200;  // the most faithful entry that gives its first token within 200 ms on this machine
 //       const auto runtime = allrounder::Runtime::load("bundles/demo", options);
 //
-//       allrounder::Request request;
-//       request.rgb = pixels.data();  // 480 rows of 640 pixels of 3 bytes
-//       request.width = 640;
-//       request.height = 480;
-//       request.question = "what is the red object?";
+//       const allrounder::Image image{pixels.data(), 640, 480};  // 480 rows of 640 pixels of 3 bytes
+//       allrounder::Request request = allrounder::Request::ask(image, "what is the red object?");
 //       request.piece = [](std::string_view text, std::int64_t) { std::cout << text << std::flush; };
 //       const allrounder::Answer answer = runtime.generate(request);
 //       std::cout << "\n" << runtime.version() << ", first token after " << answer.timing().ttft_ms << " ms\n";
+//
+//       request.messages = {{"system", {"Be brief."}}, {"user", {image, "or", other_image, "?"}}};  // a conversation
 //     } catch (const allrounder::Error& error) {
 //       std::cerr << error.name() << ": " << error.what() << "\n";
 //     }
 //
-// What it is: a header of inline code over c_api.h. What it knows: owning handles, turning errors into exceptions, and
-// carrying what a callback throws across the C interface. What it does not know: anything else; rules and threads are
-// those of c_api.h. No C++ type crosses the library's border, so any compiler and standard library will do.
+// What it is: inline code over c_api.h. What it knows: owning handles, turning errors into exceptions, and carrying what
+// a callback throws across the C interface. What it does not know: anything else; rules and threads are those of
+// c_api.h. No C++ type crosses the library's border, so any compiler and standard library will do.
 //
 // An object that was moved from may only be destroyed or assigned to.
 #ifndef ALLROUNDER_ALLROUNDER_HPP
@@ -33,30 +32,17 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "allrounder/c_api.h"
+#include "allrounder/request.hpp"
 
 namespace allrounder {
 // Records change from version to version: code that was compiled with different ones may meet in one process.
 inline namespace v0_1 {
-
-// What went wrong. `what()` says what, where, got, wanted and the remedy.
-class Error : public std::runtime_error {
- public:
-  Error(ar_status status, std::string name, const std::string& message)
-      : std::runtime_error(message), status_(status), name_(std::move(name)) {}
-  ar_status status() const noexcept { return status_; }
-  const std::string& name() const noexcept { return name_; }  // as in Python: "BundleCorrupt"
-
- private:
-  ar_status status_;
-  std::string name_;
-};
 
 // What one request took, in milliseconds by phase.
 struct Timing {
@@ -65,9 +51,11 @@ struct Timing {
   std::optional<double> tpot_ms;  // mean over the further tokens, where there are any
 };
 
-// A question's token ids on both sides of the image.
-struct PromptIds {
-  std::vector<std::int64_t> prefix, suffix;
+// Numbers of tokens.
+struct Usage {
+  std::int64_t text_tokens = 0, image_tokens = 0;  // of the prompt
+  std::int64_t kept_image_tokens = 0;              // those that stayed
+  std::int64_t new_tokens = 0;
 };
 
 struct LoadOptions {
@@ -82,120 +70,10 @@ struct LoadOptions {
   std::string provider = "cuda";           // of ONNX Runtime, on a GPU; or "tensorrt", with "cuda" behind it
   bool ids_only = false;                   // no tokenizer is read: token ids in, token ids out
   std::optional<std::string> ort_library;  // ONNX Runtime's library; default: the search order of c_api.h
+  std::optional<std::string> openvino_library;  // and OpenVINO's
   // Called in the thread that is in a call, and kept as long as the runtime. What it throws comes out of that call when
   // it ends.
   std::function<void(ar_level, std::string_view message)> log;
-};
-
-namespace detail {
-
-template <auto Free>
-struct Freed {
-  template <class T>
-  void operator()(T* handle) const noexcept {
-    Free(handle);
-  }
-};
-
-[[noreturn]] inline void invalid(const std::string& what, const char* where) {
-  throw Error(AR_INPUT_INVALID, "InputInvalid", what + "; where: " + where);
-}
-
-// What a callback of this thread threw, on its way across the C interface.
-inline std::exception_ptr& thrown() noexcept {
-  thread_local std::exception_ptr held;
-  return held;
-}
-
-// Runs a callback; nothing escapes. After one threw, further ones are not run until the call is over.
-template <class Callback>
-bool guarded(Callback&& callback) noexcept {
-  if (thrown()) return false;
-  try {
-    callback();
-    return true;
-  } catch (...) {
-    thrown() = std::current_exception();
-    return false;
-  }
-}
-
-// Makes a call of the C interface. Throws what a callback threw in it, else the error it returned.
-template <class Call>
-void checked(Call&& call) {
-  std::exception_ptr outer = std::exchange(thrown(), nullptr);  // a callback may make calls itself
-  const std::unique_ptr<ar_error, Freed<ar_error_free>> error(call());
-  const std::exception_ptr inner = std::exchange(thrown(), std::move(outer));
-  if (inner) std::rethrow_exception(inner);
-  if (error) throw Error(ar_error_status(error.get()), ar_error_name(error.get()), ar_error_message(error.get()));
-}
-
-// Makes a handle by a call of the C interface, which writes it; where a callback threw it is freed.
-template <auto Free, class Handle, class Call>
-std::unique_ptr<Handle, Freed<Free>> made(Call&& call) {
-  std::unique_ptr<Handle, Freed<Free>> owned;
-  checked([&] {
-    Handle* handle = nullptr;
-    ar_error* error = call(&handle);
-    owned.reset(handle);
-    return error;
-  });
-  return owned;
-}
-
-// In the C interface a text ends at its first zero byte, and a zero means the default; neither is to happen unseen.
-inline const char* text(const std::string& value, const char* where) {
-  if (value.find('\0') != std::string::npos) invalid("the text holds a zero byte", where);
-  return value.c_str();
-}
-inline const char* text(const std::optional<std::string>& value, const char* where) {
-  return value ? text(*value, where) : nullptr;
-}
-template <class Number>
-Number number(const std::optional<Number>& value, const char* where) {
-  if (value && *value == Number{}) invalid("zero is no value; leave it out for the default", where);
-  return value.value_or(Number{});
-}
-
-// Copies what an accessor returns.
-template <class Handle>
-std::vector<std::int64_t> ids(const std::int64_t* (*get)(const Handle*, std::size_t*), const Handle* handle) {
-  std::size_t count = 0;
-  const std::int64_t* first = get(handle, &count);
-  return {first, first + count};
-}
-
-}  // namespace detail
-
-// Ends the requests that it was given to; stays cancelled.
-class Cancellation {
- public:
-  Cancellation() : handle_(detail::made<ar_cancellation_free, ar_cancellation>(ar_cancellation_new)) {}
-  void cancel() const noexcept { ar_cancellation_cancel(handle_.get()); }  // from any thread; returns at once
-  ar_cancellation* get() const noexcept { return handle_.get(); }
-
- private:
-  std::unique_ptr<ar_cancellation, detail::Freed<ar_cancellation_free>> handle_;
-};
-
-// One question about one image, by its text or by token ids. The pixels are read before the first piece is given, and
-// not kept; until then nobody may change them.
-struct Request {
-  const std::uint8_t* rgb = nullptr;  // height rows of width pixels of 3 bytes: red, green, blue
-  std::int64_t width = 0, height = 0;
-  std::int64_t row_bytes = 0;                        // from one row to the next; 0: 3 * width
-  std::string question;                              // plain text: what spells a special token in it stays text
-  std::vector<std::int64_t> prefix_ids, suffix_ids;  // in place of a question: what is before and after the image
-  std::optional<std::int64_t> max_new_tokens;        // default: 128, or the bundle's limit where that is lower
-  double temperature = 0;                            // 0: the best token
-  std::int64_t top_k = 0;                            // 0: all
-  double top_p = 1;
-  std::optional<std::uint64_t> seed;  // same seed, same draws; they are not those of Python's runtime
-  std::vector<std::string> stop;      // texts that end the answer and are not part of it
-  const Cancellation* cancel = nullptr;
-  // Called with each piece of text as it comes, in the thread of `generate`, and how many tokens were drawn so far.
-  // What it throws ends the request and comes out of `generate`.
-  std::function<void(std::string_view text, std::int64_t token_count)> piece;
 };
 
 class Answer {
@@ -210,6 +88,12 @@ class Answer {
   std::vector<std::int64_t> prompt_ids() const { return detail::ids(ar_answer_prompt_ids, handle_.get()); }
   std::vector<std::int64_t> keep_indices() const { return detail::ids(ar_answer_keep_indices, handle_.get()); }
   std::vector<std::int64_t> kept_layers() const { return detail::ids(ar_answer_kept_layers, handle_.get()); }
+  Usage usage() const noexcept {
+    ar_usage raw{};
+    raw.size = sizeof raw;
+    ar_answer_usage(handle_.get(), &raw);
+    return {raw.text_tokens, raw.image_tokens, raw.kept_image_tokens, raw.new_tokens};
+  }
   ar_finish finish() const noexcept { return ar_answer_finish(handle_.get()); }
   Timing timing() const noexcept {
     ar_timing raw{};
@@ -222,6 +106,12 @@ class Answer {
 
  private:
   std::unique_ptr<ar_answer, detail::Freed<ar_answer_free>> handle_;
+};
+
+// What became of one request of several: an answer, or an error.
+struct Outcome {
+  std::optional<Answer> answer;
+  std::optional<Error> error;
 };
 
 // A bundle of which nothing runs; needs no ONNX Runtime.
@@ -239,7 +129,7 @@ class Bundle {
   std::unique_ptr<ar_bundle, detail::Freed<ar_bundle_free>> handle_;
 };
 
-// Answers questions with one engine of a bundle. Any number of threads may ask at once.
+// Answers conversations with one engine of a bundle. Any number of threads may ask at once.
 class Runtime {
  public:
   // Opens a bundle and the entry to be used; without version and target the most faithful of all. c_api.h says what is
@@ -259,21 +149,38 @@ class Runtime {
   }
 
   Answer generate(const Request& request) const {
-    std::vector<const char*> stops;
-    for (const std::string& stop : request.stop) stops.push_back(detail::text(stop, "stop"));
-    ar_request raw = lowered(request);
-    raw.stop = stops.data();
-    raw.stop_count = stops.size();
-    const auto ask = [&](ar_answer** answer) { return ar_generate(handle(), &raw, answer); };
+    const detail::Lowered lowered(request);
+    const auto ask = [&](ar_answer** answer) { return ar_generate(handle(), &lowered.raw(), answer); };
     return Answer(detail::made<ar_answer_free, ar_answer>(ask).release());
   }
 
-  // Gives the ids around the image for a question, as `generate` would.
-  PromptIds encode(const std::string& question) const {
-    const auto prompt = detail::made<ar_prompt_free, ar_prompt>([&](ar_prompt** ids) {
-      return ar_prompt_encode(handle(), question.c_str(), question.size(), ids);
+  // Answers several requests, up to the bundle's limit: together where the entry's layers are static. One request's
+  // failure ends that one alone. What a `piece` throws comes out of here, when the others have ended.
+  std::vector<Outcome> generate_batch(const std::vector<Request>& requests) const {
+    const std::vector<detail::Lowered> lowered(requests.begin(), requests.end());
+    std::vector<ar_request> raw;
+    for (const detail::Lowered& each : lowered) raw.push_back(each.raw());
+    std::vector<ar_answer*> answers(raw.size());
+    std::vector<ar_error*> errors(raw.size());
+    std::vector<Outcome> outcomes(raw.size());
+    detail::checked([&] {
+      ar_error* failed = ar_generate_batch(handle(), raw.data(), raw.size(), answers.data(), errors.data());
+      for (std::size_t index = 0; index < raw.size(); ++index) {
+        const std::unique_ptr<ar_error, detail::Freed<ar_error_free>> error(errors[index]);
+        if (answers[index]) outcomes[index].answer.emplace(answers[index]);
+        if (error) outcomes[index].error = detail::as_error(error.get());
+      }
+      return failed;
     });
-    return {detail::ids(ar_prompt_prefix_ids, prompt.get()), detail::ids(ar_prompt_suffix_ids, prompt.get())};
+    return outcomes;
+  }
+
+  // Gives the ids of a conversation, with one placeholder per image, as `generate` would. No image is read.
+  std::vector<std::int64_t> encode(const std::vector<Message>& messages) const {
+    const detail::Messages raw(messages);
+    const auto prompt = detail::made<ar_prompt_free, ar_prompt>(
+        [&](ar_prompt** ids) { return ar_prompt_encode(handle(), raw.data(), raw.size(), ids); });
+    return detail::ids(ar_prompt_ids, prompt.get());
   }
 
   // No new requests; those that run are cancelled before their next step, or awaited. Returns when nothing runs.
@@ -318,42 +225,14 @@ class Runtime {
     raw.provider = detail::text(options.provider, "provider");
     raw.ids_only = options.ids_only ? 1 : 0;
     raw.ort_library = detail::text(options.ort_library, "ort_library");
+    raw.openvino_library = detail::text(options.openvino_library, "openvino_library");
     if (state->log) raw.log = on_log;
     raw.user = state;
     return raw;
   }
 
-  static ar_request lowered(const Request& request) {
-    ar_request raw{};
-    raw.size = sizeof raw;
-    raw.rgb = request.rgb;
-    raw.width = request.width;
-    raw.height = request.height;
-    raw.row_bytes = request.row_bytes;
-    const bool by_ids = request.question.empty() && !(request.prefix_ids.empty() && request.suffix_ids.empty());
-    raw.question = by_ids ? nullptr : request.question.c_str();
-    raw.question_bytes = request.question.size();
-    raw.prefix_ids = request.prefix_ids.data();
-    raw.prefix_count = request.prefix_ids.size();
-    raw.suffix_ids = request.suffix_ids.data();
-    raw.suffix_count = request.suffix_ids.size();
-    raw.max_new_tokens = detail::number(request.max_new_tokens, "max_new_tokens");
-    raw.temperature = request.temperature;
-    raw.top_k = request.top_k;
-    raw.top_p = detail::number(std::optional(request.top_p), "top_p");
-    raw.seeded = request.seed ? 1 : 0;
-    raw.seed = request.seed.value_or(0);
-    raw.cancel = request.cancel ? request.cancel->get() : nullptr;
-    if (request.piece) raw.piece = on_piece;
-    raw.user = const_cast<Request*>(&request);
-    return raw;
-  }
-
   static void on_log(void* user, ar_level level, const char* message) {
     detail::guarded([&] { static_cast<State*>(user)->log(level, message); });
-  }
-  static int on_piece(void* user, const char* text, std::size_t bytes, std::int64_t token_count) {
-    return detail::guarded([&] { static_cast<Request*>(user)->piece({text, bytes}, token_count); }) ? 0 : 1;
   }
 
   std::unique_ptr<State> state_;

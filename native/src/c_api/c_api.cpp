@@ -109,6 +109,27 @@ ar_error* ar_generate(ar_runtime* runtime, const ar_request* request, ar_answer*
   });
 }
 
+ar_error* ar_generate_batch(ar_runtime* runtime, const ar_request* requests, size_t count, ar_answer** answers,
+                            ar_error** errors) {
+  return ar::guard([&] {
+    ar::require(runtime, "runtime");
+    if (count == 0) return;
+    ar::require(requests, "requests");
+    ar::require(answers, "answers");
+    ar::require(errors, "errors");
+    std::vector<ar::Request> all;
+    for (size_t index = 0; index < count; ++index) all.push_back(ar::request_of(requests[index]));
+    std::vector<ar::Outcome> outcomes = runtime->runtime->generate_all(all);
+    for (size_t index = 0; index < count; ++index) {  // from here on nothing fails that is not one request's own
+      answers[index] = nullptr;
+      errors[index] = ar::guard([&, &it = outcomes[index]] {
+        if (it.error) std::rethrow_exception(it.error);
+        answers[index] = new ar_answer{*std::move(it.answer)};
+      });
+    }
+  });
+}
+
 const char* ar_answer_text(const ar_answer* answer, size_t* bytes) {
   if (bytes != nullptr) *bytes = answer != nullptr ? answer->answer.text.size() : 0;
   return answer != nullptr ? answer->answer.text.c_str() : nullptr;
@@ -132,20 +153,21 @@ void ar_answer_timing(const ar_answer* answer, ar_timing* timing) {
   if (answer == nullptr || timing == nullptr || timing->size != sizeof *timing) return;
   *timing = ar::timing_of(answer->answer.timing);
 }
+void ar_answer_usage(const ar_answer* answer, ar_usage* usage) {
+  if (answer == nullptr || usage == nullptr || usage->size != sizeof *usage) return;
+  *usage = ar::usage_of(answer->answer.usage);
+}
 void ar_answer_free(ar_answer* answer) { delete answer; }
 
-ar_error* ar_prompt_encode(ar_runtime* runtime, const char* question, size_t bytes, ar_prompt** prompt) {
+ar_error* ar_prompt_encode(ar_runtime* runtime, const ar_message* messages, size_t count, ar_prompt** prompt) {
   return ar::guard([&] {
     ar::require(runtime, "runtime");
-    ar::require(question, "question");
     ar::require(prompt, "prompt");
-    *prompt = new ar_prompt{runtime->runtime->encode(bytes != 0 ? std::string(question, bytes) : question)};
+    std::vector<ar::Image> unread;
+    *prompt = new ar_prompt{runtime->runtime->encode(ar::messages_of(messages, count, unread))};
   });
 }
-const int64_t* ar_prompt_prefix_ids(const ar_prompt* prompt, size_t* count) {
-  return row_of(prompt, [](const ar_prompt& it) -> auto& { return it.ids.prefix_ids; }, count);
-}
-const int64_t* ar_prompt_suffix_ids(const ar_prompt* prompt, size_t* count) {
-  return row_of(prompt, [](const ar_prompt& it) -> auto& { return it.ids.suffix_ids; }, count);
+const int64_t* ar_prompt_ids(const ar_prompt* prompt, size_t* count) {
+  return row_of(prompt, [](const ar_prompt& it) -> auto& { return it.ids; }, count);
 }
 void ar_prompt_free(ar_prompt* prompt) { delete prompt; }

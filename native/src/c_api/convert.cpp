@@ -46,22 +46,55 @@ Weights weights_of(const ar_weights& given) {
   }
 }
 
-std::vector<int64_t> ids_of(const int64_t* ids, std::size_t count, const char* name) {
-  if (count != 0) require(ids, name);
-  return count != 0 ? std::vector<int64_t>(ids, ids + count) : std::vector<int64_t>{};
+std::string text_of(const char* text, std::size_t bytes) { return bytes != 0 ? std::string(text, bytes) : text; }
+
+Image image_of(const ar_part& part) { return {part.rgb, part.width, part.height, part.row_bytes}; }
+
+Message message_of(const ar_message& given, std::vector<Image>& images) {
+  check_size(given, "ar_message");
+  require(given.role, "role");
+  if (given.part_count != 0) require(given.parts, "parts");
+  Message message{given.role, {}};
+  for (std::size_t index = 0; index < given.part_count; ++index) {
+    const ar_part& part = given.parts[index];
+    check_size(part, "ar_part");
+    const bool is_image = part.text == nullptr;
+    if (!is_image && part.rgb != nullptr) {
+      throw Error(AR_INPUT_INVALID, "a part is a text or an image, not both", {"parts", "text and rgb", "", ""});
+    }
+    if (is_image) images.push_back(image_of(part));
+    message.parts.push_back({is_image, is_image ? "" : text_of(part.text, part.text_bytes)});
+  }
+  return message;
 }
 
-std::variant<std::string, PromptIds> prompt_of(const ar_request& given) {
-  const bool by_ids = given.prefix_count != 0 || given.suffix_count != 0;
-  if (by_ids == (given.question != nullptr)) {
-    throw Error(AR_INPUT_INVALID, by_ids ? "give a question or token ids, not both" : "there is no question",
-                {"question", "", "a text, or ids on both sides of the image", ""});
+std::vector<Image> images_of(const ar_request& given) {
+  if (given.image_count != 0) require(given.images, "images");
+  std::vector<Image> images;
+  for (std::size_t index = 0; index < given.image_count; ++index) {
+    const ar_part& part = given.images[index];
+    check_size(part, "ar_part");
+    if (part.text != nullptr) throw Error(AR_INPUT_INVALID, "an image has no text", {"images", "a text", "", ""});
+    images.push_back(image_of(part));
   }
-  if (by_ids) {
-    return PromptIds{ids_of(given.prefix_ids, given.prefix_count, "prefix_ids"),
-                     ids_of(given.suffix_ids, given.suffix_count, "suffix_ids")};
+  return images;
+}
+
+// Takes the prompt, and its images.
+void take_prompt(const ar_request& given, Request& request) {
+  const bool by_messages = given.messages != nullptr, by_text = given.text != nullptr, by_ids = given.ids != nullptr;
+  if (by_messages + by_text + by_ids != 1 || (by_messages && given.image_count != 0)) {
+    throw Error(AR_INPUT_INVALID, "a request has one prompt",
+                {"ar_request", std::to_string(by_messages + by_text + by_ids) + " of messages, text and ids",
+                 "messages with their images, or text and images, or ids and images", ""});
   }
-  return given.question_bytes != 0 ? std::string(given.question, given.question_bytes) : std::string(given.question);
+  if (by_messages) {
+    request.prompt = messages_of(given.messages, given.message_count, request.images);
+    return;
+  }
+  request.images = images_of(given);
+  if (by_text) request.prompt = Rendered{text_of(given.text, given.text_bytes)};
+  if (by_ids) request.prompt = Ids(given.ids, given.ids + given.id_count);
 }
 
 std::vector<std::string> stop_of(const ar_request& given) {
@@ -97,6 +130,7 @@ LoadOptions load_options_of(const ar_load_options* given) {
   if (raw.device != nullptr) options.engine.device = raw.device;
   if (raw.provider != nullptr) options.engine.provider = raw.provider;
   if (raw.ort_library != nullptr) options.engine.ort_library = raw.ort_library;
+  if (raw.openvino_library != nullptr) options.engine.openvino_library = raw.openvino_library;
   if (raw.log != nullptr) {
     options.engine.log = [log = raw.log, user = raw.user](Level level, const std::string& message) {
       log(user, level == Level::kInfo ? AR_LOG_INFO : AR_LOG_WARNING, message.c_str());
@@ -105,11 +139,18 @@ LoadOptions load_options_of(const ar_load_options* given) {
   return options;
 }
 
+std::vector<Message> messages_of(const ar_message* messages, std::size_t count, std::vector<Image>& images) {
+  if (count != 0) require(messages, "messages");
+  std::vector<Message> all;
+  for (std::size_t index = 0; index < count; ++index) all.push_back(message_of(messages[index], images));
+  return all;
+}
+
 Request request_of(const ar_request& raw) {
   check_size(raw, "ar_request");
   Request request;
-  request.image = {raw.rgb, raw.width, raw.height, raw.row_bytes};
-  request.prompt = prompt_of(raw);
+  take_prompt(raw, request);
+  if (raw.keep != 0) request.keep = raw.keep;
   if (raw.max_new_tokens != 0) request.max_new_tokens = raw.max_new_tokens;
   request.sampling = {raw.temperature, raw.top_k, raw.top_p != 0 ? raw.top_p : 1.0,
                       raw.seeded != 0 ? std::optional(raw.seed) : std::nullopt};
@@ -122,6 +163,10 @@ Request request_of(const ar_request& raw) {
 ar_timing timing_of(const Timing& timing) {
   return {sizeof(ar_timing), timing.preprocess_ms, timing.vision_ms, timing.router_ms,
           timing.prefill_ms, timing.decode_ms,     timing.ttft_ms,   timing.tpot_ms.value_or(-1)};
+}
+
+ar_usage usage_of(const Usage& usage) {
+  return {sizeof(ar_usage), usage.text_tokens, usage.image_tokens, usage.kept_image_tokens, usage.new_tokens};
 }
 
 }  // namespace ar

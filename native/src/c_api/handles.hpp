@@ -27,7 +27,7 @@ struct ar_answer {
 };
 
 struct ar_prompt {
-  ar::PromptIds ids;
+  std::vector<int64_t> ids;
 };
 
 struct ar_cancellation {
@@ -65,6 +65,8 @@ inline void require(const void* argument, const char* name) {
 // The structs of the C interface as the runtime's records, and back; all throw AR_INPUT_INVALID.
 LoadOptions load_options_of(const ar_load_options* given);  // NULL: the defaults
 Request request_of(const ar_request& raw);
+std::vector<Message> messages_of(const ar_message* messages, std::size_t count, std::vector<Image>& images);
 ar_timing timing_of(const Timing& timing);
+ar_usage usage_of(const Usage& usage);
 
 }  // namespace ar

@@ -13,7 +13,7 @@
 namespace ar {
 namespace {
 
-__extension__ typedef unsigned __int128 Product;  // tokens times layers of any manifest
+__extension__ typedef unsigned __int128 Product;  // 576 tokens times the layers of any manifest
 
 constexpr double kUnknown = std::numeric_limits<double>::infinity();
 
@@ -56,7 +56,8 @@ Rank rank(const std::vector<Entry>& entries, std::size_t index) {
   const Entry& entry = entries[index];
   const bool full = entry.pruning.version == kFull;
   const std::optional<double> kl = full ? std::optional<double>(full_kl(entries, entry.precision)) : kl_of(entry);
-  const Product budget = static_cast<Product>(entry.pruning.keep) * static_cast<Product>(entry.pruning.layers);
+  // T x L for an image of 576 tokens: by it budgets are ordered, whatever a prompt's images are.
+  const Product budget = static_cast<Product>(entry.pruning.keep.of(576)) * static_cast<Product>(entry.pruning.layers);
   return {!kl, kl.value_or(0.0), !full, budget, significand_bits(entry.precision), index};
 }
 

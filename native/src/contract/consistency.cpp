@@ -37,28 +37,35 @@ void check_kept_layers(const Pruning& pruning, const Model& model, const std::st
           ""});
 }
 
+std::string shown(const Keep& keep) {
+  return std::to_string(keep.numerator) + (keep.denominator > 1 ? "/" + std::to_string(keep.denominator) : "");
+}
+
 void check_pruning(const Pruning& pruning, const Model& model, const std::string& place) {
+  const Keep& keep = pruning.keep;
+  if (keep.denominator > 1 && keep.numerator > keep.denominator) {
+    refuse("an entry has an impossible keep rule", {place, shown(keep), "a share up to 1, or a count from 2 on", ""});
+  }
   check_budget("prune layer", pruning.prune_layer, 0, model.layers - 1, place);
-  check_budget("image tokens", pruning.keep, 1, model.image_tokens, place);
   check_budget("decoder layers", pruning.layers, std::max<int64_t>(pruning.prune_layer, 1), model.layers, place);
-  const bool whole = pruning.keep == model.image_tokens && pruning.layers == model.layers;
+  const bool whole = keep.everything() && pruning.layers == model.layers;
   if (pruning.version == kFull && (!whole || pruning.dynamic())) {
     refuse("full keeps everything and is static",
-           {place, std::to_string(pruning.keep) + "/" + std::to_string(pruning.layers) + ", " + pruning.layer_policy,
-            std::to_string(model.image_tokens) + "/" + std::to_string(model.layers) + ", static", ""});
+           {place, shown(keep) + "/" + std::to_string(pruning.layers) + ", " + pruning.layer_policy,
+            "1/" + std::to_string(model.layers) + ", static", ""});
   }
   check_kept_layers(pruning, model, place);
 }
 
 void check_router(const Entry& entry, const Model& model, const std::string& place) {
-  const bool routes = entry.pruning.keep < model.image_tokens || entry.pruning.dynamic();
+  const bool routes = !entry.pruning.keep.everything() || entry.pruning.dynamic();
   if (routes && !entry.graphs.router) refuse("an entry that routes has no router graph", {place, "", "", ""});
   if (entry.graphs.router && !model.router)
     refuse("a router graph without a router in `model`", {place, quoted(*entry.graphs.router), "", ""});
 }
 
 void check_listed(const EntryGraphs& graphs, const std::map<std::string, int64_t>& files, const std::string& place) {
-  std::vector<std::string> paths = {graphs.preprocess, graphs.vision, graphs.prefill, graphs.decode};
+  std::vector<std::string> paths = {graphs.preprocess, graphs.vision, graphs.decoder};
   if (graphs.router) paths.push_back(*graphs.router);
   for (const std::string& path : paths) {
     if (files.count(path) == 0) refuse("a graph is not among the listed files", {place, quoted(path), "", ""});

@@ -30,6 +30,7 @@ const char* error_name(ar_status status) noexcept {
     case AR_UNKNOWN_VERSION: return "UnknownVersion";
     case AR_IMAGE_INVALID: return "ImageInvalid";
     case AR_PROMPT_TOO_LONG: return "PromptTooLong";
+    case AR_INVALID_BUDGET: return "InvalidBudget";
     case AR_BUNDLE_ERROR: return "BundleError";
     case AR_BUNDLE_CORRUPT: return "BundleCorrupt";
     case AR_BUNDLE_FROM_FUTURE: return "BundleFromFuture";

@@ -1,5 +1,8 @@
 #include "contract/manifest.hpp"
 
+#include <charconv>
+#include <numeric>
+
 #include "contract/error.hpp"
 #include "contract/json_reader.hpp"
 
@@ -11,6 +14,27 @@ struct Checked {};  // a record that is checked, and not kept: nobody here needs
 std::string read_precision(const JsonView& view) { return read_one_of(view, {"fp32", "fp16", "bf16"}); }
 
 std::string read_policy(const JsonView& view) { return read_one_of(view, {"static", "dynamic"}); }
+
+// Reads 1 to `digits` digits, the first no zero, from `at` on and moves behind them; else 0.
+int64_t read_digits(const std::string& text, std::size_t& at, std::size_t digits) {
+  const std::size_t end = std::min(text.find_first_not_of("0123456789", at), text.size());
+  int64_t number = 0;
+  if (end == at || end - at > digits || text[at] == '0') return 0;
+  std::from_chars(text.data() + at, text.data() + end, number);
+  at = end;
+  return number;
+}
+
+Keep read_keep(const JsonView& view) {
+  const std::string text = read_text(view);
+  std::size_t at = 0;
+  Keep keep{read_digits(text, at, 9), 1};
+  if (keep.numerator > 0 && at < text.size() && text[at] == '/') keep.denominator = read_digits(text, ++at, 10);
+  if (keep.numerator == 0 || keep.denominator == 0 || at < text.size())
+    view.refuse("Expected a share as '1/4', a count as '144', or '1', got " + quoted(text, 80));
+  const int64_t divisor = std::gcd(keep.numerator, keep.denominator);
+  return {keep.numerator / divisor, keep.denominator / divisor};
+}
 
 int64_t read_schema(const JsonView& view) {
   const int64_t schema = read_count(view);
@@ -32,23 +56,50 @@ constexpr auto read_model = record<Model>([](JsonFields& fields, Model& model) {
   fields.check({"digest"}, read_sha256);
   fields.need("router", model.router, nullable(read_sha256));
   fields.need("image_tokens", model.image_tokens, read_positive);
+  fields.need("image_token_id", model.image_token_id, read_count);
   fields.need("layers", model.layers, read_positive);
   fields.need("vocabulary", model.vocabulary, read_positive);
+  fields.need("max_positions", model.max_positions, read_positive);
   fields.check({"hidden", "image_size"}, read_positive);
   fields.need("stop_ids", model.stop_ids, list(read_count));
 });
 
-constexpr auto read_prompt = record<PromptTemplate>([](JsonFields& fields, PromptTemplate& prompt) {
-  fields.need("before_image", prompt.before_image, read_text);
-  fields.need("after_image", prompt.after_image, read_text);
-  fields.need("after_question", prompt.after_question, read_text);
-  fields.may("prefix_special", prompt.prefix_special, read_bool);
+constexpr auto read_role = record<RoleLiterals>([](JsonFields& fields, RoleLiterals& role) {
+  fields.need("empty", role.empty, read_text);
+  fields.need("before_text", role.before_text, read_text);
+  fields.need("before_image", role.before_image, read_text);
+  fields.need("text_text", role.text_text, read_text);
+  fields.need("text_image", role.text_image, read_text);
+  fields.need("image_text", role.image_text, read_text);
+  fields.need("image_image", role.image_image, read_text);
+  fields.need("after_text", role.after_text, read_text);
+  fields.need("after_image", role.after_image, read_text);
+});
+
+constexpr auto read_literals = record<ChatLiterals>([](JsonFields& fields, ChatLiterals& literals) {
+  fields.need("begin", literals.begin, read_text);
+  fields.need("begin_without_system", literals.begin_without_system, read_text);
+  fields.need("generation", literals.generation, read_text);
+  fields.need("images_first", literals.images_first, read_bool);
+  fields.need("trims", literals.trims, read_bool);
+  fields.need("roles", literals.roles, table(read_role));
+});
+
+constexpr auto read_chat = record<ChatTemplate>([](JsonFields& fields, ChatTemplate& chat) {
+  std::map<std::string, std::string> special_tokens;
+  fields.check({"template"}, read_text);
+  fields.need("special_tokens", special_tokens, table(read_text));
+  fields.need("image_token", chat.image_token, read_text);
+  fields.may("literals", chat.literals, nullable(read_literals));
+  chat.begin_token = special_tokens["bos_token"];
 });
 
 constexpr auto read_limits = record<Limits>([](JsonFields& fields, Limits& limits) {
+  fields.need("images", limits.images, read_count);
+  fields.need("image_tokens", limits.image_tokens, read_count);
   fields.need("text_tokens", limits.text_tokens, read_positive);
   fields.need("new_tokens", limits.new_tokens, read_positive);
-  fields.check({"batch"}, read_positive);
+  fields.need("batch", limits.batch, read_positive);
 });
 
 constexpr auto read_bytes = record<int64_t>([](JsonFields& fields, int64_t& bytes) {
@@ -99,13 +150,12 @@ constexpr auto read_graphs = record<EntryGraphs>([](JsonFields& fields, EntryGra
   fields.need("preprocess", graphs.preprocess, read_text);
   fields.need("vision", graphs.vision, read_text);
   fields.need("router", graphs.router, nullable(read_text));
-  fields.need("prefill", graphs.prefill, read_text);
-  fields.need("decode", graphs.decode, read_text);
+  fields.need("decoder", graphs.decoder, read_text);
 });
 
 constexpr auto read_pruning = record<Pruning>([](JsonFields& fields, Pruning& pruning) {
   fields.need("version", pruning.version, read_text);
-  fields.need("keep", pruning.keep, read_positive);
+  fields.need("keep", pruning.keep, read_keep);
   fields.need("layers", pruning.layers, read_positive);
   fields.need("prune_layer", pruning.prune_layer, read_count);
   fields.need("layer_policy", pruning.layer_policy, read_policy);
@@ -131,7 +181,7 @@ constexpr auto read_manifest = record<Manifest>([](JsonFields& fields, Manifest&
   fields.check({"schema"}, read_schema);
   fields.need("producer", manifest.producer, read_text);
   fields.need("model", manifest.model, read_model);
-  fields.need("prompt", manifest.prompt, read_prompt);
+  fields.need("chat", manifest.chat, read_chat);
   fields.need("limits", manifest.limits, read_limits);
   fields.need("files", manifest.files, table(read_bytes));
   fields.need("entries", manifest.entries, list(read_entry));
@@ -153,11 +203,16 @@ std::string Entry::label() const {
 
 void check_schema(std::string_view json, const std::string& where) {
   const std::optional<JsonInteger> schema = schema_number(json);
-  if (!schema || (schema->fits && schema->magnitude <= uint64_t{kSchema})) return;
-  const std::string got = schema->fits ? std::to_string(schema->magnitude) : "beyond 2^64";
+  if (!schema || (schema->fits && schema->magnitude == uint64_t{kSchema})) return;
+  const std::string got = "schema " + (schema->fits ? std::to_string(schema->magnitude) : "beyond 2^64");
+  const std::string wanted = "schema " + std::to_string(kSchema);
+  if (schema->fits && schema->magnitude < uint64_t{kSchema}) {
+    throw Error(AR_BUNDLE_CORRUPT, "the bundle is of an older allrounder, which this one does not read",
+                {where, got, wanted,
+                 "build it again into an empty directory: python build_engine.py --version par-lite --out DIRECTORY"});
+  }
   throw Error(AR_BUNDLE_FROM_FUTURE, "the manifest is from the future",
-              {where, "schema " + got, "schema " + std::to_string(kSchema) + " or older",
-               "update allrounder, or build the bundle again with this one"});
+              {where, got, wanted, "update allrounder, or build the bundle again with this one"});
 }
 
 Manifest decode_manifest(std::string_view json, const std::string& where) {

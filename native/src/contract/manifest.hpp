@@ -16,7 +16,7 @@
 
 namespace ar {
 
-inline constexpr int64_t kSchema = 1;  // the only one; a newer one is from the future
+inline constexpr int64_t kSchema = 3;  // the only one; a newer one is from the future
 inline constexpr const char* kFull = "full";
 
 struct Machine {  // a machine as far as latency depends on it
@@ -31,22 +31,44 @@ struct Machine {  // a machine as far as latency depends on it
 
 struct Model {
   std::optional<std::string> router;  // sha256
-  int64_t image_tokens = 0;           // N
+  int64_t image_tokens = 0;           // of one image
+  int64_t image_token_id = 0;         // the placeholder of an image in a prompt
   int64_t layers = 0;                 // M
   int64_t vocabulary = 0;
+  int64_t max_positions = 0;      // the longest sequence that the model takes
   std::vector<int64_t> stop_ids;  // any of them ends an answer
 };
 
-struct PromptTemplate {
-  std::string before_image;
-  std::string after_image;
-  std::string after_question;
-  bool prefix_special = true;  // the tokenizer's own leading tokens come before `before_image`
+// What a chat template writes in messages of one role. Of an image it writes the image token between these.
+struct RoleLiterals {
+  std::string empty;                      // for a message without a part
+  std::string before_text, before_image;  // where a text or an image is the first part
+  std::string text_text, text_image, image_text, image_image;  // between two parts
+  std::string after_text, after_image;                         // where one is the last part
+};
+
+// A chat template that is literal strings alone.
+struct ChatLiterals {
+  std::string begin;                 // before a first message of the role system
+  std::string begin_without_system;  // before another one
+  std::string generation;            // where the answer begins
+  bool images_first = false;         // all images of a message before its texts
+  bool trims = false;                // texts without the white space at their ends
+  std::map<std::string, RoleLiterals> roles;
+};
+
+struct ChatTemplate {
+  std::string begin_token;  // the model's own, or empty
+  std::string image_token;  // what the template writes where an image stands
+  std::optional<ChatLiterals> literals;  // none: the template is a program, which this runtime does not run
 };
 
 struct Limits {
-  int64_t text_tokens = 0;  // prefix and suffix ids together
+  int64_t images = 0;        // of one request
+  int64_t image_tokens = 0;  // of all images of one request
+  int64_t text_tokens = 0;   // of one prompt, the template's included
   int64_t new_tokens = 0;
+  int64_t batch = 0;  // requests that are decoded together
 };
 
 struct Fidelity {
@@ -65,12 +87,21 @@ struct Latency {
 struct EntryGraphs {  // paths relative to the bundle
   std::string preprocess, vision;
   std::optional<std::string> router;
-  std::string prefill, decode;
+  std::string decoder;
+};
+
+// Which image tokens of an image are kept: a share, or a count; the rule of allrounder/versions.py.
+struct Keep {
+  int64_t numerator = 1, denominator = 1;  // in lowest terms; a count from 2 on has denominator 1
+
+  bool everything() const { return numerator == denominator; }
+  // Returns T of an image of N tokens: a share rounded half up, at least 1; a count, at most N.
+  int64_t of(int64_t tokens) const;
 };
 
 struct Pruning {
   std::string version;
-  int64_t keep = 0;                                 // T image tokens
+  Keep keep;
   int64_t layers = 0;                               // L
   int64_t prune_layer = 0;                          // K
   std::string layer_policy;                         // "static" or "dynamic"
@@ -97,13 +128,14 @@ struct Entry {
 struct Manifest {
   std::string producer;
   Model model;
-  PromptTemplate prompt;
+  ChatTemplate chat;
   Limits limits;
   std::map<std::string, int64_t> files;  // their bytes, by path
   std::vector<Entry> entries;
 };
 
-// Reads the schema number alone. Throws AR_BUNDLE_FROM_FUTURE where it is newer than this program.
+// Reads the schema number alone. Throws AR_BUNDLE_FROM_FUTURE where it is newer than this program, AR_BUNDLE_CORRUPT
+// where it is older.
 void check_schema(std::string_view json, const std::string& where);
 
 // Reads a manifest; its schema number before anything else. Refuses exactly what msgspec refuses in Python: unknown or

@@ -7,7 +7,7 @@
 namespace ar {
 namespace {
 
-constexpr const Backend* kBackends[] = {&kOnnxRuntimeBackend, &kTensorRtBackend};
+constexpr const Backend* kBackends[] = {&kOnnxRuntimeBackend, &kOpenVinoBackend, &kTensorRtBackend};
 
 const Backend* found(const std::string& name) {
   const auto* each = std::find_if(std::begin(kBackends), std::end(kBackends),
@@ -50,9 +50,9 @@ const Backend& backend(const std::string& name) {
               {"", quoted(name), known(), ""});
 }
 
-std::optional<std::string> why_not(const std::string& name) {
+std::optional<std::string> why_not(const std::string& name, const EngineOptions& options) {
   try {
-    return backend(name).why_not();
+    return backend(name).why_not(options);
   } catch (const Error& error) {
     return error.what();
   }
@@ -64,11 +64,11 @@ void check_precision(const Entry& entry, const EngineOptions& options) {
   if (!lacking || !runs_on_cpu(entry.backend, options)) return;
   throw Error(AR_ENGINE_UNAVAILABLE, entry.backend + " does not compute in " + entry.precision + " on a CPU",
               {entry.label(), "device " + quoted(options.device), "a GPU (device \"cuda\")",
-               "load it there, or build for the CPU: --precision fp32"});
+               "load it there, or build for the CPU: --precision fp32, or --backend openvino"});
 }
 
 std::optional<std::string> why_not(const Entry& entry, const EngineOptions& options) {
-  if (std::optional<std::string> reason = why_not(entry.backend)) return reason;
+  if (std::optional<std::string> reason = why_not(entry.backend, options)) return reason;
   try {
     check_precision(entry, options);
   } catch (const Error& error) {

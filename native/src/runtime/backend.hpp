@@ -23,6 +23,7 @@ namespace ar {
 
 // Backends' names in manifests.
 inline constexpr const char* kOnnxRuntime = "onnxruntime";
+inline constexpr const char* kOpenVino = "openvino";
 inline constexpr const char* kTensorRt = "tensorrt";
 
 enum class Kind { kUint8, kBool, kInt64, kFloat32, kFloat16, kBfloat16, kOther };
@@ -64,14 +65,24 @@ class Cell : public Tensor {
   virtual void* values() = 0;
 };
 
-// A session with every input and output tied to memory.
-class Bound : public Interface {
- public:
-  virtual void run() = 0;  // throws AR_BACKEND_ERROR
-};
-
 using TensorPtr = std::shared_ptr<const Tensor>;
 using Tensors = std::map<std::string, TensorPtr>;
+
+// A session with its inputs, and outputs that are to lie somewhere, tied to memory.
+class Bound : public Interface {
+ public:
+  // Computes the outputs from what the inputs hold now; returns those that are tied to nothing, in the host's memory.
+  // Throws AR_BACKEND_ERROR: the library failed, or an output has another shape than what it is tied to.
+  virtual Tensors run() = 0;
+};
+
+// Caches of several sequences in one block, [B, G, C, D], zeroed when made.
+class Slots : public Interface {
+ public:
+  virtual TensorPtr first(int64_t sequences) const = 0;  // [sequences, G, C, D] of the block
+  virtual TensorPtr row(int64_t slot) const = 0;         // [1, G, C, D] of it
+  virtual void move(int64_t from, int64_t to) = 0;       // copies one sequence over another
+};
 using Feed = std::variant<TensorPtr, Array>;
 using Feeds = std::map<std::string, Feed>;
 
@@ -87,6 +98,10 @@ class Session : public Interface {
   virtual std::unique_ptr<Bound> bind(const Tensors& inputs, const Tensors& outputs) const = 0;
   // Returns a cell that holds a copy of the values.
   virtual std::shared_ptr<Cell> cell(const Array& values) const = 0;
+  // Returns zeros for an input; -1 takes the extent that the graph states.
+  virtual TensorPtr zeros(const std::string& input, const Shape& shape) const = 0;
+  // Returns caches for a cache input. Throws AR_ENGINE_UNAVAILABLE where this backend holds one sequence alone.
+  virtual std::unique_ptr<Slots> slots(const std::string& input, int64_t sequences, int64_t rows) const = 0;
 };
 
 // A backend, as functions.
@@ -100,19 +115,20 @@ struct Backend {
   // Returns this machine as far as the latency of engines opened with `options` depends on it. Throws
   // AR_ENGINE_UNAVAILABLE.
   Machine (*machine)(const EngineOptions& options);
-  // Returns why this process can run none of its engines, whatever the options, or nothing.
-  std::optional<std::string> (*why_not)();
+  // Returns why this process can run none of its engines opened with `options`, or nothing.
+  std::optional<std::string> (*why_not)(const EngineOptions& options);
 };
 
 // Each of these is in its backend's own file.
 extern const Backend kOnnxRuntimeBackend;
+extern const Backend kOpenVinoBackend;
 extern const Backend kTensorRtBackend;
 
 // Returns the backend of that name. Throws AR_ENGINE_UNAVAILABLE where this runtime has none.
 const Backend& backend(const std::string& name);
 
-// Returns why this process cannot run engines of that backend, or nothing where it can.
-std::optional<std::string> why_not(const std::string& name);
+// Returns why this process cannot run engines of that backend, opened with `options`, or nothing where it can.
+std::optional<std::string> why_not(const std::string& name, const EngineOptions& options = {});
 
 // Checks that a backend computes in the precision of an entry where `options` open it. Throws AR_ENGINE_UNAVAILABLE,
 // before its library says so of some node.

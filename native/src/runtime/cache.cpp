@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
+#include <limits>
 
 #include "contract/error.hpp"
 #include "contract/tensors.hpp"
@@ -10,65 +10,165 @@
 namespace ar {
 namespace {
 
-void set(Cell& cell, int64_t value) { std::memcpy(cell.values(), &value, sizeof value); }
+namespace t = tensors;
+
+template <class T>
+void set(Cell& cell, const std::vector<T>& values) {
+  std::memcpy(cell.values(), values.data(), values.size() * sizeof(T));
+}
+
+// Returns the layer of a cache input, or nothing where it is no such input.
+std::optional<int64_t> cache_layer(const std::string& input) {
+  const std::size_t digits = input.find('.') + 1;  // 0 without a dot
+  if (input.rfind(t::kCachePrefix, 0) != 0 || digits == 0) return std::nullopt;
+  const std::string number = input.substr(digits);
+  const bool plain = !number.empty() && number.size() <= std::numeric_limits<int32_t>::digits10 &&
+                     number.find_first_not_of("0123456789") == std::string::npos;
+  return plain ? std::optional<int64_t>(std::stoll(number)) : std::nullopt;
+}
+
+// What a decoder is given of images where there are none.
+Tensors no_images(const Session& decoder) {
+  Tensors none = {{t::kImageEmbeds, decoder.zeros(t::kImageEmbeds, {0, -1})}};
+  for (const char* name : {t::kImageIndex, t::kImageOf, t::kKeepCounts}) {
+    none[name] = decoder.cell({Kind::kInt64, {0}, nullptr});
+  }
+  none[t::kTokenScores] = decoder.cell({Kind::kFloat32, {0}, nullptr});
+  return none;
+}
+
+// Ties the decoder to memory; in place: each cache is output where it is input.
+std::unique_ptr<Bound> bind(const Session& decoder, const Tensors& given, Tensors outputs) {
+  Tensors inputs;
+  for (const std::string& name : decoder.inputs()) {
+    const auto found = given.find(name);
+    if (found == given.end()) {
+      throw Error(AR_BACKEND_ERROR, "the decoder graph wants what this runtime does not know",
+                  {"", quoted(name), "", ""});
+    }
+    inputs.insert(*found);
+    if (const auto output = cache_output(name)) outputs[*output] = found->second;
+  }
+  return decoder.bind(inputs, outputs);
+}
 
 }  // namespace
 
+struct Pool::Step {
+  std::shared_ptr<Cell> ids, positions, slots, kept_slots, logits;
+  std::unique_ptr<Bound> bound;
+};
+
 std::optional<std::string> cache_output(const std::string& input) {
-  if (input.rfind(tensors::kCachePrefix, 0) != 0) return std::nullopt;
-  const std::size_t dot = std::min(input.find('.'), input.size());
-  return input.substr(0, dot) + tensors::kCacheOutSuffix + input.substr(dot);
+  if (!cache_layer(input)) return std::nullopt;
+  const std::size_t dot = input.find('.');
+  return input.substr(0, dot) + t::kCacheOutSuffix + input.substr(dot);
 }
 
-Cache::Cache(std::shared_ptr<const Session> decode, const Tensors& tensors, const Clocks& clocks, int64_t vocabulary)
-    : decode_(std::move(decode)), clocks_(clocks), vocabulary_(vocabulary) {
-  position_ = decode_->cell({Kind::kInt64, {1}, &clocks_.position});
-  slot_ = decode_->cell({Kind::kInt64, {1}, &clocks_.slot});
-  Tensors known = tensors;
-  known[tensors::kPositions] = position_;
-  known[tensors::kSlots] = slot_;
-  for (const std::string& name : decode_->inputs()) {
-    if (name == tensors::kInputIds) continue;
-    const auto found = known.find(name);
-    if (found == known.end()) {
-      throw Error(AR_BACKEND_ERROR, "the decode graph wants what the prefill graph does not give",
-                  {quoted(name), "", "", ""});
-    }
-    inputs_.insert(*found);
-    // In place: each cache is output where it was input.
-    if (const auto output = cache_output(name)) outputs_[*output] = found->second;
+Pool::Pool(std::shared_ptr<const Session> decoder, const Pruning& pruning, const PoolShape& shape, int64_t vocabulary,
+           const std::vector<uint8_t>& layer_mask)
+    : decoder_(std::move(decoder)), vocabulary_(vocabulary), clocks_(static_cast<std::size_t>(shape.sequences)) {
+  for (const std::string& name : decoder_->inputs()) {
+    const std::optional<int64_t> layer = cache_layer(name);
+    if (!layer) continue;
+    const bool gathered = !pruning.keep.everything() && *layer >= pruning.prune_layer;
+    const auto index = static_cast<std::size_t>(*layer);
+    const bool kept = layer_mask.empty() || (index < layer_mask.size() && layer_mask[index] != 0);
+    const int64_t rows = gathered ? shape.kept_rows : shape.rows;
+    caches_[name] = decoder_->slots(name, shape.sequences, kept ? rows : 0);
   }
+  if (layer_mask.empty()) return;
+  mask_[t::kLayerMask] = decoder_->cell({Kind::kBool, {static_cast<int64_t>(layer_mask.size())}, layer_mask.data()});
 }
 
-std::vector<float> Cache::advance(const std::vector<int64_t>& ids) {
-  const auto count = static_cast<int64_t>(ids.size());
-  if (count < 1 || count > clocks_.free_slots) {
+Pool::~Pool() = default;
+Pool::Pool(Pool&&) noexcept = default;
+
+Tensors Pool::prefill(const Feeds& feeds, const Clocks& clocks, int64_t slot) {
+  const int64_t first = 0;
+  Tensors given = mask_;
+  for (const char* name : {t::kSlots, t::kKeptSlots}) given[name] = decoder_->cell({Kind::kInt64, {1}, &first});
+  for (const auto& [name, feed] : feeds) {
+    const auto* const tensor = std::get_if<TensorPtr>(&feed);
+    given[name] = tensor != nullptr ? *tensor : decoder_->cell(std::get<Array>(feed));
+  }
+  for (const auto& [name, slots] : caches_) given[name] = slots->row(slot);
+  Tensors outputs = bind(*decoder_, given, {})->run();
+  clocks_.at(static_cast<std::size_t>(slot)) = clocks;
+  return outputs;
+}
+
+std::vector<float> Pool::advance(const std::vector<std::vector<int64_t>>& ids) {
+  const std::size_t count = ids.empty() ? 0 : ids.front().size();
+  int64_t free = std::numeric_limits<int64_t>::max();
+  std::vector<int64_t> all, positions, slots, kept_slots;
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
+    const Clocks& now = clocks(static_cast<int64_t>(slot));
+    free = std::min(free, now.free_slots);
+    all.insert(all.end(), ids[slot].begin(), ids[slot].end());
+    for (std::size_t next = 0; next < count; ++next) positions.push_back(now.position + static_cast<int64_t>(next));
+    slots.push_back(now.slot);
+    kept_slots.push_back(now.kept_slot);
+  }
+  const auto tokens = static_cast<int64_t>(count);
+  if (tokens < 1 || tokens > free || all.size() != positions.size()) {
     throw Error(AR_INPUT_INVALID, "the cache has no such free slots",
-                {"ids", std::to_string(count), "1 to " + std::to_string(clocks_.free_slots) + " tokens", ""});
+                {"ids", std::to_string(tokens), "1 to " + std::to_string(free) + " tokens, as many for each", ""});
   }
-  if (tied_ != count) tie(count);
-  std::memcpy(ids_->values(), ids.data(), ids.size() * sizeof(int64_t));
-  step_->run();
-  clocks_.position += count;
-  clocks_.slot += count;
-  clocks_.free_slots -= count;
-  set(*position_, clocks_.position);
-  set(*slot_, clocks_.slot);
-  const auto* first = static_cast<const float*>(logits_->data());
-  return {first, first + count * vocabulary_};
+  Step& step = tie(static_cast<int64_t>(ids.size()), tokens);
+  set(*step.ids, all);
+  set(*step.positions, positions);
+  set(*step.slots, slots);
+  set(*step.kept_slots, kept_slots);
+  step.bound->run();
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) {
+    Clocks& now = *clocks_[slot];
+    now = {now.position + tokens, now.slot + tokens, now.kept_slot + tokens, now.free_slots - tokens};
+  }
+  const auto* first = static_cast<const float*>(step.logits->data());
+  return {first, first + all.size() * static_cast<std::size_t>(vocabulary_)};
 }
 
-void Cache::tie(int64_t count) {
-  tied_ = 0;
-  const std::vector<int64_t> no_ids(static_cast<std::size_t>(count));
-  const std::vector<float> no_logits(static_cast<std::size_t>(count * vocabulary_));
-  ids_ = decode_->cell({Kind::kInt64, {1, count}, no_ids.data()});
-  logits_ = decode_->cell({Kind::kFloat32, {1, count, vocabulary_}, no_logits.data()});
-  Tensors inputs = inputs_, outputs = outputs_;
-  inputs[tensors::kInputIds] = ids_;
-  outputs[tensors::kLogits] = logits_;
-  step_ = decode_->bind(inputs, outputs);
-  tied_ = count;
+void Pool::move(int64_t from, int64_t to) {
+  if (from == to) return;
+  const Clocks moved = clocks(from);
+  for (const auto& [name, slots] : caches_) slots->move(from, to);
+  clocks_.at(static_cast<std::size_t>(to)) = moved;
+  clocks_[static_cast<std::size_t>(from)].reset();
+}
+
+const Clocks& Pool::clocks(int64_t slot) const {
+  const std::optional<Clocks>& found = clocks_.at(static_cast<std::size_t>(slot));
+  if (found) return *found;
+  throw Error(AR_INPUT_INVALID, "the slot holds no sequence", {"", std::to_string(slot), "", "prefill it first"});
+}
+
+Pool::Step& Pool::tie(int64_t sequences, int64_t count) {
+  std::shared_ptr<Step>& known = steps_[{sequences, count}];
+  if (known) return *known;
+  const auto zeros = [this](Kind kind, const Shape& shape) {
+    std::size_t bytes = kind_bytes(kind);
+    for (const int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
+    const std::vector<unsigned char> nothing(bytes);
+    return decoder_->cell({kind, shape, nothing.data()});
+  };
+  auto step = std::make_shared<Step>();
+  step->ids = zeros(Kind::kInt64, {sequences, count});
+  step->positions = zeros(Kind::kInt64, {1, sequences, count});
+  step->slots = zeros(Kind::kInt64, {sequences});
+  step->kept_slots = zeros(Kind::kInt64, {sequences});
+  step->logits = zeros(Kind::kFloat32, {sequences, count, vocabulary_});
+  Tensors given = no_images(*decoder_);
+  given.insert(mask_.begin(), mask_.end());
+  given[t::kLogitsToKeep] = decoder_->cell({Kind::kInt64, {1}, &count});
+  given[t::kInputIds] = step->ids;
+  given[t::kPositionIds] = step->positions;
+  given[t::kSlots] = step->slots;
+  given[t::kKeptSlots] = step->kept_slots;
+  for (const auto& [name, slots] : caches_) given[name] = slots->first(sequences);
+  step->bound = bind(*decoder_, given, {{t::kLogits, step->logits}});
+  known = std::move(step);
+  return *known;
 }
 
 }  // namespace ar

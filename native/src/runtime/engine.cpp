@@ -1,6 +1,9 @@
 #include "runtime/engine.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "contract/error.hpp"
@@ -13,30 +16,35 @@ namespace {
 namespace t = tensors;
 
 constexpr const char *kTokenizer = "tokenizer/tokenizer.json", *kGolden = "tokenizer/golden.jsonl";
-const std::vector<std::string> kReadHere = {t::kLogits, t::kKeep, t::kLayerMask, t::kTokenScores, t::kLayerScores};
+const std::vector<std::string> kReadHere = {t::kPixelValues, t::kTokenScores, t::kLayerScores};
 
-bool has(const std::vector<std::string>& names, const char* name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
+std::string shown(const Shape& shape) {
+  std::string text;
+  for (const int64_t extent : shape) text += (text.empty() ? "" : ", ") + std::to_string(extent);
+  return "[" + text + "]";
 }
 
-TensorPtr output(const Tensors& outputs, const char* name) {
+// Returns an output, after checking it: what a manifest says of a graph is no proof. -1 is any extent.
+TensorPtr output(const Tensors& outputs, const char* name, const Shape& wanted) {
   const auto found = outputs.find(name);
-  if (found == outputs.end()) throw Error(AR_BACKEND_ERROR, "a graph does not give what it should", {"", "", name, ""});
+  const Shape got = found != outputs.end() ? found->second->shape() : Shape{};
+  const auto fits = [](int64_t want, int64_t have) { return want < 0 || want == have; };
+  if (found == outputs.end() || !std::equal(wanted.begin(), wanted.end(), got.begin(), got.end(), fits)) {
+    throw Error(AR_BACKEND_ERROR, "a graph does not give what it should", {name, shown(got), shown(wanted), ""});
+  }
   return found->second;
 }
 
-// Copies an output's values, after checking that there are as many of that kind: what a graph declares is no proof.
+// Copies the values of an output of that kind and shape.
 template <class T>
-std::vector<T> values(const Tensors& outputs, const char* name, Kind kind, int64_t count) {
-  const TensorPtr tensor = output(outputs, name);
-  const std::size_t bytes = tensor->bytes();
-  if (tensor->kind() != kind || bytes % sizeof(T) != 0 || bytes / sizeof(T) != static_cast<std::size_t>(count)) {
-    throw Error(AR_BACKEND_ERROR, "a graph gave another tensor than it should",
-                {name, std::to_string(bytes) + " bytes",
-                 std::to_string(count) + " values of " + std::to_string(sizeof(T)) + " bytes", ""});
+std::vector<T> values(const Tensors& outputs, const char* name, Kind kind, const Shape& shape) {
+  const TensorPtr tensor = output(outputs, name, shape);
+  if (tensor->kind() != kind) {
+    throw Error(AR_BACKEND_ERROR, "a graph gives values of another kind than it should",
+                {name, kind_name(tensor->kind()), kind_name(kind), ""});
   }
   const auto* first = static_cast<const T*>(tensor->data());
-  return {first, first + count};
+  return {first, first + tensor->bytes() / sizeof(T)};
 }
 
 // Returns those of `known` that the graph takes.
@@ -53,27 +61,43 @@ Feeds wanted(const Session& graph, const Feeds& known) {
   return feeds;
 }
 
-Array row(const std::vector<int64_t>& ids) { return {Kind::kInt64, {1, static_cast<int64_t>(ids.size())}, ids.data()}; }
-
-Array row(const std::vector<float>& scores) {
-  return {Kind::kFloat32, {1, static_cast<int64_t>(scores.size())}, scores.data()};
+template <class T>
+int64_t size(const std::vector<T>& row) {
+  return static_cast<int64_t>(row.size());
 }
 
-Feeds feeds_of(const PromptIds& prompt, const int64_t& suffix_length) {
-  return {{t::kPrefixIds, row(prompt.prefix_ids)},
-          {t::kSuffixIds, row(prompt.suffix_ids)},
-          {t::kSuffixLengths, Array{Kind::kInt64, {1}, &suffix_length}}};
-}
+Array row(const std::vector<int64_t>& numbers) { return {Kind::kInt64, {size(numbers)}, numbers.data()}; }
 
-int64_t text_tokens(const PromptIds& prompt) {
-  return static_cast<int64_t>(prompt.prefix_ids.size() + prompt.suffix_ids.size());
-}
+// What router and decoder are given of a prompt.
+class LayoutFeeds {
+ public:
+  explicit LayoutFeeds(const PromptLayout& layout) : layout_(layout), ids_(layout.input_ids) {
+    for (const int64_t index : layout.image_index) {
+      ids_[static_cast<std::size_t>(index)] = 0;  // the placeholder's id need not be in the model's table
+    }
+    for (const std::vector<int64_t>& each : layout.position_ids) {
+      positions_.insert(positions_.end(), each.begin(), each.end());
+    }
+  }
+  // They point into this and its layout.
+  Feeds feeds() const {
+    const int64_t rows = layout_.rows();
+    return {{t::kInputIds, Array{Kind::kInt64, {1, rows}, ids_.data()}},
+            {t::kImageIndex, row(layout_.image_index)},
+            {t::kImageOf, row(layout_.image_of)},
+            {t::kPositionIds, Array{Kind::kInt64, {size(layout_.position_ids), 1, rows}, positions_.data()}}};
+  }
 
-void check_length(const PromptIds& prompt, int64_t limit) {
-  if (text_tokens(prompt) <= limit) return;
+ private:
+  const PromptLayout& layout_;
+  std::vector<int64_t> ids_, positions_;
+};
+
+void refuse_beyond(int64_t got, const char* what, int64_t limit, const char* flag) {
+  if (got <= limit) return;
   throw Error(AR_PROMPT_TOO_LONG, "the prompt is too long",
-              {"question", std::to_string(text_tokens(prompt)) + " text tokens, the template's included",
-               "up to " + std::to_string(limit), "shorten the question, or build the bundle with a higher limit"});
+              {"messages", std::to_string(got) + " " + what, "up to " + std::to_string(limit),
+               std::string("send less, or build another bundle with a higher ") + flag});
 }
 
 void check_provider(const Entry& entry, const EngineOptions& options) {
@@ -92,110 +116,171 @@ std::string read_text_of(const OpenBundle& bundle, const char* name) {
 
 // Reads a bundle's tokenizer, and checks it against its golden prompts.
 std::shared_ptr<const Prompter> read_prompter(const OpenBundle& bundle) {
-  auto prompter = std::make_shared<Prompter>(Tokenizer(read_text_of(bundle, kTokenizer)), bundle.manifest.prompt);
+  const Manifest& manifest = bundle.manifest;
+  auto prompter = std::make_shared<Prompter>(Tokenizer(read_text_of(bundle, kTokenizer)), manifest.chat);
+  const std::vector<int64_t> ids = prompter->rendered_ids(manifest.chat.image_token);
+  if (ids.empty() || ids.back() != manifest.model.image_token_id) {
+    throw Error(AR_BUNDLE_CORRUPT, "the tokenizer's image token is another one than the model's",
+                {(bundle.path / kTokenizer).string(), ids.empty() ? "" : std::to_string(ids.back()),
+                 std::to_string(manifest.model.image_token_id), "build the bundle again"});
+  }
   prompter->check(read_text_of(bundle, kGolden), (bundle.path / kGolden).string());
   return prompter;
 }
 
+const Prompter& prompter_of(const EngineFacts& facts) {
+  if (facts.prompter) return *facts.prompter;
+  throw Error(AR_INPUT_INVALID, "this runtime takes token ids alone", {"", "", "ids", "load without ids_only"});
+}
+
 }  // namespace
+
+std::vector<uint8_t> layer_mask(const std::vector<float>& layer_scores, const Pruning& pruning) {
+  const auto score = [&](int64_t layer) {
+    const float value = layer_scores[static_cast<std::size_t>(layer)];
+    return std::isnan(value) ? -std::numeric_limits<float>::infinity() : value;
+  };
+  std::vector<int64_t> order(layer_scores.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin() + pruning.prune_layer, order.end(),
+                   [&](int64_t a, int64_t b) { return score(a) > score(b); });
+  std::vector<uint8_t> mask(layer_scores.size());
+  for (int64_t rank = 0; rank < pruning.layers; ++rank) {
+    mask[static_cast<std::size_t>(order[static_cast<std::size_t>(rank)])] = 1;
+  }
+  return mask;
+}
 
 Engine::Engine(Entry entry, EngineFacts facts, Sessions sessions)
     : entry_(std::move(entry)), facts_(std::move(facts)), sessions_(std::move(sessions)) {}
 
-bool Engine::routes() const {
-  const std::vector<std::string>& inputs = sessions_.prefill->inputs();
-  return has(inputs, t::kTokenScores) || has(inputs, t::kLayerScores);
+std::vector<int64_t> Engine::ids(const std::vector<Message>& messages) const {
+  return prompter_of(facts_).ids(messages);
+}
+
+std::vector<int64_t> Engine::rendered_ids(std::string_view text) const { return prompter_of(facts_).rendered_ids(text); }
+
+std::string Engine::text(const std::vector<int64_t>& ids) const { return prompter_of(facts_).decode(ids); }
+
+void Engine::check(const std::vector<int64_t>& ids) const {
+  const auto strange = std::find_if(ids.begin(), ids.end(), [&](int64_t id) {
+    return id != model().image_token_id && (id < 0 || id >= model().vocabulary);
+  });
+  if (strange == ids.end()) return;
+  throw Error(AR_INPUT_INVALID, "there is no such token",
+              {"ids", std::to_string(*strange), "0 to " + std::to_string(model().vocabulary - 1), ""});
+}
+
+PromptLayout Engine::layout(const std::vector<int64_t>& ids, std::size_t images) const {
+  const int64_t placeholder = model().image_token_id, each = model().image_tokens;
+  const auto count = static_cast<int64_t>(images);
+  refuse_beyond(count, "images", limits().images, "--max-images");
+  // Before they are multiplied, let alone laid out: a manifest may say anything.
+  const bool vast = count > 0 && each > limits().image_tokens / count;
+  if (vast) refuse_beyond(each, "image tokens for each image", limits().image_tokens / count, "--max-images");
+  refuse_beyond(size(ids) - count, "text tokens, the template's included", limits().text_tokens, "--max-text-tokens");
+  if (count > 0 && each > model().max_positions) {
+    throw Error(AR_PROMPT_TOO_LONG, "an image is longer than the model's longest sequence",
+                {"images", std::to_string(each) + " tokens", "up to " + std::to_string(model().max_positions), ""});
+  }
+  return sequential_layout(ids, placeholder, std::vector<int64_t>(images, each));
+}
+
+void Engine::check(const Task& task) const {
+  const PromptLayout& layout = task.layout;
+  if (task.free_slots < 0 || task.free_slots > limits().new_tokens) {
+    throw Error(AR_INPUT_INVALID, "impossible number of free slots",
+                {"free_slots", std::to_string(task.free_slots), "0 to " + std::to_string(limits().new_tokens), ""});
+  }
+  if (task.free_slots > model().max_positions - layout.next_position) {
+    throw Error(AR_PROMPT_TOO_LONG, "prompt and answer are longer than the model's longest sequence",
+                {"messages",
+                 std::to_string(layout.text_tokens()) + " text + " + std::to_string(layout.image_tokens()) +
+                     " image + " + std::to_string(task.free_slots) + " new tokens",
+                 "up to " + std::to_string(model().max_positions),
+                 "send less, or ask for fewer tokens with max_new_tokens"});
+  }
+  if (task.keep && !task.keep->everything() && entry_.pruning.keep.everything()) {
+    throw Error(AR_INPUT_INVALID, "this entry keeps every image token",
+                {"keep", "", "1", "load another version than " + entry_.label()});
+  }
 }
 
 TensorPtr Engine::preprocess(const Array& rgb) const {
-  return output(sessions_.preprocess->run({{t::kImage, rgb}}, kReadHere), t::kPixelValues);
+  return output(sessions_.preprocess->run({{t::kImage, rgb}}, kReadHere), t::kPixelValues, {1, 3, -1, -1});
 }
 
-TensorPtr Engine::embed_pixels(const TensorPtr& pixel_values) const {
-  TensorPtr image_embeds = output(sessions_.vision->run({{t::kPixelValues, pixel_values}}, kReadHere), t::kImageEmbeds);
-  const std::vector<int64_t> shape = image_embeds->shape();
-  if (shape.size() != 3 || shape[0] != 1 || shape[1] != model().image_tokens) {
-    throw Error(AR_BACKEND_ERROR, "the vision graph gives another number of image tokens than the manifest says",
-                {t::kImageEmbeds, "", std::to_string(model().image_tokens), ""});
+TensorPtr Engine::embed_pixels(const std::vector<TensorPtr>& pixel_values) const {
+  if (pixel_values.empty()) return sessions_.decoder->zeros(t::kImageEmbeds, {0, -1});
+  Feed feed = pixel_values.front();
+  std::vector<unsigned char> joined;
+  if (pixel_values.size() > 1) {
+    const Shape alone = pixel_values.front()->shape();
+    for (const TensorPtr& each : pixel_values) {
+      if (each->shape() != alone || each->kind() != pixel_values.front()->kind()) {
+        throw Error(AR_BACKEND_ERROR, "the preprocess graph gives images of several sizes",
+                    {t::kPixelValues, shown(each->shape()), shown(alone), ""});
+      }
+      const auto* first = static_cast<const unsigned char*>(each->data());
+      joined.insert(joined.end(), first, first + each->bytes());
+    }
+    Shape shape = alone;
+    shape.front() = size(pixel_values);
+    feed = Array{pixel_values.front()->kind(), shape, joined.data()};
   }
-  return image_embeds;
+  const int64_t tokens = model().image_tokens * size(pixel_values);
+  return output(sessions_.vision->run({{t::kPixelValues, feed}}, kReadHere), t::kImageEmbeds, {tokens, -1});
 }
 
-PromptIds Engine::prompt(std::string_view question) const {
-  if (!has_text()) {
-    throw Error(AR_INPUT_INVALID, "this runtime takes token ids alone", {"question", "", "", "load without ids_only"});
-  }
-  PromptIds prompt = facts_.prompter->ids(question);
-  check_length(prompt, limits().text_tokens);
-  return prompt;
-}
-
-void Engine::check(const PromptIds& prompt) const {
-  for (const auto& [name, ids] :
-       {std::pair("prefix_ids", &prompt.prefix_ids), std::pair("suffix_ids", &prompt.suffix_ids)}) {
-    if (ids->empty())
-      throw Error(AR_INPUT_INVALID, "a prompt has ids on both sides of the image", {name, "none", "", ""});
-    const auto strange =
-        std::find_if(ids->begin(), ids->end(), [&](int64_t id) { return id < 0 || id >= model().vocabulary; });
-    if (strange == ids->end()) continue;
-    throw Error(AR_INPUT_INVALID, "there is no such token",
-                {name, std::to_string(*strange), "0 to " + std::to_string(model().vocabulary - 1), ""});
-  }
-  check_length(prompt, limits().text_tokens);
-}
-
-std::string Engine::text(const std::vector<int64_t>& ids) const { return facts_.prompter->decode(ids); }
-
-std::optional<Scores> Engine::route(const PromptIds& prompt, const TensorPtr& image_embeds) const {
-  if (!sessions_.router || !routes()) return std::nullopt;
-  const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
-  Feeds known = feeds_of(prompt, length);
+std::optional<Scores> Engine::route(const PromptLayout& layout, const TensorPtr& image_embeds) const {
+  if (!sessions_.router || !wants_scores(layout)) return std::nullopt;
+  const LayoutFeeds prompt(layout);
+  Feeds known = prompt.feeds();
   known[t::kImageEmbeds] = image_embeds;
   const Tensors outputs = sessions_.router->run(wanted(*sessions_.router, known), kReadHere);
-  return Scores{values<float>(outputs, t::kTokenScores, Kind::kFloat32, model().image_tokens),
-                values<float>(outputs, t::kLayerScores, Kind::kFloat32, model().layers)};
+  return Scores{values<float>(outputs, t::kTokenScores, Kind::kFloat32, {layout.image_tokens()}),
+                values<float>(outputs, t::kLayerScores, Kind::kFloat32, {model().layers})};
 }
 
-Prefilled Engine::prefill(const PromptIds& prompt, const TensorPtr& image_embeds, const std::optional<Scores>& scores,
-                          int64_t free_slots) const {
-  if (free_slots < 0 || free_slots > limits().new_tokens) {
-    throw Error(AR_INPUT_INVALID, "impossible number of free slots",
-                {"free_slots", std::to_string(free_slots), "0 to " + std::to_string(limits().new_tokens), ""});
-  }
-  if (!scores && routes()) {
+PoolShape Engine::pool_shape(const Task& task) const {
+  const int64_t rows = task.layout.rows() + task.free_slots;
+  return {1, rows, rows - dropped(task)};
+}
+
+Pool Engine::pool(const PoolShape& shape, const std::optional<Scores>& scores) const {
+  std::vector<uint8_t> mask;
+  if (entry_.pruning.dynamic() && scores) mask = layer_mask(scores->layers, entry_.pruning);
+  return {sessions_.decoder, entry_.pruning, shape, model().vocabulary, mask};
+}
+
+Prefilled Engine::prefill(Pool& pool, int64_t slot, const Task& task, const TensorPtr& image_embeds,
+                          const std::optional<Scores>& scores) const {
+  const PromptLayout& layout = task.layout;
+  if (!scores && wants_scores(layout)) {
     throw Error(AR_INPUT_INVALID, "this entry needs the router's scores", {entry_.label(), "", "", "call route"});
   }
-  const auto length = static_cast<int64_t>(prompt.suffix_ids.size());
-  Feeds known = feeds_of(prompt, length);
-  known[t::kImageEmbeds] = image_embeds;
-  known[t::kFreeSlots] = Array{Kind::kInt64, {1}, &free_slots};
-  if (scores) {
-    known[t::kTokenScores] = row(scores->tokens);
-    known[t::kLayerScores] = row(scores->layers);
-  }
-  return start(sessions_.prefill->run(wanted(*sessions_.prefill, known), kReadHere), text_tokens(prompt), free_slots);
-}
-
-Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t free_slots) const {
-  Tensors held;
-  for (const auto& [name, tensor] : outputs) {
-    if (name.rfind(t::kCachePrefix, 0) == 0 || name == t::kLayerMask) held[name] = tensor;
-  }
-  Prefilled state{
-      values<float>(outputs, t::kLogits, Kind::kFloat32, model().vocabulary),
-      {},
-      entry_.pruning.kept_layers.value_or(std::vector<int64_t>{}),
-      Cache(sessions_.decode, held, {text + model().image_tokens, text + entry_.pruning.keep, free_slots},
-            model().vocabulary)};
-  if (outputs.count(t::kKeep) != 0 || entry_.pruning.keep < model().image_tokens) {
-    state.keep_indices = values<int64_t>(outputs, t::kKeep, Kind::kInt64, entry_.pruning.keep);
+  const LayoutFeeds prompt(layout);
+  const std::vector<int64_t> keep_counts = counts(task);
+  const std::vector<float> token_scores = scores ? scores->tokens : std::vector<float>{};
+  const int64_t one = 1;
+  Feeds feeds = prompt.feeds();
+  feeds[t::kImageEmbeds] = image_embeds;
+  feeds[t::kTokenScores] = Array{Kind::kFloat32, {size(token_scores)}, token_scores.data()};
+  feeds[t::kKeepCounts] = row(keep_counts);
+  feeds[t::kLogitsToKeep] = Array{Kind::kInt64, {1}, &one};
+  const Clocks clocks{layout.next_position, layout.rows(), layout.rows() - dropped(task), task.free_slots};
+  const Tensors outputs = pool.prefill(feeds, clocks, slot);
+  Prefilled state{values<float>(outputs, t::kLogits, Kind::kFloat32, {1, 1, model().vocabulary}), {}, {}};
+  if (!entry_.pruning.keep.everything()) {
+    const int64_t kept = layout.image_tokens() - dropped(task);
+    state.keep_indices = values<int64_t>(outputs, t::kKeepIndices, Kind::kInt64, {kept});
   } else {
-    state.keep_indices.resize(static_cast<std::size_t>(model().image_tokens));
+    state.keep_indices.resize(static_cast<std::size_t>(layout.image_tokens()));
     std::iota(state.keep_indices.begin(), state.keep_indices.end(), int64_t{0});
   }
-  if (outputs.count(t::kLayerMask) != 0 || !entry_.pruning.kept_layers) {
-    const std::vector<uint8_t> mask = values<uint8_t>(outputs, t::kLayerMask, Kind::kBool, model().layers);
-    state.kept_layers.clear();
+  state.kept_layers = entry_.pruning.kept_layers.value_or(std::vector<int64_t>{});
+  if (entry_.pruning.dynamic()) {
+    const std::vector<uint8_t> mask = layer_mask(scores->layers, entry_.pruning);
     for (std::size_t layer = 0; layer < mask.size(); ++layer) {
       if (mask[layer] != 0) state.kept_layers.push_back(static_cast<int64_t>(layer));
     }
@@ -203,8 +288,17 @@ Prefilled Engine::start(const Tensors& outputs, int64_t text, int64_t free_slots
   return state;
 }
 
-std::vector<float> Engine::decode(Prefilled& state, const std::vector<int64_t>& ids) const {
-  return state.cache.advance(ids);
+bool Engine::wants_scores(const PromptLayout& layout) const {
+  return entry_.pruning.dynamic() || (!entry_.pruning.keep.everything() && layout.image_tokens() > 0);
+}
+
+std::vector<int64_t> Engine::counts(const Task& task) const {
+  return keep_counts(task.layout, task.keep.value_or(entry_.pruning.keep));
+}
+
+int64_t Engine::dropped(const Task& task) const {
+  const std::vector<int64_t> kept = counts(task);
+  return task.layout.image_tokens() - std::accumulate(kept.begin(), kept.end(), int64_t{0});
 }
 
 Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOptions& options, bool with_text) {
@@ -221,10 +315,10 @@ Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOpt
   const Manifest& manifest = bundle.manifest;
   const EntryGraphs& graphs = entry.graphs;
   EngineFacts facts{manifest.model, manifest.limits, with_text ? read_prompter(bundle) : nullptr};
-  // The native op is in prefill graphs alone.
+  // The native op is in decoder graphs alone.
   Sessions sessions{session(graphs.preprocess, for_images), session(graphs.vision, options),
                     graphs.router ? session(*graphs.router, options) : nullptr,
-                    session(graphs.prefill, options, entry.native_op), session(graphs.decode, options)};
+                    session(graphs.decoder, options, entry.native_op)};
   return {entry, std::move(facts), std::move(sessions)};
 }
 

@@ -1,6 +1,5 @@
-// One entry of a bundle, opened: the five graphs and the tokenizer, as functions of their inputs; runtime/engine.py.
+// One entry of a bundle, opened: its graphs and the tokenizer, as functions of their inputs; runtime/engine.py.
 //
-// What it is: preprocess, embed_pixels, prompt, route, prefill, decode; one image and one question at a time.
 // It is stateless: requests may run at once. Sampling, stopping and time are the request's.
 #pragma once
 
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "contract/bundle.hpp"
+#include "contract/layout.hpp"
 #include "runtime/backend.hpp"
 #include "runtime/cache.hpp"
 #include "text/prompter.hpp"
@@ -23,14 +23,20 @@ struct Scores {               // of the router
   std::vector<float> layers;  // [M]
 };
 
+// A prompt, how much of its images stays (default: as the version says), and how many further tokens there may be.
+struct Task {
+  PromptLayout layout;
+  std::optional<Keep> keep;
+  int64_t free_slots = 0;
+};
+
 struct Prefilled {            // a request after its prompt
   std::vector<float> logits;  // [V], of its last token
   std::vector<int64_t> keep_indices, kept_layers;
-  Cache cache;
 };
 
 struct Sessions {
-  std::shared_ptr<const Session> preprocess, vision, router, prefill, decode;  // router may be none
+  std::shared_ptr<const Session> preprocess, vision, router, decoder;  // router may be none
 };
 
 // What an engine knows of its bundle.
@@ -40,6 +46,10 @@ struct EngineFacts {
   std::shared_ptr<const Prompter> prompter;  // none: token ids alone
 };
 
+// Returns [M], 1 where a layer is kept: layers 0 to K-1, and the L-K best of the others. Ties go to the lower index; NaN
+// counts as -inf.
+std::vector<uint8_t> layer_mask(const std::vector<float>& layer_scores, const Pruning& pruning);
+
 class Engine {
  public:
   Engine(Entry entry, EngineFacts facts, Sessions sessions);
@@ -48,28 +58,37 @@ class Engine {
   const Model& model() const { return facts_.model; }
   const Limits& limits() const { return facts_.limits; }
   bool has_text() const { return facts_.prompter != nullptr; }
-  bool routes() const;  // whether prefill needs the router's scores
 
-  // Returns pixel_values [1, 3, size, size] of uint8 [height, width, 3].
+  // Returns the ids of a conversation, or of rendered text. Throw AR_INPUT_INVALID.
+  std::vector<int64_t> ids(const std::vector<Message>& messages) const;
+  std::vector<int64_t> rendered_ids(std::string_view text) const;
+  std::string text(const std::vector<int64_t>& ids) const;  // without control tokens
+  // Checks ids that a program gives. Throws AR_INPUT_INVALID: one that the model does not know.
+  void check(const std::vector<int64_t>& ids) const;
+  // Returns the layout of a prompt by its ids, one placeholder per image. Throws AR_INPUT_INVALID (another number of
+  // images) or AR_PROMPT_TOO_LONG (more than the bundle's limits).
+  PromptLayout layout(const std::vector<int64_t>& ids, std::size_t images) const;
+  // Checks what a task asks for. Throws AR_INPUT_INVALID or AR_PROMPT_TOO_LONG.
+  void check(const Task& task) const;
+
+  // Returns pixel_values [1, 3, size, size], in the host's memory, of uint8 [height, width, 3].
   TensorPtr preprocess(const Array& rgb) const;
-  // Returns the image embeds [1, N, H] in engine precision.
-  TensorPtr embed_pixels(const TensorPtr& pixel_values) const;
-  // Returns the ids around the image. Throws AR_INPUT_INVALID (empty, not UTF-8) or AR_PROMPT_TOO_LONG.
-  PromptIds prompt(std::string_view question) const;
-  // Checks ids that a program gave: both sides there, in the vocabulary, within the limit. Throws as `prompt`.
-  void check(const PromptIds& prompt) const;
-  std::string text(const std::vector<int64_t>& ids) const;  // without special tokens
-  // Returns the router's scores, or nothing where this entry needs none (`full`).
-  std::optional<Scores> route(const PromptIds& prompt, const TensorPtr& image_embeds) const;
-  // Runs the prompt; `free_slots` is how many further tokens `decode` may be given. Throws AR_INPUT_INVALID or
-  // AR_BACKEND_ERROR.
-  Prefilled prefill(const PromptIds& prompt, const TensorPtr& image_embeds, const std::optional<Scores>& scores,
-                    int64_t free_slots) const;
-  // Puts `ids` behind the sequence; returns their logits [S, V]. One thread per state.
-  std::vector<float> decode(Prefilled& state, const std::vector<int64_t>& ids) const;
+  // Returns image_embeds [N, H] in engine precision, of the pixel values of each image in order.
+  TensorPtr embed_pixels(const std::vector<TensorPtr>& pixel_values) const;
+  // Returns the router's scores, or nothing where this prompt needs none.
+  std::optional<Scores> route(const PromptLayout& layout, const TensorPtr& image_embeds) const;
+  // Returns how large a pool of one sequence must be for a task.
+  PoolShape pool_shape(const Task& task) const;
+  // Returns a pool; the scores are those of its only sequence, where layers are chosen per input.
+  Pool pool(const PoolShape& shape, const std::optional<Scores>& scores = std::nullopt) const;
+  // Runs a checked prompt into a slot of a pool. Throws AR_BACKEND_ERROR, or AR_INPUT_INVALID (scores are missing).
+  Prefilled prefill(Pool& pool, int64_t slot, const Task& task, const TensorPtr& image_embeds,
+                    const std::optional<Scores>& scores) const;
 
  private:
-  Prefilled start(const Tensors& outputs, int64_t text, int64_t free_slots) const;
+  bool wants_scores(const PromptLayout& layout) const;
+  int64_t dropped(const Task& task) const;
+  std::vector<int64_t> counts(const Task& task) const;  // T_i
 
   Entry entry_;
   EngineFacts facts_;

@@ -23,6 +23,14 @@ using GetDevice = int (*)(int* device, int index);
 using GetName = int (*)(char* name, int size, int device);
 using GetAttribute = int (*)(int* value, int attribute, int device);
 
+using Context = void*;
+using GetContext = int (*)(Context* context, int device);
+using Push = int (*)(Context context);
+using Pop = int (*)(Context* context);
+using Fill = int (*)(std::uintptr_t memory, unsigned char value, std::size_t bytes);
+using Wait = int (*)();
+using Release = int (*)(int device);
+
 constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 struct Driver {
@@ -115,6 +123,33 @@ CudaGpu cuda_gpu(int index, const std::string& path) {
   throw Error(AR_ENGINE_UNAVAILABLE, "there is no such GPU here",
               {"cuda:" + std::to_string(index), names.empty() ? "no NVIDIA GPU, or no driver" : names, "",
                "run on a machine with an NVIDIA GPU and its driver (nvidia-smi shows both)"});
+}
+
+void cuda_zero(int index, void* memory, std::size_t bytes, const std::string& path) {
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  GetDevice get_device = nullptr;
+  GetContext retain = nullptr;
+  Push push = nullptr;
+  Fill fill = nullptr;
+  Wait wait = nullptr;
+  Pop pop = nullptr;
+  Release release = nullptr;
+  int device = 0;
+  Context context = nullptr;
+  bool fine = library != nullptr && find(library, "cuDeviceGet", &get_device) &&
+              find(library, "cuDevicePrimaryCtxRetain", &retain) && find(library, "cuCtxPushCurrent_v2", &push) &&
+              find(library, "cuMemsetD8_v2", &fill) && find(library, "cuCtxSynchronize", &wait) &&
+              find(library, "cuCtxPopCurrent_v2", &pop) && find(library, "cuDevicePrimaryCtxRelease_v2", &release) &&
+              get_device(&device, index) == 0 && retain(&context, device) == 0;
+  if (fine) {
+    fine = push(context) == 0 && fill(reinterpret_cast<std::uintptr_t>(memory), 0, bytes) == 0 && wait() == 0;
+    pop(&context);
+    release(device);
+  }
+  if (!fine) {
+    throw Error(AR_BACKEND_ERROR, "memory of the GPU cannot be filled",
+                {"cuda:" + std::to_string(index), "", "", "update the driver"});
+  }
 }
 
 Gpu read_gpu(int index, const fs::path& folder) {

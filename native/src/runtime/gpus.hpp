@@ -2,6 +2,7 @@
 // linked (as engines/tensorrt/gpus.py); for ONNX Runtime's by files of Linux (as engines/onnxruntime/session.py).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -22,6 +23,9 @@ std::vector<CudaGpu> cuda_gpus(const std::string& driver = kCudaDriver);
 
 // Returns one GPU. Throws AR_ENGINE_UNAVAILABLE where there is no such GPU, or no driver.
 CudaGpu cuda_gpu(int index, const std::string& driver = kCudaDriver);
+
+// Fills memory of a GPU with zeros, and waits for that. Throws AR_BACKEND_ERROR.
+void cuda_zero(int index, void* memory, std::size_t bytes, const std::string& driver = kCudaDriver);
 
 struct Gpu {  // as Linux's NVIDIA driver names it
   std::string name;    // "NVIDIA A100-SXM4-40GB"; "cuda:0" where the driver does not say

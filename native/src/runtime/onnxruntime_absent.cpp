@@ -17,7 +17,7 @@ std::shared_ptr<const Session> open_session(const std::filesystem::path&, const 
 
 Machine this_machine(const EngineOptions&) { throw absent(); }
 
-std::optional<std::string> nothing_here() { return absent().what(); }
+std::optional<std::string> nothing_here(const EngineOptions&) { return absent().what(); }
 
 }  // namespace
 

@@ -198,7 +198,7 @@ Machine this_machine(const EngineOptions& options) {
 }
 
 // The library is opened with a session, by the options that may name it; its absence is an error there.
-std::optional<std::string> nothing_known() { return std::nullopt; }
+std::optional<std::string> nothing_known(const EngineOptions&) { return std::nullopt; }
 
 }  // namespace
 

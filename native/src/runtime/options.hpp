@@ -26,8 +26,9 @@ struct EngineOptions {
   // Which of ONNX Runtime's providers works on a GPU: "cuda", or "tensorrt" with what it leaves to "cuda". The other
   // backends have none.
   std::string provider = "cuda";
-  std::string ort_library;  // path of ONNX Runtime's library; empty: the search order of c_api.h
-  Log log;                     // gets what happens while engines are opened
+  std::string ort_library;       // path of ONNX Runtime's library; empty: the search order of c_api.h
+  std::string openvino_library;  // and of OpenVINO's C API
+  Log log;                       // gets what happens while engines are opened
 
   void check() const;  // throws AR_INPUT_INVALID
   int thread_count() const;

@@ -1,187 +1,150 @@
 #include "runtime/request.hpp"
 
 #include <algorithm>
-#include <chrono>
 
 #include "contract/error.hpp"
-#include "text/pieces.hpp"
+#include "runtime/run.hpp"
 
 namespace ar {
 namespace {
 
-constexpr int64_t kNewTokens = 128;  // each step's time grows with the slots set aside: the limit is no good default
-
-// Adds the time of its life to a sum.
-class Phase {
+// Decodes requests together; the first slots of the pool are those of the requests in `active_`.
+class Batch {
  public:
-  explicit Phase(double& milliseconds) : milliseconds_(milliseconds), started_(Clock::now()) {}
-  Phase(const Phase&) = delete;
-  Phase& operator=(const Phase&) = delete;
-  ~Phase() { milliseconds_ += std::chrono::duration<double, std::milli>(Clock::now() - started_).count(); }
+  Batch(Pool pool, std::vector<Outcome>& outcomes) : pool_(std::move(pool)), outcomes_(outcomes) {}
+
+  // Runs the prompt of one more, in the next slot.
+  void join(std::size_t index, Run& run) {
+    active_.push_back({index, &run});
+    if (!attempt(active_.back(), [&] { run.prefill(pool_, last()); })) active_.pop_back();
+  }
+
+  // Draws one more token for each.
+  void step() {
+    for (std::size_t slot = active_.size(); slot-- > 0;) {
+      if (!attempt(active_[slot], [&] { active_[slot].run->check(); })) leave(slot);
+    }
+    if (active_.empty()) return;
+    const Phase::Clock::time_point started = Phase::Clock::now();
+    std::vector<float> logits;
+    try {
+      std::vector<std::vector<int64_t>> ids;
+      for (const Member& each : active_) ids.push_back({each.run->last_token()});
+      logits = pool_.advance(ids);
+    } catch (...) {  // of the backend: of all of them
+      for (const Member& each : active_) outcomes_[each.index].error = std::current_exception();
+      active_.clear();
+      return;
+    }
+    const double milliseconds = Phase::since(started);
+    const std::size_t vocabulary = logits.size() / active_.size();
+    for (std::size_t slot = active_.size(); slot-- > 0;) {
+      const auto first = logits.begin() + static_cast<std::ptrdiff_t>(slot * vocabulary);
+      const std::vector<float> own(first, first + static_cast<std::ptrdiff_t>(vocabulary));
+      if (!attempt(active_[slot], [&] { active_[slot].run->take(own, milliseconds); })) leave(slot);
+    }
+  }
+
+  bool empty() const { return active_.empty(); }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  double& milliseconds_;
-  Clock::time_point started_;
+  struct Member {
+    std::size_t index;  // among the requests
+    Run* run;
+  };
+
+  int64_t last() const { return static_cast<int64_t>(active_.size()) - 1; }
+
+  // Does a request's work; returns whether it goes on. Its end, good or bad, is its outcome.
+  template <class Work>
+  bool attempt(const Member& member, Work work) {
+    try {
+      work();
+      if (!member.run->done()) return true;
+      outcomes_[member.index].answer = member.run->finish();
+    } catch (...) {
+      outcomes_[member.index].error = std::current_exception();
+    }
+    return false;
+  }
+
+  // The last one moves into the slot.
+  void leave(std::size_t slot) {
+    pool_.move(last(), static_cast<int64_t>(slot));
+    active_[slot] = active_.back();
+    active_.pop_back();
+  }
+
+  Pool pool_;
+  std::vector<Outcome>& outcomes_;
+  std::vector<Member> active_;
 };
 
-// Tokens to text that may go out; without a tokenizer there is none.
-class Output {
- public:
-  Output(const Engine& engine, const std::vector<std::string>& stop)
-      : has_text_(engine.has_text()),
-        detokeniser_([&engine](const auto& ids) { return engine.text(ids); }),
-        stops_(stop) {}
-  std::string add(int64_t token) { return has_text_ ? stops_.add(detokeniser_.add(token)) : ""; }
-  std::string finish() {
-    if (!has_text_ || reached()) return "";
-    std::string rest = stops_.add(detokeniser_.finish());
-    return rest + stops_.finish();
+// Returns a pool with a slot for each request, as large as the largest needs.
+Pool pool_for(const Engine& engine, const std::vector<std::unique_ptr<Run>>& runs) {
+  PoolShape whole{0, 0, 0};
+  for (const auto& run : runs) {
+    if (!run) continue;
+    const PoolShape own = engine.pool_shape(run->task());
+    whole = {whole.sequences + 1, std::max(whole.rows, own.rows), std::max(whole.kept_rows, own.kept_rows)};
   }
-  bool reached() const { return stops_.reached(); }
-
- private:
-  bool has_text_;
-  Detokeniser detokeniser_;
-  StopTexts stops_;
-};
-
-// One run of a request.
-class Run {
- public:
-  Run(const Engine& engine, const Request& request, const Prepared& prepared, const std::function<void()>& check)
-      : engine_(engine),
-        request_(request),
-        prepared_(prepared),
-        check_(check),
-        pick_(request.sampling),
-        output_(engine, request.stop) {}
-
-  Answer whole() {
-    Prefilled state = read_prompt();
-    answer_.keep_indices = state.keep_indices;
-    answer_.kept_layers = state.kept_layers;
-    std::vector<float> logits = std::move(state.logits);
-    bool stopped = draw(logits, first_ms_);
-    const Timing& timing = answer_.timing;
-    answer_.timing.ttft_ms = timing.preprocess_ms + timing.vision_ms + timing.router_ms + timing.prefill_ms + first_ms_;
-    give(piece_);
-    while (!stopped && !output_.reached() && count() < prepared_.max_new_tokens) {
-      check_();
-      {
-        const Phase phase(answer_.timing.decode_ms);
-        logits = engine_.decode(state, {answer_.token_ids.back()});
-      }
-      stopped = draw(logits, answer_.timing.decode_ms);
-      give(piece_);
-    }
-    if (std::string rest = output_.finish(); !rest.empty()) give(rest);
-    return finished(stopped);
-  }
-
- private:
-  int64_t count() const { return static_cast<int64_t>(answer_.token_ids.size()); }
-
-  Prefilled read_prompt() {
-    Timing& timing = answer_.timing;
-    TensorPtr pixel_values, image_embeds;
-    std::optional<Scores> scores;
-    check_();
-    {
-      const Phase phase(timing.preprocess_ms);
-      const Rgb rgb(request_.image);
-      pixel_values = engine_.preprocess(rgb.array());
-    }
-    check_();
-    {
-      const Phase phase(timing.vision_ms);
-      image_embeds = engine_.embed_pixels(pixel_values);
-    }
-    check_();
-    {
-      const Phase phase(timing.router_ms);
-      scores = engine_.route(prepared_.prompt, image_embeds);
-    }
-    check_();
-    const Phase phase(timing.prefill_ms);
-    return engine_.prefill(prepared_.prompt, image_embeds, scores, prepared_.max_new_tokens - 1);
-  }
-
-  // Draws a token, and the text that it completes; returns whether it is a stop token.
-  bool draw(const std::vector<float>& logits, double& milliseconds) {
-    const Phase phase(milliseconds);
-    const int64_t token = pick_(logits);
-    answer_.token_ids.push_back(token);
-    const std::vector<int64_t>& stop_ids = engine_.model().stop_ids;
-    const bool stopped = std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
-    piece_ = stopped ? "" : output_.add(token);
-    return stopped;
-  }
-
-  void give(const std::string& piece) {
-    answer_.text += piece;
-    if (!request_.piece || (piece.empty() && engine_.has_text())) return;
-    if (!request_.piece(piece, count())) {
-      throw Error(AR_REQUEST_CANCELLED, "the request was cancelled by its callback");
-    }
-  }
-
-  Answer finished(bool stopped) {
-    answer_.prompt_ids = prepared_.prompt.prefix_ids;
-    const std::vector<int64_t>& suffix = prepared_.prompt.suffix_ids;
-    answer_.prompt_ids.insert(answer_.prompt_ids.end(), suffix.begin(), suffix.end());
-    answer_.finish = stopped || output_.reached() ? Finish::kStop : Finish::kLength;
-    if (count() > 1) answer_.timing.tpot_ms = answer_.timing.decode_ms / static_cast<double>(count() - 1);
-    return std::move(answer_);
-  }
-
-  const Engine& engine_;
-  const Request& request_;
-  const Prepared& prepared_;
-  const std::function<void()>& check_;
-  Picker pick_;
-  Output output_;
-  Answer answer_;
-  std::string piece_;
-  double first_ms_ = 0;  // choosing the first token
-};
-
-int64_t new_tokens(const std::optional<int64_t>& wanted, int64_t limit) {
-  if (!wanted) return std::min(kNewTokens, limit);
-  if (*wanted < 1) {
-    throw Error(AR_INPUT_INVALID, "impossible answer length",
-                {"max_new_tokens", std::to_string(*wanted), "1 to " + std::to_string(limit), ""});
-  }
-  if (*wanted > limit) {
-    throw Error(AR_PROMPT_TOO_LONG, "the answer would be too long",
-                {"max_new_tokens", std::to_string(*wanted), "up to " + std::to_string(limit),
-                 "ask for fewer tokens, or build the bundle with a higher limit"});
-  }
-  return *wanted;
+  return engine.pool(whole);
 }
 
-PromptIds prompt_of(const Engine& engine, const Request& request) {
-  if (const auto* question = std::get_if<std::string>(&request.prompt)) return engine.prompt(*question);
-  const auto& ids = std::get<PromptIds>(request.prompt);
-  engine.check(ids);
-  return ids;
+void answer_together(const Engine& engine, const std::vector<Request>& requests, const Check& closing,
+                     std::vector<Outcome>& outcomes) {
+  std::vector<std::unique_ptr<Run>> runs(requests.size());
+  for (std::size_t index = 0; index < requests.size(); ++index) {
+    try {
+      runs[index] = std::make_unique<Run>(engine, requests[index], closing);
+    } catch (...) {
+      outcomes[index].error = std::current_exception();
+    }
+  }
+  if (std::none_of(runs.begin(), runs.end(), [](const auto& run) { return run != nullptr; })) return;
+  Batch batch(pool_for(engine, runs), outcomes);
+  for (std::size_t index = 0; index < runs.size(); ++index) {
+    if (runs[index]) batch.join(index, *runs[index]);
+  }
+  while (!batch.empty()) batch.step();
 }
 
 }  // namespace
 
-Prepared prepare(const Engine& engine, const Request& request) {
-  StopTexts{request.stop};  // refuses what are no stop texts
-  if (!request.stop.empty() && !engine.has_text()) {
-    throw Error(AR_INPUT_INVALID, "stop texts need a tokenizer", {"stop", "", "", "load without ids_only"});
+Answer answer(const Engine& engine, const Request& request, const Check& closing) {
+  Run run(engine, request, closing);
+  run.embed();
+  Pool pool = engine.pool(engine.pool_shape(run.task()), run.scores());
+  run.prefill(pool, 0);
+  while (!run.done()) {
+    run.check();
+    const Phase::Clock::time_point started = Phase::Clock::now();
+    const std::vector<float> logits = pool.advance({{run.last_token()}});
+    run.take(logits, Phase::since(started));
   }
-  Prepared prepared{prompt_of(engine, request), new_tokens(request.max_new_tokens, engine.limits().new_tokens)};
-  request.sampling.check();  // last, as in Python: of two mistakes both languages name the same one
-  return prepared;
+  return run.finish();
 }
 
-Answer answer(const Engine& engine, const Request& request, const Prepared& prepared,
-              const std::function<void()>& check) {
-  return Run(engine, request, prepared, check).whole();
+std::vector<Outcome> answer_all(const Engine& engine, const std::vector<Request>& requests, const Check& closing) {
+  const int64_t limit = engine.limits().batch;
+  if (static_cast<int64_t>(requests.size()) > limit) {
+    throw Error(AR_INPUT_INVALID, "more requests than are answered together",
+                {"requests", std::to_string(requests.size()), "up to " + std::to_string(limit),
+                 "send them in several calls, or build another bundle with a higher --max-batch"});
+  }
+  std::vector<Outcome> outcomes(requests.size());
+  if (!engine.entry().pruning.dynamic()) {
+    answer_together(engine, requests, closing, outcomes);
+    return outcomes;
+  }
+  for (std::size_t index = 0; index < requests.size(); ++index) {
+    try {
+      outcomes[index].answer = answer(engine, requests[index], closing);
+    } catch (...) {
+      outcomes[index].error = std::current_exception();
+    }
+  }
+  return outcomes;
 }
 
 }  // namespace ar

@@ -155,18 +155,24 @@ Runtime::~Runtime() { close(true); }
 
 bool Runtime::inherited() const { return getpid() != process_; }
 
-Answer Runtime::generate(const Request& request) {
-  const Visit visit(*this);
-  const auto check = [&] {
-    request.cancel.check();
-    if (cancelled_.cancelled()) {
-      throw Error(AR_REQUEST_CANCELLED, "the request was cancelled because the runtime was closed");
-    }
-  };
-  return answer(visit.engine(), request, prepare(visit.engine(), request), check);
+void Runtime::check_open() const {
+  if (!cancelled_.cancelled()) return;
+  throw Error(AR_REQUEST_CANCELLED, "the request was cancelled because the runtime was closed");
 }
 
-PromptIds Runtime::encode(std::string_view question) { return Visit(*this).engine().prompt(question); }
+Answer Runtime::generate(const Request& request) {
+  const Visit visit(*this);
+  return answer(visit.engine(), request, [this] { check_open(); });
+}
+
+std::vector<Outcome> Runtime::generate_all(const std::vector<Request>& requests) {
+  const Visit visit(*this);
+  return answer_all(visit.engine(), requests, [this] { check_open(); });
+}
+
+std::vector<int64_t> Runtime::encode(const std::vector<Message>& messages) {
+  return Visit(*this).engine().ids(messages);
+}
 
 void Runtime::close(bool cancel) {
   if (inherited()) return;

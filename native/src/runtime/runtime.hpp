@@ -43,14 +43,19 @@ class Runtime {
   // Throws AR_IMAGE_INVALID, AR_INPUT_INVALID, AR_PROMPT_TOO_LONG, AR_REQUEST_CANCELLED, AR_RUNTIME_CLOSED,
   // AR_BACKEND_ERROR.
   Answer generate(const Request& request);
-  // Returns the ids around the image for a question, as `generate` would.
-  PromptIds encode(std::string_view question);
+  // Answers several at once; see `answer_all`. Throws AR_INPUT_INVALID, AR_RUNTIME_CLOSED, or AR_ENGINE_UNAVAILABLE
+  // (this engine holds one sequence alone).
+  std::vector<Outcome> generate_all(const std::vector<Request>& requests);
+  // Returns the ids of a conversation, with one placeholder per image, as `generate` would.
+  std::vector<int64_t> encode(const std::vector<Message>& messages);
   // No new requests; those that run are cancelled before their next step, or awaited. Returns when nothing runs any
   // more; not to be called from a callback of a request. May be called again. Does nothing where it is inherited.
   void close(bool cancel);
 
  private:
   class Visit;  // a call that is computing
+
+  void check_open() const;  // throws AR_REQUEST_CANCELLED where `close` cancels what runs
 
   const int process_;
   const Entry entry_;

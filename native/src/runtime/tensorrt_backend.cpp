@@ -4,14 +4,12 @@
 // "cpu", their default, means the first one here. `weights` changes nothing: an engine holds its own.
 #include "runtime/tensorrt_backend.hpp"
 
-#include <algorithm>
 #include <cstdlib>
 
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/places.hpp"
 #include "contract/plans.hpp"
-#include "contract/tensors.hpp"
 #include "runtime/cache.hpp"
 #include "runtime/tensorrt_session.hpp"
 
@@ -22,10 +20,10 @@ namespace fs = std::filesystem;
 
 constexpr const char* kPlugin = "liballrounder_tensorrt_plugin.so";
 
-// Returns the outputs of a decode graph that grow in place.
-Ties ties_of(const Session& decode) {
+// Returns the outputs of a decoder that grow in place; other graphs have none.
+Ties ties_of(const Session& session) {
   Ties ties;
-  for (const std::string& input : decode.inputs()) {
+  for (const std::string& input : session.inputs()) {
     if (const auto output = cache_output(input)) ties[*output] = input;
   }
   return ties;
@@ -50,7 +48,7 @@ Machine this_machine(const EngineOptions& options) {
   return machine(name, options.thread_count(), gpu.name, gpu.driver);
 }
 
-std::optional<std::string> missing() {
+std::optional<std::string> missing(const EngineOptions&) {
   try {
     tensorrt();
     cuda_gpu(0);
@@ -83,9 +81,8 @@ std::shared_ptr<const Session> open_plan(TensorRt& library, const CudaGpu& gpu, 
   // A plan that newer versions run brings a part of its own TensorRT along.
   auto session =
       std::make_shared<TensorRtSession>(name, library.read(path, index, target.newer), library.device(index));
-  const auto& inputs = session->inputs();
-  const bool steps = std::find(inputs.begin(), inputs.end(), tensors::kInputIds) != inputs.end();
-  if (steps) session->try_capture(ties_of(*session), options.log);  // the only graph that is bound, and run again
+  const Ties ties = ties_of(*session);
+  if (!ties.empty()) session->try_capture(ties, options.log);  // the only graph that is bound, and run again
   return session;
 }
 

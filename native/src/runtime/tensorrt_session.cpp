@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "contract/error.hpp"
+#include "contract/tensors.hpp"
 
 namespace ar {
 namespace {
@@ -33,25 +34,57 @@ bool inside(const Shape& shape, const PlanRange& range) {
   return true;
 }
 
-// A session with every input and output tied to memory, which it holds on to.
+Array array_of(const Feed& feed) {
+  const TensorPtr* const tensor = std::get_if<TensorPtr>(&feed);
+  return tensor != nullptr ? Array{(*tensor)->kind(), (*tensor)->shape(), (*tensor)->data()} : std::get<Array>(feed);
+}
+
+// Returns the sum of int64 values in the host's memory.
+int64_t total(const Feed& feed, const std::string& where) {
+  const Array values = array_of(feed);
+  const std::size_t bytes = bytes_of(values.kind, values.shape);
+  if (values.kind != Kind::kInt64 || (values.data == nullptr && bytes != 0)) {
+    throw Error(AR_BACKEND_ERROR, "what sizes a plan is no number in the host's memory",
+                {where, kind_name(values.kind), kind_name(Kind::kInt64), ""});
+  }
+  const auto* const first = static_cast<const int64_t*>(values.data);
+  return std::accumulate(first, first + bytes / sizeof(int64_t), int64_t{0});
+}
+
+// A plan's only sequence.
+class TensorRtSlots final : public Slots {
+ public:
+  explicit TensorRtSlots(TensorPtr whole) : whole_(std::move(whole)) {}
+  TensorPtr first(int64_t) const override { return whole_; }
+  TensorPtr row(int64_t) const override { return whole_; }
+  void move(int64_t, int64_t) override {}  // there is nowhere else
+
+ private:
+  TensorPtr whole_;
+};
+
+// A session with every input and output tied to memory, which it holds on to. Outputs that a caller tied to nothing are
+// in memory of the binding, and what was given of them changes with the next run.
 class TensorRtBound final : public Bound {
  public:
   struct Parts {
     std::unique_ptr<PlanContext> context;
     std::unique_ptr<DeviceStream> stream;
     std::vector<std::shared_ptr<const Tensor>> held;
-    std::vector<const DeviceTensor*> written, read;  // cells among them
+    std::vector<const DeviceTensor*> written, read;  // which are copied before and after each run
+    Tensors free;                                    // outputs that were tied to nothing
     bool captures = false;
   };
   TensorRtBound(std::shared_ptr<Device> device, Parts parts) : device_(std::move(device)), parts_(std::move(parts)) {}
 
-  void run() override {
+  Tensors run() override {
     device_->use();
     for (const DeviceTensor* cell : parts_.written) cell->write(*parts_.stream);
     step();
-    for (const DeviceTensor* cell : parts_.read) cell->read(*parts_.stream);
+    for (const DeviceTensor* each : parts_.read) each->read(*parts_.stream);
     parts_.stream->wait();
     ran_ = true;
+    return parts_.free;
   }
 
  private:
@@ -96,15 +129,14 @@ TensorRtSession::TensorRtSession(std::string name, std::unique_ptr<PlanEngine> e
                   {name_ + ", " + port.name, "", "", ""});
     }
     kinds_[port.name] = port.kind;
-    (port.is_input ? inputs_ : outputs_).push_back(port.name);
+    if (port.name != kTokensToKeep) (port.is_input ? inputs_ : outputs_).push_back(port.name);
   }
 }
 
 Tensors TensorRtSession::run(const Feeds& feeds, const std::vector<std::string>& on_host) const {
   device_->use();
   const std::lock_guard lock(running_);
-  Placed inputs;
-  for (const auto& [name, feed] : feeds) inputs[name] = place(name, feed, *stream_);
+  const Placed inputs = placed(feeds, *stream_);
   if (!context_) context_ = engine_->context();
   set_inputs(*context_, inputs, *stream_);
   Tensors outputs;
@@ -129,18 +161,25 @@ std::unique_ptr<Bound> TensorRtSession::bind(const Tensors& inputs, const Tensor
   TensorRtBound::Parts parts;
   parts.context = engine_->context();
   parts.stream = device_->stream();
-  Placed placed;
-  for (const auto& [name, tensor] : inputs) {
-    const auto& input = placed[name] = place(name, tensor, *parts.stream);
+  const Placed given = placed({inputs.begin(), inputs.end()}, *parts.stream);
+  for (const auto& [name, input] : given) {
     if (input->is_cell()) parts.written.push_back(input.get());
     parts.held.push_back(input);
   }
-  parts.captures = set_inputs(*parts.context, placed, *parts.stream) == kCaptured && captures_;
+  parts.captures = set_inputs(*parts.context, given, *parts.stream) == kCaptured && captures_;
   for (const auto& [name, tensor] : outputs) {
     const DeviceTensor& output = bound_output(*parts.context, name, *tensor);
     parts.context->set_address(name, output.address());
     if (output.is_cell()) parts.read.push_back(&output);
     parts.held.push_back(tensor);
+  }
+  for (const std::string& name : outputs_) {
+    if (outputs.count(name) != 0) continue;
+    auto made = std::make_shared<DeviceTensor>(*device_, kind_of(name), parts.context->shape(name));
+    made->mirror();
+    parts.context->set_address(name, made->address());
+    parts.read.push_back(made.get());
+    parts.free[name] = std::move(made);
   }
   parts.stream->wait();  // for what was copied from elsewhere
   return std::make_unique<TensorRtBound>(device_, std::move(parts));
@@ -150,8 +189,36 @@ std::shared_ptr<Cell> TensorRtSession::cell(const Array& values) const {
   device_->use();
   auto made = std::make_shared<DeviceTensor>(*device_, values.kind, values.shape);
   made->make_cell();
-  std::memcpy(made->values(), values.data, made->bytes());
+  if (made->bytes() != 0) std::memcpy(made->values(), values.data, made->bytes());
   return made;
+}
+
+TensorPtr TensorRtSession::zeros(const std::string& input, const Shape& shape) const {
+  device_->use();
+  kind_of(input);  // that there is such an input
+  Shape extents = engine_->range(input, kCaptured).high;
+  for (std::size_t index = 0; index < std::min(shape.size(), extents.size()); ++index) {
+    if (shape[index] != -1) extents[index] = shape[index];
+  }
+  const std::vector<unsigned char> values(bytes_of(kind_of(input), extents));
+  const std::lock_guard lock(running_);
+  const auto made = place(input, Array{kind_of(input), extents, values.data()}, *stream_);
+  stream_->wait();
+  return made;
+}
+
+std::unique_ptr<Slots> TensorRtSession::slots(const std::string& input, int64_t sequences, int64_t rows) const {
+  if (sequences > 1) {
+    throw Error(AR_ENGINE_UNAVAILABLE, "a plan holds one sequence", {name_, std::to_string(sequences), "1", ""});
+  }
+  TensorPtr whole = zeros(input, {-1, -1, -1, -1});
+  const int64_t capacity = whole->shape().at(2);
+  if (rows > capacity) {
+    throw Error(AR_BACKEND_ERROR, "prompt and answer are longer than the caches of this plan",
+                {name_ + ", " + input, std::to_string(rows), "up to " + std::to_string(capacity),
+                 "keep fewer image tokens, or build the bundle with higher limits"});
+  }
+  return std::make_unique<TensorRtSlots>(std::move(whole));
 }
 
 void TensorRtSession::try_capture(const Ties& ties, const Log& log) {
@@ -164,7 +231,9 @@ void TensorRtSession::try_capture(const Ties& ties, const Log& log) {
     held[name] = place(name, Array{kind_of(name), shape, values.data()}, *stream);
     stream->wait();
   };
-  for (const std::string& name : inputs_) zeros(name, engine_->range(name, kCaptured).low);
+  for (const PlanPort& port : engine_->ports()) {
+    if (port.is_input) zeros(port.name, engine_->range(port.name, kCaptured).low);
+  }
   set_inputs(*context, held, *stream);
   for (const std::string& name : outputs_) {
     const auto tie = ties.find(name);
@@ -186,6 +255,23 @@ Kind TensorRtSession::kind_of(const std::string& port) const {
   const auto found = kinds_.find(port);
   if (found != kinds_.end()) return found->second;
   throw Error(AR_BACKEND_ERROR, "a plan has no such tensor", {name_, quoted(port), "", ""});
+}
+
+// Returns all inputs on the GPU, with lengths in the place of numbers; nobody reads the values there.
+TensorRtSession::Placed TensorRtSession::placed(const Feeds& feeds, DeviceStream& stream) const {
+  Placed found;
+  const auto length = [&](const char* input, const char* number) {
+    const auto given = feeds.find(number);
+    if (kinds_.count(input) == 0 || given == feeds.end()) return;
+    const Shape shape = {total(given->second, name_ + ", " + number)};
+    found[input] = std::make_shared<DeviceTensor>(*device_, kind_of(input), shape);
+  };
+  length(tensors::kLogitsToKeep, tensors::kLogitsToKeep);
+  length(kTokensToKeep, tensors::kKeepCounts);
+  for (const auto& [name, feed] : feeds) {
+    if (found.count(name) == 0) found[name] = place(name, feed, stream);
+  }
+  return found;
 }
 
 // Returns the first profile in which all shapes lie: builders put the narrowest first.
@@ -222,18 +308,16 @@ int TensorRtSession::set_inputs(PlanContext& context, const Placed& inputs, Devi
 // Returns a tensor on the GPU: the same, or a copy of what comes from elsewhere, which is in the stream's queue.
 std::shared_ptr<const DeviceTensor> TensorRtSession::place(const std::string& port, const Feed& feed,
                                                            DeviceStream& stream) const {
-  const TensorPtr* const tensor = std::get_if<TensorPtr>(&feed);
-  const Array values = tensor != nullptr ? Array{(*tensor)->kind(), (*tensor)->shape(), (*tensor)->data()}
-                                         : std::get<Array>(feed);
+  const Array values = array_of(feed);
   if (values.kind != kind_of(port)) {
     throw Error(AR_BACKEND_ERROR, "a tensor has not the type of a plan",
                 {name_ + ", " + port, kind_name(values.kind), kind_name(kind_of(port)), ""});
   }
-  if (tensor != nullptr) {
+  if (const auto* const tensor = std::get_if<TensorPtr>(&feed)) {
     if (auto here = std::dynamic_pointer_cast<const DeviceTensor>(*tensor)) return here;
   }
   auto copy = std::make_shared<DeviceTensor>(*device_, values.kind, values.shape);
-  stream.write(copy->address(), values.data, copy->bytes());
+  if (copy->bytes() != 0) stream.write(copy->address(), values.data, copy->bytes());
   return copy;
 }
 

@@ -6,6 +6,9 @@
 // Each binding has a context of its own, whose shapes and addresses stay. Its work is done once as it comes, as
 // TensorRT wants it after shapes were set, then captured, and from then on launched as one. Whether a plan's work can
 // be captured at all is found out by `try_capture`, while the engine is being opened.
+//
+// A plan takes two numbers as the length of an input (engines/tensorrt/form.py): how many rows' logits are wanted, and
+// how many image tokens stay. Here they become one. A plan holds one sequence.
 #pragma once
 
 #include <map>
@@ -45,6 +48,9 @@ class DeviceTensor final : public Cell {
   bool is_cell_ = false;
 };
 
+// int64 [T], of which the length alone counts: an input of plans whose gather drops image tokens; no caller gives it.
+inline constexpr const char* kTokensToKeep = "tokens_to_keep";
+
 using Ties = std::map<std::string, std::string>;  // an output's name -> an input's
 
 class TensorRtSession final : public Session {
@@ -57,6 +63,9 @@ class TensorRtSession final : public Session {
   Tensors run(const Feeds& feeds, const std::vector<std::string>& on_host) const override;
   std::unique_ptr<Bound> bind(const Tensors& inputs, const Tensors& outputs) const override;
   std::shared_ptr<Cell> cell(const Array& values) const override;
+  TensorPtr zeros(const std::string& input, const Shape& shape) const override;
+  // Each of the plan's own capacity. Throws AR_BACKEND_ERROR where `rows` are more.
+  std::unique_ptr<Slots> slots(const std::string& input, int64_t sequences, int64_t rows) const override;
 
   // Captures a run on zeros, of the first profile's smallest sizes; `ties` are outputs that share an input's memory.
   // Where that works, bindings within that profile are captured from now on; where it does not, that is logged, and
@@ -67,6 +76,7 @@ class TensorRtSession final : public Session {
   using Placed = std::map<std::string, std::shared_ptr<const DeviceTensor>>;
 
   Kind kind_of(const std::string& port) const;
+  Placed placed(const Feeds& feeds, DeviceStream& stream) const;
   int profile(const Placed& inputs) const;
   int set_inputs(PlanContext& context, const Placed& inputs, DeviceStream& stream) const;
   std::shared_ptr<const DeviceTensor> place(const std::string& port, const Feed& feed, DeviceStream& stream) const;
@@ -76,7 +86,7 @@ class TensorRtSession final : public Session {
   std::shared_ptr<Device> device_;
   std::unique_ptr<PlanEngine> engine_;
   std::map<std::string, Kind> kinds_;
-  std::vector<std::string> inputs_, outputs_;
+  std::vector<std::string> inputs_, outputs_;  // as callers know them
   bool captures_ = false;
   mutable std::mutex running_;  // guards the two below
   std::unique_ptr<DeviceStream> stream_;

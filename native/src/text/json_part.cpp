@@ -26,7 +26,7 @@ void refuse_unknown(const JsonView& view, const std::string& wanted) {
                "load the bundle with ids_only and give token ids, or use the Python runtime"});
 }
 
-const Json* Part::find(const std::string& name) {
+const Json* JsonPart::find(const std::string& name) {
   known_.push_back(name);
   const Json* found = nullptr;  // of a name that occurs twice the last counts, as in `tokenizers`
   for (const auto& [key, json] : members_) {
@@ -35,24 +35,24 @@ const Json* Part::find(const std::string& name) {
   return found;
 }
 
-std::optional<JsonView> Part::may(const std::string& name) {
+std::optional<JsonView> JsonPart::may(const std::string& name) {
   const Json* found = find(name);
   if (found == nullptr || std::holds_alternative<std::nullptr_t>(found->value)) return std::nullopt;
   return view_.member(name, *found);
 }
 
-JsonView Part::need(const std::string& name) {
+JsonView JsonPart::need(const std::string& name) {
   const Json* found = find(name);
   if (found == nullptr) view_.refuse("Object missing required field `" + name + "`");
   return view_.member(name, *found);
 }
 
-bool Part::flag(const std::string& name, bool otherwise) {
+bool JsonPart::flag(const std::string& name, bool otherwise) {
   const auto found = may(name);
   return found ? read_bool(*found) : otherwise;
 }
 
-void Part::close() const {
+void JsonPart::close() const {
   for (const auto& [key, json] : members_) {
     if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
       refuse_unknown(view_.keyed(key, json), "no such field");

@@ -1,6 +1,6 @@
 // Parts of tokenizer.json: objects with a type, of which some fields and some values are supported.
 //
-// What it is: Part, which reads an object field by field, and the refusal of what is not supported.
+// What it is: JsonPart, which reads an object field by field, and the refusal of what is not supported.
 #pragma once
 
 #include <optional>
@@ -16,10 +16,10 @@ namespace ar {
 [[noreturn]] void refuse_unknown(const JsonView& view, const std::string& wanted);
 
 // An object. Unknown fields are refused as well: a newer library may have given them a meaning.
-class Part {
+class JsonPart {
  public:
-  explicit Part(const JsonView& view) : view_(view), members_(view.members()) {}
-  Part(const Part&) = delete;  // views point into it
+  explicit JsonPart(const JsonView& view) : view_(view), members_(view.members()) {}
+  JsonPart(const JsonPart&) = delete;  // views point into it
 
   std::optional<JsonView> may(const std::string& name);  // nothing: absent or null
   JsonView need(const std::string& name);                // throws AR_BUNDLE_CORRUPT: absent
@@ -42,7 +42,7 @@ class Part {
 // Calls `read(part, type)` for the part, or for each member of a Sequence of parts, in order; `list` names its field.
 template <class Read>
 void each_part(const JsonView& view, const std::string& list, Read read, int depth = 0) {
-  Part part(view);
+  JsonPart part(view);
   const JsonView type = part.need("type");
   const std::string name = read_text(type);
   if (name != "Sequence") return read(part, name);

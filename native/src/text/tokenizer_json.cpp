@@ -34,7 +34,7 @@ std::string read_character(const JsonView& view) {
 
 // {"String": "..."}: a pattern without a regular expression.
 std::string read_plain_pattern(const JsonView& view) {
-  Part part(view);
+  JsonPart part(view);
   const auto plain = part.may("String");
   if (!plain) refuse_unknown(view, "{\"String\": ...}");
   const std::string text = read_text(*plain);
@@ -50,13 +50,13 @@ std::string read_mark(const JsonView& view) {
 }
 
 // `count` is how many of its kind were read before.
-Replace read_replace(Part& part, int& count) {
+Replace read_replace(JsonPart& part, int& count) {
   if (++count > kMaxReplaces) refuse_unknown(part.view(), std::to_string(kMaxReplaces) + " of type Replace at most");
   return {read_plain_pattern(part.need("pattern")), read_mark(part.need("content"))};
 }
 
 AddedToken read_added_token(const JsonView& view) {
-  Part part(view);
+  JsonPart part(view);
   AddedToken token;
   token.id = read_id(part.need("id"));
   const JsonView content = part.need("content");
@@ -77,7 +77,7 @@ AddedToken read_added_token(const JsonView& view) {
 std::vector<NormalizerStep> read_normalizer(const JsonView& view) {
   std::vector<NormalizerStep> steps;
   int replaces = 0;
-  each_part(view, "normalizers", [&](Part& part, const std::string& type) {
+  each_part(view, "normalizers", [&](JsonPart& part, const std::string& type) {
     if (type == "NFC") {
       steps.push_back(Nfc{});
     } else if (type == "Prepend") {
@@ -92,9 +92,9 @@ std::vector<NormalizerStep> read_normalizer(const JsonView& view) {
   return steps;
 }
 
-Split read_split(Part& part) {
+Split read_split(JsonPart& part) {
   const JsonView pattern = part.need("pattern");
-  Part kind(pattern);
+  JsonPart kind(pattern);
   const auto regex = kind.may("Regex");
   if (!regex) refuse_unknown(pattern, "{\"Regex\": ...}");
   kind.close();
@@ -110,7 +110,7 @@ Split read_split(Part& part) {
   return {*known};
 }
 
-Metaspace::Prepend read_prepend_scheme(Part& part) {
+Metaspace::Prepend read_prepend_scheme(JsonPart& part) {
   const auto scheme = part.may("prepend_scheme");
   const std::string name = scheme ? read_one_of(*scheme, {"first", "always", "never"}) : "always";
   const auto older = part.may("add_prefix_space");  // the field's name until 2024
@@ -119,20 +119,20 @@ Metaspace::Prepend read_prepend_scheme(Part& part) {
   return name == "always" ? Metaspace::Prepend::kAlways : Metaspace::Prepend::kNever;
 }
 
-Metaspace read_metaspace(Part& part) {
+Metaspace read_metaspace(JsonPart& part) {
   Metaspace space{read_character(part.need("replacement")), read_prepend_scheme(part), part.flag("split", true)};
   part.ignore({"str_rep"});
   return space;
 }
 
-ByteLevel read_byte_level(Part& part) {
+ByteLevel read_byte_level(JsonPart& part) {
   part.flag("trim_offsets");
   return {part.flag("add_prefix_space"), part.flag("use_regex", true)};
 }
 
 std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
   std::vector<PreTokenizerStep> steps;
-  each_part(view, "pretokenizers", [&steps](Part& part, const std::string& type) {
+  each_part(view, "pretokenizers", [&steps](JsonPart& part, const std::string& type) {
     if (!steps.empty() && !std::holds_alternative<Split>(steps.back())) {
       refuse_unknown(part.view(), "nothing behind ByteLevel or Metaspace");
     }
@@ -153,7 +153,7 @@ std::vector<PreTokenizerStep> read_pre_tokenizer(const JsonView& view) {
 std::vector<DecoderStep> read_decoder(const JsonView& view) {
   std::vector<DecoderStep> steps;
   int replaces = 0;
-  each_part(view, "decoders", [&](Part& part, const std::string& type) {
+  each_part(view, "decoders", [&](JsonPart& part, const std::string& type) {
     if (type == "ByteLevel") {
       read_byte_level(part);  // its settings do not touch decoding
       steps.push_back(ByteLevelDecoder{});
@@ -180,12 +180,12 @@ std::vector<DecoderStep> read_decoder(const JsonView& view) {
 }
 
 // Returns the ids of the special tokens that a template has before the text.
-std::vector<int64_t> read_template(Part& part) {
+std::vector<int64_t> read_template(JsonPart& part) {
   const JsonView table = part.need("special_tokens");
   std::unordered_map<std::string, std::vector<int64_t>> ids;
   for (const auto& [name, json] : table.members()) {
     const JsonView view = table.keyed(name, json);
-    Part token(view);
+    JsonPart token(view);
     ids[name] = list(read_int64)(token.need("ids"));
     token.ignore({"id", "tokens"});
     token.close();
@@ -195,10 +195,10 @@ std::vector<int64_t> read_template(Part& part) {
   bool text = false;
   for (std::size_t i = 0; i < single.items().size(); ++i) {
     const JsonView view = single.item(i, single.items()[i]);
-    Part piece(view);
+    JsonPart piece(view);
     const auto special = piece.may("SpecialToken");
     const JsonView either = special ? *special : piece.need("Sequence");
-    Part body(either);
+    JsonPart body(either);
     const JsonView name = body.need("id");
     body.ignore({"type_id"});
     body.close();
@@ -218,7 +218,7 @@ std::vector<int64_t> read_template(Part& part) {
 
 std::vector<int64_t> read_leading(const JsonView& view) {
   std::vector<int64_t> leading;
-  each_part(view, "processors", [&leading](Part& part, const std::string& type) {
+  each_part(view, "processors", [&leading](JsonPart& part, const std::string& type) {
     if (type == "TemplateProcessing") {
       const std::vector<int64_t> outer = read_template(part);
       leading.insert(leading.begin(), outer.begin(), outer.end());
@@ -270,13 +270,13 @@ std::vector<std::pair<std::string, uint32_t>> read_vocabulary(const JsonView& vi
   return vocabulary;
 }
 
-void refuse_affix(Part& part, const std::string& name) {
+void refuse_affix(JsonPart& part, const std::string& name) {
   const auto affix = part.may(name);
   if (affix && !read_text(*affix).empty()) refuse_unknown(*affix, "null");
 }
 
 BpeModel read_model(const JsonView& view) {
-  Part part(view);
+  JsonPart part(view);
   const JsonView type = part.need("type");
   if (read_text(type) != "BPE") refuse_unknown(type, "BPE");
   if (const auto dropout = part.may("dropout"); dropout && read_real(*dropout) != 0) refuse_unknown(*dropout, "null");
@@ -308,7 +308,7 @@ void refuse_moved_beginning(const TokenizerParts& parts, const JsonView& normali
 TokenizerParts read_tokenizer(std::string_view json) {
   const Json whole = parse_json(json, kFile);
   const JsonView view(whole, kFile);
-  Part part(view);
+  JsonPart part(view);
   TokenizerParts parts;
   const auto version = part.may("version");
   if (version && read_text(*version) != "1.0") refuse_unknown(*version, "1.0");

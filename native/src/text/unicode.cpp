@@ -143,11 +143,11 @@ bool is_space(char32_t character) {
 
 bool is_python_space(char32_t character) { return is_space(character) || (character >= 0x1C && character <= 0x1F); }
 
-bool is_blank(std::string_view text) {
-  for (std::size_t at = 0; at < text.size();) {
-    if (!is_python_space(utf8::next(text, at))) return false;
-  }
-  return true;
+std::string_view strip(std::string_view text) {
+  std::size_t begin = 0, end = text.size();
+  for (std::size_t at = 0; at < end && is_python_space(utf8::next(text, at));) begin = at;
+  for (std::size_t at = end; at > begin && is_python_space(utf8::previous(text, at));) end = at;
+  return text.substr(begin, end - begin);
 }
 
 std::string nfc(std::string_view text) {

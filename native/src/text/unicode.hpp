@@ -12,8 +12,8 @@ bool is_space(char32_t character);   // \s: the property White_Space
 
 // As Python's str.isspace: White_Space and the four separators of ASCII (U+001C to U+001F).
 bool is_python_space(char32_t character);
-// Returns whether Python's str.strip leaves nothing of a valid text.
-bool is_blank(std::string_view text);
+// Returns what Python's str.strip leaves of a valid text.
+std::string_view strip(std::string_view text);
 
 // Returns a valid text in normalisation form C.
 std::string nfc(std::string_view text);

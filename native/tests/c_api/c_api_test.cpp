@@ -5,8 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <deque>
 #include <future>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -22,13 +25,27 @@ ar_status taken(ar_error* error) {
   return status;
 }
 
+ar_part text(const char* words, size_t bytes = 0) { return {sizeof(ar_part), words, bytes, nullptr, 0, 0, 0}; }
+ar_part image(int64_t width = 9, int64_t row_bytes = 0, const uint8_t* rgb = kPixels.data()) {
+  return {sizeof(ar_part), nullptr, 0, rgb, width, 6, row_bytes};
+}
+
+// A conversation of one turn, which lives as long as the program.
+const ar_message* turn(const ar_part& first, const ar_part& second, const char* role = "user") {
+  static std::deque<std::array<ar_part, 2>> parts;
+  static std::deque<ar_message> messages;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  parts.push_back({first, second});
+  return &messages.emplace_back(ar_message{sizeof(ar_message), role, parts.back().data(), 2});
+}
+
 ar_request request() {
+  static const ar_message* const question = turn(image(), text("what is it?"));
   ar_request made{};
   made.size = sizeof made;
-  made.rgb = kPixels.data();
-  made.width = 9;
-  made.height = 6;
-  made.question = "what is it?";
+  made.messages = question;
+  made.message_count = 1;
   made.max_new_tokens = 8;
   made.temperature = 8;
   made.seeded = 1;
@@ -86,7 +103,7 @@ TEST_F(CApi, AForkedProcessIsRefusedAndEnds) {
     alarm(30);  // ends a child that would hang
     ar_prompt* prompt = nullptr;
     const bool told = refused([](ar_request&) {}) == AR_RUNTIME_CLOSED &&
-                      taken(ar_prompt_encode(runtime_, "what?", 0, &prompt)) == AR_RUNTIME_CLOSED;
+                      taken(ar_prompt_encode(runtime_, request().messages, 1, &prompt)) == AR_RUNTIME_CLOSED;
     ar_runtime_close(runtime_, 0);
     ar_runtime_free(runtime_);
     _exit(told ? 0 : 1);
@@ -143,46 +160,131 @@ TEST_F(CApi, NoFurtherTokenHasNoTime) {
   ar_answer_free(answer);
 }
 
-TEST_F(CApi, QuestionsHaveALengthOrAnEnd) {
+TEST_F(CApi, TextsHaveALengthOrAnEnd) {
   ar_request made = request();
-  made.question = "what is it? and nothing else";
-  made.question_bytes = 11;
+  made.messages = turn(image(), text("what is it? and nothing else", 11));
   EXPECT_EQ(asked(made), asked(request()));
 }
 
-TEST_F(CApi, IdsAnswerAsTheirQuestion) {
-  ar_prompt* prompt = nullptr;
-  ASSERT_EQ(taken(ar_prompt_encode(runtime_, "what is it?", 0, &prompt)), AR_OK);
+TEST_F(CApi, TextAndIdsAnswerAsTheirMessages) {
+  const ar_part own = image();
   ar_request made = request();
-  made.question = nullptr;
-  made.prefix_ids = ar_prompt_prefix_ids(prompt, &made.prefix_count);
-  made.suffix_ids = ar_prompt_suffix_ids(prompt, &made.suffix_count);
+  made.messages = nullptr;
+  made.images = &own;
+  made.image_count = 1;
+  ar_prompt* prompt = nullptr;
+  ASSERT_EQ(taken(ar_prompt_encode(runtime_, request().messages, 1, &prompt)), AR_OK);
+  made.ids = ar_prompt_ids(prompt, &made.id_count);
+  EXPECT_EQ(asked(made), asked(request()));
+  made.ids = nullptr;
+  made.text = "USER: <image>\nwhat is it? ASSISTANT:, and nothing else";
+  made.text_bytes = 36;
   EXPECT_EQ(asked(made), asked(request()));
   ar_prompt_free(prompt);
 }
 
+TEST_F(CApi, ARequestMayKeepMore) {
+  ar_request made = request();
+  made.keep = 0.75;
+  ar_answer* answer = nullptr;
+  ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
+  EXPECT_EQ(ids(ar_answer_keep_indices, answer).size(), 3u);
+  ar_usage usage{};
+  usage.size = sizeof usage;
+  ar_answer_usage(answer, &usage);
+  EXPECT_EQ(usage.image_tokens, 4);
+  EXPECT_EQ(usage.kept_image_tokens, 3);
+  EXPECT_EQ(usage.new_tokens, 8);
+  EXPECT_GT(usage.text_tokens, 10);
+  ar_answer_free(answer);
+}
+
 TEST_F(CApi, ImpossibleRequestsAreRefused) {
   EXPECT_EQ(refused([](ar_request& r) { r.size = 8; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.question = ""; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.question = "\xff\xfe"; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.prefix_count = 1; }), AR_INPUT_INVALID);  // a question too
-  EXPECT_EQ(refused([](ar_request& r) { r.question = nullptr, r.prefix_count = r.suffix_count = 1; }),
-            AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.messages = nullptr; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.message_count = 0; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.text = "and a text"; }), AR_INPUT_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.image_count = 1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.stop_count = 1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = -1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.max_new_tokens = 1000; }), AR_PROMPT_TOO_LONG);
   EXPECT_EQ(refused([](ar_request& r) { r.temperature = -1; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.top_p = 1.5; }), AR_INPUT_INVALID);
   EXPECT_EQ(refused([](ar_request& r) { r.top_k = -1; }), AR_INPUT_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.rgb = nullptr; }), AR_IMAGE_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.width = 0; }), AR_IMAGE_INVALID);
-  EXPECT_EQ(refused([](ar_request& r) { r.row_bytes = 26; }), AR_IMAGE_INVALID);
+  EXPECT_EQ(refused([](ar_request& r) { r.keep = -1; }), AR_INVALID_BUDGET);
   EXPECT_EQ(refused([](ar_request& r) {
               static const char* texts[] = {"fine", nullptr};
               r.stop = texts, r.stop_count = 2;
             }),
             AR_INPUT_INVALID);
+}
+
+TEST_F(CApi, ImpossibleMessagesAreRefused) {
+  const auto asking = [&](const ar_message* message) {
+    ar_request bad = request();
+    bad.messages = message;
+    ar_answer* answer = nullptr;
+    return taken(ar_generate(runtime_, &bad, &answer));
+  };
+  const ar_part fine = text("what?");
+  ar_part sizeless = fine, both = image();
+  sizeless.size = 0;
+  both.text = "a text";
+  EXPECT_EQ(asking(turn(image(), fine)), AR_OK);
+  EXPECT_EQ(asking(turn(image(), text("what?"), nullptr)), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(image(), fine, "robot\n")), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(fine, text("\xff\xfe"))), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(text(""), text(" "))), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(fine, sizeless)), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(fine, both)), AR_INPUT_INVALID);
+  EXPECT_EQ(asking(turn(image(9, 0, nullptr), fine)), AR_IMAGE_INVALID);
+  EXPECT_EQ(asking(turn(image(0), fine)), AR_IMAGE_INVALID);
+  EXPECT_EQ(asking(turn(image(9, 26), fine)), AR_IMAGE_INVALID);
+}
+
+// Several requests at once, and what became of them.
+struct Several {
+  explicit Several(std::vector<ar_request> given) : requests(std::move(given)), answers(size()), errors(size()) {}
+  Several(const Several&) = delete;
+  Several& operator=(const Several&) = delete;
+  ~Several() {
+    for (ar_answer* answer : answers) ar_answer_free(answer);
+    for (ar_error* error : errors) ar_error_free(error);
+  }
+  size_t size() const { return requests.size(); }
+  ar_error* run(ar_runtime* runtime) {
+    return ar_generate_batch(runtime, requests.data(), size(), answers.data(), errors.data());
+  }
+
+  std::vector<ar_request> requests;
+  std::vector<ar_answer*> answers;
+  std::vector<ar_error*> errors;
+};
+
+TEST_F(CApi, TogetherIsAsAloneAndAFailureIsItsOwn) {
+  ar_request longer = request(), bad = request();
+  longer.messages = turn(text("no image, but a longer question"), text("?"));
+  longer.max_new_tokens = 12;
+  bad.max_new_tokens = 1000;
+  Several several({request(), bad, longer});
+  ASSERT_EQ(taken(several.run(runtime_)), AR_OK);
+  EXPECT_EQ(several.answers[1], nullptr);
+  EXPECT_EQ(ar_error_status(several.errors[1]), AR_PROMPT_TOO_LONG);
+  for (const size_t index : {0u, 2u}) {
+    EXPECT_EQ(several.errors[index], nullptr);
+    EXPECT_EQ(ids(ar_answer_token_ids, several.answers[index]), asked(several.requests[index]));
+  }
+}
+
+TEST_F(CApi, ImpossibleBatchesAreRefusedAsAWhole) {
+  Several many(std::vector<ar_request>(99, request()));
+  EXPECT_EQ(taken(many.run(runtime_)), AR_INPUT_INVALID);
+  Several nothing({request(), {}});  // without a size
+  EXPECT_EQ(taken(nothing.run(runtime_)), AR_INPUT_INVALID);
+  EXPECT_EQ(nothing.answers[0], nullptr);
+  EXPECT_EQ(nothing.errors[0], nullptr);
+  EXPECT_EQ(taken(ar_generate_batch(runtime_, nullptr, 0, nullptr, nullptr)), AR_OK);
+  EXPECT_EQ(taken(ar_generate_batch(runtime_, nullptr, 1, nullptr, nullptr)), AR_INPUT_INVALID);
 }
 
 TEST_F(CApi, ACallbackStreamsAndEnds) {
@@ -200,7 +302,9 @@ TEST_F(CApi, ACallbackStreamsAndEnds) {
   made.user = &all;
   ar_answer* answer = nullptr;
   ASSERT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_OK);
-  EXPECT_EQ(all.text, ar_answer_text(answer, nullptr));
+  size_t bytes = 0;
+  const char* whole = ar_answer_text(answer, &bytes);
+  EXPECT_EQ(all.text, std::string(whole, bytes));
   ar_answer_free(answer);
   made.user = &some;
   EXPECT_EQ(taken(ar_generate(runtime_, &made, &answer)), AR_REQUEST_CANCELLED);
@@ -262,7 +366,7 @@ TEST_F(CApi, AClosedRuntimeRefuses) {
   ar_runtime_close(runtime_, 0);
   EXPECT_EQ(refused([](ar_request&) {}), AR_RUNTIME_CLOSED);
   ar_prompt* prompt = nullptr;
-  EXPECT_EQ(taken(ar_prompt_encode(runtime_, "what?", 0, &prompt)), AR_RUNTIME_CLOSED);
+  EXPECT_EQ(taken(ar_prompt_encode(runtime_, request().messages, 1, &prompt)), AR_RUNTIME_CLOSED);
   EXPECT_STREQ(ar_runtime_version(runtime_), "t2-l2");
 }
 

@@ -63,7 +63,8 @@ TEST(Misuse, NullArgumentsAreRefused) {
   EXPECT_EQ(taken(ar_bundle_open(nullptr, &bundle)), AR_INPUT_INVALID);
   EXPECT_EQ(taken(ar_bundle_open("/nowhere", nullptr)), AR_INPUT_INVALID);
   EXPECT_EQ(taken(ar_generate(nullptr, &request, &answer)), AR_INPUT_INVALID);
-  EXPECT_EQ(taken(ar_prompt_encode(nullptr, "what?", 0, &prompt)), AR_INPUT_INVALID);
+  EXPECT_EQ(taken(ar_generate_batch(nullptr, &request, 1, &answer, nullptr)), AR_INPUT_INVALID);
+  EXPECT_EQ(taken(ar_prompt_encode(nullptr, nullptr, 0, &prompt)), AR_INPUT_INVALID);
   EXPECT_EQ(taken(ar_cancellation_new(nullptr)), AR_INPUT_INVALID);
 }
 
@@ -84,9 +85,10 @@ TEST(Misuse, NullHandlesHaveNothing) {
     EXPECT_EQ(count, 0u);
     EXPECT_EQ(ids(nullptr, nullptr), nullptr);
   }
-  EXPECT_EQ(ar_prompt_prefix_ids(nullptr, nullptr), nullptr);
-  EXPECT_EQ(ar_prompt_suffix_ids(nullptr, &count), nullptr);
+  EXPECT_EQ(ar_prompt_ids(nullptr, nullptr), nullptr);
+  EXPECT_EQ(ar_prompt_ids(nullptr, &count), nullptr);
   ar_answer_timing(nullptr, nullptr);
+  ar_answer_usage(nullptr, nullptr);
 }
 
 TEST(Misuse, FreeingNothingDoesNothing) {

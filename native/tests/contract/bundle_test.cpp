@@ -190,7 +190,7 @@ TEST_F(Bundle, PointersThatAreNone) {
 
 TEST_F(Bundle, AManifestThatIsNotJson) {
   for (const std::string& content : {std::string(), std::string("not JSON"), std::string(100, '\0'),
-                                     std::string(100'000, '['), std::string("{\"schema\":1,\"producer\":\"\xff\"}")}) {
+                                     std::string(100'000, '['), std::string("{\"schema\":3,\"producer\":\"\xff\"}")}) {
     seal(bundle_, content);
     corrupt("not JSON");
   }

@@ -30,7 +30,7 @@ struct Made {
 Entry make(const Made& made) {
   Entry entry;
   entry.pruning.version = made.version, entry.backend = "onnxruntime", entry.precision = made.precision;
-  entry.pruning.prune_layer = 1, entry.pruning.layer_policy = "static", entry.pruning.keep = made.tokens,
+  entry.pruning.prune_layer = 1, entry.pruning.layer_policy = "static", entry.pruning.keep = {made.tokens, 1},
   entry.pruning.layers = 24;
   if (made.kl) entry.fidelity.emplace().kl = *made.kl;
   if (made.figures) {
@@ -74,7 +74,7 @@ TEST(Choice, WithoutFidelityComesLastByBudget) {
 
 TEST(Choice, BudgetsOfAnySizeAreCompared) {
   std::vector<Entry> huge = entries({{"a"}, {"b"}});
-  huge[0].pruning.keep = huge[1].pruning.keep = huge[0].pruning.layers = std::numeric_limits<int64_t>::max();
+  huge[0].pruning.layers = std::numeric_limits<int64_t>::max();
   huge[1].pruning.layers = 3;
   EXPECT_EQ(ar::by_faithfulness(huge), (Order{0, 1}));
   std::swap(huge[0], huge[1]);

@@ -34,10 +34,10 @@ const std::vector<Nonsense>& nonsense() {
   static const std::vector<Nonsense> kNonsense = {
       {"twice", {{"/entries/1", golden()["entries"][0]}}, "twice"},
       {"no entry", {{"/entries", Plain::array()}}, "no entry"},
-      {"too many tokens", {{"/entries/1/pruning/keep", 577}}, "impossible budget"},
+      {"more than all", {{"/entries/1/pruning/keep", "4/3"}}, "impossible keep rule"},
       {"no layers below the prune layer", {{"/entries/1/pruning/layers", 1}}, "impossible budget"},
       {"pruned after the last layer", {{"/entries/1/pruning/prune_layer", 32}}, "impossible budget"},
-      {"full that is not", {{"/entries/0/pruning/keep", 575}}, "full keeps everything"},
+      {"full that is not", {{"/entries/0/pruning/keep", "575/576"}}, "full keeps everything"},
       {"full that routes", {{"/entries/0/pruning/layer_policy", "dynamic"}}, "full keeps everything"},
       {"dynamic with a list", {{"/entries/1/pruning/kept_layers", range(0, 24)}}, "listed"},
       {"static without a list", {{"/entries/0/pruning/kept_layers", nullptr}}, "listed"},
@@ -64,7 +64,7 @@ const std::vector<Nonsense>& nonsense() {
         {"/entries/0/pruning/prune_layer", int64_t{1} << 61},
         {"/entries/0/pruning/layers", int64_t{1} << 62}},
        "contradict"},
-      {"unlisted graph", {{"/entries/1/graphs/prefill", "graphs/other.onnx"}}, "not among the listed"},
+      {"unlisted graph", {{"/entries/1/graphs/decoder", "graphs/other.onnx"}}, "not among the listed"},
       {"no router graph", {{"/entries/1/graphs/router", nullptr}}, "no router graph"},
       {"router graph without a router", {{"/model/router", nullptr}}, "without a router"},
   };

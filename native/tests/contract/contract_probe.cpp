@@ -5,6 +5,9 @@
 //   {"op": "table", "entries": [...], "target": {...}, "machine": {...} or null}
 //   {"op": "decode", "hex": "7b7d"}             a manifest's bytes: decode_manifest and check_manifest
 //   {"op": "open", "path": "..."}               open_bundle: its path, and its manifest's digest
+//   {"op": "layout", "ids": [...], "image_token_id": 9, "tokens": [...]}   sequential_layout
+//   {"op": "keep", "rule": "1/4", "tokens": 576}   T of a manifest's keep rule
+//   {"op": "requested", "keep": 0.4}               requested_keep, as a manifest writes it
 //   {"op": "machine", "backend": "...", "threads": 0}
 //   {"op": "plan", "name": "...", "version": "10.16.1.11", "sm": 90}   parse_tensorrt_version and check_plan_target
 //
@@ -17,6 +20,7 @@
 #include "contract/choice.hpp"
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
+#include "contract/layout.hpp"
 #include "contract/manifest.hpp"
 #include "contract/plans.hpp"
 #include "contract/sha256.hpp"
@@ -52,12 +56,15 @@ std::optional<ar::Machine> machine_of(const json& question) {
 
 std::vector<ar::Entry> entries_of(const json& question) {
   const std::string digest(64, '0');
-  const json model = {{"name", ""},     {"digest", digest}, {"router", nullptr}, {"image_tokens", 1}, {"layers", 1},
-                      {"hidden", 1}, {"vocabulary", 1},  {"image_size", 1},   {"stop_ids", json::array()}};
-  const json prompt = {{"before_image", ""}, {"after_image", ""}, {"after_question", ""}};
-  const json manifest = {{"schema", 1},          {"producer", ""},
-                         {"model", model},       {"prompt", prompt},
-                         {"files", json::object()}, {"limits", {{"text_tokens", 1}, {"new_tokens", 1}, {"batch", 1}}},
+  json model = {{"name", ""}, {"digest", digest}, {"router", nullptr}, {"stop_ids", json::array()}};
+  for (const char* size : {"image_tokens", "image_token_id", "layers", "hidden", "vocabulary", "image_size",
+                           "max_positions"})
+    model[size] = 1;
+  const json chat = {{"template", ""}, {"special_tokens", json::object()}, {"image_token", ""}};
+  json limits;
+  for (const char* most : {"images", "image_tokens", "text_tokens", "new_tokens", "batch"}) limits[most] = 1;
+  const json manifest = {{"schema", ar::kSchema}, {"producer", ""},   {"model", model},
+                         {"chat", chat},          {"limits", limits}, {"files", json::object()},
                          {"entries", question.at("entries")}};
   return ar::decode_manifest(manifest.dump(), "entries").entries;
 }
@@ -84,6 +91,29 @@ json open(const json& question) {
   return {{"digest", ar::sha256_hex(opened.json)}, {"path", opened.path.string()}};
 }
 
+json layout(const json& question) {
+  const ar::PromptLayout made = ar::sequential_layout(question.at("ids"), question.at("image_token_id"),
+                                                      question.at("tokens").get<std::vector<int64_t>>());
+  return {{"input_ids", made.input_ids},       {"image_index", made.image_index},     {"image_of", made.image_of},
+          {"position_ids", made.position_ids}, {"next_position", made.next_position}, {"text_ids", made.text_ids()},
+          {"tokens_by_image", made.tokens_by_image}};
+}
+
+// The manifest's own reader reads the rule.
+json keep(const json& question) {
+  const json pruning = {{"version", ""},     {"keep", question.at("rule")}, {"layers", 1},
+                        {"prune_layer", 0}, {"layer_policy", "dynamic"},   {"kept_layers", nullptr}};
+  const json graphs = {{"preprocess", ""}, {"vision", ""}, {"router", nullptr}, {"decoder", ""}};
+  const json entry = {{"pruning", pruning}, {"backend", ""},       {"precision", "fp32"},
+                      {"graphs", graphs},   {"fidelity", nullptr}, {"latency", nullptr}};
+  return entries_of({{"entries", json::array({entry})}}).at(0).pruning.keep.of(question.at("tokens"));
+}
+
+json requested(const json& question) {
+  const ar::Keep asked = ar::requested_keep(question.at("keep").get<double>());
+  return std::to_string(asked.numerator) + (asked.denominator > 1 ? "/" + std::to_string(asked.denominator) : "");
+}
+
 json machine(const json& question) {
   const ar::Machine here = ar::machine(question.at("backend"), question.value("threads", 0));
   return {{"cpu", here.cpu},         {"cores", here.cores}, {"threads", here.threads},
@@ -103,6 +133,9 @@ json answer(const json& question) {
   if (op == "table") return table(question);
   if (op == "decode") return decode(question);
   if (op == "open") return open(question);
+  if (op == "layout") return layout(question);
+  if (op == "keep") return keep(question);
+  if (op == "requested") return requested(question);
   if (op == "machine") return machine(question);
   if (op == "plan") return plan(question);
   throw std::runtime_error("there is no question " + op);

@@ -29,12 +29,23 @@ TEST(Manifest, TheGoldenFileIsRead) {
   const ar::Manifest manifest = decode_manifest(scratch::golden_text(), "golden");
   EXPECT_EQ(manifest.producer, "allrounder golden");
   EXPECT_EQ(manifest.model.vocabulary, 32064);
-  EXPECT_EQ(manifest.model.stop_ids, (std::vector<int64_t>{2, 32000}));
+  EXPECT_EQ(manifest.model.image_token_id, 32000);
+  EXPECT_EQ(manifest.model.max_positions, 4096);
+  EXPECT_EQ(manifest.model.stop_ids, (std::vector<int64_t>{2, 32001}));
   EXPECT_EQ(manifest.model.router, ar::sha256_hex("router"));
-  EXPECT_EQ(manifest.prompt.after_question, " \\\"ASSISTANT:\t");
-  EXPECT_FALSE(manifest.prompt.prefix_special);
+  EXPECT_EQ(manifest.chat.begin_token, "<s>");
+  EXPECT_EQ(manifest.chat.image_token, "<image>");
+  ASSERT_TRUE(manifest.chat.literals);
+  EXPECT_EQ(manifest.chat.literals->generation, "ASSISTANT:");
+  EXPECT_TRUE(manifest.chat.literals->images_first);
+  EXPECT_FALSE(manifest.chat.literals->trims);
+  EXPECT_EQ(manifest.chat.literals->roles.at("user").empty, "\"nothing\"\n");
+  EXPECT_EQ(manifest.chat.literals->roles.at("system").before_text, "");
+  EXPECT_EQ(manifest.limits.images, 4);
+  EXPECT_EQ(manifest.limits.image_tokens, 2304);
   EXPECT_EQ(manifest.limits.new_tokens, 256);
-  EXPECT_EQ(manifest.files.size(), 11u);
+  EXPECT_EQ(manifest.limits.batch, 8);
+  EXPECT_EQ(manifest.files.size(), 8u);
   EXPECT_EQ(manifest.files.at("graphs/vision.onnx"), 18);
   ASSERT_EQ(manifest.entries.size(), 3u);
   const ar::Entry& full = manifest.entries[0];
@@ -44,7 +55,11 @@ TEST(Manifest, TheGoldenFileIsRead) {
   EXPECT_EQ(full.fidelity->kl, golden()["entries"][0]["fidelity"]["kl"]["mean"].get<double>());
   EXPECT_EQ(full.latency->ttft_ms.p99, 51.125);
   EXPECT_EQ(full.latency->machine.cpu, "Golden CPU @ 2 GHz");
+  EXPECT_EQ(full.graphs.decoder, "graphs/decoder-full.onnx");
+  EXPECT_TRUE(full.pruning.keep.everything());
+  EXPECT_EQ(manifest.entries[1].pruning.keep.denominator, 4);
   EXPECT_EQ(manifest.entries[1].pruning.kept_layers, std::nullopt);
+  EXPECT_EQ(manifest.entries[2].pruning.keep.numerator, 100);
   EXPECT_EQ(manifest.entries[2].latency.has_value(), false);
   EXPECT_EQ(manifest.entries[2].index, 2u);
 }
@@ -52,7 +67,7 @@ TEST(Manifest, TheGoldenFileIsRead) {
 TEST(Manifest, WhatCameLaterMayBeAbsent) {
   Plain manifest = golden();
   manifest.erase("recommendations");
-  manifest["prompt"].erase("prefix_special");
+  manifest["chat"].erase("literals");
   for (Plain& entry : manifest["entries"]) {
     entry.erase("native_op");
     if (entry["fidelity"].is_null()) continue;
@@ -62,14 +77,14 @@ TEST(Manifest, WhatCameLaterMayBeAbsent) {
     entry["latency"]["machine"].erase("driver");
   }
   const ar::Manifest read = decode_manifest(manifest.dump(), "old");
-  EXPECT_TRUE(read.prompt.prefix_special);
+  EXPECT_FALSE(read.chat.literals);
   EXPECT_FALSE(read.entries[0].native_op);
   EXPECT_EQ(read.entries[0].latency->machine.gpu, "");
 }
 
 TEST(Manifest, FromTheFutureBeatsEveryOtherComplaint) {
   const std::pair<const char*, const char*> schemas[] = {
-      {"2", "2"}, {"99", "99"}, {"1000000000000000000000000000000", "beyond 2^64"}};
+      {"4", "4"}, {"99", "99"}, {"1000000000000000000000000000000", "beyond 2^64"}};
   for (const auto& [schema, named] : schemas) {
     Plain manifest = golden();
     manifest["model"] = nullptr;
@@ -91,9 +106,37 @@ TEST(Manifest, EntriesMayBeInBfloat16) {
 }
 
 TEST(Manifest, OtherSchemasAreMalformed) {
-  for (const char* schema : {"0", "-1", "1.0", "2.5", "true", "\"1\"", "null", "[2]", "1e0"})
+  for (const char* schema : {"-1", "3.0", "2.5", "true", "\"3\"", "null", "[3]", "3e0"})
     refused(AR_BUNDLE_CORRUPT, "$.schema", [&] { decode_manifest(changed("/schema", schema), "m"); });
   refused(AR_BUNDLE_CORRUPT, "`schema`", [&] { decode_manifest(changed("/schema", std::nullopt), "m"); });
+}
+
+TEST(Manifest, OlderOnesAreRefusedWithTheCommandThatBuildsThemAgain) {
+  for (const char* schema : {"0", "1", "2"}) {
+    const std::string message = refused(AR_BUNDLE_CORRUPT, std::string("schema ") + schema,
+                                        [&] { decode_manifest(changed("/schema", schema), "m"); });
+    EXPECT_NE(message.find("python build_engine.py --version par-lite --out"), std::string::npos) << message;
+  }
+}
+
+TEST(Manifest, KeepRulesAreSharesCountsOrAll) {
+  const auto keep = [](const char* json) {
+    const ar::Manifest manifest = decode_manifest(changed("/entries/1/pruning/keep", json), "m");
+    const ar::Keep& read = manifest.entries[1].pruning.keep;
+    return std::to_string(read.numerator) + "/" + std::to_string(read.denominator);
+  };
+  EXPECT_EQ(keep(R"("1")"), "1/1");
+  EXPECT_EQ(keep(R"("2")"), "2/1");
+  EXPECT_EQ(keep(R"("11/36")"), "11/36");
+  EXPECT_EQ(keep(R"("144/576")"), "1/4");
+  EXPECT_EQ(keep(R"("3/3")"), "1/1");
+  EXPECT_EQ(keep(R"("6/3")"), "2/1");
+  EXPECT_EQ(keep(R"("999999999")"), "999999999/1");
+  EXPECT_EQ(keep(R"("999999999/9999999999")"), "111111111/1111111111");
+  for (const char* json : {"1", "0.25", R"("")", R"("0")", R"("01")", R"("1/0")", R"("0/4")", R"("1/04")", R"("1/")",
+                           R"("/4")", R"("1/4/5")", R"("+1")", R"("-1/4")", R"("1 ")", R"("1\n")", R"("1.5")",
+                           R"("1000000000")", R"("1/10000000000")"})
+    refused(AR_BUNDLE_CORRUPT, "$.entries[1].pruning.keep", [&] { keep(json); });
 }
 
 struct Offence {
@@ -116,8 +159,12 @@ const Offence kOffences[] = {
     {"/model/stop_ids", "[1, -1]", "$.model.stop_ids[1]"},
     {"/model/stop_ids", "null", "$.model.stop_ids"},
     {"/model/router", "7", "$.model.router"},
-    {"/prompt/prefix_special", "1", "$.prompt.prefix_special"},
-    {"/prompt/prefix_special", "null", "$.prompt.prefix_special"},
+    {"/model/image_token_id", "-1", "$.model.image_token_id"},
+    {"/chat/special_tokens", "[]", "$.chat.special_tokens"},
+    {"/chat/special_tokens/eos_token", "null", "$.chat.special_tokens['eos_token']"},
+    {"/chat/literals/trims", "0", "$.chat.literals.trims"},
+    {"/chat/literals/roles/user", "null", "$.chat.literals.roles['user']"},
+    {"/chat/literals/roles/user/empty", "1", "$.chat.literals.roles['user'].empty"},
     {"/limits/batch", "[]", "$.limits.batch"},
     {"/files", "[]", "$.files"},
     {"/files/x", "{\"sha256\": \"\", \"bytes\": 1}", "$.files['x'].sha256"},
@@ -145,15 +192,16 @@ TEST(Manifest, OffencesAreRefusedByTheirPath) {
 
 TEST(Manifest, EveryKeyOfTheGoldenFileIsNeededOrKnownToBeOptional) {
   const std::vector<std::string> optional = {
-      "recommendations", "prefix_special", "native_op", "accuracy", "kinds", "gpu", "driver"};
+      "recommendations", "literals", "native_op", "accuracy", "kinds", "gpu", "driver"};
   const Plain flat = golden().flatten();
   int needed = 0;
   for (const auto& [pointer, value] : flat.items()) {
     for (Plain::json_pointer place(pointer); !place.empty(); place.pop_back()) {
       const std::string key = place.back();
       const bool indexed = key.find_first_not_of("0123456789") == std::string::npos;
-      const bool named =
-          place.parent_pointer().to_string() == "/files" || place.to_string().find("/kinds/") != std::string::npos;
+      const std::string above = place.parent_pointer().to_string();
+      const bool named = above == "/files" || above == "/chat/special_tokens" || above == "/chat/literals/roles" ||
+                         place.to_string().find("/kinds/") != std::string::npos;
       if (indexed || named || std::find(optional.begin(), optional.end(), key) != optional.end()) continue;
       ++needed;
       refused(AR_BUNDLE_CORRUPT, "`" + key + "`",
@@ -187,7 +235,7 @@ TEST(Manifest, NotAManifestAtAll) {
   const std::string deep(100'000, '[');
   for (const std::string& text :
        {std::string(), std::string("{"), std::string("\xff"), std::string("null"), std::string("[]"), std::string("1"),
-        deep, "{\"schema\":" + deep, std::string("{\"schema\":1}"), golden().dump() + "x"})
+        deep, "{\"schema\":" + deep, std::string("{\"schema\":3}"), golden().dump() + "x"})
     refused(AR_BUNDLE_CORRUPT, "where: m", [&] { decode_manifest(text, "m"); });
 }
 

@@ -42,6 +42,31 @@ const std::int64_t* ids(std::size_t first, std::size_t last, std::size_t* count)
 }
 std::string or_empty(const char* text) { return text ? text : "(null)"; }
 
+std::vector<ar_double::Part> parts_of(const ar_part* parts, size_t count) {
+  std::vector<ar_double::Part> all;
+  for (size_t index = 0; index < count; ++index) {
+    const ar_part& each = parts[index];
+    all.push_back({each, each.text ? std::string(each.text, each.text_bytes) : "(null)"});
+  }
+  return all;
+}
+std::vector<ar_double::Message> messages_of(const ar_message* messages, size_t count) {
+  std::vector<ar_double::Message> all;
+  for (size_t index = 0; index < count; ++index) {
+    const ar_message& each = messages[index];
+    all.push_back({each.size, each.role, parts_of(each.parts, each.part_count)});
+  }
+  return all;
+}
+ar_double::Asked asked_of(const ar_request& raw) {
+  return {raw,
+          messages_of(raw.messages, raw.message_count),
+          raw.text ? std::string(raw.text, raw.text_bytes) : "(null)",
+          {raw.ids, raw.ids + raw.id_count},
+          parts_of(raw.images, raw.image_count),
+          {raw.stop, raw.stop + raw.stop_count}};
+}
+
 }  // namespace
 
 ar_double::World& ar_double::world() {
@@ -61,7 +86,7 @@ void ar_error_free(ar_error* error) { freed("error", error); }
 
 ar_error* ar_runtime_load(const char* bundle, const ar_load_options* options, ar_runtime** runtime) {
   world().loaded = {bundle, *options, or_empty(options->version), or_empty(options->device),
-                    or_empty(options->ort_library)};
+                    or_empty(options->ort_library), or_empty(options->openvino_library)};
   if (world().on_load) world().on_load(*options);
   if (ar_error* error = failure()) return error;
   *runtime = made<ar_runtime>("runtime", {*options});
@@ -97,17 +122,18 @@ void ar_cancellation_cancel(ar_cancellation* cancellation) { cancellation->cance
 void ar_cancellation_free(ar_cancellation* cancellation) { freed("cancellation", cancellation); }
 
 ar_error* ar_generate(ar_runtime*, const ar_request* request, ar_answer** answer) {
-  auto& asked = world().asked;
-  asked.request = *request;
-  asked.question = or_empty(request->question);
-  asked.prefix.assign(request->prefix_ids, request->prefix_ids + request->prefix_count);
-  asked.suffix.assign(request->suffix_ids, request->suffix_ids + request->suffix_count);
-  asked.stop.assign(request->stop, request->stop + request->stop_count);
+  world().asked.push_back(asked_of(*request));
   const bool cancelled =
       (request->cancel && request->cancel->cancelled) || (world().on_generate && world().on_generate(*request) != 0);
   if (cancelled) world().fail = new ar_error{AR_REQUEST_CANCELLED, "RequestCancelled", "the request was cancelled"};
   if (ar_error* error = failure()) return error;
   *answer = made<ar_answer>("answer");
+  return nullptr;
+}
+ar_error* ar_generate_batch(ar_runtime* runtime, const ar_request* requests, size_t count, ar_answer** answers,
+                            ar_error** errors) {
+  if (ar_error* error = failure()) return error;
+  for (size_t index = 0; index < count; ++index) errors[index] = ar_generate(runtime, requests + index, answers + index);
   return nullptr;
 }
 const char* ar_answer_text(const ar_answer*, size_t* bytes) {
@@ -123,16 +149,17 @@ void ar_answer_timing(const ar_answer*, ar_timing* timing) {
   const ar_timing filled = {timing->size, 1, 2, 3, 4, 5, 6, -1};
   std::memcpy(timing, &filled, std::min(timing->size, sizeof filled));
 }
+void ar_answer_usage(const ar_answer*, ar_usage* usage) { *usage = {usage->size, 31, 32, 33, 34}; }
 void ar_answer_free(ar_answer* answer) { freed("answer", answer); }
 
-ar_error* ar_prompt_encode(ar_runtime*, const char* question, size_t bytes, ar_prompt** prompt) {
-  world().asked.question.assign(question, bytes);
+ar_error* ar_prompt_encode(ar_runtime*, const ar_message* messages, size_t count, ar_prompt** prompt) {
+  world().asked.push_back({});
+  world().asked.back().messages = messages_of(messages, count);
   if (ar_error* error = failure()) return error;
   *prompt = made<ar_prompt>("prompt");
   return nullptr;
 }
-const int64_t* ar_prompt_prefix_ids(const ar_prompt*, size_t* count) { return ids(0, 1, count); }
-const int64_t* ar_prompt_suffix_ids(const ar_prompt*, size_t* count) { return ids(1, 4, count); }
+const int64_t* ar_prompt_ids(const ar_prompt*, size_t* count) { return ids(1, 4, count); }
 void ar_prompt_free(ar_prompt* prompt) { freed("prompt", prompt); }
 
 }  // extern "C"

@@ -23,18 +23,29 @@ namespace ar_double {
 struct Loaded {
   std::string bundle;
   ar_load_options options;
-  std::string version, device, ort_library;
+  std::string version, device, ort_library, openvino_library;
+};
+struct Part {
+  ar_part part;
+  std::string text;
+};
+struct Message {
+  std::size_t size;
+  std::string role;
+  std::vector<Part> parts;
 };
 struct Asked {
   ar_request request;
-  std::string question;
-  std::vector<std::int64_t> prefix, suffix;
+  std::vector<Message> messages;
+  std::string text;
+  std::vector<std::int64_t> ids;
+  std::vector<Part> images;
   std::vector<std::string> stop;
 };
 
 struct World {
   Loaded loaded{};
-  Asked asked{};
+  std::vector<Asked> asked;  // one after the other
   int closed_with = -1;  // `cancel` of the last ar_runtime_close
   std::function<void(const ar_load_options&)> on_load, on_close, on_free;
   std::function<int(const ar_request&)> on_generate;  // not 0: the request ends as cancelled

@@ -59,6 +59,7 @@ TEST_F(Wrapper, LoadsWithDefaultsAsZeros) {
   EXPECT_EQ(seen.device, "cpu");
   EXPECT_EQ(seen.options.ids_only, 0);
   EXPECT_EQ(seen.ort_library, "(null)");
+  EXPECT_EQ(seen.openvino_library, "(null)");
   EXPECT_EQ(seen.options.log, nullptr);
 }
 
@@ -74,6 +75,7 @@ TEST_F(Wrapper, HandsEveryLoadOptionOver) {
   options.device = "cuda:1";
   options.ids_only = true;
   options.ort_library = "/opt/libonnxruntime.so";
+  options.openvino_library = "/opt/libopenvino_c.so";
   std::string told;
   options.log = [&](ar_level level, std::string_view message) {
     told += std::to_string(level) + std::string(message) + ";";
@@ -91,6 +93,7 @@ TEST_F(Wrapper, HandsEveryLoadOptionOver) {
   EXPECT_EQ(seen.device, "cuda:1");
   EXPECT_EQ(seen.options.ids_only, 1);
   EXPECT_EQ(seen.ort_library, "/opt/libonnxruntime.so");
+  EXPECT_EQ(seen.openvino_library, "/opt/libopenvino_c.so");
   EXPECT_EQ(told, "1slow;");
 }
 
@@ -98,12 +101,9 @@ TEST_F(Wrapper, HandsEveryRequestFieldOver) {
   const Runtime runtime = Runtime::load("b");
   const std::uint8_t pixels[12] = {};
   const Cancellation cancellation;
-  Request request;
-  request.rgb = pixels;
-  request.width = 2;
-  request.height = 1;
-  request.row_bytes = 8;
-  request.question = std::string("what\0?", 6);
+  Request request = Request::ask({pixels, 2, 1, 8}, std::string("what\0?", 6));
+  request.messages.insert(request.messages.begin(), {"system", {"be brief", ""}});
+  request.keep = 0.25;
   request.max_new_tokens = 16;
   request.temperature = 0.5;
   request.top_k = 4;
@@ -112,15 +112,29 @@ TEST_F(Wrapper, HandsEveryRequestFieldOver) {
   request.stop = {"one", "two"};
   request.cancel = &cancellation;
   runtime.generate(request);
-  const auto& seen = world().asked;
+  const auto& seen = world().asked.back();
   EXPECT_EQ(seen.request.size, sizeof(ar_request));
-  EXPECT_EQ(seen.request.rgb, pixels);
-  EXPECT_EQ(seen.request.width, 2);
-  EXPECT_EQ(seen.request.height, 1);
-  EXPECT_EQ(seen.request.row_bytes, 8);
-  EXPECT_EQ(seen.question, "what");
-  EXPECT_EQ(seen.request.question_bytes, 6U);
-  EXPECT_EQ(seen.request.prefix_count + seen.request.suffix_count, 0U);
+  ASSERT_EQ(seen.messages.size(), 2U);
+  EXPECT_EQ(seen.messages[0].size, sizeof(ar_message));
+  EXPECT_EQ(seen.messages[0].role, "system");
+  ASSERT_EQ(seen.messages[0].parts.size(), 2U);
+  EXPECT_EQ(seen.messages[0].parts[0].text, "be brief");
+  EXPECT_EQ(seen.messages[0].parts[1].text, "");
+  EXPECT_EQ(seen.messages[1].role, "user");
+  ASSERT_EQ(seen.messages[1].parts.size(), 2U);
+  const auto& [image, text] = seen.messages[1].parts[0];
+  EXPECT_EQ(image.size, sizeof(ar_part));
+  EXPECT_EQ(image.rgb, pixels);
+  EXPECT_EQ(image.width, 2);
+  EXPECT_EQ(image.height, 1);
+  EXPECT_EQ(image.row_bytes, 8);
+  EXPECT_EQ(text, "(null)");
+  EXPECT_EQ(seen.messages[1].parts[1].text, std::string("what\0?", 6));
+  EXPECT_EQ(seen.messages[1].parts[1].part.rgb, nullptr);
+  EXPECT_EQ(seen.request.text, nullptr);
+  EXPECT_EQ(seen.request.ids, nullptr);
+  EXPECT_EQ(seen.request.image_count, 0U);
+  EXPECT_EQ(seen.request.keep, 0.25);
   EXPECT_EQ(seen.request.max_new_tokens, 16);
   EXPECT_EQ(seen.request.temperature, 0.5);
   EXPECT_EQ(seen.request.top_k, 4);
@@ -132,19 +146,60 @@ TEST_F(Wrapper, HandsEveryRequestFieldOver) {
   EXPECT_EQ(seen.request.piece, nullptr);
 }
 
-TEST_F(Wrapper, AsksByIdsWhereThereIsNoQuestion) {
+TEST_F(Wrapper, AQuestionIsNotEmpty) {
+  for (const char* const question : {"", " \t\n"}) {
+    EXPECT_EQ(thrown_by([&] { Request::ask({}, question); }),
+              "InputInvalid: the question is empty; ask something; where: question");
+  }
+}
+
+TEST_F(Wrapper, AsksByTextOrIdsWithImages) {
   const Runtime runtime = Runtime::load("b");
+  const std::uint8_t pixels[3] = {};
   Request request;
-  request.prefix_ids = {1, 2};
-  request.suffix_ids = {3};
+  request.ids = {1, 2};
+  request.images = {{pixels, 1, 1}};
   runtime.generate(request);
-  EXPECT_EQ(world().asked.question, "(null)");
-  EXPECT_EQ(world().asked.prefix, (Ids{1, 2}));
-  EXPECT_EQ(world().asked.suffix, Ids{3});
-  EXPECT_EQ(world().asked.request.max_new_tokens, 0);
-  EXPECT_EQ(world().asked.request.seeded, 0);
-  runtime.generate(Request{});
-  EXPECT_EQ(world().asked.question, "") << "the library says that a question is missing";
+  EXPECT_EQ(world().asked.back().ids, (Ids{1, 2}));
+  EXPECT_EQ(world().asked.back().images.at(0).part.rgb, pixels);
+  EXPECT_EQ(world().asked.back().request.messages, nullptr);
+  EXPECT_EQ(world().asked.back().request.max_new_tokens, 0);
+  EXPECT_EQ(world().asked.back().request.seeded, 0);
+  request.ids.clear();
+  request.text = std::string("<image>\0", 8);
+  runtime.generate(request);
+  EXPECT_EQ(world().asked.back().text, request.text);
+  EXPECT_EQ(world().asked.back().request.ids, nullptr);
+}
+
+TEST_F(Wrapper, AsksSeveralAtOnce) {
+  const Runtime runtime = Runtime::load("b");
+  Request first, second, third;
+  first.ids = {1};
+  second.ids = {2};
+  third.ids = {3};
+  const Cancellation cancellation;
+  cancellation.cancel();
+  second.cancel = &cancellation;
+  const std::vector<allrounder::Outcome> outcomes = runtime.generate_batch({first, second, third});
+  ASSERT_EQ(outcomes.size(), 3U);
+  EXPECT_EQ(outcomes[0].answer->token_ids(), (Ids{11, 12, 13, 14}));
+  EXPECT_FALSE(outcomes[0].error);
+  EXPECT_FALSE(outcomes[1].answer);
+  EXPECT_EQ(outcomes[1].error->name(), "RequestCancelled");
+  EXPECT_TRUE(outcomes[2].answer);
+  for (const std::size_t index : {0U, 1U, 2U}) {
+    EXPECT_EQ(world().asked[index].ids, Ids{static_cast<std::int64_t>(index) + 1});
+  }
+  EXPECT_TRUE(runtime.generate_batch({}).empty());
+}
+
+TEST_F(Wrapper, CarriesWhatAPieceOfOneOfSeveralThrows) {
+  const Runtime runtime = Runtime::load("b");
+  world().on_generate = [](const ar_request& raw) { return raw.piece ? raw.piece(raw.user, "x", 1, 1) : 0; };
+  Request throws;
+  throws.piece = [](std::string_view, std::int64_t) { throw Mine("enough"); };
+  EXPECT_THROW(runtime.generate_batch({Request{}, throws, Request{}}), Mine);  // and no handle is left
 }
 
 TEST_F(Wrapper, GivesTheAnswer) {
@@ -155,6 +210,10 @@ TEST_F(Wrapper, GivesTheAnswer) {
   EXPECT_EQ(answer.keep_indices(), (Ids{13, 14}));
   EXPECT_EQ(answer.kept_layers(), Ids{});
   EXPECT_EQ(answer.finish(), AR_FINISH_LENGTH);
+  EXPECT_EQ(answer.usage().text_tokens, 31);
+  EXPECT_EQ(answer.usage().image_tokens, 32);
+  EXPECT_EQ(answer.usage().kept_image_tokens, 33);
+  EXPECT_EQ(answer.usage().new_tokens, 34);
   const allrounder::Timing timing = answer.timing();
   EXPECT_EQ(timing.preprocess_ms, 1);
   EXPECT_EQ(timing.vision_ms, 2);
@@ -171,10 +230,8 @@ TEST_F(Wrapper, SaysWhatItRuns) {
   EXPECT_EQ(runtime.entry(), "{}");
   EXPECT_EQ(runtime.manifest(), "{\"schema\":1}");
   EXPECT_EQ(allrounder::library_version(), "0.1.0");
-  const allrounder::PromptIds ids = runtime.encode(std::string("a\0b", 3));
-  EXPECT_EQ(world().asked.question, std::string("a\0b", 3));
-  EXPECT_EQ(ids.prefix, Ids{11});
-  EXPECT_EQ(ids.suffix, (Ids{12, 13, 14}));
+  EXPECT_EQ(runtime.encode({{"user", {std::string("a\0b", 3)}}}), (Ids{12, 13, 14}));
+  EXPECT_EQ(world().asked.back().messages.at(0).parts.at(0).text, std::string("a\0b", 3));
 }
 
 TEST_F(Wrapper, OpensBundlesAlone) {
@@ -191,7 +248,9 @@ TEST_F(Wrapper, ThrowsTheErrorOfEveryCall) {
   fail();
   EXPECT_EQ(thrown_by([&] { runtime.generate(Request{}); }), wanted);
   fail();
-  EXPECT_EQ(thrown_by([&] { runtime.encode("q"); }), wanted);
+  EXPECT_EQ(thrown_by([&] { runtime.encode({}); }), wanted);
+  fail();
+  EXPECT_EQ(thrown_by([&] { runtime.generate_batch({Request{}}); }), wanted);
   fail();
   EXPECT_EQ(thrown_by([] { allrounder::Bundle::open("b"); }), wanted);
   fail();
@@ -227,13 +286,16 @@ TEST_F(Wrapper, RefusesWhatTheInterfaceWouldReadAsSomethingElse) {
   EXPECT_EQ(load([](auto& o) { o.threads = 0; }), zero + "threads");
   EXPECT_EQ(ask([](auto& r) { r.max_new_tokens = 0; }), zero + "max_new_tokens");
   EXPECT_EQ(ask([](auto& r) { r.top_p = 0; }), zero + "top_p");
+  EXPECT_EQ(ask([](auto& r) { r.keep = 0; }), zero + "keep");
   const std::string cut("a\0b", 3), byte = "InputInvalid: the text holds a zero byte; where: ";
   EXPECT_EQ(thrown_by([&] { Runtime::load(cut); }), byte + "bundle");
   EXPECT_EQ(thrown_by([&] { allrounder::Bundle::open(cut); }), byte + "path");
   EXPECT_EQ(load([&](auto& o) { o.version = cut; }), byte + "version");
   EXPECT_EQ(load([&](auto& o) { o.device = cut; }), byte + "device");
   EXPECT_EQ(load([&](auto& o) { o.ort_library = cut; }), byte + "ort_library");
+  EXPECT_EQ(load([&](auto& o) { o.openvino_library = cut; }), byte + "openvino_library");
   EXPECT_EQ(ask([&](auto& r) { r.stop = {"ok", cut}; }), byte + "stop");
+  EXPECT_EQ(ask([&](auto& r) { r.messages = {{cut, {}}}; }), byte + "role");
 }
 
 TEST_F(Wrapper, StreamsPieces) {

@@ -11,7 +11,7 @@ namespace {
 TEST(Backends, AreFoundByTheirNames) { EXPECT_STREQ(backend(kOnnxRuntime).name, kOnnxRuntime); }
 
 TEST(Backends, OneThatIsNotThereIsRefusedByItsName) {
-  for (const char* name : {"openvino", "tensorrt-llm", "", "Onnxruntime", "onnxruntime ", "\x1b[31m"}) {
+  for (const char* name : {"openvino-2", "tensorrt-llm", "", "Onnxruntime", "onnxruntime ", "\x1b[31m"}) {
     std::string message;
     EXPECT_EQ(test::status_of([&] { backend(name); }, &message), AR_ENGINE_UNAVAILABLE) << name;
     EXPECT_NE(message.find("got: " + quoted(name)), std::string::npos) << message;

@@ -25,8 +25,8 @@ void cycle(int number, const std::vector<uint8_t>& pixels) {
   options.version = number % 2 == 0 ? "full" : "t2-l2";
   options.engine.threads = 1;
   Request request;
-  request.image = {pixels.data(), 9, 6, 0};
-  request.prompt = "what is it?";
+  request.images = {{pixels.data(), 9, 6, 0}};
+  request.prompt = Rendered{"USER: <image>\nwhat is it? ASSISTANT:"};
   request.max_new_tokens = 3;
   const auto runtime = Runtime::load(test::bundle_path(), options);
   ASSERT_EQ(runtime->generate(request).token_ids.size(), 3u);

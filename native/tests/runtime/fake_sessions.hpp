@@ -1,7 +1,7 @@
 // Sessions that compute a toy model, so that engines and requests are tested without a backend.
 //
-// The toy: vocabulary V, N image tokens, M layers, one cache. Prefill answers the sum of all prompt ids modulo V;
-// decode answers (token + position) modulo V, and writes down what it saw.
+// The toy: vocabulary V, 4 image tokens an image, M layers, one cache. A prompt's best next token is the sum of its ids
+// modulo V, and its cache keeps its first id; a further token's is (token + position + what the cache keeps) modulo V.
 #pragma once
 
 #include <cstring>
@@ -20,33 +20,60 @@ namespace t = tensors;  // in tests alone
 
 namespace ar::test {
 
-inline constexpr int64_t kVocabulary = 11, kImageEmbeds = 4, kLayers = 3, kKept = 2;
+inline constexpr int64_t kVocabulary = 11, kImageTokens = 4, kLayers = 3, kKept = 2, kPlaceholder = 100;
 
-inline std::size_t bytes_of(Kind kind) { return kind == Kind::kInt64 ? 8 : kind == Kind::kFloat32 ? 4 : 1; }
+inline std::size_t count_of(const Shape& shape) {
+  return static_cast<std::size_t>(std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
+}
 
+// A tensor in memory that it may share.
 class FakeTensor final : public Cell {
  public:
-  explicit FakeTensor(const Array& array) : kind_(array.kind), shape_(array.shape) {
-    const auto count =
-        static_cast<std::size_t>(std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>()));
-    memory_.resize(count * bytes_of(kind_));
-    if (array.data != nullptr) std::memcpy(memory_.data(), array.data, memory_.size());
-  }
+  using Memory = std::shared_ptr<std::vector<unsigned char>>;
+  FakeTensor(Kind kind, Shape shape, Memory memory, std::size_t offset = 0)
+      : kind_(kind), shape_(std::move(shape)), memory_(std::move(memory)), offset_(offset) {}
   Kind kind() const override { return kind_; }
-  std::vector<int64_t> shape() const override { return shape_; }
-  std::size_t bytes() const override { return memory_.size(); }
-  const void* data() const override { return memory_.data(); }
-  void* values() override { return memory_.data(); }
+  Shape shape() const override { return shape_; }
+  std::size_t bytes() const override { return count_of(shape_) * kind_bytes(kind_); }
+  const void* data() const override { return memory_->data() + offset_; }
+  void* values() override { return memory_->data() + offset_; }
 
  private:
   Kind kind_;
-  std::vector<int64_t> shape_;
-  std::vector<unsigned char> memory_;
+  Shape shape_;
+  Memory memory_;
+  std::size_t offset_;
 };
 
-inline std::shared_ptr<FakeTensor> tensor(Kind kind, std::vector<int64_t> shape, const void* data = nullptr) {
-  return std::make_shared<FakeTensor>(Array{kind, std::move(shape), data});
+inline std::shared_ptr<FakeTensor> tensor(Kind kind, const Shape& shape, const void* data = nullptr) {
+  auto memory = std::make_shared<std::vector<unsigned char>>(count_of(shape) * kind_bytes(kind));
+  if (data != nullptr && !memory->empty()) std::memcpy(memory->data(), data, memory->size());
+  return std::make_shared<FakeTensor>(kind, shape, std::move(memory));
 }
+
+class FakeSlots final : public Slots {
+ public:
+  FakeSlots(int64_t sequences, int64_t rows)
+      : shape_{sequences, 1, rows, 1},
+        memory_(std::make_shared<std::vector<unsigned char>>(count_of(shape_) * sizeof(float))) {}
+  TensorPtr first(int64_t sequences) const override { return part(0, sequences); }
+  TensorPtr row(int64_t slot) const override { return part(slot, 1); }
+  void move(int64_t from, int64_t to) override {
+    const std::size_t row = memory_->size() / static_cast<std::size_t>(shape_.front());
+    std::memcpy(memory_->data() + static_cast<std::size_t>(to) * row,
+                memory_->data() + static_cast<std::size_t>(from) * row, row);
+  }
+
+ private:
+  TensorPtr part(int64_t slot, int64_t sequences) const {
+    const std::size_t row = memory_->size() / static_cast<std::size_t>(shape_.front());
+    return std::make_shared<FakeTensor>(Kind::kFloat32, Shape{sequences, 1, shape_[2], 1}, memory_,
+                                        static_cast<std::size_t>(slot) * row);
+  }
+
+  Shape shape_;
+  FakeTensor::Memory memory_;
+};
 
 // Returns logits whose best token is `best`.
 inline std::vector<float> logits_for(int64_t best) {
@@ -55,25 +82,21 @@ inline std::vector<float> logits_for(int64_t best) {
   return logits;
 }
 
-inline std::vector<int64_t> ids_of(const Feed& feed) {
-  const Array& array = std::get<Array>(feed);
-  const auto* first = static_cast<const int64_t*>(array.data);
-  return {first, first + array.shape.back()};
-}
-
 template <class T>
-T value(const Tensors& tensors, const char* name) {
-  return *static_cast<const T*>(tensors.at(name)->data());
+std::vector<T> values(const Tensors& tensors, const std::string& name) {
+  const Tensor& found = *tensors.at(name);
+  const auto* first = static_cast<const T*>(found.data());
+  return {first, first + count_of(found.shape())};
 }
 
-struct Seen {  // by one run of the decode graph
-  int64_t id, position, slot;
+struct Seen {  // by one sequence in one run of the decoder for new tokens
+  int64_t id, position, slot, kept_slot;
 };
 
 class FakeSession final : public Session {
  public:
   using Compute = std::function<Tensors(const Feeds&)>;
-  using Step = std::function<void(const Tensors& inputs, const Tensors& outputs)>;
+  using Step = std::function<Tensors(const Tensors& inputs, const Tensors& outputs)>;  // gives what is not tied
   FakeSession(std::vector<std::string> inputs, std::vector<std::string> outputs, Compute compute, Step step = {})
       : inputs_(std::move(inputs)),
         outputs_(std::move(outputs)),
@@ -86,16 +109,28 @@ class FakeSession final : public Session {
     ++binds;
     return std::make_unique<FakeBound>(step_, inputs, outputs);
   }
-  std::shared_ptr<Cell> cell(const Array& values) const override { return std::make_shared<FakeTensor>(values); }
+  std::shared_ptr<Cell> cell(const Array& values) const override {
+    return tensor(values.kind, values.shape, values.data);
+  }
+  TensorPtr zeros(const std::string&, const Shape& shape) const override {
+    Shape whole = shape;
+    for (int64_t& extent : whole) extent = extent < 0 ? 2 : extent;
+    return tensor(Kind::kFloat32, whole);
+  }
+  std::unique_ptr<Slots> slots(const std::string& input, int64_t sequences, int64_t rows) const override {
+    rows_of[input] = rows;
+    return std::make_unique<FakeSlots>(sequences, rows);
+  }
 
   mutable int binds = 0;
+  mutable std::map<std::string, int64_t> rows_of;  // by cache, as they were asked for
 
  private:
   class FakeBound final : public Bound {
    public:
     FakeBound(Step step, Tensors inputs, Tensors outputs)
         : step_(std::move(step)), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {}
-    void run() override { step_(inputs_, outputs_); }
+    Tensors run() override { return step_(inputs_, outputs_); }
 
    private:
     Step step_;
@@ -107,86 +142,107 @@ class FakeSession final : public Session {
   Step step_;
 };
 
-inline Tensors prefilled(const Feeds& feeds) {
-  const std::vector<int64_t> prefix = ids_of(feeds.at(t::kPrefixIds)), suffix = ids_of(feeds.at(t::kSuffixIds));
-  const int64_t sum = std::accumulate(prefix.begin(), prefix.end(), int64_t{0}) +
-                      std::accumulate(suffix.begin(), suffix.end(), int64_t{0});
-  const std::vector<float> logits = logits_for(sum);
-  const std::vector<int64_t> keep = {1, 3};
-  const std::vector<uint8_t> mask = {1, 0, 1};
-  return {{t::kLogits, tensor(Kind::kFloat32, {1, kVocabulary}, logits.data())},
-          {t::kKeep, tensor(Kind::kInt64, {1, kKept}, keep.data())},
-          {t::kLayerMask, tensor(Kind::kBool, {kLayers}, mask.data())},
-          {"cache_key.0", tensor(Kind::kFloat32, {1, 1, 8, 2})}};
+inline float* cache_of(const Tensors& inputs) {
+  return static_cast<float*>(const_cast<void*>(inputs.at("cache_key.0")->data()));
 }
 
-// Writes the logits of each new token; `seen` takes what the step was given.
+inline Tensors prompted(const Tensors& inputs) {
+  const std::vector<int64_t> ids = values<int64_t>(inputs, t::kInputIds);
+  cache_of(inputs)[0] = static_cast<float>(ids.front());
+  const std::vector<float> logits = logits_for(std::accumulate(ids.begin(), ids.end(), int64_t{0}));
+  const std::vector<int64_t> counts = values<int64_t>(inputs, t::kKeepCounts);
+  std::vector<int64_t> keep;  // the last of each image
+  for (std::size_t image = 0; image < counts.size(); ++image) {
+    for (int64_t token = kImageTokens - counts[image]; token < kImageTokens; ++token) {
+      keep.push_back(static_cast<int64_t>(image) * kImageTokens + token);
+    }
+  }
+  return {{t::kLogits, tensor(Kind::kFloat32, {1, 1, kVocabulary}, logits.data())},
+          {t::kKeepIndices, tensor(Kind::kInt64, {static_cast<int64_t>(keep.size())}, keep.data())}};
+}
+
+// Computes prompts and new tokens; `seen` takes what the latter were given.
 inline FakeSession::Step decoding(std::vector<Seen>* seen) {
-  return [seen](const Tensors& inputs, const Tensors& outputs) {
-    const Tensor& ids = *inputs.at(t::kInputIds);
-    const auto position = value<int64_t>(inputs, t::kPositions);
-    if (seen != nullptr) {
-      seen->push_back({value<int64_t>(inputs, t::kInputIds), position, value<int64_t>(inputs, t::kSlots)});
-    }
+  return [seen](const Tensors& inputs, const Tensors& outputs) -> Tensors {
+    if (outputs.count(t::kLogits) == 0) return prompted(inputs);
+    const auto ids = values<int64_t>(inputs, t::kInputIds), positions = values<int64_t>(inputs, t::kPositionIds);
+    const auto slots = values<int64_t>(inputs, t::kSlots), kept_slots = values<int64_t>(inputs, t::kKeptSlots);
     auto* into = static_cast<float*>(const_cast<void*>(outputs.at(t::kLogits)->data()));
-    for (int64_t index = 0; index < ids.shape().back(); ++index) {
-      const std::vector<float> logits = logits_for(static_cast<const int64_t*>(ids.data())[index] + position + index);
-      std::copy(logits.begin(), logits.end(), into + index * kVocabulary);
+    const std::size_t each = ids.size() / slots.size();
+    const auto row = static_cast<std::size_t>(inputs.at("cache_key.0")->shape()[2]);
+    for (std::size_t at = 0; at < ids.size(); ++at) {
+      const auto held = static_cast<int64_t>(cache_of(inputs)[at / each * row]);
+      const std::vector<float> logits = logits_for(ids[at] + positions[at] + held);
+      std::copy(logits.begin(), logits.end(), into + at * logits.size());
     }
+    for (std::size_t sequence = 0; seen != nullptr && sequence < slots.size(); ++sequence) {
+      seen->push_back({ids[sequence * each], positions[sequence * each], slots[sequence], kept_slots[sequence]});
+    }
+    return {};
   };
 }
 
-inline std::shared_ptr<FakeSession> fake_decode(std::vector<Seen>* seen = nullptr) {
+inline std::shared_ptr<FakeSession> fake_decoder(std::vector<Seen>* seen = nullptr, bool dynamic = true) {
+  std::vector<std::string> inputs = {t::kInputIds,   t::kImageEmbeds, t::kImageIndex, t::kPositionIds,  t::kSlots,
+                                     t::kKeptSlots,  t::kImageOf,     t::kKeepCounts, t::kTokenScores,
+                                     t::kLogitsToKeep, "cache_key.0"};
+  if (dynamic) inputs.emplace_back(t::kLayerMask);
   return std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kInputIds, t::kPositions, t::kSlots, t::kLayerMask, "cache_key.0"},
-      std::vector<std::string>{t::kLogits, "cache_key_out.0"}, FakeSession::Compute{}, decoding(seen));
+      inputs, std::vector<std::string>{t::kLogits, t::kKeepIndices, "cache_key_out.0"}, FakeSession::Compute{},
+      decoding(seen));
 }
 
-inline Entry fake_entry() {
+inline Entry fake_entry(bool dynamic = true) {
   Entry entry;
   entry.pruning.version = "t2-l2";
   entry.backend = kOnnxRuntime;
   entry.precision = "fp32";
-  entry.pruning.layer_policy = "dynamic";
-  entry.pruning.keep = kKept;
+  entry.pruning.keep = {kKept, 1};
   entry.pruning.layers = 2;
+  entry.pruning.layer_policy = dynamic ? "dynamic" : "static";
+  if (!dynamic) entry.pruning.kept_layers = {{0, 2}};
   return entry;
 }
 
 inline EngineFacts fake_facts() {
   EngineFacts facts;
-  facts.model.image_tokens = kImageEmbeds;
+  facts.model.image_tokens = kImageTokens;
+  facts.model.image_token_id = kPlaceholder;
   facts.model.layers = kLayers;
   facts.model.vocabulary = kVocabulary;
-  facts.model.stop_ids = {0};
-  facts.limits = {16, 8};
+  facts.model.max_positions = 40;
+  facts.model.stop_ids = {9};
+  facts.limits = {2, 2 * kImageTokens, 16, 8, 3};
   return facts;
 }
 
-inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr) {
-  const auto gives = [](Tensors tensors) { return [tensors](const Feeds&) { return tensors; }; };
-  const std::vector<float> token_scores = {0, 3, 1, 2}, layer_scores = {2, 0, 1};
+inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr, bool dynamic = true) {
   Sessions sessions;
-  sessions.preprocess =
-      std::make_shared<FakeSession>(std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
-                                    gives({{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}));
-  sessions.vision =
-      std::make_shared<FakeSession>(std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kImageEmbeds},
-                                    gives({{t::kImageEmbeds, tensor(Kind::kFloat32, {1, kImageEmbeds, 2})}}));
+  sessions.preprocess = std::make_shared<FakeSession>(
+      std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
+      [](const Feeds&) -> Tensors { return {{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}; });
+  sessions.vision = std::make_shared<FakeSession>(
+      std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kImageEmbeds},
+      [](const Feeds& feeds) -> Tensors {
+        const Feed& pixels = feeds.at(t::kPixelValues);
+        const auto* const one = std::get_if<TensorPtr>(&pixels);
+        const int64_t images = one != nullptr ? (*one)->shape()[0] : std::get<Array>(pixels).shape[0];
+        return {{t::kImageEmbeds, tensor(Kind::kFloat32, {images * kImageTokens, 2})}};
+      });
   sessions.router = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPrefixIds, t::kImageEmbeds, t::kSuffixIds, t::kSuffixLengths},
-      std::vector<std::string>{t::kTokenScores, t::kLayerScores},
-      gives({{t::kTokenScores, tensor(Kind::kFloat32, {1, kImageEmbeds}, token_scores.data())},
-             {t::kLayerScores, tensor(Kind::kFloat32, {1, kLayers}, layer_scores.data())}}));
-  sessions.prefill = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPrefixIds, t::kImageEmbeds, t::kSuffixIds, t::kFreeSlots, t::kTokenScores, t::kLayerScores},
-      std::vector<std::string>{t::kLogits, t::kKeep, t::kLayerMask, "cache_key.0"}, prefilled);
-  sessions.decode = fake_decode(seen);
+      std::vector<std::string>{t::kInputIds, t::kImageEmbeds, t::kImageIndex, t::kImageOf, t::kPositionIds},
+      std::vector<std::string>{t::kTokenScores, t::kLayerScores}, [](const Feeds& feeds) -> Tensors {
+        const std::vector<float> layer_scores = {2, 0, 1};
+        const Shape tokens = std::get<Array>(feeds.at(t::kImageIndex)).shape;
+        return {{t::kTokenScores, tensor(Kind::kFloat32, tokens)},
+                {t::kLayerScores, tensor(Kind::kFloat32, {kLayers}, layer_scores.data())}};
+      });
+  sessions.decoder = fake_decoder(seen, dynamic);
   return sessions;
 }
 
-inline Engine fake_engine(std::vector<Seen>* seen = nullptr) {
-  return {fake_entry(), fake_facts(), fake_sessions(seen)};
+inline Engine fake_engine(std::vector<Seen>* seen = nullptr, bool dynamic = true) {
+  return {fake_entry(dynamic), fake_facts(), fake_sessions(seen, dynamic)};
 }
 
 }  // namespace ar::test

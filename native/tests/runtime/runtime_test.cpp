@@ -25,10 +25,12 @@ LoadOptions options(const std::string& version = "full") {
   return made;
 }
 
+std::vector<Message> turn(const std::string& question) { return {{"user", {{true, ""}, {false, question}}}}; }
+
 Request request(const std::string& question = "what is it?", uint64_t seed = 1) {
   Request made;
-  made.image = {kPixels.data(), 9, 6, 0};
-  made.prompt = question;
+  made.images = {{kPixels.data(), 9, 6, 0}};
+  made.prompt = turn(question);
   made.max_new_tokens = 12;
   made.sampling = {8.0, 0, 1.0, seed};
   return made;
@@ -77,25 +79,62 @@ TEST_P(OnRuntime, AStopTextEndsItAndIsLeftOut) {
   EXPECT_EQ(answer.finish, Finish::kStop);
 }
 
-TEST_P(OnRuntime, IdsAnswerAsTheirQuestion) {
-  const Answer by_text = runtime_->generate(request());
+TEST_P(OnRuntime, TextAndIdsAnswerAsTheirMessages) {
+  const Answer wanted = runtime_->generate(request());
+  Request by_text = request();
+  by_text.prompt = Rendered{"USER: <image>\nwhat is it? ASSISTANT:"};
+  EXPECT_EQ(runtime_->generate(by_text).token_ids, wanted.token_ids);
   Request by_ids = request();
-  by_ids.prompt = runtime_->encode("what is it?");
-  EXPECT_EQ(runtime_->generate(by_ids).token_ids, by_text.token_ids);
+  by_ids.prompt = runtime_->encode(turn("what is it?"));
+  EXPECT_EQ(runtime_->generate(by_ids).token_ids, wanted.token_ids);
   LoadOptions ids_only = options(GetParam());
   ids_only.ids_only = true;
   const auto bare = Runtime::load(test::bundle_path(), ids_only);
   const Answer answer = bare->generate(by_ids);
-  EXPECT_EQ(answer.token_ids, by_text.token_ids);
+  EXPECT_EQ(answer.token_ids, wanted.token_ids);
   EXPECT_EQ(answer.text, "");
   EXPECT_EQ(test::status_of([&] { bare->generate(request()); }), AR_INPUT_INVALID);
+}
+
+TEST_P(OnRuntime, ConversationsHaveAsManyImagesAsTheyLike) {
+  const std::vector<uint8_t> second = test::image(5, 7, 2);
+  Request asked = request();
+  asked.prompt = std::vector<Message>{{"user", {{true, ""}, {false, "one"}, {true, ""}}},
+                                      {"assistant", {{false, "so"}}},
+                                      {"user", {{false, "and now?"}}}};
+  asked.images = {{kPixels.data(), 9, 6, 0}, {second.data(), 5, 7, 0}};
+  const Answer two = runtime_->generate(asked);
+  EXPECT_EQ(two.usage.image_tokens, 8);
+  std::swap(asked.images[0], asked.images[1]);
+  EXPECT_EQ(runtime_->generate(asked).usage.kept_image_tokens, two.usage.kept_image_tokens);
+  asked.images.pop_back();
+  EXPECT_EQ(test::status_of([&] { runtime_->generate(asked); }), AR_INPUT_INVALID);
+  asked.prompt = std::vector<Message>{{"user", {{false, "no image"}}}};
+  asked.images.clear();
+  EXPECT_EQ(runtime_->generate(asked).usage.image_tokens, 0);
+}
+
+TEST_P(OnRuntime, TogetherIsAsAlone) {
+  std::vector<Request> asked;
+  for (uint64_t number = 0; number < 3; ++number) {
+    asked.push_back(request("question " + std::to_string(number), number));
+    asked.back().max_new_tokens = static_cast<int64_t>(3 + 4 * number);
+  }
+  asked[1].prompt = std::vector<Message>{{"user", {{false, "no image"}}}};
+  asked[1].images.clear();
+  const std::vector<Outcome> together = runtime_->generate_all(asked);
+  ASSERT_EQ(together.size(), asked.size());
+  for (std::size_t index = 0; index < asked.size(); ++index) {
+    ASSERT_TRUE(together[index].answer);
+    EXPECT_EQ(together[index].answer->token_ids, runtime_->generate(asked[index]).token_ids) << index;
+  }
 }
 
 TEST_P(OnRuntime, RowsWithGapsAnswerAsDenseOnes) {
   std::vector<uint8_t> gaps(6 * 40, 0xee);
   for (std::size_t row = 0; row < 6; ++row) std::copy_n(kPixels.begin() + 27 * row, 27, gaps.begin() + 40 * row);
   Request asked = request();
-  asked.image = {gaps.data(), 9, 6, 40};
+  asked.images = {{gaps.data(), 9, 6, 40}};
   EXPECT_EQ(runtime_->generate(asked).token_ids, runtime_->generate(request()).token_ids);
 }
 
@@ -169,7 +208,7 @@ TEST_P(OnRuntime, ClosingEndsWhatRunsAndRefusesWhatComes) {
       EXPECT_TRUE(status == AR_RUNTIME_CLOSED || (cancel && status == AR_REQUEST_CANCELLED)) << status;
     }
     EXPECT_EQ(test::status_of([&] { runtime->generate(request()); }), AR_RUNTIME_CLOSED);
-    EXPECT_EQ(test::status_of([&] { runtime->encode("what?"); }), AR_RUNTIME_CLOSED);
+    EXPECT_EQ(test::status_of([&] { runtime->encode(turn("what?")); }), AR_RUNTIME_CLOSED);
     EXPECT_EQ(runtime->entry().pruning.version, GetParam());
     runtime->close(true);
   }
@@ -193,7 +232,7 @@ TEST_P(OnRuntime, ClosingWaitsForWhatRuns) {
     runtime_->close(false);
     closed = true;
   });
-  while (test::status_of([&] { runtime_->encode("what?"); }) != AR_RUNTIME_CLOSED) std::this_thread::yield();
+  while (test::status_of([&] { runtime_->encode(turn("what?")); }) != AR_RUNTIME_CLOSED) std::this_thread::yield();
   EXPECT_FALSE(closed);  // the door is shut, and someone is still inside
   go_on.set_value();
   closer.join();
@@ -291,13 +330,13 @@ TEST_F(ByTarget, SharedWeightsHaveNoRecordedLatencies) {
 
 TEST_F(Loading, EntriesOfOtherBackendsAreLeftAsideAndTheLogSaysWhy) {
   Entry other = open_bundle(test::bundle_path()).manifest.entries.front();
-  other.backend = "openvino";
+  other.backend = "abacus";
   Plain first;
   const std::string both = with_entries([&](Plain& entry) {
     if (first.is_null()) first = entry;
     if (entry["pruning"]["version"] == first["pruning"]["version"]) return;
     entry = first;
-    entry["backend"] = "openvino";
+    entry["backend"] = "abacus";
   });
   std::string log;
   LoadOptions made = options(other.pruning.version);
@@ -305,15 +344,15 @@ TEST_F(Loading, EntriesOfOtherBackendsAreLeftAsideAndTheLogSaysWhy) {
   const auto runtime = Runtime::load(with_manifest(cache_ / "both", both), made);
   EXPECT_EQ(runtime->entry().backend, kOnnxRuntime);
   EXPECT_NE(log.find(other.label() + ": left aside, this runtime cannot run it (this runtime cannot run engines of "
-                                     "that backend; got: 'openvino'"),
+                                     "that backend; got: 'abacus'"),
             std::string::npos)
       << log;
   std::string message;
-  const std::string alone = with_entries([](Plain& entry) { entry["backend"] = "openvino"; });
+  const std::string alone = with_entries([](Plain& entry) { entry["backend"] = "abacus"; });
   const std::string path = with_manifest(cache_ / "alone", alone);
   EXPECT_EQ(test::status_of([&] { Runtime::load(path, made); }, &message), AR_ENGINE_UNAVAILABLE);
   EXPECT_NE(message.find("runs none of the bundle's engines"), std::string::npos) << message;
-  EXPECT_NE(message.find("'openvino'"), std::string::npos) << message;
+  EXPECT_NE(message.find("'abacus'"), std::string::npos) << message;
 }
 
 TEST_F(Loading, SharedWeightsAnswerTheSame) {

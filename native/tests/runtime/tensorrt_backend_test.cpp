@@ -10,6 +10,7 @@ namespace ar {
 namespace {
 
 namespace fs = std::filesystem;
+namespace t = tensors;
 
 const CudaGpu kGpu{"NVIDIA H100 80GB", 90, "CUDA 13.0"};
 
@@ -21,8 +22,8 @@ class FakeTensorRt final : public TensorRt {
   void load_plugin(const fs::path& library) override { plugins.push_back(library); }
   std::unique_ptr<PlanEngine> read(const fs::path& plan, int device, bool host_code) override {
     read_plans.push_back({plan, device, host_code});
-    const bool steps = plan.filename().string().rfind("decode", 0) == 0;
-    return std::make_unique<test::FakePlan>(steps ? test::toy_decode() : test::toy_vision(), gpu);
+    const bool steps = plan.filename().string().rfind("decoder", 0) == 0;
+    return std::make_unique<test::FakePlan>(steps ? test::toy_decoder() : test::toy_vision(), gpu);
   }
 
   struct Read {
@@ -61,21 +62,21 @@ TEST_F(Opening, APlanIsReadForItsDevice) {
   EXPECT_TRUE(library_.read_plans[1].host_code);
 }
 
-TEST_F(Opening, TheGraphOfStepsIsTriedForCapture) {
-  ASSERT_EQ(open("decode-0123456789ab-trt10.16-sm90.plan"), AR_OK) << said_;
+TEST_F(Opening, TheDecoderIsTriedForCapture) {
+  ASSERT_EQ(open("decoder-0123456789ab-trt10.16-sm90.plan"), AR_OK) << said_;
   EXPECT_EQ(library_.gpu->captures, 1);
   EXPECT_EQ(said_, "");
   library_.gpu->refuses_capture = true;
-  ASSERT_EQ(open("decode-0123456789ab-trt10.16-sm90.plan"), AR_OK);
+  ASSERT_EQ(open("decoder-0123456789ab-trt10.16-sm90.plan"), AR_OK);
   EXPECT_NE(said_.find("one by one"), std::string::npos);
 }
 
 TEST_F(Opening, AForeignPlanIsRefusedBeforeTensorRtSeesIt) {
   const std::pair<const char*, const char*> cases[] = {
-      {"decode-0123456789ab-trt11.1.0.106-sm90.plan", "another TensorRT; where: decode"},
-      {"decode-0123456789ab-trt10.15.1.29-sm90.plan", "pip install 'tensorrt==10.15.*'"},
-      {"decode-0123456789ab-trt10.16-sm80.plan", "got: SM 90 here; wanted: SM 80; remedy: build it again here"},
-      {"decode.plan", "nothing says what this plan was built with"},
+      {"decoder-0123456789ab-trt11.1.0.106-sm90.plan", "another TensorRT; where: decoder"},
+      {"decoder-0123456789ab-trt10.15.1.29-sm90.plan", "pip install 'tensorrt==10.15.*'"},
+      {"decoder-0123456789ab-trt10.16-sm80.plan", "got: SM 90 here; wanted: SM 80; remedy: build it again here"},
+      {"decoder.plan", "nothing says what this plan was built with"},
   };
   for (const auto& [name, words] : cases) {
     EXPECT_EQ(open(name), AR_ENGINE_UNAVAILABLE) << name;
@@ -126,7 +127,7 @@ TEST(TensorRtBackend, AMachineWithoutItSaysWhy) {
   std::string message;
   EXPECT_EQ(test::status_of([] { backend(kTensorRt).machine({}); }, &message), AR_ENGINE_UNAVAILABLE);
   EXPECT_EQ(message, *reason);
-  const auto open = [] { backend(kTensorRt).open_session("decode-0-trt10.16-sm90.plan", {}, false); };
+  const auto open = [] { backend(kTensorRt).open_session("decoder-0-trt10.16-sm90.plan", {}, false); };
   EXPECT_EQ(test::status_of(open, &message), AR_ENGINE_UNAVAILABLE);
   EXPECT_EQ(message, *reason);
 }

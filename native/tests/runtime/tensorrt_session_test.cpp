@@ -6,11 +6,33 @@
 
 #include <thread>
 
+#include "runtime/cache.hpp"
 #include "toy_plans.hpp"
 #include "world.hpp"
 
 namespace ar {
 namespace {
+
+namespace t = tensors;
+
+// Another backend's tensor.
+class Elsewhere final : public Tensor {
+ public:
+  Elsewhere(Kind kind, Shape shape)
+      : kind_(kind),
+        shape_(std::move(shape)),
+        memory_(std::accumulate(shape_.begin(), shape_.end(), kind_bytes(kind),
+                                [](std::size_t sum, int64_t size) { return sum * static_cast<std::size_t>(size); })) {}
+  Kind kind() const override { return kind_; }
+  Shape shape() const override { return shape_; }
+  std::size_t bytes() const override { return memory_.size(); }
+  const void* data() const override { return memory_.data(); }
+
+ private:
+  Kind kind_;
+  Shape shape_;
+  std::vector<unsigned char> memory_;
+};
 
 const Ties kTies = {{"cache_key_out.0", "cache_key.0"}};
 
@@ -20,8 +42,8 @@ class Plans : public ::testing::Test {
     return std::make_shared<TensorRtSession>("toy.plan", std::make_unique<test::FakePlan>(std::move(plan), gpu_),
                                              std::make_shared<test::HostDevice>(gpu_));
   }
-  std::shared_ptr<TensorRtSession> decode(bool tries = true) {
-    auto session = open(test::toy_decode());
+  std::shared_ptr<TensorRtSession> decoder(bool tries = true) {
+    auto session = open(test::toy_decoder());
     if (tries) session->try_capture(kTies, log());
     gpu_->captures = gpu_->enqueued = 0;
     return session;
@@ -42,69 +64,139 @@ class Plans : public ::testing::Test {
   std::vector<std::string> log_;
 };
 
-// A decode graph tied to memory, and its cells.
+// The decoder tied to memory for so many new tokens, and its cells.
 struct Step {
-  Step(const Session& session, int64_t count) {
+  Step(const Session& session, int64_t count) : cache(session.slots("cache_key.0", 1, test::kCapacity)->first(1)) {
     const std::vector<int64_t> no_ids(static_cast<std::size_t>(count));
-    const std::vector<float> no_logits(static_cast<std::size_t>(count * test::kVocabulary)), no_cache(test::kCapacity);
+    const std::vector<float> no_logits(static_cast<std::size_t>(count * test::kWords));
     const int64_t zero = 0;
     ids = session.cell({Kind::kInt64, {1, count}, no_ids.data()});
-    position = session.cell({Kind::kInt64, {1}, &zero});
+    positions = session.cell({Kind::kInt64, {1, 1, count}, no_ids.data()});
     slot = session.cell({Kind::kInt64, {1}, &zero});
-    logits = session.cell({Kind::kFloat32, {1, count, test::kVocabulary}, no_logits.data()});
-    cache = session.cell({Kind::kFloat32, {1, test::kCapacity}, no_cache.data()});
-    bound = session.bind(
-        {{t::kInputIds, ids}, {t::kPositions, position}, {t::kSlots, slot}, {"cache_key.0", cache}},
-        {{t::kLogits, logits}, {"cache_key_out.0", cache}});
+    logits = session.cell({Kind::kFloat32, {1, count, test::kWords}, no_logits.data()});
+    const auto nothing = [&](Kind kind) { return session.cell({kind, {0}, nullptr}); };
+    inputs = {{t::kInputIds, ids},
+              {t::kPositionIds, positions},
+              {t::kSlots, slot},
+              {t::kKeptSlots, slot},
+              {t::kImageEmbeds, session.zeros(t::kImageEmbeds, {0, -1})},
+              {t::kImageIndex, nothing(Kind::kInt64)},
+              {t::kImageOf, nothing(Kind::kInt64)},
+              {t::kTokenScores, nothing(Kind::kFloat32)},
+              {t::kKeepCounts, nothing(Kind::kInt64)},
+              {t::kLogitsToKeep, session.cell({Kind::kInt64, {1}, &count})},
+              {"cache_key.0", cache}};
+    bound = session.bind(inputs, {{t::kLogits, logits}, {"cache_key_out.0", cache}});
   }
   // Returns the best token after `id`, which stands at `at`.
   int64_t run(int64_t id, int64_t at) {
     std::memcpy(ids->values(), &id, sizeof id);
-    std::memcpy(position->values(), &at, sizeof at);
+    std::memcpy(positions->values(), &at, sizeof at);
     std::memcpy(slot->values(), &at, sizeof at);
     bound->run();
     const auto* first = static_cast<const float*>(logits->data());
-    return std::max_element(first, first + test::kVocabulary) - first;
+    return std::max_element(first, first + test::kWords) - first;
   }
-  std::shared_ptr<Cell> ids, position, slot, logits, cache;
+  TensorPtr cache;
+  std::shared_ptr<Cell> ids, positions, slot, logits;
+  Tensors inputs;
   std::unique_ptr<Bound> bound;
+};
+
+// What lies on the toy's GPU, which is the host's memory.
+std::vector<float> rows_of(const TensorPtr& cache, std::size_t count) {
+  const auto* first = static_cast<const float*>(dynamic_cast<const DeviceTensor&>(*cache).address());
+  return {first, first + count};
+}
+
+// A prompt of four image tokens, two of which stay, behind one token and before two.
+struct Prompt {
+  std::vector<int64_t> ids = {1, 9, 9, 9, 9, 2, 3}, positions = {0, 1, 2, 3, 4, 5, 6}, index = {1, 2, 3, 4};
+  std::vector<int64_t> of = {0, 0, 0, 0}, counts = {2}, one = {1};
+  std::vector<float> scores = {0, 3, 1, 2};
+
+  Feeds feeds(const TensorPtr& image_embeds) const {
+    const auto numbers = [](const Shape& shape, const std::vector<int64_t>& values) {
+      return Array{Kind::kInt64, shape, values.data()};
+    };
+    return {{t::kInputIds, numbers({1, 7}, ids)},      {t::kPositionIds, numbers({1, 1, 7}, positions)},
+            {t::kImageIndex, numbers({4}, index)},     {t::kImageOf, numbers({4}, of)},
+            {t::kKeepCounts, numbers({1}, counts)},    {t::kLogitsToKeep, numbers({1}, one)},
+            {t::kImageEmbeds, image_embeds},           {t::kTokenScores, Array{Kind::kFloat32, {4}, scores.data()}}};
+  }
 };
 
 TEST_F(Plans, ARunGivesWhatIsReadHereAndLeavesTheRestThere) {
   const auto vision = open(test::toy_vision());
-  const auto prefill = open(test::toy_prefill());
-  EXPECT_EQ(prefill->inputs(), (std::vector<std::string>{t::kPrefixIds, t::kSuffixIds, t::kImageEmbeds}));
-  const auto pixels = test::tensor(Kind::kFloat32, {1, 3, 4, 4});  // another backend's tensor: it is copied
-  const TensorPtr image_embeds = vision->run({{t::kPixelValues, TensorPtr(pixels)}}, {}).at(t::kImageEmbeds);
-  EXPECT_EQ(image_embeds->kind(), Kind::kFloat16);
-  EXPECT_EQ(image_embeds->shape(), (Shape{1, test::kImageEmbeds, 2}));
-  EXPECT_EQ(image_embeds->bytes(), 2u * 2 * test::kImageEmbeds);
-  EXPECT_EQ(image_embeds->data(), nullptr);
-  const std::vector<int64_t> prefix = {1, 2}, suffix = {3};
-  const Tensors outputs = prefill->run({{t::kPrefixIds, Array{Kind::kInt64, {1, 2}, prefix.data()}},
-                                        {t::kSuffixIds, Array{Kind::kInt64, {1, 1}, suffix.data()}},
-                                        {t::kImageEmbeds, image_embeds}},
-                                       {t::kLogits, "not there"});
-  ASSERT_EQ(outputs.size(), 3u);
-  EXPECT_EQ(static_cast<const float*>(outputs.at(t::kLogits)->data())[6], 5.0f);
-  EXPECT_EQ(outputs.at(t::kKeep)->data(), nullptr);
+  const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, Shape{1, 3, 4, 4});  // it is copied
+  for (const bool here : {false, true}) {
+    const std::vector<std::string> read = {here ? t::kImageEmbeds : "not there"};
+    const TensorPtr image_embeds = vision->run({{t::kPixelValues, pixels}}, read).at(t::kImageEmbeds);
+    EXPECT_EQ(image_embeds->kind(), Kind::kFloat16);
+    EXPECT_EQ(image_embeds->shape(), (Shape{4, 2}));
+    EXPECT_EQ(image_embeds->bytes(), 16u);
+    ASSERT_EQ(image_embeds->data() != nullptr, here);
+    if (!here) continue;
+    EXPECT_EQ(*static_cast<const uint16_t*>(image_embeds->data()), 0x3c00);
+  }
+}
+
+TEST_F(Plans, NumbersBecomeLengthsAndWhatIsTiedToNothingIsReadHere) {
+  const auto session = decoder();
+  const std::vector<std::string>& inputs = session->inputs();
+  EXPECT_EQ(std::count(inputs.begin(), inputs.end(), kTokensToKeep), 0);
+  EXPECT_EQ(inputs.size(), 11u);
+  Step step(*session, 3);  // its cells have three rows' logits
+  EXPECT_EQ(step.bound->run().at(t::kKeepIndices)->shape(), Shape{0});
+  const TensorPtr image_embeds = session->zeros(t::kImageEmbeds, {4, -1});
+  EXPECT_EQ(image_embeds->shape(), (Shape{4, 2}));
+  Pool pool(session, {}, {1, 7 + 8, 5 + 8}, test::kWords);
+  const Tensors found = pool.prefill(Prompt().feeds(image_embeds), {7, 7, 5, 8});
+  ASSERT_EQ(found.at(t::kKeepIndices)->shape(), Shape{2});
+  EXPECT_EQ(static_cast<const int64_t*>(found.at(t::kKeepIndices)->data())[1], 2);
+  ASSERT_EQ(found.at(t::kLogits)->shape(), (Shape{1, 1, test::kWords}));
+  EXPECT_EQ(static_cast<const float*>(found.at(t::kLogits)->data())[3 + 6], 5.0f);
+  EXPECT_EQ(found.count("cache_key_out.0"), 0u);
+}
+
+TEST_F(Plans, ANumberThatIsNotHereIsRefused) {
+  const auto session = decoder();
+  Step step(*session, 1);
+  Tensors inputs = step.inputs;
+  const TensorPtr there = session->zeros(t::kLogitsToKeep, {1});  // on the GPU alone
+  inputs[t::kLogitsToKeep] = there;
+  const std::string said = refusal([&] { session->bind(inputs, {}); });
+  EXPECT_NE(said.find("no number in the host's memory; where: toy.plan, logits_to_keep"), std::string::npos) << said;
+}
+
+TEST_F(Plans, OneSequenceAndNoMoreRowsThanThePlanHas) {
+  const auto session = decoder();
+  const auto slots = session->slots("cache_key.0", 1, test::kCapacity);
+  EXPECT_EQ(slots->first(1), slots->row(0));
+  EXPECT_EQ(slots->row(0)->shape(), (Shape{1, 1, test::kCapacity, 1}));
+  EXPECT_EQ(rows_of(slots->row(0), test::kCapacity), std::vector<float>(test::kCapacity));
+  std::string said = refusal([&] { session->slots("cache_key.0", 1, test::kCapacity + 1); });
+  EXPECT_NE(said.find("longer than the caches of this plan; where: toy.plan, cache_key.0; got: 33; wanted: up to 32"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(test::status_of([&] { session->slots("cache_key.0", 2, 1); }, &said), AR_ENGINE_UNAVAILABLE);
+  EXPECT_NE(said.find("a plan holds one sequence; where: toy.plan; got: 2; wanted: 1"), std::string::npos) << said;
 }
 
 TEST_F(Plans, ABindingIsDoneOnceThenCapturedThenLaunched) {
-  const auto session = decode();
+  const auto session = decoder();
   Step step(*session, 1);
-  for (int64_t at = 0; at < 5; ++at) EXPECT_EQ(step.run(3, at), (3 + at) % test::kVocabulary);
+  for (int64_t at = 0; at < 5; ++at) EXPECT_EQ(step.run(3, at), (3 + at) % test::kWords);
   EXPECT_EQ(gpu_->captures, 1);
   EXPECT_EQ(gpu_->launches, 4);
   EXPECT_EQ(gpu_->enqueued, 2);  // the first run, and what was captured
-  const auto* rows = static_cast<const float*>(step.cache->data());
-  EXPECT_EQ(std::vector<float>(rows, rows + 6), (std::vector<float>{3, 3, 3, 3, 3, 0}));
+  EXPECT_EQ(rows_of(step.cache, 6), (std::vector<float>{3, 3, 3, 3, 3, 0}));
   EXPECT_TRUE(log_.empty());
 }
 
 TEST_F(Plans, WhatCannotBeCapturedIsSaidOnceAndDoneWithout) {
   gpu_->refuses_capture = true;
-  const auto session = decode();
+  const auto session = decoder();
   ASSERT_EQ(log_.size(), 1u);
   EXPECT_EQ(log_[0].rfind("warning: new tokens are enqueued one by one", 0), 0u) << log_[0];
   EXPECT_NE(log_[0].find("not permitted"), std::string::npos) << log_[0];
@@ -116,8 +208,8 @@ TEST_F(Plans, WhatCannotBeCapturedIsSaidOnceAndDoneWithout) {
 }
 
 TEST_F(Plans, NothingIsCapturedThatWasNotTried) {
-  Step untried(*decode(false), 1);
-  const auto session = decode();
+  Step untried(*decoder(false), 1);
+  const auto session = decoder();
   Step wide(*session, 3);
   for (int64_t at = 0; at < 3; ++at) {
     untried.run(1, at);
@@ -128,9 +220,9 @@ TEST_F(Plans, NothingIsCapturedThatWasNotTried) {
 }
 
 TEST_F(Plans, TheFirstProfileInWhichAllLiesIsTaken) {
-  test::Plan plan = test::toy_decode();
-  plan.profiles[0][t::kInputIds] = test::tokens(2, 3);
-  plan.profiles[1][t::kInputIds] = test::tokens(1, 8);
+  test::Plan plan = test::toy_decoder();
+  plan.profiles[0] = test::decoder_profile({3, 3, 0, 0, 0});
+  plan.profiles[0][t::kInputIds].low = {1, 2};
   const auto session = open(std::move(plan));
   session->try_capture(kTies, log());
   for (int64_t count = 1; count <= 4; ++count) {
@@ -143,41 +235,41 @@ TEST_F(Plans, TheFirstProfileInWhichAllLiesIsTaken) {
 }
 
 TEST_F(Plans, ASizeOutsideAllProfilesIsRefused) {
-  const auto session = decode();
+  const auto session = decoder();
   const std::string said = refusal([&] { Step(*session, 9); });
-  EXPECT_NE(said.find("not built for this size; where: toy.plan, input_ids; got: [1, 9]; wanted: [1, 1] to [1, 8]"),
+  EXPECT_NE(said.find("not built for this size; where: toy.plan, logits_to_keep; got: [9]; wanted: [1] to [1]"),
             std::string::npos)
       << said;
   const auto vision = open(test::toy_vision());
   for (const Shape& shape : {Shape{1, 3, 4}, Shape{1, 3, 4, 4, 1}, Shape{1, 3, 4, 5}, Shape{1, 3, 4, 0}, Shape{}}) {
-    const auto pixels = test::tensor(Kind::kFloat32, shape);
-    const std::string message = refusal([&] { vision->run({{t::kPixelValues, TensorPtr(pixels)}}, {}); });
+    const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, shape);
+    const std::string message = refusal([&] { vision->run({{t::kPixelValues, pixels}}, {}); });
     EXPECT_NE(message.find("wanted: [1, 3, 4, 4] to [1, 3, 4, 4]"), std::string::npos) << message;
   }
 }
 
 TEST_F(Plans, AnotherTypeIsRefused) {
-  const auto prefill = open(test::toy_prefill());
-  const auto image_embeds = test::tensor(Kind::kFloat32, {1, test::kImageEmbeds, 2});
-  const std::string said = refusal([&] { prefill->run({{t::kImageEmbeds, TensorPtr(image_embeds)}}, {}); });
+  const auto session = decoder();
+  Tensors inputs = Step(*session, 1).inputs;
+  inputs[t::kImageEmbeds] = std::make_shared<Elsewhere>(Kind::kFloat32, Shape{0, 2});
+  const std::string said = refusal([&] { session->bind(inputs, {}); });
   EXPECT_NE(said.find("not the type of a plan; where: toy.plan, image_embeds; got: float32; wanted: float16"),
             std::string::npos)
       << said;
-  EXPECT_NE(refusal([&] { prefill->run({{"strange", TensorPtr(image_embeds)}}, {}); }).find("'strange'"), std::string::npos);
+  EXPECT_NE(refusal([&] { session->bind({{"strange", inputs[t::kSlots]}}, {}); }).find("strange"), std::string::npos);
+  EXPECT_NE(refusal([&] { session->zeros("strange", {}); }).find("strange"), std::string::npos);
 }
 
 TEST_F(Plans, OutputsAreBoundToMemoryThatFits) {
-  const auto session = decode();
+  const auto session = decoder();
   const Step good(*session, 1);
-  const Tensors inputs = {
-      {t::kInputIds, good.ids}, {t::kPositions, good.position}, {t::kSlots, good.slot}, {"cache_key.0", good.cache}};
   const std::vector<float> values(64);
-  const std::vector<TensorPtr> bad = {session->cell({Kind::kFloat32, {1, 2, test::kVocabulary}, values.data()}),
+  const std::vector<TensorPtr> bad = {session->cell({Kind::kFloat32, {1, 2, test::kWords}, values.data()}),
                                       session->cell({Kind::kInt64, {1, 1, 2}, values.data()}),
-                                      test::tensor(Kind::kFloat32, {1, 1, test::kVocabulary})};
+                                      std::make_shared<Elsewhere>(Kind::kFloat32, Shape{1, 1, test::kWords})};
   for (const TensorPtr& tensor : bad) {
     const std::string said =
-        refusal([&] { session->bind(inputs, {{t::kLogits, tensor}, {"cache_key_out.0", good.cache}}); });
+        refusal([&] { session->bind(good.inputs, {{t::kLogits, tensor}, {"cache_key_out.0", good.cache}}); });
     EXPECT_NE(said.find("toy.plan, logits"), std::string::npos) << said;
     EXPECT_NE(said.find("wanted: [1, 1, 11] float32"), std::string::npos) << said;
   }
@@ -195,7 +287,7 @@ TEST_F(Plans, ATypeThatIsNotKnownIsRefusedWhenThePlanIsOpened) {
 
 TEST_F(Plans, NothingIsLeftBehind) {
   {
-    auto session = decode();
+    auto session = decoder();
     Step step(*session, 1);
     for (int64_t at = 0; at < 3; ++at) step.run(1, at);
     EXPECT_GT(gpu_->blocks, 0);
@@ -206,53 +298,44 @@ TEST_F(Plans, NothingIsLeftBehind) {
 }
 
 TEST_F(Plans, ManyThreadsRunAndBindAtOnce) {
-  const auto prefill = open(test::toy_prefill());
-  const auto session = decode();
-  const TensorPtr image_embeds = open(test::toy_vision())
-                               ->run({{t::kPixelValues, TensorPtr(test::tensor(Kind::kFloat32, {1, 3, 4, 4}))}}, {})
-                               .at(t::kImageEmbeds);
+  const auto session = decoder();
+  const auto vision = open(test::toy_vision());
+  const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, Shape{1, 3, 4, 4});
   const auto work = [&](int64_t id) {
-    const Array ids{Kind::kInt64, {1, 1}, &id};
-    for (int64_t at = 0; at < 20; ++at) {
-      const Tensors outputs =
-          prefill->run({{t::kPrefixIds, ids}, {t::kSuffixIds, ids}, {t::kImageEmbeds, image_embeds}}, {t::kLogits});
-      EXPECT_EQ(static_cast<const float*>(outputs.at(t::kLogits)->data())[2 * id % test::kVocabulary], 5.0f);
+    const Prompt prompt;
+    for (int64_t round = 0; round < 10; ++round) {
+      const TensorPtr image_embeds = vision->run({{t::kPixelValues, pixels}}, {}).at(t::kImageEmbeds);
+      Pool pool(session, {}, {1, 7 + 8, 5 + 8}, test::kWords);
+      pool.prefill(prompt.feeds(image_embeds), {7, 7, 5, 8});
+      for (int64_t at = 7; at < 11; ++at) {
+        const std::vector<float> logits = pool.advance({{id}});
+        EXPECT_EQ(std::max_element(logits.begin(), logits.end()) - logits.begin(), (id + at) % test::kWords);
+      }
     }
-    Step step(*session, 1);
-    for (int64_t at = 0; at < 20; ++at) EXPECT_EQ(step.run(id, at), (id + at) % test::kVocabulary);
   };
   std::vector<std::thread> threads;
   for (int64_t id = 0; id < 6; ++id) threads.emplace_back(work, id);
   for (std::thread& thread : threads) thread.join();
 }
 
-// The toy as an engine: plans beside the session that prepares images, which is another backend's.
-TEST_F(Plans, AnEngineOnPlansGivesTheTokensOfTheToy) {
-  Sessions sessions = test::fake_sessions();
-  sessions.vision = open(test::toy_vision());
-  sessions.prefill = open(test::toy_prefill());
-  sessions.decode = decode();
-  sessions.router = nullptr;
-  Entry entry = test::fake_entry();
-  entry.pruning.kept_layers = std::vector<int64_t>{0, 2};
-  const Engine plans(entry, test::fake_facts(), sessions), toy = test::fake_engine();
-  const std::vector<uint8_t> pixels(4 * 4 * 3);
-  const PromptIds prompt = {{1, 2}, {3}};
-  std::vector<std::vector<float>> logits;
-  for (const Engine* engine : {&plans, &toy}) {
-    const TensorPtr pixel_values = engine->preprocess({Kind::kUint8, {4, 4, 3}, pixels.data()});
-    const TensorPtr image_embeds = engine->embed_pixels(pixel_values);
-    Prefilled state = engine->prefill(prompt, image_embeds, engine->route(prompt, image_embeds), 8);
-    std::vector<float> all = state.logits;
-    for (const std::vector<int64_t>& ids : std::vector<std::vector<int64_t>>{{3}, {5}, {6}, {1, 2, 3}, {4}, {9}}) {
-      const std::vector<float> step = engine->decode(state, ids);
-      all.insert(all.end(), step.begin(), step.end());
+TEST_F(Plans, APoolOnAPlanGrowsInPlace) {
+  const auto session = decoder();
+  Pool pool(session, {}, {1, 7 + 8, 5 + 8}, test::kWords);
+  EXPECT_EQ(test::status_of([&] { pool.advance({{1}}); }), AR_INPUT_INVALID);
+  for (int round = 0; round < 2; ++round) {  // a slot is taken again
+    pool.prefill(Prompt().feeds(session->zeros(t::kImageEmbeds, {4, -1})), {7, 7, 5, 8});
+    int64_t position = 7;
+    for (const std::vector<int64_t>& ids : std::vector<std::vector<int64_t>>{{3}, {5}, {6}, {1, 2, 3}, {4}}) {
+      const std::vector<float> logits = pool.advance({ids});
+      ASSERT_EQ(logits.size(), ids.size() * test::kWords);
+      for (std::size_t index = 0; index < ids.size(); ++index, ++position) {
+        const auto best = static_cast<std::size_t>((ids[index] + position) % test::kWords);
+        EXPECT_EQ(logits[index * test::kWords + best], 5.0f);
+      }
     }
-    EXPECT_EQ(state.keep_indices, (std::vector<int64_t>{1, 3}));
-    EXPECT_EQ(state.kept_layers, (std::vector<int64_t>{0, 2}));
-    logits.push_back(std::move(all));
+    EXPECT_EQ(pool.clocks().free_slots, 1);
   }
-  EXPECT_EQ(logits[0], logits[1]);
+  EXPECT_EQ(gpu_->captures, 1);  // of the single new token's binding, which both rounds use
 }
 
 }  // namespace

@@ -1,70 +1,81 @@
-// The toy model of fake_sessions.hpp as plans: prefill, and decode with a cache that grows in place.
+// A toy model as plans: a decoder with one cache that grows in place, and a vision tower.
+//
+// The best token after one is (its id + its position) modulo `kWords`; the cache keeps ids.
 #pragma once
 
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "contract/tensors.hpp"
 #include "fake_plan.hpp"
-#include "fake_sessions.hpp"
 
 namespace ar::test {
 
-inline constexpr int64_t kCapacity = 32;  // slots of the toy's cache, one value each
+namespace t = tensors;
 
-inline PlanRange fixed(const Shape& shape) { return {shape, shape}; }
-inline PlanRange tokens(int64_t low, int64_t high) { return {{1, low}, {1, high}}; }
+inline constexpr int64_t kWords = 11, kCapacity = 32;
+inline constexpr int64_t kMostNew = 8, kMostRows = 24, kMostImageTokens = 8, kMostKept = 4;
+inline constexpr const char* kKept = "tokens_to_keep";  // as engines/tensorrt/form.py calls it
 
-inline Plan toy_decode() {
-  Plan plan;
-  plan.ports = {{t::kInputIds, true, Kind::kInt64},    {t::kPositions, true, Kind::kInt64},
-                {t::kSlots, true, Kind::kInt64},       {"cache_key.0", true, Kind::kFloat32},
-                {t::kLogits, false, Kind::kFloat32},   {"cache_key_out.0", false, Kind::kFloat32}};
-  for (const PlanRange& ids : {tokens(1, 1), tokens(1, 8)}) {
-    plan.profiles.push_back({{t::kInputIds, ids},
-                             {t::kPositions, fixed({1})},
-                             {t::kSlots, fixed({1})},
-                             {"cache_key.0", fixed({1, kCapacity})}});
-  }
-  plan.shape = [](const std::string& output, const PlanTensors& inputs) -> Shape {
-    if (output == t::kLogits) return {1, inputs.at(t::kInputIds).shape[1], kVocabulary};
-    return {1, kCapacity};
-  };
-  plan.compute = [](const PlanTensors& tensors) {
-    const PlanTensor& ids = tensors.at(t::kInputIds);
-    const PlanTensor& cache = tensors.at("cache_key_out.0");
-    // As TensorRT's cache update: it writes new rows alone, so the result is where the input is, or it is nothing.
-    if (cache.address != tensors.at("cache_key.0").address) throw std::logic_error("the cache is not in place");
-    const int64_t position = *tensors.at(t::kPositions).as<int64_t>(), slot = *tensors.at(t::kSlots).as<int64_t>();
-    for (int64_t index = 0; index < ids.shape[1]; ++index) {
-      const int64_t id = ids.as<int64_t>()[index];
-      cache.as<float>()[slot + index] = static_cast<float>(id);
-      const std::vector<float> logits = logits_for(id + position + index);
-      std::copy(logits.begin(), logits.end(), tensors.at(t::kLogits).as<float>() + index * kVocabulary);
-    }
-  };
-  return plan;
+struct Sizes {  // the most of each in a profile
+  int64_t rows, logits, image_tokens, images, kept;
+};
+
+// Returns the ranges of a decoder's profile; of images none are few enough.
+inline std::map<std::string, PlanRange> decoder_profile(const Sizes& most) {
+  const auto fixed = [](const Shape& shape) { return PlanRange{shape, shape}; };
+  return {{t::kInputIds, {{1, 1}, {1, most.rows}}},
+          {t::kPositionIds, {{1, 1, 1}, {1, 1, most.rows}}},
+          {t::kSlots, fixed({1})},
+          {t::kKeptSlots, fixed({1})},
+          {t::kImageEmbeds, {{0, 2}, {most.image_tokens, 2}}},
+          {t::kImageIndex, {{0}, {most.image_tokens}}},
+          {t::kImageOf, {{0}, {most.image_tokens}}},
+          {t::kTokenScores, {{0}, {most.image_tokens}}},
+          {t::kKeepCounts, {{0}, {most.images}}},
+          {kKept, {{0}, {most.kept}}},
+          {t::kLogitsToKeep, {{1}, {most.logits}}},
+          {"cache_key.0", fixed({1, 1, kCapacity, 1})}};
 }
 
-inline Plan toy_prefill() {
+inline Plan toy_decoder() {
   Plan plan;
-  plan.ports = {{t::kPrefixIds, true, Kind::kInt64},   {t::kSuffixIds, true, Kind::kInt64},
-                {t::kImageEmbeds, true, Kind::kFloat16},    {t::kLogits, false, Kind::kFloat32},
-                {t::kKeep, false, Kind::kInt64},       {"cache_key.0", false, Kind::kFloat32}};
-  plan.profiles = {{{t::kPrefixIds, tokens(1, 16)},
-                    {t::kSuffixIds, tokens(1, 16)},
-                    {t::kImageEmbeds, fixed({1, kImageEmbeds, 2})}}};
-  plan.shape = [](const std::string& output, const PlanTensors&) -> Shape {
-    if (output == t::kLogits) return {1, kVocabulary};
-    return output == t::kKeep ? Shape{1, kKept} : Shape{1, kCapacity};
+  for (const auto& [name, range] : decoder_profile({1, 1, 0, 0, 0})) {
+    const bool scores = name == t::kTokenScores || name == "cache_key.0";
+    plan.ports.push_back({name, true, scores                     ? Kind::kFloat32
+                                      : name == t::kImageEmbeds ? Kind::kFloat16
+                                                                 : Kind::kInt64});
+  }
+  plan.ports.push_back({t::kLogits, false, Kind::kFloat32});
+  plan.ports.push_back({t::kKeepIndices, false, Kind::kInt64});
+  plan.ports.push_back({"cache_key_out.0", false, Kind::kFloat32});
+  plan.profiles = {decoder_profile({1, 1, 0, 0, 0}), decoder_profile({kMostNew, kMostNew, 0, 0, 0}),
+                   decoder_profile({kMostRows, 1, kMostImageTokens, 2, kMostKept})};
+  plan.shape = [](const std::string& output, const PlanTensors& inputs) -> Shape {
+    if (output == t::kLogits) return {1, inputs.at(t::kLogitsToKeep).shape[0], kWords};
+    if (output == t::kKeepIndices) return inputs.at(kKept).shape;
+    return {1, 1, kCapacity, 1};
   };
   plan.compute = [](const PlanTensors& tensors) {
-    int64_t sum = 0;
-    for (const char* side : {t::kPrefixIds, t::kSuffixIds}) {
-      const PlanTensor& ids = tensors.at(side);
-      sum = std::accumulate(ids.as<int64_t>(), ids.as<int64_t>() + ids.shape[1], sum);
+    const int64_t rows = tensors.at(t::kInputIds).shape[1], wanted = tensors.at(t::kLogits).shape[1];
+    const auto* ids = tensors.at(t::kInputIds).as<int64_t>();
+    const auto* positions = tensors.at(t::kPositionIds).as<int64_t>();
+    auto* cache = tensors.at("cache_key_out.0").as<float>() + *tensors.at(t::kSlots).as<int64_t>();
+    // As TensorRT's cache update: it writes new rows alone, so the result is where the input is, or it is nothing.
+    if (tensors.at("cache_key_out.0").address != tensors.at("cache_key.0").address) {
+      throw std::logic_error("the cache is not in place");
     }
-    const std::vector<float> logits = logits_for(sum);
-    std::copy(logits.begin(), logits.end(), tensors.at(t::kLogits).as<float>());
-    tensors.at(t::kKeep).as<int64_t>()[0] = 1;
-    tensors.at(t::kKeep).as<int64_t>()[1] = 3;
-    std::fill_n(tensors.at("cache_key.0").as<float>(), kCapacity, 0.0f);
+    std::copy(ids, ids + rows, cache);
+    auto* logits = tensors.at(t::kLogits).as<float>();
+    std::fill_n(logits, wanted * kWords, 0.0f);
+    for (int64_t index = 0; index < wanted; ++index) {
+      const int64_t row = rows - wanted + index;
+      logits[index * kWords + (ids[row] + positions[row]) % kWords] = 5;
+    }
+    const PlanTensor& kept = tensors.at(t::kKeepIndices);
+    std::iota(kept.as<int64_t>(), kept.as<int64_t>() + kept.shape[0], int64_t{1});
   };
   return plan;
 }
@@ -73,10 +84,10 @@ inline Plan toy_prefill() {
 inline Plan toy_vision() {
   Plan plan;
   plan.ports = {{t::kPixelValues, true, Kind::kFloat32}, {t::kImageEmbeds, false, Kind::kFloat16}};
-  plan.profiles = {{{t::kPixelValues, fixed({1, 3, 4, 4})}}};
-  plan.shape = [](const std::string&, const PlanTensors&) { return Shape{1, kImageEmbeds, 2}; };
+  plan.profiles = {{{t::kPixelValues, {{1, 3, 4, 4}, {1, 3, 4, 4}}}}};
+  plan.shape = [](const std::string&, const PlanTensors&) { return Shape{4, 2}; };
   plan.compute = [](const PlanTensors& tensors) {
-    std::fill_n(tensors.at(t::kImageEmbeds).as<uint16_t>(), kImageEmbeds * 2, uint16_t{0x3c00});
+    std::fill_n(tensors.at(t::kImageEmbeds).as<uint16_t>(), 4 * 2, uint16_t{0x3c00});
   };
   return plan;
 }

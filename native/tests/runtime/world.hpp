@@ -1,7 +1,7 @@
 // What tests on a real bundle need of their environment.
 //
-// ALLROUNDER_TEST_BUNDLE names native/tests/golden/bundle, or another such one. Without it these tests are skipped;
-// with it, an ONNX Runtime that is not found is a failure.
+// ALLROUNDER_TEST_BUNDLE names what native/tests/write_bundle.py writes. Without it these tests are skipped; with it, an
+// ONNX Runtime that is not found is a failure.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ class OnBundle : public ::testing::Test {
  protected:
   void SetUp() override {
     if (bundle_path().empty()) {
-      GTEST_SKIP() << "ALLROUNDER_TEST_BUNDLE names no bundle (native/tests/golden/bundle is one)";
+      GTEST_SKIP() << "ALLROUNDER_TEST_BUNDLE names no bundle (native/tests/write_bundle.py writes one)";
     }
     cache_ = std::filesystem::temp_directory_path() / ("allrounder-" + std::to_string(std::random_device()()));
     std::filesystem::create_directories(cache_);

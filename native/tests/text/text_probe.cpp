@@ -4,9 +4,10 @@
 // {"encode": text, "begins": flag}                     -> ids
 // {"decode": ids}                                      -> text
 // {"detokenise": ids}                                  -> the pieces, the last one from finish()
-// {"template": [before, after, after_question], "prefix_special": flag} -> null; makes the prompter
-// {"question": text}                                   -> [prefix ids, suffix ids]
-// {"golden": text}                                     -> null where the pairs hold
+// {"manifest": text}                                   -> null; makes the prompter of its chat template
+// {"messages": [{"role", "parts": [null: an image, or a text]}]} -> ids
+// {"rendered": text}                                   -> ids
+// {"golden": text}                                     -> null where the prompts hold
 // {"stops": texts, "pieces": texts}                    -> [what stays of each piece and of the end, reached]
 // {"blank": text}                                      -> those characters of it that Python strips
 // What fails gives {"error": name, "message": text}.
@@ -39,6 +40,14 @@ std::string shown(const std::vector<Value>& values) {
   return "[" + out + "]";
 }
 
+constexpr auto read_message = ar::record<ar::Message>([](ar::JsonFields& fields, ar::Message& message) {
+  fields.need("role", message.role, ar::read_text);
+  fields.need("parts", message.parts, ar::list([](const ar::JsonView& view) {
+                const std::optional<std::string> text = ar::nullable(ar::read_text)(view);
+                return ar::Part{!text, text.value_or("")};
+              }));
+});
+
 class Probe {
  public:
   std::string answer(const std::string& line) {
@@ -56,16 +65,13 @@ class Probe {
     }
     if (fields.may("decode", ids, ar::list(ar::read_int64))) return shown(tokenizer_->decode(ids));
     if (fields.may("detokenise", ids, ar::list(ar::read_int64))) return detokenise(ids);
-    if (fields.may("template", texts, ar::list(ar::read_text))) {
-      fields.need("prefix_special", flag, ar::read_bool);
-      const ar::PromptTemplate prompt{texts.at(0), texts.at(1), texts.at(2), flag};
-      prompter_ = std::make_unique<ar::Prompter>(ar::Tokenizer(loaded_), prompt);
+    if (fields.may("manifest", text, ar::read_text)) {
+      prompter_ = std::make_unique<ar::Prompter>(ar::Tokenizer(loaded_), ar::decode_manifest(text, "stdin").chat);
       return "null";
     }
-    if (fields.may("question", text, ar::read_text)) {
-      const ar::PromptIds found = prompter_->ids(text);
-      return "[" + shown(found.prefix_ids) + "," + shown(found.suffix_ids) + "]";
-    }
+    if (std::vector<ar::Message> messages; fields.may("messages", messages, ar::list(read_message)))
+      return shown(prompter_->ids(messages));
+    if (fields.may("rendered", text, ar::read_text)) return shown(prompter_->rendered_ids(text));
     if (fields.may("golden", text, ar::read_text)) {
       prompter_->check(text, "golden");
       return "null";
@@ -114,7 +120,7 @@ class Probe {
     for (std::size_t at = 0, end = 0; at < text.size(); at = end) {
       ar::utf8::next(text, end);
       const std::string character = text.substr(at, end - at);
-      if (ar::unicode::is_blank(character)) found += character;
+      if (ar::unicode::strip(character).empty()) found += character;
     }
     return shown(found);
   }

@@ -30,9 +30,9 @@ TEST(Unicode, WhiteSpaceIsNotWhatPythonStrips) {
     EXPECT_FALSE(is_space(separator));
   }
   for (const char32_t mark : {U'\u200B', U'\uFEFF', U'\u180E', U'\x1B', U'\0'}) EXPECT_FALSE(is_python_space(mark));
-  EXPECT_TRUE(is_blank(""));
-  EXPECT_TRUE(is_blank(" \n\u3000\x1F"));
-  EXPECT_FALSE(is_blank(" \u200B"));
+  EXPECT_EQ(strip(""), "");
+  EXPECT_EQ(strip(" \n\u3000\x1F"), "");
+  EXPECT_EQ(strip(" \u200B\u2003a \u00e9\u3000\n"), "\u200B\u2003a \u00e9");
 }
 
 TEST(Unicode, Nfc) {

@@ -127,7 +127,7 @@ def cut_rendering(chat: ChatTemplate, messages: Messages, controls: Controls, no
             other = _marked(chat, parts, controls, now)
             if other[1].total() < left_out.total():
                 rendering, left_out = other
-    if lost := left_out & Counter(texts_of([message for message in plain if message["role"] != "assistant"])):
+    if lost := left_out & _said([message for message in plain if message["role"] != "assistant"]):
         raise InputInvalid(
             "the model's chat template leaves a text out, or rewrites it",
             where="messages",
@@ -140,7 +140,7 @@ def cut_rendering(chat: ChatTemplate, messages: Messages, controls: Controls, no
 def _marked(
     chat: ChatTemplate, messages: list[Message], controls: Controls, now: datetime
 ) -> tuple[Rendering, Counter[str]]:
-    """Returns the rendering, and which texts it leaves out how often."""
+    """Returns the rendering, and which texts it leaves out how often, without the white space at their ends."""
     text, texts = render(chat, messages, now=now), texts_of(messages)
     marks = _Marks(chat, texts, controls)
     for way in (marks.around, marks.inside):
@@ -156,11 +156,18 @@ def _marked(
             rendering = Rendering(
                 text, [piece for piece in pieces if piece[0]], bool(begin and marked.startswith(begin))
             )
-            asked = Counter(part for part in texts if part.strip())
-            return rendering, asked - Counter({part: marked.count(way(part).strip()) for part in asked})
+            said = {part: way(part).strip() for part in texts if part.strip()}
+            asked = Counter(said[part] for part in texts if part in said)
+            missing = asked - Counter({shown: marked.count(shown) for shown in asked})
+            return rendering, Counter({part.strip(): missing[shown] for part, shown in said.items() if missing[shown]})
     raise InputInvalid(
         "the model's chat template reads a text that spells a control token or a part of one",
         where="messages",
         got=", ".join(map(repr, texts)),
         remedy="take it out of the text",
     )
+
+
+def _said(messages: list[Message]) -> Counter[str]:
+    """Returns how often each text stands in messages that is not blank, without the white space at its ends."""
+    return Counter(filter(None, map(str.strip, texts_of(messages))))

@@ -13,10 +13,23 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 from allrounder import errors
-from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid
-from allrounder.native.c_api import LOG, PIECE, Load, Request, Timing, installed_ort, open_library
+from allrounder.chat.messages import question
+from allrounder.errors import AllRounderError, InputInvalid
+from allrounder.native.c_api import (
+    HANDLE,
+    LOG,
+    PIECE,
+    Load,
+    Request,
+    Timing,
+    Usage,
+    installed_openvino,
+    installed_ort,
+    open_library,
+)
+from allrounder.native.lowering import Prompt, checked_number, lowered_messages, lowered_request, one_of, zero_ended
 
-__all__ = ["LoadOptions", "NativeAnswer", "NativeRuntime", "NativeTiming", "RequestOptions"]
+__all__ = ["LoadOptions", "NativeAnswer", "NativeRuntime", "NativeTiming", "NativeUsage", "RequestOptions"]
 
 
 class LoadOptions(TypedDict, total=False):
@@ -36,14 +49,14 @@ class LoadOptions(TypedDict, total=False):
     provider: Literal["cuda", "tensorrt"]
     ids_only: bool  # no tokenizer is read
     ort_library: str | Path  # default: that of the installed package `onnxruntime`
+    openvino_library: str | Path  # default: that of the installed package `openvino`
     log: Callable[[str], None]
 
 
 class RequestOptions(TypedDict, total=False):
-    """As for `allrounder.runtime.Runtime.generate`. Left out: the default."""
+    """As for `allrounder.runtime.Runtime.chat`. Left out: the default."""
 
-    prefix_ids: Sequence[int]  # with `suffix_ids` in place of a question
-    suffix_ids: Sequence[int]
+    keep: float
     max_new_tokens: int
     temperature: float
     top_k: int
@@ -65,6 +78,15 @@ class NativeTiming(NamedTuple):
     tpot_ms: float | None
 
 
+class NativeUsage(NamedTuple):
+    """Numbers of tokens."""
+
+    text_tokens: int
+    image_tokens: int
+    kept_image_tokens: int
+    new_tokens: int
+
+
 class NativeAnswer(NamedTuple):
     """One answer; the fields are those of `allrounder.runtime.Answer`."""
 
@@ -73,12 +95,13 @@ class NativeAnswer(NamedTuple):
     prompt_ids: tuple[int, ...]
     keep_indices: tuple[int, ...]
     kept_layers: tuple[int, ...]
+    usage: NativeUsage
     timing: NativeTiming
     finish: Literal["stop", "length"]
 
 
 class NativeRuntime:
-    """Answers questions with one engine of a bundle, computed by the C++ runtime; any number of threads may ask.
+    """Answers conversations with one engine of a bundle, computed by the C++ runtime; any number of threads may ask.
 
     Raises:
         AllRounderError: One of that tree, as `allrounder.runtime` would.
@@ -95,29 +118,60 @@ class NativeRuntime:
         self.entry: bytes = self._library.ar_runtime_entry(self._handle)  # JSON
         self.manifest: bytes = self._library.ar_runtime_manifest(self._handle)  # JSON
 
-    def generate(self, image: Any, question: str | None, **options: Unpack[RequestOptions]) -> NativeAnswer:
-        """Answers a question about an image.
+    def generate(self, image: Any, text: str, **options: Unpack[RequestOptions]) -> NativeAnswer:
+        """Answers a question about an image; the short form of `chat`, with one user turn."""
+        (turn,) = question(text)
+        turn["content"][0]["image"] = image
+        return self.chat([turn], **options)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[RequestOptions]) -> NativeAnswer:
+        """Answers a conversation.
 
         Args:
-            image: Whatever gives its bytes as [height, width, 3]: a numpy array, or a memoryview cast to this shape.
-            question: Plain text, or None where token ids are given.
+            messages: As for `allrounder.runtime.Runtime.chat`; an image is whatever gives its bytes as
+                [height, width, 3]: a numpy array, or a memoryview cast to this shape. A content that is a text alone
+                is given as one part, which some templates write in another way.
             **options: See `RequestOptions`. What `piece` raises ends the request and is raised here.
         """
-        _check_names(options, RequestOptions.__annotations__)
-        raw = _lowered_request(image, question, options)
-        thrown: list[BaseException] = []
-        if "piece" in options:
-            raw.piece = PIECE(_carrying(options["piece"], thrown))
-        answer = c.c_void_p()
-        error = self._library.ar_generate(self._handle, c.byref(raw), c.byref(answer))
-        if thrown:
-            self._library.ar_error_free(error)
-            raise thrown[0]
-        self._check(error)
+        return self._asked(Prompt(messages=messages), options)
+
+    def complete(
+        self, prompt: str | Sequence[int], images: Sequence[Any] = (), **options: Unpack[RequestOptions]
+    ) -> NativeAnswer:
+        """Answers a prompt that is rendered already: text with the model's image token once per image, or ids."""
+        by_text = isinstance(prompt, str)
+        return self._asked(
+            Prompt(text=prompt, images=images) if by_text else Prompt(ids=prompt, images=images), options
+        )
+
+    def generate_batch(self, requests: Sequence[Mapping[str, Any]]) -> list[NativeAnswer | BaseException]:
+        """Answers several conversations, together where the entry's layers are static.
+
+        Args:
+            requests: ``{"messages": ..., **options}`` each, as `chat` takes them, up to the bundle's limit.
+
+        Returns:
+            Of each request its answer, or the error that ended it alone, in their order.
+        """
+        lowered = [self._lowered(Prompt(messages=each["messages"]), _without_messages(each)) for each in requests]
+        raw = (Request * len(lowered))(*(each for each, _ in lowered))
+        answers, failures = (HANDLE * len(lowered))(), (HANDLE * len(lowered))()
+        self._check(self._library.ar_generate_batch(self._handle, raw, len(lowered), answers, failures))
+        ended = zip(answers, failures, (thrown for _, thrown in lowered), strict=True)
+        outcomes = [self._outcome(*each) for each in ended]
+        for each in outcomes:
+            if isinstance(each, BaseException) and not isinstance(each, Exception):
+                raise each  # an interrupt is of them all
+        return outcomes
+
+    def encode(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Returns the ids of a conversation, with one placeholder per image."""
+        raw, prompt = lowered_messages(messages), HANDLE()
+        self._check(self._library.ar_prompt_encode(self._handle, raw, len(raw), c.byref(prompt)))
         try:
-            return self._answer(answer)
+            return _ids(self._library.ar_prompt_ids, prompt)
         finally:
-            self._library.ar_answer_free(answer)
+            self._library.ar_prompt_free(prompt)
 
     def close(self) -> None:
         """Cancels what runs, and ends; later requests raise `RuntimeClosed`. May be called again."""
@@ -133,6 +187,35 @@ class NativeRuntime:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _lowered(self, prompt: Prompt, options: Mapping[str, Any]) -> tuple[Request, list[BaseException]]:
+        """Returns a request for C, and where what its callback raises waits."""
+        _check_names(options, RequestOptions.__annotations__)
+        raw, thrown = lowered_request(prompt, options), list[BaseException]()
+        if "piece" in options:
+            raw.piece = PIECE(_carrying(options["piece"], thrown))
+        return raw, thrown
+
+    def _asked(self, prompt: Prompt, options: RequestOptions) -> NativeAnswer:
+        raw, thrown = self._lowered(prompt, options)
+        answer = HANDLE()
+        error = self._library.ar_generate(self._handle, c.byref(raw), c.byref(answer))
+        found = self._outcome(answer.value, error, thrown)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _outcome(
+        self, answer: int | None, error: int | None, thrown: Sequence[BaseException]
+    ) -> NativeAnswer | BaseException:
+        """Takes what a call made of a request; both handles are freed."""
+        try:
+            self._check(error)
+            return self._answer(HANDLE(answer))
+        except AllRounderError as failure:
+            return thrown[0] if thrown else failure
+        finally:
+            self._library.ar_answer_free(answer)
+
     def _check(self, error: int | None) -> None:
         if not error:
             return
@@ -145,6 +228,8 @@ class NativeRuntime:
         library, size, raw = self._library, c.c_size_t(), Timing(size=c.sizeof(Timing))
         text = c.string_at(library.ar_answer_text(handle, c.byref(size)), size.value).decode()
         library.ar_answer_timing(handle, c.byref(raw))
+        tokens = Usage(size=c.sizeof(Usage))
+        library.ar_answer_usage(handle, c.byref(tokens))
         phases = (getattr(raw, name) for name in NativeTiming._fields[:-1])
         return NativeAnswer(
             text=text,
@@ -152,6 +237,7 @@ class NativeRuntime:
             prompt_ids=_ids(library.ar_answer_prompt_ids, handle),
             keep_indices=_ids(library.ar_answer_keep_indices, handle),
             kept_layers=_ids(library.ar_answer_kept_layers, handle),
+            usage=NativeUsage(*(getattr(tokens, name) for name in NativeUsage._fields)),
             timing=NativeTiming(*phases, tpot_ms=raw.tpot_ms if raw.tpot_ms >= 0 else None),
             finish="length" if library.ar_answer_finish(handle) else "stop",
         )
@@ -165,42 +251,19 @@ def _ids(get: Callable[..., Any], handle: c.c_void_p) -> tuple[int, ...]:
 
 def _lowered_load(options: LoadOptions) -> Load:
     raw = Load(size=c.sizeof(Load))
-    raw.version = _text(options.get("version"), "version")
-    raw.device = _text(options.get("device"), "device")
-    raw.provider = _text(options.get("provider"), "provider")
+    raw.version = zero_ended(options.get("version"), "version")
+    raw.device = zero_ended(options.get("device"), "device")
+    raw.provider = zero_ended(options.get("provider"), "provider")
     for name in ("ttft_ms", "tpot_ms", "percentile", "threads"):
-        setattr(raw, name, _number(options, name))
+        setattr(raw, name, checked_number(options, name))
     raw.ids_only = options.get("ids_only", False)
-    raw.fallback_fastest = _one_of(("", "fastest"), options.get("fallback", ""), "fallback")
-    raw.weights = _one_of(("fast", "shared"), options.get("weights", "fast"), "weights")
-    ort_library = options.get("ort_library") or installed_ort()
-    raw.ort_library = os.fsencode(ort_library) if ort_library else None
+    raw.fallback_fastest = one_of(("", "fastest"), options.get("fallback", ""), "fallback")
+    raw.weights = one_of(("fast", "shared"), options.get("weights", "fast"), "weights")
+    for name, installed in (("ort_library", installed_ort), ("openvino_library", installed_openvino)):
+        library = options.get(name) or installed()
+        setattr(raw, name, os.fsencode(library) if library else None)
     if "log" in options:
         raw.log = LOG(_decoding(options["log"]))
-    return raw
-
-
-def _lowered_request(image: Any, question: str | None, options: RequestOptions) -> Request:
-    view = memoryview(image)
-    shape = view.shape or ()
-    if view.format != "B" or len(shape) != 3 or shape[2] != 3:
-        got = f"{view.format} {list(shape)}"
-        raise ImageInvalid("not RGB pixels", where="image", got=got, wanted="bytes of [height, width, 3]")
-    raw = Request(size=c.sizeof(Request), rgb=view.tobytes(), height=shape[0], width=shape[1])
-    if question is not None:
-        text = question.encode()
-        raw.question, raw.question_bytes = text, len(text)
-    for name in ("prefix", "suffix"):
-        ids = options.get(f"{name}_ids", ())
-        setattr(raw, f"{name}_ids", (c.c_int64 * len(ids))(*ids))
-        setattr(raw, f"{name}_count", len(ids))
-    for name in ("max_new_tokens", "top_p"):
-        setattr(raw, name, _number(options, name))
-    for name in ("temperature", "top_k", "seed"):
-        setattr(raw, name, options.get(name, 0))
-    raw.seeded = "seed" in options
-    stop = [_text(each, "stop") for each in options.get("stop", ())]
-    raw.stop, raw.stop_count = (c.c_char_p * len(stop))(*stop), len(stop)
     return raw
 
 
@@ -226,25 +289,8 @@ def _decoding(log: Callable[[str], None]) -> Callable[..., None]:
     return on_log
 
 
-def _text(value: str | None, where: str) -> bytes | None:
-    if value is not None and "\0" in value:
-        raise InputInvalid("the text holds a zero byte", where=where, got=repr(value))
-    return None if value is None else value.encode()
-
-
-def _number(options: Mapping[str, object], name: str) -> object:
-    """Returns an option whose zero, in the C interface, would quietly mean the default."""
-    if options.get(name, 1) == 0:
-        raise InputInvalid("zero is no value", where=name, remedy="leave it out for the default")
-    return options.get(name, 0)
-
-
-def _one_of(names: Sequence[str], value: str, where: str) -> int:
-    """Returns the number by which the C interface knows a name."""
-    if value not in names:
-        wanted = " or ".join(repr(name) for name in names if name)
-        raise InputInvalid("unknown value", where=where, got=repr(value), wanted=wanted)
-    return names.index(value)
+def _without_messages(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name != "messages"}
 
 
 def _check_names(options: Mapping[str, object], known: Mapping[str, object]) -> None:

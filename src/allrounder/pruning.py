@@ -164,7 +164,8 @@ def requested_keep(value: object) -> Keep:
     """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     share = isinstance(number, float) and 0 < number <= 1
-    return parse_keep(f"{number:.9f}".rstrip("0").rstrip(".") if share else repr(value), "keep")
+    text = f"{number:.9f}".rstrip("0").rstrip(".") if share else "0"
+    return parse_keep(repr(value) if text == "0" else text, "keep")
 
 
 def custom_version(keep: Keep, layers: int) -> str:

@@ -56,7 +56,7 @@ def test_the_keep_rule_of_a_request(probe, value):
         value = 2**53
     asked = int(value) if value == int(value) else value
     wanted, got = python(lambda: str(requested_keep(asked))), probe.ask("requested", keep=float(value))
-    assert got == wanted or (got[0], wanted[0]) == ("InputInvalid", "InvalidBudget")
+    assert got == wanted
 
 
 @pytest.mark.parametrize("digits", [8, 9, 10, 17])
@@ -66,4 +66,4 @@ def test_shares_at_the_border_between_two(probe, digits):
         share = round(draw.random(), digits) + draw.choice([0, 5e-10, 2**-31, 2**-40])
         wanted = python(lambda share=share: str(requested_keep(share)))
         got = probe.ask("requested", keep=share)
-        assert got == wanted or (got[0], wanted[0]) == ("InputInvalid", "InvalidBudget"), share
+        assert got == wanted, share

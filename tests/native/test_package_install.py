@@ -29,6 +29,7 @@ def test_everything_is_laid_down_and_nothing_else(prefix):
             "bin/allrounder-native",
             "include/allrounder/allrounder.hpp",
             "include/allrounder/c_api.h",
+            "include/allrounder/request.hpp",
             "lib/cmake/allrounder/allrounder-config-version.cmake",
             "lib/cmake/allrounder/allrounder-config.cmake",
             "lib/cmake/allrounder/allrounder-targets-release.cmake",

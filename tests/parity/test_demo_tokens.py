@@ -78,4 +78,4 @@ def test_the_keep_indices_is_as_long_as_the_budget(demo_bundle, vlm, questions, 
 
 
 def _pixel_values(runtime, image):
-    return runtime._engine.preprocess(np.asarray(image, dtype=np.uint8)).numpy()
+    return runtime._door.engine().preprocess(np.asarray(image, dtype=np.uint8)).numpy()

@@ -172,9 +172,11 @@ def test_without_memory_they_are_measured_one_after_another(foreign, monkeypatch
 def test_with_time_and_memory_they_are_interleaved(foreign, monkeypatch):
     opened = []
     together = local_latency.open_engines
+    monkeypatch.setattr(local_latency, "fits", lambda bundle, entries, options: True)
     monkeypatch.setattr(local_latency, "open_engines", lambda b, e, o: opened.append(len(e)) or together(b, e, o))
     bundle = open_bundle(foreign)
-    assert all(entry.latency for entry in with_local_latency(bundle, bundle.manifest.entries, OPTIONS))
+    entries = with_local_latency(bundle, bundle.manifest.entries, OPTIONS, limit_seconds=120)  # also on a busy machine
+    assert all(entry.latency for entry in entries)
     assert opened == [1, 2]
 
 

@@ -224,7 +224,9 @@ TEST_F(CApi, ImpossibleMessagesAreRefused) {
     ar_request bad = request();
     bad.messages = message;
     ar_answer* answer = nullptr;
-    return taken(ar_generate(runtime_, &bad, &answer));
+    const ar_status status = taken(ar_generate(runtime_, &bad, &answer));
+    ar_answer_free(answer);
+    return status;
   };
   const ar_part fine = text("what?");
   ar_part sizeless = fine, both = image();

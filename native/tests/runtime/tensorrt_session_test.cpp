@@ -223,6 +223,7 @@ TEST_F(Plans, TheFirstProfileInWhichAllLiesIsTaken) {
   test::Plan plan = test::toy_decoder();
   plan.profiles[0] = test::decoder_profile({3, 3, 0, 0, 0});
   plan.profiles[0][t::kInputIds].low = {1, 2};
+  plan.profiles[0][t::kPositionIds].low = {1, 1, 2};
   const auto session = open(std::move(plan));
   session->try_capture(kTies, log());
   for (int64_t count = 1; count <= 4; ++count) {

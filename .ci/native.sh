@@ -80,7 +80,7 @@ native_fuzz() {
 # start their program again, which they cannot under an emulator.
 native_aarch64() {
   native_build aarch64
-  (unset ALLROUNDER_TEST_BUNDLE ALLROUNDER_ORT_LIBRARY && native_test aarch64 -E OrtLibraryDeath)
+  (unset ALLROUNDER_TEST_BUNDLE ALLROUNDER_ORT_LIBRARY ALLROUNDER_OPENVINO_LIBRARY && native_test aarch64 -E LibraryDeath)
   ALLROUNDER_NATIVE_BUILD=build/native/aarch64 ALLROUNDER_NATIVE_EMULATOR="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
     pytest tests/native/test_text_parity.py tests/native/test_gather_declaration.py -k "not every_code_point"
 }

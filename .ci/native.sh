@@ -31,7 +31,7 @@ native_environment() {
 
 # native_build PRESET [TARGET...]: into build/native/PRESET; without ONNX Runtime's headers the presets fail.
 native_build() {
-  cmake --preset "$1" -S native -Wno-dev -U "ORT_*" -DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
+  cmake --preset "$1" -S native -Wno-dev -U "ORT_*" -U "OPENVINO_*" -DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache >"$work/configure.log" || { cat "$work/configure.log"; return 1; }
   grep -- '-- allrounder ' "$work/configure.log"
   cmake --build "build/native/$1" -- --quiet "${@:2}"
 }

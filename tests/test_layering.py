@@ -1,10 +1,11 @@
-"""The import table of the folders (docs/architecture.md), held by reading every import statement.
+"""The import tables of the folders (docs/architecture.md), held by reading every import and every `#include "..."`.
 
 What it is: for each part, the other parts and third-party packages it may import, anywhere in a file.
 What it does not know: what is imported at run time by name; the backends' dict is checked by its own tests.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,19 @@ PARTS = set(TABLE) - {"contract"}
 MOST = 16  # files in a folder, its `__init__.py` included
 WITH_A_REASON = {"src/allrounder": "the contract: a file for each record that all parts share"}
 
+# folder of native/src: the others whose headers it may include
+NATIVE = {
+    "contract": {"allrounder"},  # status codes are those of c_api.h
+    "text": {"contract"},
+    "engines": {"contract"},
+    "runtime": {"contract", "text", "engines"},
+    "c_api": {"allrounder", "contract", "text", "runtime"},
+    "gather": set(),
+    "ort_ops": {"gather"},
+    "tensorrt": {"allrounder", "gather"},  # the plugin
+}
+MOST_UNITS = 15  # a header and its source are one
+
 
 def imports_of(path: Path) -> set[str]:
     """Returns the dotted names that a file imports, at any depth."""
@@ -163,6 +177,37 @@ def test_a_folder_is_seen_at_a_glance():
     assert {str(path.relative_to(ROOT)) for path in folders if len(list(path.glob("*.py"))) > MOST} == set(
         WITH_A_REASON
     )
+
+
+def native_units(folder: str) -> dict[Path, set[str]]:
+    """Returns the units in each folder under ``native/<folder>``."""
+    units: dict[Path, set[str]] = {}
+    for path in (ROOT / "native" / folder).rglob("*"):
+        if path.suffix in {".cpp", ".hpp", ".h", ".cu"}:
+            units.setdefault(path.parent, set()).add(path.stem)
+    return units
+
+
+def test_every_native_folder_has_a_row():
+    assert {path.name for path in (ROOT / "native/src").iterdir() if path.is_dir()} == set(NATIVE)
+
+
+@pytest.mark.parametrize("folder", NATIVE)
+def test_a_native_folder_includes_only_what_its_row_allows(folder):
+    included = {
+        (path.name, name)
+        for path in (ROOT / "native/src" / folder).rglob("*.[ch]*")
+        for name in re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8"))
+    }
+    assert included, "an empty folder proves nothing"
+    assert {(file, name) for file, name in included if name not in NATIVE[folder] | {folder}} == set()
+
+
+@pytest.mark.parametrize("folder", ["src", "include", "tests", "tools"])
+def test_a_native_folder_is_seen_at_a_glance(folder):
+    units = native_units(folder)
+    assert units
+    assert {str(path.relative_to(ROOT)): len(found) for path, found in units.items() if len(found) > MOST_UNITS} == {}
 
 
 def test_importing_the_runtime_loads_no_torch():

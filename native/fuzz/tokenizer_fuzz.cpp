@@ -13,7 +13,7 @@
 #include "text/prompter.hpp"
 #include "text/tokenizer.hpp"
 #include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace {
 

@@ -3,7 +3,7 @@
 
 #include "c_api/handles.hpp"
 #include "contract/json.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "contract/error.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "contract/files.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

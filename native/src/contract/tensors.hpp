@@ -2,6 +2,10 @@
 // compares the two.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+#include <string>
+
 namespace ar::tensors {
 
 inline constexpr const char* kImage = "image";                    // uint8 [height, width, 3]
@@ -22,5 +26,12 @@ inline constexpr const char* kLogitsToKeep = "logits_to_keep";    // int64 [1]
 inline constexpr const char* kLogits = "logits";                  // float32 [B, Q, V]
 inline constexpr const char* kCachePrefix = "cache_";             // cache_key.3, cache_value.3: [B, G, C, D]
 inline constexpr const char* kCacheOutSuffix = "_out";            // cache_key_out.3: the same memory, in place
+
+// Returns the layer of a cache input, or nothing where it is no such input.
+std::optional<int64_t> cache_layer(const std::string& input);
+
+// Returns the output's name of a cache input, whose memory it shares: cache_key.3 -> cache_key_out.3; of any other
+// input nothing.
+std::optional<std::string> cache_output(const std::string& input);
 
 }  // namespace ar::tensors

@@ -17,16 +17,6 @@ void set(Cell& cell, const std::vector<T>& values) {
   std::memcpy(cell.values(), values.data(), values.size() * sizeof(T));
 }
 
-// Returns the layer of a cache input, or nothing where it is no such input.
-std::optional<int64_t> cache_layer(const std::string& input) {
-  const std::size_t digits = input.find('.') + 1;  // 0 without a dot
-  if (input.rfind(t::kCachePrefix, 0) != 0 || digits == 0) return std::nullopt;
-  const std::string number = input.substr(digits);
-  const bool plain = !number.empty() && number.size() <= std::numeric_limits<int32_t>::digits10 &&
-                     number.find_first_not_of("0123456789") == std::string::npos;
-  return plain ? std::optional<int64_t>(std::stoll(number)) : std::nullopt;
-}
-
 // What a decoder is given of images where there are none.
 Tensors no_images(const Session& decoder) {
   Tensors none = {{t::kImageEmbeds, decoder.zeros(t::kImageEmbeds, {0, -1})}};
@@ -47,7 +37,7 @@ std::unique_ptr<Bound> bind(const Session& decoder, const Tensors& given, Tensor
                   {"", quoted(name), "", ""});
     }
     inputs.insert(*found);
-    if (const auto output = cache_output(name)) outputs[*output] = found->second;
+    if (const auto output = t::cache_output(name)) outputs[*output] = found->second;
   }
   return decoder.bind(inputs, outputs);
 }
@@ -59,17 +49,11 @@ struct Pool::Step {
   std::unique_ptr<Bound> bound;
 };
 
-std::optional<std::string> cache_output(const std::string& input) {
-  if (!cache_layer(input)) return std::nullopt;
-  const std::size_t dot = input.find('.');
-  return input.substr(0, dot) + t::kCacheOutSuffix + input.substr(dot);
-}
-
 Pool::Pool(std::shared_ptr<const Session> decoder, const Pruning& pruning, const PoolShape& shape, int64_t vocabulary,
            const std::vector<uint8_t>& layer_mask)
     : decoder_(std::move(decoder)), vocabulary_(vocabulary), clocks_(static_cast<std::size_t>(shape.sequences)) {
   for (const std::string& name : decoder_->inputs()) {
-    const std::optional<int64_t> layer = cache_layer(name);
+    const std::optional<int64_t> layer = t::cache_layer(name);
     if (!layer) continue;
     const bool gathered = !pruning.keep.everything() && *layer >= pruning.prune_layer;
     const auto index = static_cast<std::size_t>(*layer);

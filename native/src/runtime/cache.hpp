@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "contract/manifest.hpp"
-#include "runtime/backend.hpp"
+#include "engines/backend.hpp"
 
 namespace ar {
 
@@ -24,10 +24,6 @@ struct PoolShape {
   int64_t sequences = 1;
   int64_t rows = 0, kept_rows = 0;  // of each sequence, prompt and new tokens: below K, and from K on
 };
-
-// Returns the output's name of a cache input, whose memory it shares: cache_key.3 -> cache_key_out.3; of any other
-// input nothing.
-std::optional<std::string> cache_output(const std::string& input);
 
 // One thread at a time. The first `n` slots are those in use.
 class Pool {

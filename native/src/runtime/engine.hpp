@@ -12,7 +12,7 @@
 
 #include "contract/bundle.hpp"
 #include "contract/layout.hpp"
-#include "runtime/backend.hpp"
+#include "engines/backend.hpp"
 #include "runtime/cache.hpp"
 #include "text/prompter.hpp"
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/backend.hpp"
+#include "engines/backend.hpp"
 
 namespace ar {
 

@@ -4,7 +4,7 @@
 #include <queue>
 
 #include "contract/error.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

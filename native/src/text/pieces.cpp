@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "contract/error.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

@@ -7,7 +7,7 @@
 #include "contract/error.hpp"
 #include "contract/json_reader.hpp"
 #include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "contract/error.hpp"
 #include "text/json_part.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar {
 namespace {

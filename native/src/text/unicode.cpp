@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "text/unicode_tables.hpp"
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar::unicode {
 namespace {

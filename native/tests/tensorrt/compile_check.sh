@@ -24,12 +24,12 @@ ours="-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow
 # What knows no header of TensorRT is compiled once. Of these files a part is wanted; the linker drops the rest, and with
 # it what the rest asks for.
 mkdir "$out/core"
-for source in contract/error contract/plans runtime/backend runtime/cache runtime/mapped_file runtime/options \
-  contract/places runtime/tensorrt_backend runtime/tensorrt_session; do
+for source in contract/error contract/places contract/plans contract/tensors engines/backend engines/mapped_file \
+  engines/options engines/tensorrt/backend engines/tensorrt/session; do
   # shellcheck disable=SC2086 # flags are words
-  $cxx $ours -ffunction-sections -fdata-sections -c "$native/src/$source.cpp" -o "$out/core/$(basename "$source").o"
+  $cxx $ours -ffunction-sections -fdata-sections -c "$native/src/$source.cpp" -o "$out/core/$(echo "$source" | tr / _).o"
 done
-$cxx -shared -fPIC -o "$out/some_library.so" "$native/tests/runtime/some_library.cpp"
+$cxx -shared -fPIC -o "$out/some_library.so" "$native/tests/engines/doubles/some_library.cpp"
 # shellcheck disable=SC2086 # and its functions are seen by the made-up libnvinfer
 $cxx $ours -fvisibility=default -isystem "$cuda" -c "$tests/cuda_double.cpp" -o "$out/cuda_double.o"
 
@@ -48,12 +48,12 @@ for headers in "$@"; do
     "$native/src/gather/gather.cpp" -lgtest -lgtest_main -lpthread -ldl
   "$out/plugin_test" --gtest_brief=1
 
-  for source in tensorrt_cuda tensorrt_library; do
+  for source in cuda library; do
     # shellcheck disable=SC2086
-    $cxx $flags -c "$native/src/runtime/$source.cpp" -o "$out/$source.o"
+    $cxx $flags -c "$native/src/engines/tensorrt/$source.cpp" -o "$out/$source.o"
   done
   # The adapter asks the linker for what is ours, the C++ library, and CUDA's runtime, which is static; never for TensorRT.
-  $cxx -shared -o "$out/adapter.so" "$out/tensorrt_cuda.o" "$out/tensorrt_library.o" -ldl
+  $cxx -shared -o "$out/adapter.so" "$out/cuda.o" "$out/library.o" -ldl
   if nm -D --undefined-only "$out/adapter.so" | grep -vE '@(GLIBC|GLIBCXX|CXXABI|GCC)_| w | U cuda[A-Z]| U _ZNK?2ar| U _ZTIN2ar'; then
     echo "TensorRT $version: these symbols should not be asked for" >&2
     exit 1
@@ -70,7 +70,7 @@ for headers in "$@"; do
   # shellcheck disable=SC2086
   $cxx $flags -I"$native/tests" -DNVINFER_DOUBLE="\"$out/nvinfer_double.so\"" -DSOME_LIBRARY="\"$out/some_library.so\"" \
     -rdynamic -Wl,--gc-sections -o "$out/library_test" "$tests/library_test.cpp" "$out"/core/*.o "$out/cuda_double.o" \
-    "$out/tensorrt_cuda.o" "$out/tensorrt_library.o" -lgtest -lgtest_main -lpthread -ldl
+    "$out/cuda.o" "$out/library.o" -lgtest -lgtest_main -lpthread -ldl
   "$out/library_test" --gtest_brief=1
   echo "TensorRT $version: compiled without a warning, no undefined symbol, tests passed"
 done

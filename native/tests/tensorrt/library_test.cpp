@@ -1,6 +1,6 @@
 // The adapter of TensorRT and CUDA with a libnvinfer that is made up: every call that the runtime makes, by the tables
 // of functions of these headers. Run by compile_check.sh; it cannot show that TensorRT does the same.
-#include "runtime/tensorrt_library.hpp"
+#include "engines/tensorrt/library.hpp"
 
 #include <NvInferVersion.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "cuda_double.hpp"
-#include "runtime/tensorrt_backend.hpp"
+#include "engines/tensorrt/backend.hpp"
 #include "runtime/world.hpp"
 
 namespace ar {

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "text/utf8.hpp"
+#include "contract/utf8.hpp"
 
 namespace ar::unicode {
 namespace {

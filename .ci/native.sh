@@ -55,7 +55,7 @@ native_asan() {
   native_build asan
   native_test asan
   ALLROUNDER_NATIVE_BUILD=build/native/asan ALLROUNDER_NATIVE_ASAN_BUILD=build/native/asan \
-    pytest tests/native -k "hostile or contract_parity or (text_parity and not every_code_point)"
+    pytest tests/native -k "hostile or contract_parity or image_parity or (text_parity and not every_code_point)"
 }
 
 # native_fuzz SECONDS: each target of native/fuzz for so long, from its corpus; a finding stops the run.

@@ -37,7 +37,7 @@ from allrounder.progress import TerminalProgress
 from allrounder.pruning import pruning_config
 from allrounder.runtime.engine import Engine
 from allrounder.versions import FULL
-from allrounder.vlm.llava.random_model import Shape
+from allrounder.vlm.random.model import Shape
 
 ROOMS = (64, 512, 1024, 2048, 3072)
 HEADS, KV_HEADS, HEAD_DIM = 14, 2, 64
@@ -67,8 +67,8 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
 
 def decode_step(engine: Engine, free_slots: int) -> tuple[Callable[[], object], int]:
     """Returns a function that decodes one token into a cache with ``free_slots``, and the cache's capacity."""
-    layout, pixels = engine.layout(question("what is it?")), engine.preprocess(np.zeros((336, 336, 3), np.uint8))
-    state = engine.start([pixels], layout, free_slots=free_slots)
+    layout, images = engine.layout(question("what is it?")), engine.prepare([np.zeros((336, 336, 3), np.uint8)])
+    state = engine.start(images, layout, free_slots=free_slots)
     return lambda: engine.decode(state, [7]), layout.rows + free_slots
 
 

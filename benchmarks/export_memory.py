@@ -102,8 +102,8 @@ def _write_sources(folder: str, shape: str, precision: str) -> None:
     from allrounder.router.checkpoint import save_router
     from allrounder.router.model import MetaRouter
     from allrounder.vlm.checkpoint import Checkpoint
-    from allrounder.vlm.llava.config import read_config
-    from allrounder.vlm.llava.random_model import write_random_checkpoint
+    from allrounder.vlm.config import read_config
+    from allrounder.vlm.random.model import write_random_checkpoint
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     vlm = write_random_checkpoint(Path(folder, "model"), shape, dtype=dtype)

@@ -36,8 +36,8 @@ from allrounder.progress import TerminalProgress
 from allrounder.pruning import custom_version, pruning_config
 from allrounder.runtime.engine import Engine
 from allrounder.versions import keep_of, kept_tokens
-from allrounder.vlm.llava.random_model import SHAPES
-from allrounder.vlm.llava.random_model import Shape as ModelShape
+from allrounder.vlm.random.model import SHAPES
+from allrounder.vlm.random.model import Shape as ModelShape
 
 TOKENS = (576, 2304, 4096)
 PATCHES, TEXT, PRUNE_LAYER = 8, 64, 2  # an image is 8 x 8 tokens of the thin tower
@@ -64,10 +64,10 @@ def write_engine(folder: Path, layers: int, threads: int) -> Engine:
 
 def prefill(engine: Engine, tokens: int) -> Callable[[], object]:
     """Returns a function that runs a prompt with so many image tokens, images read and scored before."""
-    images, side = tokens // PATCHES**2, engine.model.image_size
+    images, side = tokens // PATCHES**2, engine.model.images.size
     layout = engine.layout(question("what is it?", images))
-    pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), np.float32)
-    image_embeds = engine.embed_pixels([pixels] * images)
+    rgb = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    image_embeds = engine.embed(engine.prepare([rgb] * images))
     scores = engine.route(layout, image_embeds)
     return lambda: engine.prefill(layout, image_embeds, scores, free_slots=1)
 

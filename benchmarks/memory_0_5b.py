@@ -99,7 +99,7 @@ def _ask(place: str, label: str, threads: int | None, results: Connection) -> No
     entry = next(entry for entry in bundle.manifest.entries if entry.label == label)
     engine = Engine.open(bundle, entry, EngineOptions(threads=threads))
     request = make_request(engine, default_workload(engine))
-    state = engine.start([engine.preprocess(request.rgb)], request.layout, free_slots=request.new_tokens)
+    state = engine.start(engine.prepare([request.rgb]), request.layout, free_slots=request.new_tokens)
     for _ in range(request.new_tokens):
         engine.decode(state, [0])
     lines = dict(line.split(":", 1) for line in ROLLUP.read_text(encoding="ascii").splitlines()[1:])

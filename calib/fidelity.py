@@ -30,6 +30,7 @@ from allrounder.calib.distributions import divergence
 from allrounder.calib.questions import check_questions, layout_of
 from allrounder.engines.sessions import Tensor
 from allrounder.errors import CalibrationError
+from allrounder.images.pixels import PreparedImages
 from allrounder.layout import PromptLayout
 from allrounder.manifest import Entry
 from allrounder.progress import Progress, silent
@@ -97,6 +98,7 @@ class _Question(NamedTuple):
     """A prompt, as far as all contenders share it."""
 
     prompt: Prompt
+    images: PreparedImages
     image_embeds: dict[str, Tensor]  # by vision graph
     scores: dict[str | int | None, Scores | None]  # by router graph, or by a scorer's identity
 
@@ -146,11 +148,11 @@ def measure(
     check_questions(reference, prompts)
     rows: list[list[_Outcome]] = [[] for _ in contenders]
     truths: list[bool] = []
-    seen: tuple[Path | None, dict[str, Tensor]] = (None, {})
+    seen: tuple[Path, PreparedImages, dict[str, Tensor]] | None = None
     for done, prompt in enumerate(prompts, start=1):
-        if seen[0] != prompt.image:
-            seen = (prompt.image, {})
-        question = _Question(prompt, seen[1], {})
+        if seen is None or seen[0] != prompt.image:
+            seen = (prompt.image, reference.prepare([to_rgb(prompt.image)]), {})
+        question = _Question(prompt, *seen[1:], {})
         answer = _greedy(reference, _inputs(Contender(reference), question))
         truths.append(_is_correct(reference, prompt, answer.ids))
         for row, contender in zip(rows, contenders, strict=True):
@@ -190,10 +192,10 @@ def _plain(text: str) -> str:
 def _inputs(contender: Contender, question: _Question) -> _Inputs:
     """Returns what the contender's prefill reads; features and scores are computed when they are first asked for."""
     engine, scorer = contender
-    layout = layout_of(engine, question.prompt)
+    layout = layout_of(engine, question.prompt, question.images)
     graphs = engine.entry.graphs
     if graphs.vision not in question.image_embeds:
-        question.image_embeds[graphs.vision] = engine.embed_image(to_rgb(question.prompt.image))
+        question.image_embeds[graphs.vision] = engine.embed(question.images)
     image_embeds = question.image_embeds[graphs.vision]
     source = graphs.router if scorer is None else id(scorer)  # a scorer lives as long as the contenders do
     if source not in question.scores:

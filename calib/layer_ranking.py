@@ -39,7 +39,8 @@ def layer_order(
     check_questions(engine, prompts)
     scores = []
     for done, prompt in enumerate(prompts, start=1):
-        given = engine.route(layout_of(engine, prompt), engine.embed_image(to_rgb(prompt.image)))
+        images = engine.prepare([to_rgb(prompt.image)])
+        given = engine.route(layout_of(engine, prompt, images), engine.embed(images))
         if given is None:
             raise CalibrationError("a layer ranking needs a router", where=engine.entry.label, remedy="give --router")
         scores.append(np.asarray(given.layer_scores, dtype=np.float32).reshape(-1))

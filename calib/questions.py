@@ -8,6 +8,7 @@ import numpy as np
 
 from allrounder.chat.messages import question
 from allrounder.errors import InputInvalid, PromptsInvalid, PromptTooLong
+from allrounder.images.pixels import PreparedImages
 from allrounder.layout import PromptLayout
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine
@@ -40,13 +41,19 @@ def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
         )
 
 
-def layout_of(engine: Engine, prompt: Prompt) -> PromptLayout:
+def layout_of(engine: Engine, prompt: Prompt, images: PreparedImages | None = None) -> PromptLayout:
     """Returns the layout of a question about one image, as the engine's model asks it.
+
+    Args:
+        engine: Any engine of the bundle.
+        prompt: The question.
+        images: The image, prepared; None: it counts as one of a tile's size, and is not read.
 
     Raises:
         InputInvalid: The model's template refuses the question, or it exceeds the engine's limits.
     """
-    return engine.layout(question(prompt.question))
+    messages = question(prompt.question)
+    return engine.layout(messages) if images is None else engine.layout_of(engine.ids(messages), images.planned)
 
 
 def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:

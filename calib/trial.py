@@ -48,8 +48,8 @@ def try_engines(bundle: OpenBundle, entries: Sequence[Entry], options: EngineOpt
 
 def _ask(engine: Engine) -> bool:
     """Returns whether the logits of a prompt and of one token after it are finite."""
-    side = engine.model.image_size
-    image = engine.preprocess(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
-    state = engine.start([image], engine.layout(question(TRIAL)), free_slots=1)
+    side = engine.model.images.size
+    images = engine.prepare([np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)])
+    state = engine.start(images, engine.layout(question(TRIAL)), free_slots=1)
     first = state.logits
     return bool(np.isfinite(first).all() and np.isfinite(engine.decode(state, [int(first.argmax())])).all())

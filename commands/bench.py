@@ -230,8 +230,7 @@ def _chosen(bundle: OpenBundle, names: Sequence[str]) -> tuple[Entry, ...]:
 def _kv_bytes(engine: Engine, workload: Workload) -> int:
     """Returns the bytes that one request's keys and values hold, the slots of its answer included."""
     request = make_request(engine, workload)
-    pixels = [engine.preprocess(request.rgb)]
-    cache = engine.start(pixels, request.layout, free_slots=request.new_tokens).cache
+    cache = engine.start(engine.prepare([request.rgb]), request.layout, free_slots=request.new_tokens).cache
     return cache.numbers * (4 if engine.entry.precision == "fp32" else 2)
 
 

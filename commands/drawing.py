@@ -40,9 +40,10 @@ def write_image(
         InputInvalid: The image tokens are no square grid, or ``out`` cannot be written.
         ImageInvalid: ``image`` is no image.
     """
-    grid = math.isqrt(bundle.manifest.model.image_tokens)
-    if grid * grid != bundle.manifest.model.image_tokens:
-        raise InputInvalid("the image tokens are no square grid", got=bundle.manifest.model.image_tokens)
+    plan = bundle.manifest.model.images
+    if plan.most_tiles > 1 or math.isqrt(plan.tokens) ** 2 != plan.tokens:
+        got, wanted = f"{plan.layout}, {plan.tokens} tokens of a tile", "one square grid of tokens for an image"
+        raise InputInvalid("the image tokens of this model cannot be drawn", got=got, wanted=wanted)
     (sample,) = ask_versions(bundle, _entries(bundle, versions), [Prompt(image, question, None, "")])
     images = [_panel(bundle.manifest.model, kept, sample.image) for kept in sample.versions]
     whole = Image.new("RGB", (sum(each.width for each in images), images[0].height), _PAPER)
@@ -59,7 +60,7 @@ def write_image(
 
 def _title(model: Model, kept: Kept) -> str:
     return (
-        f"{kept.version}: {len(kept.keep_indices)} of {model.image_tokens} tokens, "
+        f"{kept.version}: {len(kept.keep_indices)} of {model.images.tokens} tokens, "
         f"{len(kept.kept_layers)} of {model.layers} layers"
     )
 
@@ -70,7 +71,7 @@ def _line(kept: Kept) -> str:
 
 def _panel(model: Model, kept: Kept, image: Image.Image) -> Image.Image:
     """Returns one version's image: caption, image with dropped patches faded, kept layers."""
-    grid = math.isqrt(model.image_tokens)
+    grid = math.isqrt(model.images.tokens)
     cell = max(4, _SIDE // grid)
     side = cell * grid
     drawn = Image.new("RGB", (side + 2 * _MARGIN, _CAPTION + side + _STRIP + 2 * _MARGIN), _PAPER)

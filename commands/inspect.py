@@ -10,6 +10,7 @@ from allrounder.calib.tables import ranges, table
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.fingerprint import Machine
+from allrounder.images.plan import ImagePlan
 from allrounder.manifest import Entry, Estimate, Fidelity, Figures, Recommendation
 from allrounder.progress import TerminalProgress
 
@@ -54,10 +55,8 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
         ("bundle", str(bundle.path)),
         ("manifest", f"{bundle.digest[:16]}, written by {manifest.producer}"),
         ("model", f"{model.name}, digest {model.digest[:16]}, router {(model.router or 'none')[:16]}"),
-        (
-            "",
-            f"{model.image_tokens} tokens of an image, {model.layers} layers of {model.hidden}; {model.image_size} px",
-        ),
+        ("", f"{model.images.tokens} tokens of {model.images.size} px squared{_tiles(model.images)}"),
+        ("", f"{model.layers} layers of {model.hidden}"),
         ("", f"{model.max_positions} tokens are its longest sequence, prompt and answer"),
         (
             "limits",
@@ -67,7 +66,7 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
     ]
     sections = [
         "\n".join(f"{name:<10}{value}" for name, value in facts),
-        _versions(manifest.entries, model.image_tokens),
+        _versions(manifest.entries, model.images.tokens, "a tile" if model.images.most_tiles > 1 else "an image"),
         _fidelities(manifest.entries),
         *_by_class(manifest.entries),
         *_recommendations(manifest.recommendations),
@@ -83,13 +82,18 @@ def _names(entries: Sequence[Entry]) -> list[str]:
     return [entry.version if versions.count(entry.version) == 1 else entry.label for entry in entries]
 
 
-def _versions(entries: Sequence[Entry], image_tokens: int) -> str:
+def _tiles(plan: ImagePlan) -> str:
+    """Returns what is to be added where an image is more than one tile."""
+    return f", the tile; up to {plan.most_tiles} tiles of an image" if plan.most_tiles > 1 else ""
+
+
+def _versions(entries: Sequence[Entry], image_tokens: int, unit: str) -> str:
     header = (
         "version",
         "backend",
         "precision",
         "keep",
-        "of an image",
+        f"of {unit}",
         "layers",
         "K",
         "native op",

@@ -233,7 +233,7 @@ def _compared(vlm: Any, validation: Any, out: Path, reading: tuple[int, int]) ->
 def _print_estimate(model: str | Path, options: Any, limits: Any, precision: str) -> None:
     """Prints the table, and as the last line of stdout one JSON object. Reads a config, never weights."""
     from allrounder.router.training.known import known_spec
-    from allrounder.vlm.llava.config import read_config, read_spec
+    from allrounder.vlm.config import read_config, read_spec
 
     spec = read_spec(read_config(model)) if Path(model).is_dir() else known_spec(str(model))
     found = _estimate(spec, options, limits, precision)

@@ -39,7 +39,7 @@ def graph_paths(entries: Sequence[Entry]) -> list[str]:
     """Returns the paths of all graphs that these entries run, each once, sorted."""
     paths = set()
     for graphs in (entry.graphs for entry in entries):
-        paths |= {graphs.preprocess, graphs.vision, graphs.router, graphs.decoder}
+        paths |= {graphs.vision, graphs.router, graphs.decoder}
     return sorted(path for path in paths if path is not None)
 
 
@@ -54,7 +54,6 @@ def _entries(frozen: Frozen, backend: str, options: BuildOptions) -> tuple[Entry
             backend=backend,
             precision=frozen.precision,
             graphs=EntryGraphs(
-                preprocess=shared.preprocess,
                 vision=shared.vision,
                 # `full` and its like keep every token and layer: nothing to route.
                 router=shared.router if version.pruning.routes else None,

@@ -19,13 +19,13 @@ from allrounder.errors import InputInvalid
 from allrounder.export.graph.decoder import decoder_graph
 from allrounder.export.graph.pruned_spec import pruned_spec
 from allrounder.export.graph.writer import Placed, content_name, serialized
-from allrounder.export.preprocess import image_steps, preprocess_graph
 from allrounder.export.router import PREFIX, RouterShape, router_graph, router_tensors
 from allrounder.export.tokenizer import write_tokenizer
 from allrounder.export.vision import vision_graph
 from allrounder.export.weights import layout as weights
 from allrounder.export.weights.model_files import write_model
 from allrounder.hashing import file_record
+from allrounder.images.plan import ImagePlan
 from allrounder.manifest import (
     SCHEMA,
     ChatTemplate,
@@ -74,18 +74,19 @@ class _State:
     records: dict[str, FileRecord] = field(default_factory=dict)
 
 
-def default_limits(spec: ModelSpec) -> Limits:
+def default_limits(spec: ModelSpec, plan: ImagePlan) -> Limits:
     """Returns limits that fit the model: up to 8 images, 512 new tokens, 2048 of text, batches of 8.
 
     Each is what a request may ask for by itself; together they may exceed the model's longest sequence, which is
     checked request by request.
     """
-    rest = spec.decoder.max_positions - spec.image_tokens
+    longest = spec.decoder.max_positions
+    rest = longest - plan.tokens
     new = max(1, min(512, rest // 3))
-    images = max(1, min(8, (spec.decoder.max_positions - 1) // spec.image_tokens))
+    images = max(1, min(8, (longest - 1) // plan.tokens))
     return Limits(
         images=images,
-        image_tokens=images * spec.image_tokens,
+        image_tokens=min(images * plan.most_tokens, longest - 1),
         text_tokens=max(1, min(2048, rest - new)),
         new_tokens=new,
         batch=8,
@@ -122,7 +123,7 @@ class Freezer:
         self._checkpoint = Checkpoint(self._directory)
         self.spec = self._checkpoint.spec
         self._text = load_text(self._directory, self.spec)
-        self._limits = _checked_limits(self._options.limits or default_limits(self.spec), self.spec)
+        self._limits = _checked_limits(self._options.limits or default_limits(self.spec, self._text.images), self.spec)
         self._router_dir = Path(router_dir) if router_dir is not None else None
         self._element = weights.ELEMENT_TYPES[self._options.precision]
         self._vlm = weights.lay_out(
@@ -135,7 +136,7 @@ class Freezer:
         self._state = _State()
 
     def shared(self) -> None:
-        """Writes what all versions share: weights, preprocess, vision and router graphs, tokenizer, the model's files.
+        """Writes what all versions share: weights, vision and router graphs, tokenizer, the model's files.
 
         Raises:
             GraphInvalid: A weight does not fit the precision.
@@ -145,14 +146,12 @@ class Freezer:
         processor: Any = self._text.processor
         write_model(self._checkpoint, self._out)  # beside what `frozen.json` lists: bundles do not take it
         self._weights(self._vlm, self._checkpoint.read)
-        steps = image_steps(processor.image_processor, self.spec.vision.image_size)
-        preprocess = self._graph("preprocess", preprocess_graph(steps))
-        vision = self._graph("vision", vision_graph(self.spec, self._vlm.tensors, self._element))
+        vision = self._graph("vision", vision_graph(self.spec, self._text.images, self._vlm.tensors, self._element))
         tokenizer = write_tokenizer(processor, self._text.tokenizer_json, self._text.chat, self._out)
         router, digest = self._router() if self._router_dir is not None else (None, None)
-        self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._vlm.name}", preprocess, vision, *tokenizer]
+        self._state.fixed += [f"{GRAPHS}/{weights.FOLDER}/{self._vlm.name}", vision, *tokenizer]
         self._state.fixed += [router] if router else []
-        self._state.graphs = SharedGraphs(preprocess=preprocess, vision=vision, router=router)
+        self._state.graphs = SharedGraphs(vision=vision, router=router)
         literals = literals_of(self._text.chat)
         if literals is None:
             note(self._progress, _NOT_LITERAL)
@@ -255,12 +254,11 @@ class Freezer:
             name=self._options.name or self._directory.resolve().name,
             digest=self._checkpoint.digest,
             router=router,
-            image_tokens=self.spec.image_tokens,
+            images=self._text.images,
             image_token_id=self.spec.image_token_id,
             layers=self.spec.decoder.layers,
             hidden=self.spec.decoder.hidden,
             vocabulary=self.spec.decoder.vocabulary,
-            image_size=self.spec.vision.image_size,
             max_positions=self.spec.decoder.max_positions,
             stop_ids=self._text.stop_ids,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from allrounder.golden import GOLDEN, TOKENIZER, encode_golden
 from allrounder.manifest import ChatTemplate
-from allrounder.vlm.llava.template import golden_prompts
+from allrounder.vlm.template import golden_prompts
 
 __all__ = ["write_tokenizer"]
 
@@ -20,7 +20,7 @@ def write_tokenizer(processor: Any, tokenizer_json: str, chat: ChatTemplate, out
     """Writes tokenizer.json and the golden prompts below ``out`` and returns their paths relative to it.
 
     Args:
-        processor: A ``LlavaProcessor``, whose tokenizer gives the golden ids.
+        processor: A `Processor`, or a stock one, whose tokenizer gives the golden ids.
         tokenizer_json: What is written: the same tokenizer, sealed (`allrounder.vlm.control_tokens`).
         chat: The chat template.
         out: A directory.

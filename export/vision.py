@@ -1,33 +1,39 @@
 """The vision graph: pixels become image tokens in the decoder's width.
 
-A CLIP or SigLIP tower as far as its features are used, the selection of rows, and the projector.
+A CLIP or SigLIP tower as far as its features are used, the selection of rows, and the projector; where images are on
+canvases, each image token is put together of the tiles' rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
 from allrounder.export.graph.layers import activation, linear
 from allrounder.export.graph.writer import GraphWriter, Placed
+from allrounder.images.plan import ImagePlan
 from allrounder.vlm.spec import ModelSpec, VisionSpec
 
-__all__ = ["vision_graph"]
+__all__ = ["PIXEL_VALUES", "vision_graph"]
+
+PIXEL_VALUES = "pixel_values"  # the value that a stock processor gives to its model
 
 
-def vision_graph(spec: ModelSpec, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
-    """Returns the graph from float32 pixels [B, 3, size, size] to image tokens [N, H], image after image."""
+def vision_graph(spec: ModelSpec, plan: ImagePlan, weights: Mapping[str, Placed], dtype: int) -> onnx.ModelProto:
+    """Returns the graph from uint8 tiles [tiles, size, size, 3] to image tokens [N, H], image after image."""
     graph = GraphWriter("vision", weights, dtype)
-    vision, size = spec.vision, spec.vision.image_size
-    pixels = graph.input(tensors.PIXEL_VALUES, TensorProto.FLOAT, ["B", 3, size, size])
+    vision = spec.vision
+    tiles = graph.input(tensors.TILES, TensorProto.UINT8, ["tiles", plan.size, plan.size, 3])
+    pixels = _pixel_values(graph, plan, tiles)
     states = [_embeddings(graph, vision, graph.cast(pixels, dtype, "pixels", TensorProto.FLOAT))]
     for layer in range(max(vision.feature_layers)):
         with graph.scope(f"vision.{layer}"):
             states.append(_layer(graph, vision, f"vision.encoder.layers.{layer}", states[-1]))
-        graph.annotate(states[-1], dtype, ["B", vision.rows, vision.hidden])
+        graph.annotate(states[-1], dtype, ["tiles", vision.rows, vision.hidden])
     features = [states[layer] for layer in vision.feature_layers]
     if vision.drop_first:
         cut = [graph.ints(1), graph.ints(vision.rows), graph.ints(1)]
@@ -38,8 +44,31 @@ def vision_graph(spec: ModelSpec, weights: Mapping[str, Placed], dtype: int) -> 
     active = activation(graph, spec.projector.activation, first, "projector.activated")
     tokens = linear(graph, active, "projector.linear_2", "projector.2", bias=bias)
     rows = graph.node("Reshape", [tokens, graph.ints(-1, spec.decoder.hidden)], "image_rows")
-    graph.output(tensors.IMAGE_EMBEDS, dtype, ["N", spec.decoder.hidden], rows)
+    image_embeds = _laid_out(graph, rows, dtype, spec.decoder.hidden) if spec.newline else rows
+    graph.output(tensors.IMAGE_EMBEDS, dtype, ["N", spec.decoder.hidden], image_embeds)
     return graph.model()
+
+
+def _laid_out(graph: GraphWriter, rows: str, dtype: int, hidden: int) -> str:
+    """Returns [N, hidden]: each image token a weighted sum of four rows, of all tiles' or the newline behind them."""
+    places = graph.input(tensors.TOKEN_ROWS, TensorProto.INT64, ["N", 4])
+    shares = graph.input(tensors.TOKEN_WEIGHTS, TensorProto.FLOAT, ["N", 4])
+    newline = graph.node("Reshape", [graph.weight("projector.image_newline"), graph.ints(1, hidden)], "newline")
+    table = graph.node("Concat", [rows, newline], "table", axis=0)
+    four = graph.node("Gather", [table, places], "four_rows", axis=0)
+    weights = graph.cast(shares, dtype, "shares", TensorProto.FLOAT)
+    summed = graph.node("MatMul", [graph.node("Unsqueeze", [weights, graph.ints(1)], "weights"), four], "summed")
+    return graph.node("Squeeze", [summed, graph.ints(1)], "image_tokens")
+
+
+def _pixel_values(graph: GraphWriter, plan: ImagePlan, tiles: str) -> str:
+    """Returns float32 [tiles, 3, size, size], rescaled and normalised in the stock processor's order."""
+    floats = graph.node("Cast", [tiles], "bytes", to=TensorProto.FLOAT)  # first: TensorRT only casts uint8
+    values = graph.node("Transpose", [floats], "channels_first", perm=[0, 3, 1, 2])
+    for op, name, numbers in (("Mul", "scale", (plan.scale,)), ("Sub", "mean", plan.mean), ("Div", "std", plan.std)):
+        column = graph.constant(np.array(numbers, np.float32).reshape(-1, 1, 1), name)
+        values = graph.node(op, [values, column], PIXEL_VALUES if name == "std" else f"after_{name}")
+    return values
 
 
 def _embeddings(graph: GraphWriter, spec: VisionSpec, pixels: str) -> str:

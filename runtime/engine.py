@@ -19,13 +19,15 @@ from allrounder.engines.sessions import Session, Tensor, backend, check_precisio
 from allrounder.errors import BackendError, BundleCorrupt, EngineUnavailable, InputInvalid, PromptTooLong
 from allrounder.fingerprint import Machine
 from allrounder.golden import GOLDEN, TOKENIZER
-from allrounder.layout import PromptLayout, keep_counts, sequential_layout
+from allrounder.images.pixels import PreparedImages, prepare_images, token_sources
+from allrounder.images.plan import Canvases, ImagePlan
+from allrounder.images.planning import PlannedImage, plan_images
+from allrounder.layout import PromptLayout, keep_counts
 from allrounder.manifest import Entry
 from allrounder.runtime.answer import Phase
 from allrounder.runtime.cache import Clocks, Pool, layer_mask
 from allrounder.runtime.prompt import Prompter
 from allrounder.tensors import (
-    IMAGE,
     IMAGE_EMBEDS,
     IMAGE_INDEX,
     IMAGE_OF,
@@ -35,16 +37,18 @@ from allrounder.tensors import (
     LAYER_SCORES,
     LOGITS,
     LOGITS_TO_KEEP,
-    PIXEL_VALUES,
     POSITION_IDS,
+    TILES,
+    TOKEN_ROWS,
     TOKEN_SCORES,
+    TOKEN_WEIGHTS,
 )
 from allrounder.versions import EVERYTHING, Keep
 
 if TYPE_CHECKING:
     from allrounder.chat.messages import Messages
 
-__all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "layout_feeds", "open_engines"]
+__all__ = ["Engine", "EngineOptions", "Prefilled", "Scores", "layout_feeds", "open_engines", "vision_feeds"]
 
 
 class Scores(NamedTuple):
@@ -64,7 +68,6 @@ class Prefilled(NamedTuple):
 
 
 class _Sessions(NamedTuple):
-    preprocess: Session
     vision: Session
     router: Session | None
     decoder: Session
@@ -99,50 +102,59 @@ class Engine:
         """This machine as far as this engine's latency depends on it."""
         return backend(self.entry.backend).fingerprint(self.options)
 
-    def preprocess(self, rgb: np.ndarray) -> Tensor:
-        """Returns ``pixel_values`` [1, 3, size, size] float32 of ``rgb`` uint8 [height, width, 3]."""
-        return _output(self._sessions.preprocess.run({IMAGE: rgb}), PIXEL_VALUES)
+    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+        """Returns a prompt's images, uint8 RGB [height, width, 3] each (see `to_rgb`), as the vision graph takes them.
 
-    def embed_pixels(self, pixel_values: Sequence[Tensor | np.ndarray]) -> Tensor:
-        """Returns ``image_embeds`` [N, H] in engine precision, of the ``pixel_values`` of each image in order."""
-        if not pixel_values:
+        Raises:
+            ImageInvalid: An image is too narrow for this model.
+        """
+        return prepare_images(self.model.images, images)
+
+    def embed(self, images: PreparedImages) -> Tensor:
+        """Returns ``image_embeds`` [N, H] in engine precision, of a prompt's images one after another."""
+        if not images.planned:
             return self._sessions.decoder.zeros(IMAGE_EMBEDS, (0, None))
-        images: Tensor | np.ndarray = pixel_values[0]
-        if len(pixel_values) > 1:
-            arrays = [each if isinstance(each, np.ndarray) else each.numpy() for each in pixel_values]
-            images = np.concatenate(arrays)
-        shape = [self.model.image_tokens * len(pixel_values), None]
-        return _output(self._sessions.vision.run({PIXEL_VALUES: images}), IMAGE_EMBEDS, shape)
+        vision = self._sessions.vision
+        outputs = vision.run(_wanted(vision, vision_feeds(self.model.images, images)))
+        return _output(outputs, IMAGE_EMBEDS, [sum(each.tokens for each in images.planned), None])
 
     def embed_image(self, rgb: np.ndarray) -> Tensor:
         """Returns ``image_embeds`` [N, H] of ``rgb`` uint8 [height, width, 3]; see `to_rgb`."""
-        return self.embed_pixels([self.preprocess(rgb)])
+        return self.embed(self.prepare([rgb]))
 
-    def layout(self, messages: Messages) -> PromptLayout:
-        """Returns the layout of a conversation's prompt; only the number of its images counts.
+    def ids(self, messages: Messages) -> tuple[int, ...]:
+        """Returns the ids of a conversation's prompt, with one placeholder per image; its images are not looked at.
 
         Raises:
             InputInvalid: The messages are none, or the model's template refuses them.
-            PromptTooLong: More images or text tokens than the bundle's limits.
+            PromptTooLong: More images than the bundle's limit.
         """
         with calling(self._process, self.entry.label):
             ids = self._prompter.ids(messages)
-        images = ids.count(self.model.image_token_id)
-        image_tokens = images * self.model.image_tokens
-        for what, got, limit, flag in (
-            ("images", images, self.limits.images, "--max-images"),
-            ("image tokens", image_tokens, self.limits.image_tokens, "--max-images"),
-            ("text tokens, the template's included", len(ids) - images, self.limits.text_tokens, "--max-text-tokens"),
-        ):
-            if got > limit:
-                raise PromptTooLong(
-                    "the prompt is too long",
-                    where="messages",
-                    got=f"{got} {what}",
-                    wanted=f"up to {limit}",
-                    remedy=f"send less, or build another bundle with a higher {flag}",
-                )
-        return sequential_layout(ids, self.model.image_token_id, [self.model.image_tokens] * images)
+        _check_limit(ids.count(self.model.image_token_id), "images", self.limits.images, "--max-images")
+        return ids
+
+    def layout(self, messages: Messages) -> PromptLayout:
+        """Returns `layout_of` a conversation whose images have one tile's size."""
+        ids, plan = self.ids(messages), self.model.images
+        return self.layout_of(ids, plan_images(plan, [(plan.size, plan.size)] * ids.count(self.model.image_token_id)))
+
+    def layout_of(self, ids: Sequence[int], images: Sequence[PlannedImage]) -> PromptLayout:
+        """Returns the layout of a prompt.
+
+        Args:
+            ids: From `ids`.
+            images: What its images become, as `prepare` says.
+
+        Raises:
+            InputInvalid: There is another number of images than placeholders.
+            PromptTooLong: More image or text tokens than the bundle's limits.
+        """
+        # Before there are any rows: what a manifest says may be vast.
+        _check_limit(sum(each.tokens for each in images), "image tokens", self.limits.image_tokens, "--max-images")
+        layout, text = self._prompter.layout(ids, images), "text tokens, the template's included"
+        _check_limit(layout.text_tokens, text, self.limits.text_tokens, "--max-text-tokens")
+        return layout
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
@@ -174,7 +186,7 @@ class Engine:
 
         Args:
             layout: From `layout`.
-            image_embeds: From `embed_pixels`.
+            image_embeds: From `embed`.
             scores: From `route`.
             keep: How many tokens of each image stay; default: as the entry's version says.
             free_slots: How many further tokens `decode` may be given, 0 to the bundle's limit.
@@ -212,7 +224,7 @@ class Engine:
 
     def start(
         self,
-        pixel_values: Sequence[Tensor | np.ndarray],
+        images: PreparedImages,
         layout: PromptLayout,
         *,
         keep: Keep | None = None,
@@ -223,7 +235,7 @@ class Engine:
         """Runs a request up to its first logits: the phases ``vision``, ``router`` and ``prefill``.
 
         Args:
-            pixel_values: From `preprocess`, of each image in order.
+            images: From `prepare`.
             layout: From `layout`.
             keep: As of `prefill`.
             free_slots: As of `prefill`.
@@ -234,7 +246,7 @@ class Engine:
             InputInvalid, PromptTooLong, BackendError: See `prefill`; or whatever ``phase`` raises.
         """
         with phase("vision"):
-            image_embeds = self.embed_pixels(pixel_values)
+            image_embeds = self.embed(images)
         with phase("router"):
             scores = self.route(layout, image_embeds)
         with phase("prefill"):
@@ -305,8 +317,6 @@ def open_engines(
         BundleCorrupt: The tokenizer cannot be read, or gives other ids than when the bundle was built.
     """
     options = options or EngineOptions()
-    # Images are prepared on the CPU on every device: its pixels are those that the graph was verified with.
-    for_images = EngineOptions(threads=options.threads, weights=options.weights)
     loaded: dict[tuple[str, str, bool], Session] = {}
 
     def session(entry: Entry, graph: str) -> Session:
@@ -314,9 +324,8 @@ def open_engines(
         native_op = entry.native_op and graph == entry.graphs.decoder
         key = (entry.backend, graph, native_op)
         if key not in loaded:
-            chosen = for_images if graph == entry.graphs.preprocess else options
             path, open_session = bundle.path / graph, backend(entry.backend).open_session
-            loaded[key] = own(lambda: open_session(path, chosen, native_op=native_op), path)
+            loaded[key] = own(lambda: open_session(path, options, native_op=native_op), path)
         return loaded[key]
 
     for entry in entries:
@@ -327,7 +336,6 @@ def open_engines(
         _check_provider(entry, options)
         graphs = entry.graphs
         sessions = _Sessions(
-            session(entry, graphs.preprocess),
             session(entry, graphs.vision),
             session(entry, graphs.router) if graphs.router else None,
             session(entry, graphs.decoder),
@@ -364,6 +372,17 @@ def _prompter(bundle: OpenBundle) -> Prompter:
     return prompter
 
 
+def _check_limit(got: int, what: str, limit: int, flag: str) -> None:
+    if got > limit:
+        raise PromptTooLong(
+            "the prompt is too long",
+            where="messages",
+            got=f"{got} {what}",
+            wanted=f"up to {limit}",
+            remedy=f"send less, or build another bundle with a higher {flag}",
+        )
+
+
 def layout_feeds(layout: PromptLayout) -> dict[str, np.ndarray]:
     """Returns what router and decoder are given of a prompt: ids, image rows and their images, position ids."""
     ids = np.array(layout.input_ids, np.int64)
@@ -374,6 +393,15 @@ def layout_feeds(layout: PromptLayout) -> dict[str, np.ndarray]:
         IMAGE_OF: np.array(layout.image_of, np.int64),
         POSITION_IDS: np.array(layout.position_ids, np.int64)[:, None],
     }
+
+
+def vision_feeds(plan: ImagePlan, images: PreparedImages) -> dict[str, np.ndarray]:
+    """Returns what a vision graph may be given of a prompt's images."""
+    feeds = {TILES: images.tiles}
+    if isinstance(plan.layout, Canvases):
+        sources = token_sources(plan, images.planned)
+        feeds |= {TOKEN_ROWS: sources.rows, TOKEN_WEIGHTS: sources.weights}
+    return feeds
 
 
 def _wanted(graph: Session, feeds: Mapping[str, np.ndarray | Tensor]) -> dict[str, np.ndarray | Tensor]:

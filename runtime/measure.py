@@ -16,6 +16,7 @@ import numpy as np
 
 from allrounder.chat.messages import question
 from allrounder.errors import InputInvalid
+from allrounder.images.planning import plan_images
 from allrounder.layout import PromptLayout, sequential_layout
 from allrounder.manifest import Latency, Percentiles, Workload
 from allrounder.progress import Progress, silent
@@ -69,7 +70,7 @@ def default_workload(engine: Engine, *, text_tokens: int | None = None, new_toke
         new_tokens=new_tokens or min(16, limits.new_tokens),
         batch=1,
         threads=engine.options.thread_count,
-        image_size=engine.model.image_size,
+        image_size=engine.model.images.size,
     )
 
 
@@ -151,13 +152,13 @@ def make_request(engine: Engine, workload: Workload) -> Request:
         if not low <= getattr(workload, name) <= high:
             wanted = f"{low} to {high}" if low < high else low
             raise InputInvalid("impossible workload", where=name, got=getattr(workload, name), wanted=wanted)
-    layout = engine.layout(question(_QUESTION))
+    size = workload.image_size
+    rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    layout = engine.layout_of(engine.ids(question(_QUESTION)), plan_images(engine.model.images, [(size, size)]))
     first, last = layout.image_index[0], layout.image_index[-1] + 1
     before = layout.input_ids[:first][: workload.text_tokens - 1]
     image, after = layout.input_ids[first:last], np.asarray(layout.input_ids[last:])
     ids = [*before, image[0], *np.resize(after, workload.text_tokens - len(before)).tolist()]
-    size = workload.image_size
-    rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     return Request(rgb, sequential_layout(ids, image[0], [len(image)]), workload.new_tokens)
 
 
@@ -165,8 +166,8 @@ def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:
     """Returns milliseconds of the phases up to the first token, its total last, and of each further token."""
     watch = Stopwatch()
     with watch.phase("preprocess"):
-        pixel_values = engine.preprocess(request.rgb)
-    state = engine.start([pixel_values], request.layout, free_slots=request.new_tokens - 1, phase=watch.phase)
+        images = engine.prepare([request.rgb])
+    state = engine.start(images, request.layout, free_slots=request.new_tokens - 1, phase=watch.phase)
     with watch.phase("first"):
         token = int(np.argmax(state.logits[0]))
     for _ in range(request.new_tokens - 1):

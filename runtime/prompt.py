@@ -14,6 +14,8 @@ from allrounder.chat.messages import Messages
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import BundleCorrupt, InputInvalid
 from allrounder.golden import GOLDEN_TIME, TOKENIZER, GoldenPrompt, decode_golden
+from allrounder.images.planning import PlannedImage
+from allrounder.layout import PromptLayout, sequential_layout
 from allrounder.manifest import ChatTemplate
 
 __all__ = ["Prompter"]
@@ -48,6 +50,19 @@ class Prompter:
                 another number of images; or the tokenizer cannot write a text without a control token.
         """
         return self._encoder.ids(messages)
+
+    def layout(self, ids: Sequence[int], images: Sequence[PlannedImage]) -> PromptLayout:
+        """Returns the layout of a prompt.
+
+        Args:
+            ids: From `ids`.
+            images: What its images become.
+
+        Raises:
+            InputInvalid: There is another number of images than placeholders.
+        """
+        blocks = [self._encoder.image_ids(image.content) for image in images]
+        return sequential_layout(ids, self._encoder.image_token_id, blocks)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without control tokens; ids that the tokenizer does not know have no text."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Required, TypedDict
+from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 
 from allrounder.chat.messages import Messages, read_messages
-from allrounder.engines.sessions import Tensor
-from allrounder.errors import ImageInvalid, InputInvalid, PromptTooLong
+from allrounder.errors import InputInvalid, PromptTooLong
+from allrounder.images.pixels import PreparedImages
 from allrounder.layout import PromptLayout
 from allrounder.pruning import requested_keep
 from allrounder.runtime.answer import Answer, Finish, Stopwatch, Timing, Usage
@@ -57,8 +57,8 @@ class BatchRequest(RequestOptions, total=False):
 class Request(NamedTuple):
     """A checked request; nothing of it is the caller's any more but ``cancel``."""
 
-    pixels: tuple[Tensor, ...] | ImageInvalid  # of each image, or why there are none: that is raised when it runs
-    watch: Stopwatch  # has timed the pixels
+    images: PreparedImages
+    watch: Stopwatch  # has timed the images
     layout: PromptLayout
     keep: Keep | None
     max_new_tokens: int
@@ -73,7 +73,7 @@ def prepare(engine: Engine, messages: Messages, options: RequestOptions) -> Requ
     Raises:
         InputInvalid: An unknown option or an impossible value, or messages that are none.
         PromptTooLong: Messages or ``max_new_tokens`` exceed the bundle's limits or the model's longest sequence.
-        BackendError: The backend's library failed on the pixels.
+        ImageInvalid: An image is none, or too narrow for this model.
     """
     unknown = options.keys() - RequestOptions.__annotations__.keys()
     if unknown:
@@ -85,7 +85,10 @@ def prepare(engine: Engine, messages: Messages, options: RequestOptions) -> Requ
         raise InputInvalid("not a Cancellation", where="cancel", got=type(cancel).__name__)
     keep = None if options.get("keep") is None else requested_keep(options.get("keep"))
     conversation = read_messages(messages)
-    layout = engine.layout(conversation.messages)
+    ids, watch = engine.ids(conversation.messages), Stopwatch()
+    with watch.phase("preprocess"):
+        images = engine.prepare([to_rgb(image) for image in conversation.images])
+    layout = engine.layout_of(ids, images.planned)
     max_new_tokens = _new_tokens(options.get("max_new_tokens"), engine, layout)
     sampling = Sampling(
         temperature=options.get("temperature", 0.0),
@@ -93,10 +96,7 @@ def prepare(engine: Engine, messages: Messages, options: RequestOptions) -> Requ
         top_p=options.get("top_p", 1.0),
         seed=options.get("seed"),
     )
-    watch = Stopwatch()
-    with watch.phase("preprocess"):
-        pixels = _preprocessed(engine, conversation.images)
-    return Request(pixels, watch, layout, keep, max_new_tokens, sampling, stop, cancel)
+    return Request(images, watch, layout, keep, max_new_tokens, sampling, stop, cancel)
 
 
 class Running:
@@ -165,7 +165,6 @@ def start(engine: Engine, request: Request, check: Check, pool: Pool | None = No
     ``check`` is called before each phase, with what cancels the request; it raises to end it.
 
     Raises:
-        ImageInvalid: An image is none.
         BackendError: The backend's library failed.
     """
 
@@ -175,12 +174,9 @@ def start(engine: Engine, request: Request, check: Check, pool: Pool | None = No
         with request.watch.phase(name):
             yield
 
-    check(request.cancel)
-    if isinstance(request.pixels, ImageInvalid):
-        raise request.pixels
     free_slots = request.max_new_tokens - 1
     state = engine.start(
-        request.pixels, request.layout, keep=request.keep, free_slots=free_slots, pool=pool, phase=phase
+        request.images, request.layout, keep=request.keep, free_slots=free_slots, pool=pool, phase=phase
     )
     return Running(engine, request, state)
 
@@ -209,13 +205,6 @@ def _timing(watch: Stopwatch, ttft_ms: float, *, further: int) -> Timing:
         ttft_ms=ttft_ms,
         tpot_ms=(watch.total - ttft_ms) / further if further else None,
     )
-
-
-def _preprocessed(engine: Engine, images: Sequence[Any]) -> tuple[Tensor, ...] | ImageInvalid:
-    try:
-        return tuple(engine.preprocess(to_rgb(image)) for image in images)
-    except ImageInvalid as error:
-        return error
 
 
 def _new_tokens(wanted: int | None, engine: Engine, layout: PromptLayout) -> int:

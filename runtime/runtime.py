@@ -136,8 +136,8 @@ class Runtime:
         """Answers like `chat`, piece by piece; arguments and errors as there.
 
         The images and all options are taken at once: what becomes of them afterwards changes nothing. The request
-        runs while the stream is being pulled; dropping or closing the stream ends it. Errors of messages and options
-        come at once, those of the images with the first piece.
+        runs while the stream is being pulled; dropping or closing the stream ends it. What is wrong with messages,
+        images and options is raised at once.
         """
         with self._door.computing():
             return Stream(self._pieces(messages, options), self._door)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from allrounder.chat.messages import Messages
-from allrounder.errors import AllRounderError, ImageInvalid, InputInvalid, RequestCancelled
+from allrounder.errors import AllRounderError, InputInvalid, RequestCancelled
 from allrounder.runtime.answer import Answer
 from allrounder.runtime.door import Door
 from allrounder.runtime.request import Request, RequestOptions, Running, prepare, start
@@ -91,8 +91,6 @@ class Scheduler:
         """
         with self._door.computing():
             request = prepare(self._door.engine(), messages, options)
-            if isinstance(request.pixels, ImageInvalid):
-                raise request.pixels
             request_id = next(self._ids)
             self._queue[request_id] = _Queued(request, time.perf_counter())
             return request_id

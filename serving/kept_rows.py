@@ -20,11 +20,13 @@ from allrounder.engines.process import own
 from allrounder.engines.sessions import Session, backend
 from allrounder.errors import BundleCorrupt, InputInvalid, PromptTooLong
 from allrounder.golden import GOLDEN, TOKENIZER
-from allrounder.layout import PromptLayout, keep_counts, sequential_layout
-from allrounder.runtime.engine import layout_feeds
+from allrounder.images.pixels import PreparedImages, prepare_images
+from allrounder.images.planning import PlannedImage, plan_images
+from allrounder.layout import PromptLayout, keep_counts
+from allrounder.runtime.engine import layout_feeds, vision_feeds
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import Prompter
-from allrounder.tensors import IMAGE, IMAGE_EMBEDS, PIXEL_VALUES, TOKEN_SCORES
+from allrounder.tensors import IMAGE_EMBEDS, TOKEN_SCORES
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
@@ -70,36 +72,49 @@ class RowReader:
         self._prompter = open_prompter(root, self.sidecar)
         self._prompter.check(root / IMAGE_FOLDER / GOLDEN)
         options, graphs = options or EngineOptions(), self.sidecar.graphs
-        for_images = EngineOptions(threads=options.threads, weights=options.weights)  # on the CPU, as in `Engine`
 
         def session(graph: str) -> Session:
-            chosen = for_images if graph == graphs.preprocess else options
-            return own(lambda: backend(_BACKEND).open_session(root / graph, chosen), root / graph)
+            return own(lambda: backend(_BACKEND).open_session(root / graph, options), root / graph)
 
-        self._preprocess, self._vision = session(graphs.preprocess), session(graphs.vision)
+        self._vision = session(graphs.vision)
         self._router = None if graphs.router is None else session(graphs.router)
 
     def read(self, image: ImageLike, text: str) -> KeptRows:
-        """Returns the kept rows of an image for a question: `layout`, then `rows`.
+        """Returns the kept rows of an image for a question: `prepare`, `layout`, then `rows`.
 
         Args:
             image: A path, a PIL image, or uint8 RGB [height, width, 3].
             text: The question.
         """
-        return self.rows([image], self.layout(question(text)))
+        images = self.prepare([image])
+        return self.rows(images, self.layout(question(text), images.planned))
 
-    def layout(self, messages: Messages) -> PromptLayout:
-        """Returns the layout of a conversation's prompt; only the number of its images counts.
+    def prepare(self, images: Sequence[ImageLike]) -> PreparedImages:
+        """Returns a prompt's images as the vision graph takes them.
 
         Raises:
-            InputInvalid: They are no messages, or the model's template refuses them.
+            ImageInvalid: An image cannot be used.
+        """
+        return prepare_images(self.sidecar.model.images, [to_rgb(image) for image in images])
+
+    def layout(self, messages: Messages, images: Sequence[PlannedImage] | None = None) -> PromptLayout:
+        """Returns the layout of a conversation's prompt.
+
+        Args:
+            messages: The conversation; its images are not looked at.
+            images: What they become; default: what images of one tile's size become.
+
+        Raises:
+            InputInvalid: They are no messages, the model's template refuses them, or there are other images.
             PromptTooLong: More images or text tokens than the checkpoint's limits.
         """
         ids, model, limits = self._prompter.ids(messages), self.sidecar.model, self.sidecar.limits
-        images = ids.count(model.image_token_id)
-        layout = sequential_layout(ids, model.image_token_id, [model.image_tokens] * images)
+        if images is None:
+            tile = (model.images.size, model.images.size)
+            images = plan_images(model.images, [tile] * ids.count(model.image_token_id))
+        layout = self._prompter.layout(ids, images)
         for what, got, most in (
-            ("images", images, limits.images),
+            ("images", len(layout.tokens_by_image), limits.images),
             ("text tokens, the template's included", layout.text_tokens, limits.text_tokens),
         ):
             if got > most:
@@ -112,21 +127,19 @@ class RowReader:
                 )
         return layout
 
-    def rows(self, images: Sequence[ImageLike], layout: PromptLayout) -> KeptRows:
+    def rows(self, images: PreparedImages, layout: PromptLayout) -> KeptRows:
         """Returns the kept rows of images in a prompt, which somebody else may have tokenised.
 
         Raises:
-            ImageInvalid: An image cannot be used.
-            InputInvalid: The prompt has places for another number of images.
+            InputInvalid: The prompt has places for other images.
             BackendError: ONNX Runtime failed.
         """
-        if len(images) != len(layout.tokens_by_image):
-            wanted = f"{len(layout.tokens_by_image)}, as in the prompt"
-            raise InputInvalid("images and prompt do not go together", where="images", got=len(images), wanted=wanted)
-        if not images:
+        if (tokens := tuple(each.tokens for each in images.planned)) != layout.tokens_by_image:
+            got, wanted = f"image tokens {list(tokens)}", f"{list(layout.tokens_by_image)}, as in the prompt"
+            raise InputInvalid("images and prompt do not go together", where="images", got=got, wanted=wanted)
+        if not tokens:
             return KeptRows(np.zeros((0, self.sidecar.model.hidden), np.float32), (), layout)
-        pixel_values = [self._preprocess.run({IMAGE: to_rgb(image)})[PIXEL_VALUES].numpy() for image in images]
-        image_embeds = self._vision.run({PIXEL_VALUES: np.concatenate(pixel_values)})[IMAGE_EMBEDS]
+        image_embeds = self._vision.run(vision_feeds(self.sidecar.model.images, images))[IMAGE_EMBEDS]
         if self._router is None:
             return KeptRows(image_embeds.numpy().copy(), tuple(range(layout.image_tokens)), layout)
         feeds = {**layout_feeds(layout), IMAGE_EMBEDS: image_embeds}

@@ -93,7 +93,7 @@ def tiny(once) -> Tiny:
 
     def make(folder: Path) -> None:
         from allrounder.commands.pipeline.random_model import write_random_model
-        from allrounder.vlm.llava.random_model import Shape
+        from allrounder.vlm.random.model import Shape
 
         write_random_model(folder, Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}))
         write_prompts(folder / "prompts")

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 # part: (folder, parts it may import besides itself, third-party packages it may import)
 TABLE = {
-    # jinja2, tokenizers: one rule for all from messages to ids
-    "contract": ("src/allrounder", set(), {"jinja2", "msgspec", "tokenizers"}),
+    # jinja2, tokenizers: one rule for all from messages to ids; numpy, PIL: and from images to tiles
+    "contract": ("src/allrounder", set(), {"jinja2", "msgspec", "numpy", "PIL", "tokenizers"}),
     "vlm": (
         "vlm",
         {"contract"},
@@ -90,9 +90,10 @@ WITH_A_REASON = {"src/allrounder": "the contract: a file for each record that al
 # folder of native/src: the others whose headers it may include
 NATIVE = {
     "contract": {"allrounder"},  # status codes are those of c_api.h
-    "text": {"contract"},
+    "images": {"contract"},
+    "text": {"contract", "images"},
     "engines": {"contract"},
-    "runtime": {"contract", "text", "engines"},
+    "runtime": {"contract", "images", "text", "engines"},
     "c_api": {"allrounder", "contract", "text", "runtime"},
     "gather": set(),
     "ort_ops": {"gather"},

@@ -32,7 +32,7 @@ def main(bundle: Path, bench: Path) -> None:
     rows = {row["entry"]: row for row in json.loads(bench.read_text(encoding="utf-8"))["rows"]}
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = _between(text, "figures", _table(entries, rows, manifest["model"]["image_tokens"]))
+    text = _between(text, "figures", _table(entries, rows, manifest["model"]["images"]["tokens"]))
     text = _between(text, "run", f"```\n{_answer(bundle)}\n```")
     readme.write_text(text, encoding="utf-8")
     page = ROOT / "docs" / "pruners.md"

@@ -5,7 +5,8 @@ model's spec takes it from here, and what the files contradict is refused here, 
 
 Canonical names: ``decoder.embed_tokens.weight``, ``decoder.layers.3.self_attn.q_proj.weight``, ``decoder.norm.weight``,
 ``decoder.lm_head.weight``; ``vision.`` and what follows the tower's own prefix, for example
-``vision.encoder.layers.0.mlp.fc1.weight``; ``projector.linear_1.weight`` and so on.
+``vision.encoder.layers.0.mlp.fc1.weight``; ``projector.linear_1.weight`` and so on;
+``projector.image_newline``.
 
 Files are mapped, not read: a tensor costs page cache, which the kernel takes back at will, not anonymous memory.
 """
@@ -28,8 +29,9 @@ from safetensors import SafetensorError, safe_open
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.hashing import file_record
 from allrounder.model_files import ModelTensor
-from allrounder.vlm.llava.config import read_config, read_spec
-from allrounder.vlm.llava.names import canonical_name, never_computed, stock_shapes
+from allrounder.vlm.config import read_config, read_spec
+from allrounder.vlm.families import FAMILIES
+from allrounder.vlm.parts.names import canonical_name, never_computed, stock_shapes
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["EMBEDDING", "HEAD", "Checkpoint"]
@@ -155,7 +157,7 @@ class Checkpoint:
 
     def _check(self) -> None:
         """Checks that files and config speak of the same tensors, in the same shapes."""
-        wanted = stock_shapes(self._config, self.directory)
+        wanted = stock_shapes(FAMILIES[self.spec.model_type].model, self._config, self.directory)
         extra = sorted(self._found[name][1] for name in self._found.keys() - wanted if not never_computed(name))
         if extra:
             raise ModelUnsupported(

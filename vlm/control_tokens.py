@@ -67,7 +67,7 @@ def sealed_tokenizer(processor: Any, chat: ChatTemplate, named: Collection[int] 
     """Returns the text of tokenizer.json with every control token special.
 
     Args:
-        processor: A ``LlavaProcessor``.
+        processor: A `Processor`, or a stock one.
         chat: Its chat template.
         named: Token ids that the model's configs name.
     """

@@ -11,16 +11,20 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from allrounder.errors import ModelUnreadable
+from allrounder.images.plan import ImagePlan
 from allrounder.manifest import ChatTemplate
 from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.config import read_config
 from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
+from allrounder.vlm.families import FAMILIES
 from allrounder.vlm.generation import stop_ids
-from allrounder.vlm.llava.stock import load_processor, load_stock
-from allrounder.vlm.llava.template import golden_prompts, read_chat
+from allrounder.vlm.processor import Processor, load_processor
 from allrounder.vlm.spec import ModelSpec
+from allrounder.vlm.stock import load_stock
+from allrounder.vlm.template import golden_prompts, read_chat
 from allrounder.vlm.vocabulary import check_vocabulary
 
 __all__ = ["LoadedModel", "ModelText", "load_model", "load_text", "model_directory"]
@@ -36,7 +40,8 @@ class LoadedModel:
     spec: ModelSpec
     model: PreTrainedModel  # eval, no gradients, scaled-dot-product attention
     tokenizer: PreTrainedTokenizerFast
-    processor: ProcessorMixin  # its image side works on Pillow images; torchvision is not needed
+    processor: Processor
+    images: ImagePlan
     chat: ChatTemplate
     tokenizer_json: str  # with every control token special (`sealed_tokenizer`), as runtimes get it
     stop_ids: tuple[int, ...]  # any of them ends an answer
@@ -45,9 +50,10 @@ class LoadedModel:
 
 
 class ModelText(NamedTuple):
-    """What turns messages into ids and ends an answer; see `LoadedModel`."""
+    """What turns messages and images into ids and tiles, and ends an answer; see `LoadedModel`."""
 
-    processor: ProcessorMixin
+    processor: Processor
+    images: ImagePlan
     chat: ChatTemplate
     tokenizer_json: str
     stop_ids: tuple[int, ...]
@@ -75,6 +81,7 @@ def load_model(
         model=load_stock(checkpoint, dtype).to(device),  # pyright: ignore[reportArgumentType] - torch's own stub
         tokenizer=text.processor.tokenizer,
         processor=text.processor,
+        images=text.images,
         chat=text.chat,
         tokenizer_json=text.tokenizer_json,
         stop_ids=text.stop_ids,
@@ -108,9 +115,11 @@ def load_text(directory: Path, spec: ModelSpec) -> ModelText:
         ModelUnreadable, ModelUnsupported: Tokenizer, processor, template or generation config are missing or unusable,
             or speak of ids that the model does not have.
     """
-    processor, stops = load_processor(directory), stop_ids(directory)
+    processor, stops = load_processor(directory, spec.model_type), stop_ids(directory)
     chat = read_chat(processor, spec.image_token_id)
     tokenizer_json = sealed_tokenizer(processor, chat, named_ids(directory))
     golden_prompts(processor, tokenizer_json, chat)
     check_vocabulary(tokenizer_json, chat, stops, spec.decoder.vocabulary)
-    return ModelText(processor, chat, tokenizer_json, stops)
+    plan = FAMILIES[spec.model_type].image_plan
+    images = plan(processor.image_processor, read_config(directory), spec)
+    return ModelText(processor, images, chat, tokenizer_json, stops)

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from allrounder.chat.messages import Messages, question
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import InputInvalid
+from allrounder.images.planning import Extent, plan_images
 from allrounder.layout import PromptLayout, sequential_layout
 
 if TYPE_CHECKING:
@@ -111,7 +112,10 @@ def prompt_batch(layouts: Sequence[PromptLayout]) -> PromptBatch:
 
 
 def model_layouts(
-    vlm: LoadedModel, conversations: Sequence[Messages], encoder: ChatEncoder | None = None
+    vlm: LoadedModel,
+    conversations: Sequence[Messages],
+    encoder: ChatEncoder | None = None,
+    sizes: Sequence[Sequence[Extent]] | None = None,
 ) -> list[PromptLayout]:
     """Returns the layouts of conversations, each a list of messages, for a model.
 
@@ -119,14 +123,20 @@ def model_layouts(
         vlm: The model; gives template, tokenizer and N of an image.
         conversations: Messages, as `allrounder.chat.messages` has them.
         encoder: The model's own, where it is there already: making one parses the whole tokenizer.
+        sizes: Height and width of each conversation's images; None: all are of one tile's size.
 
     Raises:
-        InputInvalid: Messages that are none, or that the template cannot render.
+        InputInvalid: Messages that are none, or that the template cannot render; other sizes than images.
+        ImageInvalid: An image is too narrow for the model.
     """
     encoder = encoder or ChatEncoder(vlm.tokenizer_json, vlm.chat)
-    token, count = vlm.spec.image_token_id, vlm.spec.image_tokens
-    prompts = (encoder.ids(messages) for messages in conversations)
-    return [sequential_layout(ids, token, [count] * ids.count(token)) for ids in prompts]
+    token, tile = vlm.spec.image_token_id, (vlm.images.size, vlm.images.size)
+    prompts = []
+    for number, messages in enumerate(conversations):
+        ids = encoder.ids(messages)
+        images = plan_images(vlm.images, [tile] * ids.count(token) if sizes is None else sizes[number])
+        prompts.append(sequential_layout(ids, token, [encoder.image_ids(image.content) for image in images]))
+    return prompts
 
 
 def model_prompts(vlm: LoadedModel, conversations: Sequence[Messages]) -> PromptBatch:

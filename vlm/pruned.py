@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
+from allrounder.images.planning import Extent
 from allrounder.versions import Budget, check_decision
+from allrounder.vlm.families import FAMILIES
 from allrounder.vlm.keywords import CACHE
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch, kept_rows, real_rows, rope_positions
@@ -89,10 +91,15 @@ class PrunedModel:
         self._rotary: nn.Module = decoder.rotary_emb
 
     @torch.no_grad()
-    def image_embeds(self, pixel_values: Tensor) -> Tensor:
-        """Returns the image tokens [I, N_i, H] of preprocessed images [I, 3, size, size], by the stock code."""
-        features: Any = self._model.get_image_features(pixel_values.to(self._model.dtype))
-        return torch.stack(list(features.pooler_output))
+    def image_embeds(self, pixel_values: Tensor, sizes: Sequence[Extent] = ()) -> Tensor:
+        """Returns the image tokens [N, H] of one prompt's images, one after another, by the stock code.
+
+        Args:
+            pixel_values: Tiles [tiles, 3, S, S], as `allrounder.images.pixels` makes them of images.
+            sizes: Height and width of each image; not needed where an image is one tile.
+        """
+        stock = FAMILIES[self.spec.model_type].image_embeds
+        return stock(self._model, pixel_values.to(self._model.device, self._model.dtype), sizes)
 
     @torch.no_grad()
     def embeddings(self, image_embeds: Tensor, prompt: PromptBatch) -> Tensor:

@@ -85,9 +85,10 @@ class ProjectorSpec:
 class ModelSpec:
     """A model: decoder, vision tower, projector, and what binds them."""
 
-    model_type: str  # "llava"
+    model_type: str  # of `allrounder.vlm.families`: "llava", ...
     decoder: DecoderSpec
     vision: VisionSpec
     projector: ProjectorSpec
-    image_tokens: int  # N
-    image_token_id: int  # N times in Hugging Face's prompts; never in ours
+    image_tokens: int  # of one tile; how many an image has, the image plan says
+    image_token_id: int  # N times in Hugging Face's prompts, once per image in ours
+    newline: bool = False  # a learned row ends each row of a canvas (`projector.image_newline`)

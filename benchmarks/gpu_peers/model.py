@@ -24,7 +24,8 @@ from allrounder.progress import Progress
 from allrounder.pruning import LayerPolicy, PruningConfig, PruningKey, pruning_configs
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.random_model import SHAPES, Shape
+from allrounder.vlm.model import load_text
+from allrounder.vlm.random.model import SHAPES, Shape
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["DTYPES", "NAMES", "Settings", "built", "claim", "model"]
@@ -127,7 +128,7 @@ def _prunings(settings: Settings, spec: ModelSpec) -> tuple[PruningConfig, ...]:
 
 def _freeze(pair: RandomModel, out: Path, settings: Settings, progress: Progress) -> None:
     spec = Checkpoint(pair.vlm).spec
-    most = default_limits(spec)
+    most = default_limits(spec, load_text(pair.vlm, spec).images)
     # Backends with caches of a fixed size pay for the limits: no more than what is asked.
     limits = Limits(
         images=1,

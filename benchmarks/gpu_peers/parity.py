@@ -20,6 +20,7 @@ from stock import prompt_ids
 from transformers import DynamicCache
 
 from allrounder.errors import InputInvalid
+from allrounder.images.pixels import PreparedImages, pixel_values
 from allrounder.progress import Progress
 from allrounder.runtime.engine import Engine
 from allrounder.runtime.measure import Request
@@ -63,7 +64,7 @@ def images(request: Request, count: int) -> list[np.ndarray]:
     return [draws.integers(0, 256, request.rgb.shape, np.uint8) for _ in range(count)]
 
 
-def reference(directory: Path, request: Request, prepared: Sequence[np.ndarray], device: str) -> Answers | None:
+def reference(directory: Path, request: Request, prepared: Sequence[PreparedImages], device: str) -> Answers | None:
     """Returns stock's answers in fp32, or None where the model does not fit into the device's memory."""
     if device != "cpu":
         checkpoint = Checkpoint(directory)
@@ -79,7 +80,7 @@ def reference(directory: Path, request: Request, prepared: Sequence[np.ndarray],
     return found
 
 
-def stock(vlm: LoadedModel, request: Request, prepared: Sequence[np.ndarray]) -> Answers:
+def stock(vlm: LoadedModel, request: Request, prepared: Sequence[PreparedImages]) -> Answers:
     """Returns stock's answers in the model's precision.
 
     Raises:
@@ -87,10 +88,10 @@ def stock(vlm: LoadedModel, request: Request, prepared: Sequence[np.ndarray]) ->
     """
     model: Any = vlm.model
     ids, rows = prompt_ids(vlm, request.layout), []
-    for pixels in prepared:
+    for images_ in prepared:
         with torch.no_grad():
             cache = DynamicCache(config=model.config)
-            given = torch.from_numpy(pixels).to(model.device, model.dtype)
+            given = torch.from_numpy(pixel_values(vlm.images, images_.tiles)).to(model.device, model.dtype)
             found = model(input_ids=ids, pixel_values=given, logits_to_keep=1, **{CACHE: cache})
             first, tokens = found.logits[0, -1].float().cpu().numpy(), [found.logits[:, -1].argmax(-1, keepdim=True)]
             for _ in range(request.new_tokens - 1):
@@ -104,11 +105,11 @@ def stock(vlm: LoadedModel, request: Request, prepared: Sequence[np.ndarray]) ->
     return found
 
 
-def ours(engine: Engine, request: Request, prepared: Sequence[np.ndarray]) -> Answers:
+def ours(engine: Engine, request: Request, prepared: Sequence[PreparedImages]) -> Answers:
     """Returns the answers of an engine."""
     rows = []
-    for pixels in prepared:
-        state = engine.start([pixels], request.layout, free_slots=request.new_tokens - 1)
+    for images_ in prepared:
+        state = engine.start(images_, request.layout, free_slots=request.new_tokens - 1)
         tokens = [int(np.argmax(state.logits[0]))]
         for _ in range(request.new_tokens - 1):
             tokens.append(int(np.argmax(engine.decode(state, [tokens[-1]])[0, -1])))
@@ -144,11 +145,11 @@ def judge(entry: str, mine: Answers, peer: Answers, exact: Answers | None) -> Pa
     )
 
 
-def prepare(engine: Engine, request: Request, count: int, progress: Progress) -> list[np.ndarray]:
-    """Returns ``pixel_values`` of random images, prepared once: both sides are given the same."""
+def prepare(engine: Engine, request: Request, count: int, progress: Progress) -> list[PreparedImages]:
+    """Returns random images, prepared once: both sides are given the same."""
     found = []
     for done, rgb in enumerate(images(request, count)):
         progress("preparing images", done, count)
-        found.append(engine.preprocess(rgb).numpy().astype(np.float32).copy())
+        found.append(engine.prepare([rgb]))
     progress("preparing images", count, count)
     return found

@@ -71,9 +71,9 @@ class Ours:
         """See `Subject`."""
         engine, request = self._engine, self._request
         marks = [time.perf_counter()]
-        pixels = engine.preprocess(request.rgb)
+        images = engine.prepare([request.rgb])
         marks.append(time.perf_counter())
-        state = engine.start([pixels], request.layout, free_slots=request.new_tokens - 1)
+        state = engine.start(images, request.layout, free_slots=request.new_tokens - 1)
         answer = [int(np.argmax(state.logits[0]))]
         marks.append(time.perf_counter())
         for _ in range(request.new_tokens - 1):

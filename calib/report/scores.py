@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from allrounder.calib.fidelity import Scorer
 from allrounder.calib.report.bundle import Sources
@@ -20,6 +19,8 @@ from allrounder.chat.messages import question
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import InputInvalid
 from allrounder.fidelity_report import ROUTER
+from allrounder.images.pixels import pixel_values, prepare_images
+from allrounder.images.planning import Extent
 from allrounder.prompts import Prompt
 from allrounder.router.checkpoint import load_router
 from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View
@@ -50,7 +51,7 @@ class PrunerScores:
         self._pruned = PrunedModel(self._vlm)
         self._encoder = ChatEncoder(self._vlm.tokenizer_json, self._vlm.chat)
         self._router = load_router(sources.router, model_spec=self._vlm.spec, model_digest=self._vlm.digest).eval()
-        self._embed_pixels = lru_cache(maxsize=1)(self._image_embeds)
+        self._seen = lru_cache(maxsize=1)(self._image_embeds)
         views = [self._view(prompt) for prompt in calibration]
         self._setting = Setting(vlm=self._vlm, prune_layer=sources.prune_layer, seed=SEED, calibration=views)
         self._halves: dict[tuple[str, str], _Half] = {}
@@ -99,8 +100,8 @@ class PrunerScores:
 
     @torch.no_grad()
     def _view(self, prompt: Prompt) -> View:
-        image_embeds = self._embed_pixels(prompt.image)
-        batch = prompt_batch(model_layouts(self._vlm, [question(prompt.question)], self._encoder))
+        image_embeds, size = self._seen(prompt.image)
+        batch = prompt_batch(model_layouts(self._vlm, [question(prompt.question)], self._encoder, [[size]]))
         try:
             image = prompt.image.relative_to(self._folder).as_posix()
         except ValueError:
@@ -113,7 +114,9 @@ class PrunerScores:
             identity=(name,),
         )
 
-    def _image_embeds(self, image: Path) -> torch.Tensor:
-        processor: Any = self._vlm.processor.image_processor
-        pixels = processor(images=[Image.fromarray(to_rgb(image))], return_tensors="pt")["pixel_values"]
-        return self._pruned.image_embeds(pixels)
+    def _image_embeds(self, image: Path) -> tuple[torch.Tensor, Extent]:
+        """Returns the image tokens [1, N, H] of an image, and its height and width."""
+        rgb, plan = to_rgb(image), self._vlm.images
+        size = rgb.shape[0], rgb.shape[1]
+        pixels = torch.from_numpy(pixel_values(plan, prepare_images(plan, [rgb]).tiles))
+        return self._pruned.image_embeds(pixels, [size])[None], size

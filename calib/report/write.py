@@ -66,7 +66,7 @@ def make_report(measured: Measured, questions: Questions, prune_layer: int) -> F
         backend=entry.backend,
         precision=entry.precision,
         prune_layer=prune_layer,
-        image_tokens=model.image_tokens,
+        image_tokens=model.images.tokens,
         layers=model.layers,
         dataset=Dataset(name=questions.name, about=questions.about, questions=len(questions.prompts)),
         full=summary.figures(full),

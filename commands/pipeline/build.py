@@ -39,6 +39,7 @@ from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.verify import verify
 from allrounder.fidelity_report import REPORT, ROUTER, FidelityReport, read_report
 from allrounder.hashing import file_record
+from allrounder.images.plan import ImagePlan
 from allrounder.manifest import Entry, Fidelity, Limits
 from allrounder.native import ort_ops
 from allrounder.progress import Progress, note
@@ -91,6 +92,7 @@ class _Job:
     vlm: Path
     digest: str  # of the model
     spec: ModelSpec
+    images: ImagePlan
     prunings: tuple[PruningConfig, ...]  # static layers as far as they are known before a ranking
     place: Path
     backend: Backend
@@ -165,8 +167,9 @@ def _read(request: BuildRequest, progress: Progress) -> _Job:
     vlm = model_directory(request.vlm)
     checkpoint = Checkpoint(vlm)
     spec = checkpoint.spec
+    text = load_text(vlm, spec)
     if request.limits.given:
-        check_takes_questions(build_limits(request.limits, spec, None), load_text(vlm, spec))
+        check_takes_questions(build_limits(request.limits, spec, text.images, None), text)
     # A pruned checkpoint carries the author's config with it.
     if request.backend != "checkpoint" and (unheeded := unheeded_note(vlm, spec.decoder.max_positions)):
         note(progress, unheeded)
@@ -180,14 +183,26 @@ def _read(request: BuildRequest, progress: Progress) -> _Job:
     elif report is None and len(prompts.prompts) < QUESTIONS:
         note(progress, f"note: only {len(prompts.prompts)} of {QUESTIONS} prompts: fidelity has wide intervals")
     place = request.out or Path(built_by.PLACE.format(model=_name(request.vlm), version=prunings[0].version))
-    clock = _Clock(progress)
-    return _Job(request, vlm, checkpoint.digest, spec, prunings, place, built_by, prompts, report, progress, clock)
+    return _Job(
+        request,
+        vlm,
+        checkpoint.digest,
+        spec,
+        text.images,
+        prunings,
+        place,
+        built_by,
+        prompts,
+        report,
+        progress,
+        _Clock(progress),
+    )
 
 
 def _limits(job: _Job, base: OpenBundle | None) -> Limits:
     """Returns the limits to build with: those of the bundle that is built into, where no flag gives others."""
     same = base is not None and base.manifest.model.digest == job.digest
-    return build_limits(job.request.limits, job.spec, base.manifest.limits if base and same else None)
+    return build_limits(job.request.limits, job.spec, job.images, base.manifest.limits if base and same else None)
 
 
 def _with_layers(

@@ -8,6 +8,7 @@ from allrounder.chat.tokenization import ChatEncoder
 from allrounder.commands.pipeline.request import LimitFlags
 from allrounder.errors import InputInvalid
 from allrounder.export.freezer import default_limits
+from allrounder.images.plan import ImagePlan
 from allrounder.manifest import Limits
 from allrounder.vlm.model import ModelText
 from allrounder.vlm.spec import ModelSpec
@@ -15,19 +16,20 @@ from allrounder.vlm.spec import ModelSpec
 __all__ = ["build_limits", "check_takes_questions"]
 
 
-def build_limits(flags: LimitFlags, spec: ModelSpec, known: Limits | None) -> Limits:
+def build_limits(flags: LimitFlags, spec: ModelSpec, plan: ImagePlan, known: Limits | None) -> Limits:
     """Returns the limits of a bundle.
 
     Args:
         flags: What was given.
         spec: The model.
+        plan: Its image plan.
         known: Of the bundle that is built into, if it is of this model: what no flag gives stays as it is there.
 
     Raises:
         InputInvalid: The model's longest sequence does not hold what the flags give.
     """
-    defaults = default_limits(spec)
-    longest, rest = spec.decoder.max_positions, spec.decoder.max_positions - spec.image_tokens
+    defaults = default_limits(spec, plan)
+    longest, rest = spec.decoder.max_positions, spec.decoder.max_positions - plan.tokens
     images, text, new, batch = flags if known is None else _filled(flags, known)
     images = defaults.images if images is None else images
     batch = defaults.batch if batch is None else batch
@@ -35,15 +37,16 @@ def build_limits(flags: LimitFlags, spec: ModelSpec, known: Limits | None) -> Li
         new = defaults.new_tokens if text is None else max(1, min(defaults.new_tokens, rest - text))
     if text is None:
         text = max(1, min(2048, rest - new))
-    image_tokens = images * spec.image_tokens
+    image_tokens = images * plan.tokens
     if text + new > rest or image_tokens >= longest:
         raise InputInvalid(
             "the limits exceed the model's longest sequence",
             where=", ".join(flags.given) or "the model",
-            got=f"{text} text + {spec.image_tokens} image + {new} new tokens, {image_tokens} image tokens in all",
+            got=f"{text} text + {plan.tokens} image + {new} new tokens, {image_tokens} image tokens in all",
             wanted=f"text, one image and new tokens up to {longest}, and image tokens below {longest}",
             remedy="give lower ones",
         )
+    image_tokens = min(images * plan.most_tokens, longest - 1)
     return Limits(images=images, image_tokens=image_tokens, text_tokens=text, new_tokens=new, batch=batch)
 
 

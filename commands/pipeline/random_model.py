@@ -21,8 +21,8 @@ from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.versions import FULL
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.config import read_config
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
+from allrounder.vlm.config import read_config
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 __all__ = ["RandomModel", "build_bundle_of", "build_shape", "spread", "write_random_model"]
 

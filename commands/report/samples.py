@@ -58,15 +58,5 @@ def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence
 
 
 def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
-    """Returns the image cut and scaled as the model sees it.
-
-    The preprocess graph ends in a linear map per channel; a black and a white image give it, and it is undone.
-    """
-
-    def pixels(image: np.ndarray) -> np.ndarray:
-        return engine.preprocess(image).numpy()[0].transpose(1, 2, 0)
-
-    size = engine.model.image_size
-    black, white = (pixels(np.full((size, size, 3), value, np.uint8)).mean(axis=(0, 1)) for value in (0, 255))
-    shown = (pixels(rgb) - black) / (white - black) * 255
-    return Image.fromarray(np.clip(np.rint(shown), 0, 255).astype(np.uint8))
+    """Returns the image cut and scaled as the model sees it: its first tile."""
+    return Image.fromarray(engine.prepare([rgb]).tiles[0])

@@ -6,7 +6,7 @@ version's; they are thrown away. The stacks themselves are the business of `allr
 
     config.json, model*.safetensors, tokenizer, processor, chat template    as `from_pretrained` wants them
     allrounder.json                                                         the sidecar
-    image/                                                                  preprocess, vision, router, tokenizer
+    image/                                                                  vision, router, tokenizer
 
 The directory is whole or absent: it is made beside its place and renamed. Killed while it takes the place of an older
 checkpoint, between two renames, it is absent.
@@ -149,7 +149,7 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
     files = _small_files(frozen_dir / MODEL_FOLDER, vlm, kept, out)
     files |= write_weights(vlm, kept, out, progress)
     graphs, image_files = write_image(frozen_dir, frozen, out / IMAGE_FOLDER, router=entry.pruning.prunes)
-    for name in filter(None, (graphs.preprocess, graphs.vision, graphs.router)):
+    for name in filter(None, (graphs.vision, graphs.router)):
         load_graph(out / IMAGE_FOLDER / name, f"{IMAGE_FOLDER}/{name}")
     files |= {f"{IMAGE_FOLDER}/{name}": record for name, record in image_files.items()}
     sidecar = Sidecar(
@@ -160,7 +160,6 @@ def write_checkpoint(frozen_dir: Path, measured: Entry, out: Path, progress: Pro
         limits=frozen.limits,
         entry=entry,
         graphs=SharedGraphs(
-            preprocess=f"{IMAGE_FOLDER}/{graphs.preprocess}",
             vision=f"{IMAGE_FOLDER}/{graphs.vision}",
             router=graphs.router and f"{IMAGE_FOLDER}/{graphs.router}",
         ),

@@ -1,6 +1,6 @@
 """The image half of a frozen directory, alone: from an image and a question to the kept image tokens.
 
-The preprocess, vision and router graphs are copied with one weights file that holds what they point at and nothing
+The vision and router graphs are copied with one weights file that holds what they point at and nothing
 else, and the tokenizer with its golden prompts. A frozen directory has one weights file for everything, most of it the
 decoder's layers: those leave in a format of their own, and need not be carried twice.
 """
@@ -38,7 +38,7 @@ def write_image(
     Raises:
         OSError: The file system refuses.
     """
-    graphs = {"preprocess": frozen.graphs.preprocess, "vision": frozen.graphs.vision}
+    graphs = {"vision": frozen.graphs.vision}
     if router and frozen.graphs.router is not None:
         graphs["router"] = frozen.graphs.router
     (out / TOKENIZER).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_image(
         weights.flush()
         os.fsync(weights.fileno())
     files = {name: file_record(out / name) for name in (*names.values(), _WEIGHTS, TOKENIZER, GOLDEN)}
-    return SharedGraphs(preprocess=names["preprocess"], vision=names["vision"], router=names.get("router")), files
+    return SharedGraphs(vision=names["vision"], router=names.get("router")), files
 
 
 def _move(tensor: onnx.TensorProto, folder: Path, weights: BinaryIO, placed: dict[_Span, int]) -> None:

@@ -130,6 +130,6 @@ def _check(sidecar: Sidecar, path: Path) -> None:
         raise BundleCorrupt("no checkpoint is pruned so", where=path, got=sidecar.entry.label, wanted="K=0, static")
     if (graphs.router is None) == pruning.routes:
         raise BundleCorrupt("a router is there exactly where tokens are dropped", where=path, got=graphs.router)
-    for name in (graphs.preprocess, graphs.vision, graphs.router):
+    for name in (graphs.vision, graphs.router):
         if name is not None and name not in sidecar.files:
             raise BundleCorrupt("a graph is not among the listed files", where=path, got=ascii(name[:200]))

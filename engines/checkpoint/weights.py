@@ -30,6 +30,7 @@ _WRITTEN = (
     ("decoder.lm_head.", "language_model.lm_head."),
     ("decoder.", "language_model.model."),
     ("vision.", "vision_tower.vision_model."),
+    ("projector.image_newline", "image_newline"),
     ("projector.", "multi_modal_projector."),
 )
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists with one element per decoder layer

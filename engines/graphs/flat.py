@@ -1,8 +1,8 @@
 """Flat copies: a graph in ops that runtimes other than ONNX Runtime know.
 
-OpenVINO (2026.4) expands no local function, has no `TensorScatter`, no `Attention` with lengths, resizes without the
-antialiasing that it is asked for, and on its first run leaves a bfloat16 value unwritten that a branch of an `If` only
-hands on. Which of the bundle's graphs get a flat copy, the backend says.
+OpenVINO (2026.4) expands no local function, has no `TensorScatter` and no `Attention` with lengths, and on its first
+run leaves a bfloat16 value unwritten that a branch of an `If` only hands on. Which of the bundle's graphs get a flat
+copy, the backend says.
 
 `TensorScatter` becomes `ScatterND`, and the lengths of `Attention` become a mask; a graph, or a branch of an `If`,
 computes indices and masks once for all its layers. That copies whole caches and reads every place in them, so a flat
@@ -17,7 +17,6 @@ from onnx import TensorProto, helper
 
 from allrounder.engines.bundle.publish import Staging
 from allrounder.engines.graphs.nodes import Nodes
-from allrounder.engines.graphs.resize import resize
 
 __all__ = ["flat", "masked_attention", "takes_lengths", "write_flat_copy"]
 
@@ -51,7 +50,7 @@ def _bytes(model: onnx.ModelProto) -> bytes:
 
 
 def _spell(graph: onnx.GraphProto) -> None:
-    """Replaces the three ops in a graph and in the branches of its `If` nodes."""
+    """Replaces the two ops in a graph and in the branches of its `If` nodes."""
     nodes: list[onnx.NodeProto] = []
     places: dict[str, str] = {}
     masks: dict[str, str] = {}
@@ -63,8 +62,6 @@ def _spell(graph: onnx.GraphProto) -> None:
             nodes += _scatter(node, places)
         elif takes_lengths(node):
             nodes += masked_attention(node, masks)
-        elif node.op_type == "Resize":
-            nodes += resize(node)
         else:
             nodes.append(node)
     del graph.node[:]

@@ -40,12 +40,13 @@ def profiles(kind: str, entry: Entry, document: Manifest | Frozen) -> tuple[Prof
     limits, model = document.limits, document.model
     images = Span(1, 1, limits.images)
     if kind == "vision":
-        return ({"B": images},)
+        most = limits.images * model.images.most_tiles
+        return ({"tiles": Span(1, 1, most), "N": Span(1, model.images.tokens, limits.image_tokens)},)
     text, tokens = limits.text_tokens, limits.image_tokens
     usual = min(_USUAL_TEXT, text)
     prompt = {
-        "S": Span(1, min(usual + model.image_tokens, text + tokens), text + tokens),
-        "N": Span(0, min(model.image_tokens, tokens), tokens),
+        "S": Span(1, min(usual + model.images.tokens, text + tokens), text + tokens),
+        "N": Span(0, min(model.images.tokens, tokens), tokens),
     }
     if kind == "router":  # which text alone does not ask
         return ({**prompt, "S": prompt["S"]._replace(least=2), "N": prompt["N"]._replace(least=1)},)
@@ -53,7 +54,7 @@ def profiles(kind: str, entry: Entry, document: Manifest | Frozen) -> tuple[Prof
     none, one = Span(0, 0, 0), Span(1, 1, 1)
     kept = {
         "I": images._replace(least=0),
-        "T": Span(0, _kept(entry, document, 1), _kept(entry, document, limits.images)),
+        "T": Span(0, entry.pruning.budget(model.images.tokens).tokens, _kept(entry, document, limits.images)),
     }
     new = {"N": none, "I": none, "T": none}
     single = {"S": one, "Q": one, **new}
@@ -64,4 +65,4 @@ def profiles(kind: str, entry: Entry, document: Manifest | Frozen) -> tuple[Prof
 
 def _kept(entry: Entry, document: Manifest | Frozen, images: int) -> int:
     """Returns T of so many images."""
-    return images * entry.pruning.budget(document.model.image_tokens).tokens
+    return images * entry.pruning.budget(document.model.images.most_tokens).tokens

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from allrounder.engines.checkpoint.sidecar import Sidecar
-from allrounder.errors import InputInvalid
+from allrounder.errors import InputInvalid, ModelUnsupported
+from allrounder.images.plan import Fixed
 
 __all__ = ["EngineLimits", "Sizes", "checkpoint_parser", "sizes_of"]
 
@@ -38,11 +39,20 @@ class EngineLimits(NamedTuple):
 
         Raises:
             InputInvalid: A size below 1.
+            ModelUnsupported: Images of the model have different numbers of tokens, and a prompt table has one.
         """
+        if not isinstance(sidecar.model.images.layout, Fixed):
+            raise ModelUnsupported(
+                "TensorRT-LLM's directories count one number of tokens per image",
+                where="model.images.layout",
+                got=type(sidecar.model.images.layout).__name__,
+                wanted=Fixed.__name__,
+                remedy="serve the checkpoint with another stack, or build --backend onnxruntime",
+            )
         if min(value for value in sizes if value is not None) < 1:
             raise InputInvalid("sizes begin at 1", got=sizes._asdict())
         return cls(
-            tokens=sidecar.entry.pruning.budget(sidecar.model.image_tokens).tokens,
+            tokens=sidecar.entry.pruning.budget(sidecar.model.images.tokens).tokens,
             text_tokens=sizes.text_tokens or min(sidecar.limits.text_tokens, _TEXT),
             new_tokens=sizes.new_tokens or min(sidecar.limits.new_tokens, _NEW),
             batch=sizes.batch or min(sidecar.limits.batch, _BATCH),

@@ -135,7 +135,7 @@ def linear(graph: GraphWriter, value: str, weight: str, name: str, *, bias: bool
 
 
 def activation(graph: GraphWriter, kind: str, value: str, name: str) -> str:
-    """Returns an activation of `vlm.llava.config.ACTIVATIONS` of a value."""
+    """Returns an activation of `vlm.config.ACTIVATIONS` of a value."""
     if kind in ("silu", "quick_gelu"):
         scaled = value if kind == "silu" else graph.node("Mul", [value, graph.number(1.702)], f"{name}_scaled")
         return graph.node("Mul", [value, graph.node("Sigmoid", [scaled], f"{name}_sigmoid")], name)

@@ -10,24 +10,19 @@ from allrounder.export.graph.pruned_spec import PrunedSpec
 from allrounder.export.graph.rules import Rules
 from allrounder.vlm.spec import ModelSpec
 
-__all__ = ["decoder", "preprocess", "router", "vision"]
+__all__ = ["decoder", "router", "vision"]
 
 _Shape = list[int | None]
-
-
-def preprocess(spec: ModelSpec) -> Rules:
-    """Returns the rules of the preprocess graph."""
-    size = spec.vision.image_size
-    return Rules({tensors.IMAGE: [None, None, 3]}, {tensors.PIXEL_VALUES: [1, 3, size, size]}, 0, frozenset())
 
 
 def vision(spec: ModelSpec) -> Rules:
     """Returns the rules of the vision graph."""
     size, layers = spec.vision.image_size, max(spec.vision.feature_layers)
     image_embeds: _Shape = [None, spec.decoder.hidden]
-    return Rules(
-        {tensors.PIXEL_VALUES: [None, 3, size, size]}, {tensors.IMAGE_EMBEDS: image_embeds}, layers, frozenset()
-    )
+    inputs: dict[str, _Shape] = {tensors.TILES: [None, size, size, 3]}
+    if spec.newline:
+        inputs |= {tensors.TOKEN_ROWS: [None, 4], tensors.TOKEN_WEIGHTS: [None, 4]}
+    return Rules(inputs, {tensors.IMAGE_EMBEDS: image_embeds}, layers, frozenset())
 
 
 def router(spec: ModelSpec, layers: int) -> Rules:

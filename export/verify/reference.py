@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from allrounder.images.planning import Extent
 from allrounder.vlm.checkpoint import Checkpoint
+from allrounder.vlm.families import FAMILIES
 from allrounder.vlm.keywords import CACHE
-from allrounder.vlm.llava.stock import load_mapped
+from allrounder.vlm.stock import load_mapped
 
 __all__ = ["LayerRun", "StockParts"]
 
@@ -90,17 +92,18 @@ class StockParts:
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
-    def image_embeds(self, states: Sequence[Tensor]) -> Tensor:
-        """Returns the image tokens [1, N, H] of the tower's first hidden states, which the stock code chooses from.
+    def image_embeds(self, states: Sequence[Tensor], sizes: Sequence[Extent]) -> Tensor:
+        """Returns the image tokens [N, H] of the tower's first hidden states, which the stock code chooses from.
 
-        States that are not given count as NaN: if one is chosen, it shows.
+        States are [tiles, rows, hidden], of images of ``sizes``. Those that are not given count as NaN: if one is
+        chosen, it shows.
         """
         unknown = [torch.full_like(states[0], torch.nan)] * (len(self._tower.encoder.layers) + 1 - len(states))
         outer = copy.copy(self._model.model)  # its own table of modules, the same modules
         outer._modules = dict(outer._modules)  # noqa: SLF001 - torch offers no other way to swap a module in a copy
         outer.vision_tower = _Seen((*states, *unknown))
         outer.multi_modal_projector = _float32(outer.multi_modal_projector)
-        return torch.stack(list(outer.get_image_features(states[0]).pooler_output))
+        return FAMILIES[self.spec.model_type].image_embeds(outer, torch.zeros(len(states[0]), 3, 1, 1), sizes)
 
 
 def _float32(module: nn.Module) -> nn.Module:

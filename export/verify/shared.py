@@ -1,4 +1,4 @@
-"""Verifying what all versions share: preprocess, vision, router."""
+"""Verifying what all versions share: pixels, vision, router."""
 
 from __future__ import annotations
 
@@ -8,85 +8,80 @@ from typing import Any
 
 import numpy as np
 import onnx
-import PIL
 import torch
 from PIL import Image
 
 from allrounder import tensors
-from allrounder.errors import VerificationFailed
 from allrounder.export.verify.compare import Comparison
 from allrounder.export.verify.prompts import prompt_feeds, random_layout
 from allrounder.export.verify.reference import StockParts
+from allrounder.export.vision import PIXEL_VALUES
+from allrounder.images.pixels import prepare_images, token_sources
+from allrounder.images.plan import Fixed, ImagePlan
+from allrounder.images.planning import Extent, plan_images
 from allrounder.progress import Progress
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.prompt import prompt_batch
 
-__all__ = ["verify_preprocess", "verify_router", "verify_vision"]
-
-# Pillow and ONNX Runtime round differently on a few pixels, by one step of 255, rarely two. Bilinear weights are
-# coarser, and more sums lie halfway.
-PIXEL_SHARE = {2: 0.01, 3: 0.002}  # by Pillow's filter: BILINEAR, BICUBIC
-PIXEL_STEPS = 2.0
+__all__ = ["verify_pixels", "verify_router", "verify_vision"]
 
 
-def verify_preprocess(comparison: Comparison, model: onnx.ModelProto, processor: Any) -> None:
-    """Compares images with those of the stock processor.
+def verify_pixels(comparison: Comparison, model: onnx.ModelProto, plan: ImagePlan, processor: Any) -> None:
+    """Compares the pixel values of tiles with those of the stock image processor.
 
     Raises:
-        VerificationFailed: More than `PIXEL_SHARE` of the pixels differ, or one by more than `PIXEL_STEPS`.
+        VerificationFailed: The image plan, or the head of the vision graph, makes others.
     """
     generator = np.random.default_rng(0)
-    allowed = PIXEL_SHARE[int(processor.resample)]
-    step = (np.array(processor.image_std) * 255).reshape(-1, 1, 1)  # pixel values to steps of 255
-    size = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
-    for height, width in _images(processor, size):
+    for height, width in _images(processor, plan):
         # Smooth and noisy at once: noise finds rounding, smooth parts find shifts.
         ramp = np.linspace(0, 200, height * width).reshape(height, width, 1)
         image = (ramp + generator.integers(0, 56, (height, width, 3))).astype(np.uint8)
         stock = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"]
-        found = comparison.whole(model, {tensors.IMAGE: image})[tensors.PIXEL_VALUES]
-        steps = np.abs(found.astype(np.float64) - stock) * step
-        share = float((steps > 0.5).mean())
-        if not (share <= allowed and steps.max() <= PIXEL_STEPS + 0.01):
-            raise VerificationFailed(
-                "the preprocess graph makes other pixels than the stock processor",
-                where=f"{tensors.PIXEL_VALUES} of an image of {width} x {height}, Pillow {PIL.__version__}",
-                got=f"{share:.4%} differ, by up to {steps.max():.2f} of 255",
-                wanted=f"at most {allowed:.1%}, by up to {PIXEL_STEPS:g}",
-            )
+        tiles = prepare_images(plan, [image]).tiles
+        values = np.asarray(stock, np.float32).reshape(-1, 3, plan.size, plan.size)
+        comparison.piece("vision", model, {tensors.TILES: tiles}, {PIXEL_VALUES: values})
 
 
-def _images(processor: Any, size: int) -> tuple[tuple[int, int], ...]:
+def _images(processor: Any, plan: ImagePlan) -> tuple[Extent, ...]:
     """Returns heights and widths: small and large, wide, tall and square, one of the right width.
 
-    Tall ones lie on both sides of where Pillow's orders part (`resizing`): 3 : 1 and 4 : 3, more and less than 100 : 1.
-    Sides are prime, because others meet the new ones in few different weights, and then many sums lie just halfway.
+    Tall ones lie on both sides of where Pillow filters columns first: 3 : 1 and 4 : 3, more and less than 100 : 1.
     """
+    size = plan.size
     edge = int(dict(processor.size).get("shortest_edge") or size)
 
     def prime(least: int) -> int:
         return next(each for each in count(least) if all(each % factor for factor in range(2, isqrt(each) + 1)))
 
     tall = (prime(size * 6), prime(size * 2)), (prime(size * 2), prime(size * 3 // 2)), (prime(edge * 3 // 2), edge)
-    narrow = () if processor.do_center_crop else ((10303, 101), (9973, 101))  # vast before a crop
+    whole = isinstance(plan.layout, Fixed) and not processor.do_center_crop  # vast before a crop, none on a canvas
+    narrow = ((10303, 101), (9973, 101)) if whole else ()
     return (101, 131), (prime(size * 2), prime(size * 3)), (127, 127), *tall, *narrow
 
 
-def verify_vision(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, progress: Progress) -> None:
-    """Compares the tower layer by layer, then selection and projector."""
+def verify_vision(
+    comparison: Comparison, model: onnx.ModelProto, plan: ImagePlan, parts: StockParts, progress: Progress
+) -> None:
+    """Compares the tower layer by layer, then selection and projector, and how the tokens of an image are laid out."""
     spec, generator = parts.spec.vision, torch.Generator().manual_seed(0)
     depth = max(spec.feature_layers)
-    pixels = torch.randn(1, 3, spec.image_size, spec.image_size, generator=generator)
+    sizes = [(plan.size, plan.size // 2 + 1)]  # padded, where there are canvases
+    planned = plan_images(plan, sizes)
+    pixels = torch.randn(planned[0].tiles, 3, spec.image_size, spec.image_size, generator=generator)
     entry = "vision.normed" if spec.class_token else "vision.positioned"
     values, states = [entry], [parts.vision_embeddings(pixels)]
-    comparison.piece("vision", model, {tensors.PIXEL_VALUES: pixels.numpy()}, {entry: states[0]})
+    comparison.piece("vision", model, {PIXEL_VALUES: pixels.numpy()}, {entry: states[0]})
     for layer in range(depth):
         states.append(parts.vision_layer(layer, states[-1]))
         values.append(f"vision.{layer}.hidden")
         comparison.piece("vision", model, {values[layer]: comparison.rows(states[layer])}, {values[-1]: states[-1]})
         progress("verifying vision layers", layer + 1, depth)
     feeds = {values[layer]: comparison.rows(states[layer]) for layer in spec.feature_layers}
-    comparison.piece("vision", model, feeds, {tensors.IMAGE_EMBEDS: parts.image_embeds(states)[0]})
+    if parts.spec.newline:
+        sources = token_sources(plan, planned)
+        feeds |= {tensors.TOKEN_ROWS: sources.rows, tensors.TOKEN_WEIGHTS: sources.weights}
+    comparison.piece("vision", model, feeds, {tensors.IMAGE_EMBEDS: parts.image_embeds(states, sizes)})
 
 
 def verify_router(comparison: Comparison, model: onnx.ModelProto, parts: StockParts, router: MetaRouter) -> None:

@@ -23,13 +23,13 @@ from allrounder.export.verify import expected
 from allrounder.export.verify.compare import Check, Comparison
 from allrounder.export.verify.decoder import Graph, verify_decision, verify_decoder
 from allrounder.export.verify.reference import StockParts
-from allrounder.export.verify.shared import verify_preprocess, verify_router, verify_vision
+from allrounder.export.verify.shared import verify_pixels, verify_router, verify_vision
 from allrounder.export.weights.widened import widened
 from allrounder.manifest import Frozen, FrozenVersion, decode
 from allrounder.progress import Progress, silent
 from allrounder.router.checkpoint import load_router
-from allrounder.vlm.llava.stock import load_processor
 from allrounder.vlm.model import load_model, model_directory
+from allrounder.vlm.processor import load_processor
 
 __all__ = ["SMALL", "Report", "verify"]
 
@@ -70,11 +70,10 @@ def verify(
     specs = [(version, pruned_spec(parts.spec, version.pruning)) for version in frozen.versions]
     models = _check_rules(folder, frozen, specs, 0 if router is None else len(router.layers), progress)
     comparison = Comparison(folder / GRAPHS, frozen.precision)
-    processor = load_processor(directory).image_processor
-    if frozen.graphs.preprocess not in proved:
-        verify_preprocess(comparison, models[frozen.graphs.preprocess], processor)
     if frozen.graphs.vision not in proved:
-        verify_vision(comparison, models[frozen.graphs.vision], parts, progress)
+        processor = load_processor(directory, parts.spec.model_type)
+        verify_pixels(comparison, models[frozen.graphs.vision], frozen.model.images, processor.image_processor)
+        verify_vision(comparison, models[frozen.graphs.vision], frozen.model.images, parts, progress)
     if frozen.graphs.router is not None and frozen.graphs.router not in proved and router is not None:
         verify_router(comparison, models[frozen.graphs.router], parts, router)
     new = [
@@ -116,7 +115,7 @@ def _check_rules(
 ) -> dict[str, onnx.ModelProto]:
     """Checks every graph against its rules and returns them all, without weights and as a CPU can run them."""
     spec = specs[0][1].spec
-    rules = {frozen.graphs.preprocess: expected.preprocess(spec), frozen.graphs.vision: expected.vision(spec)}
+    rules = {frozen.graphs.vision: expected.vision(spec)}
     if frozen.graphs.router is not None:
         rules[frozen.graphs.router] = expected.router(spec, router_layers)
     for version, pruned in specs:

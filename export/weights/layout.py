@@ -76,6 +76,8 @@ def model_tensors(spec: ModelSpec) -> tuple[Needed, ...]:
     tensors += _vision(spec.vision)
     for part in ("linear_1", "linear_2"):
         tensors += _linear(f"projector.{part}", bias=spec.projector.bias)
+    if spec.newline:
+        tensors.append(Needed("projector.image_newline"))
     return tuple(tensors)
 
 

@@ -14,7 +14,7 @@ from allrounder.hashing import file_record
 from allrounder.manifest import SCHEMA, encode
 from allrounder.model_files import CONFIG, MODEL_FOLDER, MODEL_RECORD, ModelRecord, SourceFile
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.config import read_config
+from allrounder.vlm.config import read_config
 
 __all__ = ["write_model"]
 

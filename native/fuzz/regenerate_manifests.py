@@ -22,7 +22,7 @@ def small(plain: dict[str, Any]) -> dict[str, Any]:
     entry = plain["entries"][0] | {"pruning": plain["entries"][0]["pruning"] | pruning}
     graphs = set(entry["graphs"].values()) - {None}
     files = {path: record for path, record in plain["files"].items() if path in graphs}
-    model = plain["model"] | {"layers": 2, "image_tokens": 4}
+    model = plain["model"] | {"layers": 2}
     return plain | {"entries": [entry], "files": files, "model": model}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from allrounder.errors import InputInvalid
-from allrounder.vlm.llava.config import read_spec
+from allrounder.vlm.config import read_spec
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["KNOWN", "known_spec"]

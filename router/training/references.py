@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from allrounder.chat.messages import question
 from allrounder.chat.tokenization import ChatEncoder
+from allrounder.images.pixels import pixel_values, prepare_images
 from allrounder.layout import PromptLayout
 from allrounder.router.reading import Spoken, answer, read_common
 from allrounder.router.training.examples import Examples
@@ -111,11 +112,12 @@ class References:
     def _compute(self, indices: list[int]) -> _Image:
         """Computes all examples of one image: the tower and the rows that all prompts share run once."""
         device = self._vlm.model.device
-        image = Image.fromarray(self.examples[indices[0]].image)
-        pixels = self._vlm.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        image_embeds = self._pruned.image_embeds(pixels.to(device))
+        rgb, plan = np.asarray(self.examples[indices[0]].image, np.uint8), self._vlm.images
+        pixels = torch.from_numpy(pixel_values(plan, prepare_images(plan, [rgb]).tiles))
+        sizes = [(rgb.shape[0], rgb.shape[1])]
+        image_embeds = self._pruned.image_embeds(pixels, sizes)[None]
         asked = [question(self.examples.question(index)) for index in indices]
-        layouts = model_layouts(self._vlm, asked, self._encoder)
+        layouts = model_layouts(self._vlm, asked, self._encoder, [sizes] * len(asked))
         common = read_common(self._pruned, image_embeds, prompt_batch(layouts).to(device))
         said: dict[int, _Said] = {}
         for start in range(0, len(indices), TOGETHER):
@@ -128,7 +130,7 @@ class References:
 
     def _collate(self, indices: Sequence[int], images: list[_Image]) -> Batch:
         device = self._vlm.model.device
-        image_embeds = torch.stack([image.image_embeds for image in images]).to(device)
+        image_embeds = pad_sequence([image.image_embeds for image in images], batch_first=True).to(device)
         said = [image.said[index] for image, index in zip(images, indices, strict=True)]
         prompt = prompt_batch([one.layout for one in said]).to(device)
         tops = pad_sequence([one.spoken.log_probs for one in said], batch_first=True).to(device)

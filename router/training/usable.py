@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from allrounder.chat.messages import question
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import PromptsInvalid
+from allrounder.images.planning import Extent
 from allrounder.prompts import Check, Prompt, PromptSet, Unusable
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import model_layouts
@@ -28,21 +29,22 @@ def checks(vlm: LoadedModel, answer_tokens: int) -> Check:
         answer_tokens: What an answer may take of the model's positions.
     """
     encoder = ChatEncoder(vlm.tokenizer_json, vlm.chat)
-    free_tokens = vlm.spec.decoder.max_positions - vlm.spec.image_tokens - answer_tokens
-    known: dict[Path, str | None] = {}
+    known: dict[Path, Extent | str] = {}
 
     def check(prompt: Prompt) -> None:
-        (layout,) = model_layouts(vlm, [question(prompt.question)], encoder)
+        if prompt.image not in known:
+            known[prompt.image] = _size_or_trouble(prompt.image)
+        size = known[prompt.image]
+        if isinstance(size, str):
+            raise Unusable(f"not an image: {size}", "save it again as PNG or JPEG")
+        (layout,) = model_layouts(vlm, [question(prompt.question)], encoder, [[size]])
+        free_tokens = vlm.spec.decoder.max_positions - layout.image_tokens - answer_tokens
         if (length := layout.text_tokens) > free_tokens:
             raise Unusable(
                 f"the question with its template has {length} tokens; with the image and an answer of"
                 f" {answer_tokens} the model's context leaves {free_tokens}",
                 "shorten the question",
             )
-        if prompt.image not in known:
-            known[prompt.image] = _trouble(prompt.image)
-        if known[prompt.image] is not None:
-            raise Unusable(f"not an image: {known[prompt.image]}", "save it again as PNG or JPEG")
 
     return check
 
@@ -74,10 +76,11 @@ def held_out(prompts: PromptSet, one_in: int) -> tuple[PromptSet, PromptSet]:
     return teaching, validating
 
 
-def _trouble(path: Path) -> str | None:
+def _size_or_trouble(path: Path) -> Extent | str:
+    """Returns an image's height and width, or why it is none."""
     try:
         with Image.open(path) as image:
-            image.convert("RGB")
+            width, height = image.convert("RGB").size
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         return f"{path.name}: {error}"
-    return None
+    return height, width

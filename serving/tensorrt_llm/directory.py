@@ -39,7 +39,7 @@ def write_directory(checkpoint: Path | str, out: Path | str, sizes: Sizes | None
     limits = EngineLimits.of(sidecar, sizes or Sizes())
     described = json.loads((root / "config.json").read_bytes()).get("text_config") or {}
     if (most := described.get("max_position_embeddings")) is not None:
-        limits.check_positions(sidecar.model.image_tokens, most)  # dropped rows keep their positions
+        limits.check_positions(sidecar.model.images.tokens, most)  # dropped rows keep their positions
     files = serving_files(sidecar, limits, os.path.relpath(root, place))
     if place.exists():
         raise BundleError("the place is taken", where=place, remedy="give another directory (--out), or remove it")
@@ -64,7 +64,7 @@ def serving_files(sidecar: Sidecar, limits: EngineLimits, checkpoint: str) -> di
         "first": PYTORCH_PATH[0],
         "last": PYTORCH_PATH[1],
         "tokens": limits.tokens,
-        "image_tokens": sidecar.model.image_tokens,
+        "image_tokens": sidecar.model.images.tokens,
         "layers": sidecar.entry.pruning.layers,
         "all_layers": sidecar.model.layers,
         "ranks": limits.tensor_parallel,

@@ -35,8 +35,8 @@ class Positions(NamedTuple):
         """
         sidecar = read_sidecar(Path(checkpoint))
         ids, model = open_prompter(Path(checkpoint), sidecar).ids(question("?")), sidecar.model
-        kept = sidecar.entry.pruning.budget(model.image_tokens).tokens
-        return cls(ids.index(model.image_token_id), kept, model.image_tokens)
+        kept = sidecar.entry.pruning.budget(model.images.tokens).tokens
+        return cls(ids.index(model.image_token_id), kept, model.images.tokens)
 
     @property
     def dropped(self) -> int:

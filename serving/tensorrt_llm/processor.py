@@ -125,7 +125,7 @@ class _PrunedLlavaProcessor:
         layout = self._layout(inputs, sampling_params, images=len(images))
         if not images:
             return list(layout.input_ids), {}
-        return self._processed(self._reader.rows([image_of(images[0])], layout))
+        return self._processed(self._reader.rows(self._reader.prepare([image_of(images[0])]), layout))
 
     def attach_multimodal_embeddings(
         self, inputs: Any, multimodal_embedding: dict[str, Any], sampling_params: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from allrounder.errors import BundleCorrupt, InvalidBudget
+from allrounder.images.sense import check_image_plan
 from allrounder.manifest import Frozen, Manifest, Model
 from allrounder.pruning import PruningConfig
 
@@ -19,6 +20,7 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
     """
     if not manifest.entries:
         raise BundleCorrupt("the manifest has no entry", where=where, remedy="build the bundle again")
+    check_image_plan(manifest.model.images, where=where)
     keys = [entry.key for entry in manifest.entries]
     for entry in manifest.entries:
         place = f"{where}, entry {entry.label}"
@@ -26,7 +28,7 @@ def check_manifest(manifest: Manifest, *, where: object) -> None:
             raise BundleCorrupt("an entry is twice in the manifest", where=place)
         graphs = entry.graphs
         _check_pruning(entry.pruning, graphs.router, manifest.model, place)
-        paths = (graphs.preprocess, graphs.vision, graphs.router, graphs.decoder)
+        paths = (graphs.vision, graphs.router, graphs.decoder)
         _check_listed(paths, manifest.files, place)
 
 
@@ -38,9 +40,10 @@ def check_frozen(frozen: Frozen, *, where: object) -> None:
     """
     if not frozen.versions:
         raise BundleCorrupt("no version was frozen", where=where)
+    check_image_plan(frozen.model.images, where=where)
     keys = [version.pruning.key for version in frozen.versions]
     shared = frozen.graphs
-    _check_listed((shared.preprocess, shared.vision, shared.router), frozen.files, where)
+    _check_listed((shared.vision, shared.router), frozen.files, where)
     for version, key in zip(frozen.versions, keys, strict=True):
         place = f"{where}, version {version.pruning.version}"
         if keys.count(key) > 1:

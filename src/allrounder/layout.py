@@ -53,22 +53,22 @@ class PromptLayout(NamedTuple):
         return tuple(each for row, each in enumerate(self.input_ids) if row not in images)
 
 
-def sequential_layout(ids: Sequence[int], image_token_id: int, tokens_by_image: Sequence[int]) -> PromptLayout:
+def sequential_layout(ids: Sequence[int], image_token_id: int, images: Sequence[int | Sequence[int]]) -> PromptLayout:
     """Returns the layout of a prompt in which each image stands as one placeholder.
 
     Args:
         ids: The prompt's ids, one ``image_token_id`` per image.
         image_token_id: The placeholder's id.
-        tokens_by_image: How many image tokens each image gives, in order.
+        images: What stands in place of each placeholder, in order: that many image tokens, or ids.
 
     Raises:
         InputInvalid: More images than placeholders, or the reverse; or no text behind the last image.
     """
-    if (places := ids.count(image_token_id)) != len(tokens_by_image):
+    if (places := ids.count(image_token_id)) != len(images):
         raise InputInvalid(
             "images and their placeholders in the prompt do not match",
             where="messages",
-            got=f"{len(tokens_by_image)} images, {places} placeholders",
+            got=f"{len(images)} images, {places} placeholders",
             wanted="one placeholder per image",
             remedy="the model's chat template must write its image token once for each image part of a message",
         )
@@ -82,15 +82,17 @@ def sequential_layout(ids: Sequence[int], image_token_id: int, tokens_by_image: 
     input_ids: list[int] = []
     image_index: list[int] = []
     image_of: list[int] = []
+    blocks = enumerate(images)
     for each in ids:
         if each != image_token_id:
             input_ids.append(each)
             continue
-        image = image_of[-1] + 1 if image_of else 0
-        count = tokens_by_image[image]
-        image_index += range(len(input_ids), len(input_ids) + count)
-        image_of += [image] * count
-        input_ids += [each] * count
+        image, content = next(blocks)
+        block = [each] * content if isinstance(content, int) else content
+        rows = [len(input_ids) + place for place, inner in enumerate(block) if inner == each]
+        image_index += rows
+        image_of += [image] * len(rows)
+        input_ids += block
     positions = tuple(range(len(input_ids)))
     return PromptLayout(tuple(input_ids), tuple(image_index), tuple(image_of), (positions,), len(positions))
 

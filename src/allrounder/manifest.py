@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from allrounder.errors import BundleCorrupt, BundleFromFuture
 from allrounder.fingerprint import Machine
+from allrounder.images.plan import ImagePlan
 from allrounder.pruning import LayerPolicy, PruningConfig
 from allrounder.records import Count, Positive, Record
 
@@ -54,12 +55,11 @@ class Model(Record, frozen=True, kw_only=True):
     name: str
     digest: Sha256  # digest of the model's weights and config
     router: Sha256 | None
-    image_tokens: Positive  # of one image
+    images: ImagePlan
     image_token_id: Count  # the placeholder of an image in a prompt
     layers: Positive  # M
     hidden: Positive
     vocabulary: Positive
-    image_size: Positive  # pixels, square
     max_positions: Positive  # the longest sequence that the model takes
     stop_ids: tuple[Count, ...]  # any of them ends an answer
 
@@ -183,7 +183,6 @@ class Latency(Record, frozen=True, kw_only=True):
 class SharedGraphs(Record, frozen=True, kw_only=True):
     """Graphs that all versions of one precision use."""
 
-    preprocess: str
     vision: str
     router: str | None
 
@@ -191,7 +190,6 @@ class SharedGraphs(Record, frozen=True, kw_only=True):
 class EntryGraphs(Record, frozen=True, kw_only=True):
     """Paths of an entry's graphs, relative to the bundle."""
 
-    preprocess: str
     vision: str
     router: str | None
     decoder: str

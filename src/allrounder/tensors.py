@@ -15,7 +15,6 @@ __all__ = [
     "CACHE_KEY_OUT",
     "CACHE_VALUE",
     "CACHE_VALUE_OUT",
-    "IMAGE",
     "IMAGE_EMBEDS",
     "IMAGE_INDEX",
     "IMAGE_OF",
@@ -27,14 +26,17 @@ __all__ = [
     "LAYER_SCORES",
     "LOGITS",
     "LOGITS_TO_KEEP",
-    "PIXEL_VALUES",
     "POSITION_IDS",
     "SLOTS",
+    "TILES",
+    "TOKEN_ROWS",
     "TOKEN_SCORES",
+    "TOKEN_WEIGHTS",
 ]
 
-IMAGE = "image"  # uint8 [height, width, 3], RGB; input of preprocess
-PIXEL_VALUES = "pixel_values"  # float32 [B, 3, size, size]; output of preprocess (B = 1), input of vision
+TILES = "tiles"  # uint8 [tiles, size, size, 3], RGB; input of vision
+TOKEN_ROWS = "token_rows"  # int64 [N, 4]: rows of all tiles, newline last; input of vision with canvases
+TOKEN_WEIGHTS = "token_weights"  # float32 [N, 4]: their shares in each image token; input of vision with canvases
 IMAGE_EMBEDS = "image_embeds"  # engine precision [N, H]; output of vision, input of router and decoder
 INPUT_IDS = "input_ids"  # int64 [B, S]; input of router and decoder; any valid id where image tokens stand
 IMAGE_INDEX = "image_index"  # int64 [N], ascending: rows of the image tokens; input of router and decoder

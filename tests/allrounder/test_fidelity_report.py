@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+from image_plans import fixed_plan
 from prunings import pruning
 
 from allrounder.errors import BundleCorrupt, CalibrationError
@@ -92,7 +93,7 @@ def made_entry(policy="dynamic", pruned=None, **changes):
         "pruning": msgspec.structs.replace(kept, **pruned or {}),
         "backend": "onnxruntime",
         "precision": "fp32",
-        "graphs": EntryGraphs(preprocess="p", vision="v", router="r", decoder="d"),
+        "graphs": EntryGraphs(vision="v", router="r", decoder="d"),
         "fidelity": None,
         "latency": None,
     }
@@ -108,13 +109,12 @@ def made_model(**changes):
         "name": "another name",
         "digest": MODEL,
         "router": OTHER,
-        "image_tokens": 18,
+        "images": fixed_plan(18),
         "image_token_id": 3,
         "layers": 6,
         "max_positions": 64,
         "hidden": 8,
         "vocabulary": 32,
-        "image_size": 14,
         "stop_ids": (2,),
     }
     return Model(**facts | changes)

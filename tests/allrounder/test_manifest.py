@@ -256,8 +256,8 @@ def test_entries_that_contradict_their_manifest(golden, changes):
     [
         {"versions": ()},
         {"versions": "twice"},
-        {"graphs": SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/none.onnx", router=None)},
-        {"graphs": SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router=None)},
+        {"graphs": SharedGraphs(vision="graphs/none.onnx", router=None)},
+        {"graphs": SharedGraphs(vision="graphs/vision.onnx", router=None)},
     ],
     ids=["none", "twice", "unlisted", "no router"],
 )

@@ -28,7 +28,7 @@ def entry(version, policy="static", ttft=None, *, layers=6, prune_layer=2, preci
         ),
         backend="onnxruntime",
         precision=precision,
-        graphs=EntryGraphs(preprocess="p", vision="v", router="r", decoder="d"),
+        graphs=EntryGraphs(vision="v", router="r", decoder="d"),
         fidelity=None,
         latency=times and Latency(ttft_ms=times, tpot_ms=times, machine=MACHINE, workload=WORKLOAD),
     )

@@ -37,8 +37,18 @@ class TableEngine:
     def first(self, question):
         return sum(map(ord, question)) % VOCABULARY
 
-    def embed_image(self, rgb):
-        self.seen.append(int(rgb[0, 0, 0]))
+    def prepare(self, images):
+        return SimpleNamespace(planned=images)
+
+    def ids(self, messages):
+        return messages
+
+    def layout_of(self, messages, planned):
+        assert len(planned) == 1
+        return self.layout(messages)
+
+    def embed(self, images):
+        self.seen.append(int(images.planned[0][0, 0, 0]))
         return self.seen[-1]
 
     def route(self, layout, image_embeds):

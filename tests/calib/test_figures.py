@@ -33,7 +33,7 @@ def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=
 
 
 def entry(policy="static", kept=(0, 1, 3)):
-    graphs = EntryGraphs(preprocess="p", vision="v", router="r", decoder="d")
+    graphs = EntryGraphs(vision="v", router="r", decoder="d")
     return Entry(
         pruning=pruning((5, 3), 2, kept if policy == "static" else None, "par-lite"),
         backend="onnxruntime",

@@ -13,12 +13,11 @@ from allrounder.chat.messages import read_messages
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import InputInvalid
 from allrounder.layout import sequential_layout
+from allrounder.vlm.config import read_spec
 from allrounder.vlm.control_tokens import sealed_tokenizer
-from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.llava.random_model import TINY, random_config
-from allrounder.vlm.llava.random_text import IMAGE, build_tokenizer, write_processor
-from allrounder.vlm.llava.template import golden_prompts, read_chat
-from allrounder.vlm.model import load_processor
+from allrounder.vlm.random.model import TINY, random_config
+from allrounder.vlm.random.text import IMAGE, build_tokenizer, write_processor
+from allrounder.vlm.template import golden_prompts, read_chat
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 
@@ -53,7 +52,10 @@ def test_the_processors_of_our_own_models(shape, tmp_path):
     if shape != "demo":
         chat = "chatml" if config.text_config.model_type.startswith("qwen") else "vicuna"
         write_processor(tmp_path, config, chat=chat)
-    processor, rng = load_processor(DEMO if shape == "demo" else tmp_path), random.Random(shape)
+    processor, rng = (
+        LlavaProcessor.from_pretrained(DEMO if shape == "demo" else tmp_path, backend="pil"),
+        random.Random(shape),
+    )
     encoder, tokens = opened(processor), read_spec(config).image_tokens
     for _ in range(200 if shape in ("demo", "llama-mha", "qwen2-siglip") else 10):
         assert compared(processor, encoder, conversation(rng, strings=True), tokens)

@@ -14,7 +14,7 @@ from allrounder.chat.template import render
 from allrounder.chat.tokenization import ChatEncoder
 from allrounder.errors import InputInvalid
 from allrounder.manifest import ChatTemplate
-from allrounder.vlm.llava.random_text import BOS, IMAGE, SPECIAL, build_tokenizer, token_id
+from allrounder.vlm.random.text import BOS, IMAGE, SPECIAL, build_tokenizer, token_id
 
 CHATML = TEMPLATES["chatml"]
 PART = "{{ '<image>' if p.type == 'image' else p.text }}"

@@ -13,8 +13,8 @@ from PIL import Image
 from allrounder.commands.cli import run_command
 from allrounder.router.checkpoint import RECORD, WEIGHTS, load_router, read_record
 from allrounder.router.training.examples import FileExamples, SceneExamples
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import load_model
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 SHAPE = Shape(vision={"image_size": 56})
 

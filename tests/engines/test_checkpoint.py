@@ -126,7 +126,7 @@ def test_the_directory_holds_what_it_lists_and_its_sidecar_says_what_was_kept(fr
     assert sidecar.files == {path: file_record(place / path) for path in content(place) if path != SIDECAR}
     assert set(sidecar.files) == {
         *("config.json", "tokenizer.json", "LICENSE", "model.safetensors"),
-        *(f"{IMAGE_FOLDER}/{kind}.onnx" for kind in ("preprocess", "vision", "router")),
+        *(f"{IMAGE_FOLDER}/{kind}.onnx" for kind in ("vision", "router")),
         *(f"{IMAGE_FOLDER}/{name}" for name in ("weights.bin", TOKENIZER, GOLDEN)),
     }
     assert json.loads((place / "config.json").read_text())["text_config"]["num_hidden_layers"] == 6

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+from image_plans import fixed_plan
 from prunings import pruning
 
 from allrounder.engines.checkpoint.sidecar import SIDECAR, PrunedEntry, Sidecar, open_sidecar, read_sidecar
@@ -27,7 +28,7 @@ def root(tmp_path):
     """A checkpoint of four files without meaning."""
     root = tmp_path / "checkpoint"
     (root / "image").mkdir(parents=True)
-    for name in ("config.json", "image/preprocess.onnx", "image/vision.onnx", "image/router.onnx"):
+    for name in ("config.json", "image/vision.onnx", "image/router.onnx"):
         (root / name).write_text(name)
     sidecar = Sidecar(
         schema=SCHEMA,
@@ -36,12 +37,11 @@ def root(tmp_path):
             name="m",
             digest=DIGEST,
             router=DIGEST,
-            image_tokens=16,
+            images=fixed_plan(16),
             image_token_id=3,
             layers=8,
             hidden=4,
             vocabulary=32,
-            image_size=14,
             max_positions=64,
             stop_ids=(2,),
         ),
@@ -53,7 +53,7 @@ def root(tmp_path):
             precision="fp32",
             fidelity=None,
         ),
-        graphs=SharedGraphs(preprocess="image/preprocess.onnx", vision="image/vision.onnx", router="image/router.onnx"),
+        graphs=SharedGraphs(vision="image/vision.onnx", router="image/router.onnx"),
         files={str(path.relative_to(root)): file_record(path) for path in root.rglob("*") if path.is_file()},
     )
     (root / SIDECAR).write_bytes(encode(sidecar))

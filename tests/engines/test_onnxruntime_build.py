@@ -82,7 +82,7 @@ def test_progress_is_told_to_the_end(freeze, staging):
     ort_backend.build(freeze("par-lite"), staging, BuildOptions(progress=lambda *step: told.append(step)))
     loading = [step for step in told if step[0] == "loading graphs"]
     assert loading[0][1] == 0
-    assert loading[-1][1] == loading[-1][2] == 4
+    assert loading[-1][1] == loading[-1][2] == 3
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", ""])

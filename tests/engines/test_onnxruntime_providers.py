@@ -128,7 +128,7 @@ def test_a_graph_that_works_on_the_cpu_is_refused(bundle, name):
 
 
 def test_a_built_bundles_graphs_on_the_cpu_are_refused(tiny_bundle):
-    graphs = [path for path in sorted(tiny_bundle.glob("graphs/*.onnx")) if not path.name.startswith("preprocess")]
+    graphs = sorted(tiny_bundle.glob("graphs/*.onnx"))
     assert {path.name.partition("-")[0] for path in graphs} == {"vision", "router", "decoder"}
     for path in graphs:
         on_cpu = placed(path)
@@ -251,14 +251,6 @@ def test_tensorrt_is_another_machine_as_far_as_latency_goes(bundle, library):
     opened = open_bundle(bundle)
     files = {local_latency._cache_file(opened, ON_TENSORRT, (machine,)) for machine in machines}
     assert len(files) == 2
-
-
-def test_images_are_prepared_on_the_cpu(bundle, library):
-    Engine.open(open_bundle(bundle), fake_bundle.entry("full"), ON_TENSORRT)
-    first = {name: providers[0] for name, providers, _ in library.made}
-    assert first.pop("preprocess.onnx") == CPU
-    assert set(first.values()) == {TENSORRT}
-    assert len(first) == 3
 
 
 def test_dynamic_layers_are_not_for_tensorrt(bundle, library):

@@ -147,7 +147,6 @@ def test_entries_hold_plans_and_one_graph(here, frozen, tmp_path, version, flags
     assert entry.backend == "tensorrt"
     assert (entry.pruning.key, entry.pruning.kept_layers) == (("par-lite", 2, "static"), DECISION)
     graphs = entry.graphs
-    assert graphs.preprocess.endswith(".onnx")
     target = PlanTarget(tuple(map(int, version.split("."))), 90)
     for kind in ("vision", "router", "decoder"):
         path = getattr(graphs, kind)
@@ -170,7 +169,7 @@ def test_profiles_come_from_the_limits(here, frozen, tmp_path):
     asked = {}
     for network, config in stub.Builder.built:
         asked[network.model.graph.name] = [profile.shapes for profile in config.profiles]
-    ((low, usual, high),) = (each["pixel_values"] for each in asked["vision"])
+    ((low, usual, high),) = (each["tiles"] for each in asked["vision"])
     assert [each[0] for each in (low, usual, high)] == [1, 1, limits.images]
     (router,) = asked["router"]
     assert router["image_embeds"] == ((1, 32), (16, 32), (limits.image_tokens, 32))

@@ -110,13 +110,13 @@ def test_answers_are_those_of_onnx_runtime(both, decision):
         assert (second.token_ids, second.keep_indices) == (first.token_ids, first.keep_indices)
 
 
-def pixels_of(engine, images):
+def prepared(engine, images):
     rng = np.random.default_rng(images)
-    return [engine.preprocess(rng.integers(0, 256, (40, 52, 3), np.uint8)) for _ in range(images)]
+    return engine.prepare([rng.integers(0, 256, (40, 52, 3), np.uint8) for _ in range(images)])
 
 
 def started(engine, images=1, **options):
-    return engine.start(pixels_of(engine, images), engine.layout(question("what is it?", images)), **options)
+    return engine.start(prepared(engine, images), engine.layout(question("what is it?", images)), **options)
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
@@ -135,7 +135,7 @@ def test_logits_of_any_number_of_images_and_new_tokens_are_those_of_onnx_runtime
 def test_more_image_tokens_than_the_caches_hold_are_refused(both):
     """Caches from K on have room for what the version keeps of as many images as a request may have."""
     engine = Engine.open(both, entry_of(both, "tensorrt", DECISIONS[1]))
-    most, limits = both.manifest.model.image_tokens, both.manifest.limits
+    most, limits = both.manifest.model.images.tokens, both.manifest.limits
     assert len(started(engine, keep=EVERYTHING, free_slots=9).keep_indices) == most  # as many as of four images
     with pytest.raises(BackendError, match=r"not built for this size.*tokens_to_keep"):
         started(engine, limits.images, keep=EVERYTHING, free_slots=9)
@@ -148,11 +148,10 @@ def test_more_image_tokens_than_the_caches_hold_are_refused(both):
 @pytest.mark.parametrize("decision", DECISIONS[:2], ids=str)
 def test_bfloat16_stays_on_the_device_unseen(both, short, decision):
     """The bindings have no numpy type for it; caches are grown in place, and what is read is float32."""
-    pixels = np.random.default_rng(1).standard_normal((1, 3, 56, 56), np.float32)
     logits, scores = [], None
     for bundle in (both, short):
         engine = Engine.open(bundle, entry_of(bundle, "tensorrt", decision))
-        layout, image_embeds = engine.layout(question("what is it?")), engine.embed_pixels([pixels])
+        layout, image_embeds = engine.layout(question("what is it?")), engine.embed(prepared(engine, 1))
         scores = scores or engine.route(layout, image_embeds)
         state = engine.prefill(layout, image_embeds, scores, free_slots=9)
         assert state.logits.dtype == np.float32
@@ -249,7 +248,7 @@ def test_a_gpu_that_is_not_there(both):
 def test_sizes_and_types_that_a_plan_was_not_built_for(both):
     session = open_plan(plan_of(both, "router"))
     model, limits = both.manifest.model, both.manifest.limits
-    rows, tokens = limits.text_tokens + limits.image_tokens + 1, np.arange(model.image_tokens)
+    rows, tokens = limits.text_tokens + limits.image_tokens + 1, np.arange(model.images.tokens)
     feeds = {
         "input_ids": np.zeros((1, rows), np.int64),
         "image_embeds": np.zeros((len(tokens), model.hidden), np.float32),

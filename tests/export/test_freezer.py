@@ -21,9 +21,10 @@ from allrounder.model_files import MODEL_FOLDER, MODEL_RECORD, read_model
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.config import read_config
-from allrounder.vlm.llava.random_model import write_random_checkpoint
-from allrounder.vlm.llava.stock import load_processor
+from allrounder.vlm.config import read_config
+from allrounder.vlm.model import load_text
+from allrounder.vlm.processor import load_processor
+from allrounder.vlm.random.model import write_random_checkpoint
 
 SHAPE = "llama-gqa-tied"  # 16 image tokens, 5 layers
 LITE = pruning((4, 3))
@@ -70,8 +71,8 @@ def test_every_file_is_listed_and_hashed(frozen):
 
 def test_the_model_is_described(sources, frozen):
     model = frozen[1].model
-    assert (model.image_tokens, model.layers, model.hidden, model.vocabulary) == (16, 5, 32, 320)
-    assert (model.name, model.image_size, model.stop_ids) == ("model", 56, (1,))
+    assert (model.images.tokens, model.layers, model.hidden, model.vocabulary) == (16, 5, 32, 320)
+    assert (model.name, model.images.size, model.stop_ids) == ("model", 56, (1,))
     assert model.digest == Checkpoint(sources[0]).digest
     assert model.router is not None
 
@@ -108,7 +109,7 @@ def test_a_version_may_follow_and_the_same_one_replaces(sources, tmp_path):
 
 def test_golden_prompts_are_hugging_faces_own(sources, frozen):
     out, record = frozen
-    processor = load_processor(sources[0])
+    processor = load_processor(sources[0], "llava")
     prompts = decode_golden((out / GOLDEN).read_bytes())
     assert len(prompts) >= 10
     image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
@@ -192,7 +193,7 @@ def test_finishing_before_anything_is_written_is_refused(sources, tmp_path):
 
 def test_limits_fit_the_model(sources, tmp_path):
     spec = Checkpoint(sources[0]).spec
-    limits = default_limits(spec)
+    limits = default_limits(spec, load_text(sources[0], spec).images)
     assert limits.text_tokens + spec.image_tokens + limits.new_tokens <= spec.decoder.max_positions
     assert limits.image_tokens == limits.images * spec.image_tokens < spec.decoder.max_positions
     for wrong in ({"text_tokens": limits.text_tokens + 1000}, {"image_tokens": spec.decoder.max_positions}):

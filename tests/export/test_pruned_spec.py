@@ -20,7 +20,7 @@ from allrounder.export.weights.layout import lay_out, model_tensors
 from allrounder.router.selection import kept_layer_mask
 from allrounder.runtime.cache import layer_mask
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.random_model import write_random_checkpoint
+from allrounder.vlm.random.model import write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

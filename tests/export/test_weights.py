@@ -12,7 +12,7 @@ from allrounder.errors import BundleCorrupt, GraphInvalid
 from allrounder.export.weights.layout import ALIGNMENT, FOLDER, Needed, lay_out, link, model_tensors, write
 from allrounder.progress import silent
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
+from allrounder.vlm.random.model import TINY, write_random_checkpoint
 
 SOURCE = {
     "table": torch.arange(24, dtype=torch.bfloat16).reshape(6, 4),

@@ -17,7 +17,7 @@ from allrounder import build_engine
 @pytest.fixture
 def model(tmp_path) -> Callable[..., Path]:
     """Writes a tiny random model; ``edits`` maps a JSON file's name to what changes its content."""
-    from allrounder.vlm.llava.random_model import write_random_checkpoint
+    from allrounder.vlm.random.model import write_random_checkpoint
 
     def write(shape: Any = "llama-mha", name: str = "model", edits: dict[str, Edit] | None = None, **options) -> Path:
         directory = Path(write_random_checkpoint(tmp_path / name, shape, **options))

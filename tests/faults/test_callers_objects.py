@@ -10,7 +10,7 @@ from PIL import Image
 
 from allrounder import build_engine
 from allrounder.runtime import Runtime
-from allrounder.vlm.llava.random_model import write_random_checkpoint
+from allrounder.vlm.random.model import write_random_checkpoint
 
 OPTIONS = {"max_new_tokens": 12, "temperature": 6.0, "seed": 1}  # other pixels draw other tokens
 FRAMES = [np.random.default_rng(frame).integers(0, 256, (48, 64, 3), np.uint8) for frame in range(2)]

@@ -7,7 +7,7 @@ from doors import IMAGE, QUESTION, ours, stock
 
 from allrounder.errors import InputInvalid
 from allrounder.runtime import Runtime
-from allrounder.vlm.llava.random_text import token_id
+from allrounder.vlm.random.text import token_id
 
 TEXT = "USER: <image>\n{{ messages[0]['content'][1]['text'] }} "
 TURNS = (

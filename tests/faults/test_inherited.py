@@ -54,7 +54,7 @@ def refused(call):
 def bundle(request, tmp_path_factory):
     """A bundle of each backend."""
     from allrounder import build_engine
-    from allrounder.vlm.llava.random_model import write_random_checkpoint
+    from allrounder.vlm.random.model import write_random_checkpoint
 
     root = tmp_path_factory.mktemp("inherited")
     model = str(write_random_checkpoint(root / "model", "llama-mha"))
@@ -111,7 +111,7 @@ def use():
         refused(call)
     for call in (lambda: engine.prefill(layout, image_embeds, None, free_slots=1), lambda: engine.decode(state, [5])):
         refused(call)
-    refused(lambda: engine.start([engine_pixels], layout, free_slots=1))
+    refused(lambda: engine.start(prepared, layout, free_slots=1))
     calls = [lambda: ask(runtime), lambda: runtime.stream(Image, QUESTION), runtime.close, lambda: next(stream)]
     calls += [lambda: runtime.chat(question("why?", 0)), lambda: runtime.stream_chat(question("why?", 0))]
     for call in [*calls, stream.close]:
@@ -122,7 +122,7 @@ def use():
 bundle = open_bundle(BUNDLE)
 engine = Engine.open(bundle, bundle.manifest.entries[0])
 rgb = np.zeros((20, 20, 3), np.uint8)
-engine_pixels, messages = engine.preprocess(rgb), question(QUESTION)
+prepared, messages = engine.prepare([rgb]), question(QUESTION)
 image_embeds, layout = engine.embed_image(rgb), engine.layout(messages)
 state = engine.prefill(layout, image_embeds, None, free_slots=2)
 stream = runtime.stream(Image, QUESTION, max_new_tokens=4)

@@ -14,7 +14,7 @@ import vllm_names
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from allrounder.vlm.llava.random_model import TINY
+from allrounder.vlm.random.model import TINY
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 CHECKPOINT = ("--backend", "checkpoint", "--prune-layer", "0", "--layer-policy", "static")

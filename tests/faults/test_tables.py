@@ -5,7 +5,7 @@ import json
 import pytest
 from doors import QUESTION, like_stock, ours, stock
 
-from allrounder.vlm.llava.random_model import Shape
+from allrounder.vlm.random.model import Shape
 
 # The tokenizer of the tiny models has 276 ids; their tables have 320 rows.
 LAST = 275

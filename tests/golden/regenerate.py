@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from allrounder.fingerprint import Machine
+from allrounder.images.plan import Fixed, ImagePlan
 from allrounder.manifest import (
     SCHEMA,
     ChatLiterals,
@@ -47,12 +48,19 @@ _MODEL = Model(
     name='golden "model" \N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}',
     digest=hashlib.sha256(b"model").hexdigest(),
     router=hashlib.sha256(b"router").hexdigest(),
-    image_tokens=576,
+    images=ImagePlan(
+        size=336,
+        tokens=576,
+        filter="bicubic",
+        scale=1 / 255,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+        layout=Fixed(square=(122, 116, 104), shortest=336),
+    ),
     image_token_id=32000,
     layers=32,
     hidden=4096,
     vocabulary=32064,
-    image_size=336,
     max_positions=4096,
     stop_ids=(2, 32001),
 )
@@ -81,13 +89,13 @@ _CHAT = ChatTemplate(
     ),
 )
 _LIMITS = Limits(images=4, image_tokens=2304, text_tokens=512, new_tokens=256, batch=8)
-_SHARED = SharedGraphs(preprocess="graphs/preprocess.onnx", vision="graphs/vision.onnx", router="graphs/router.onnx")
+_SHARED = SharedGraphs(vision="graphs/vision.onnx", router="graphs/router.onnx")
 _NAMES = ("full", "par-lite", "t100-l20")
 
 
 def manifest() -> Manifest:
     """Returns the golden manifest."""
-    paths = [_SHARED.preprocess, _SHARED.vision, "graphs/router.onnx", "graphs/weights/model-fp32-0.bin"]
+    paths = [_SHARED.vision, "graphs/router.onnx", "graphs/weights/model-fp32-0.bin"]
     paths += [f"graphs/decoder-{name}.onnx" for name in _NAMES]
     return Manifest(
         schema=SCHEMA,
@@ -137,7 +145,6 @@ def frozen() -> Frozen:
         files={
             path: _record(path)
             for path in (
-                _SHARED.preprocess,
                 _SHARED.vision,
                 "graphs/router.onnx",
                 "graphs/decoder-par-lite.onnx",
@@ -153,7 +160,6 @@ def _entry(name: str, *, kept: tuple[int, ...] | None, keep: str, layers: int, f
         backend="onnxruntime",
         precision="fp32",
         graphs=EntryGraphs(
-            preprocess=_SHARED.preprocess,
             vision=_SHARED.vision,
             router=None if whole else _SHARED.router,
             decoder=f"graphs/decoder-{name}.onnx",

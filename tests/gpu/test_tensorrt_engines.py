@@ -46,12 +46,12 @@ def test_logits_of_any_number_of_images_are_those_of_onnx_runtime(tiny, tmp_path
         publish(staging)
     bundle = open_bundle(tmp_path / "bundle")
     for version, images in product(("full", "par-lite"), (0, 1, 2)):
-        pixels = list(np.random.default_rng(images).standard_normal((images, 1, 3, 56, 56), np.float32))
+        rgb = list(np.random.default_rng(images).integers(0, 256, (images, 56, 56, 3), np.uint8))
         results = []
         for name in ("onnxruntime", "tensorrt"):
             (entry,) = (e for e in bundle.manifest.entries if (e.backend, e.version) == (name, version))
             engine = Engine.open(bundle, entry)
-            layout, image_embeds = engine.layout(question("what is it?", images)), engine.embed_pixels(pixels)
+            layout, image_embeds = engine.layout(question("what is it?", images)), engine.embed(engine.prepare(rgb))
             # The same scores for both, so that near-ties do not decide.
             scores = results[0][0] if results else engine.route(layout, image_embeds)
             state = engine.prefill(layout, image_embeds, scores, free_slots=9)

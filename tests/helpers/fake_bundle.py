@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from image_plans import fixed_plan
 from onnx import TensorProto, helper, numpy_helper
 from prunings import pruning
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -100,17 +101,10 @@ class Graph:
         path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def preprocess(path):
-    g = Graph([(t.IMAGE, TensorProto.UINT8, ["h", "w", 3])], [(t.PIXEL_VALUES, _F32, [1, 3, SIZE, SIZE])])
-    chw = g.op("Unsqueeze", [g.op("Transpose", [g.op("Cast", [t.IMAGE], to=_F32)], perm=[2, 0, 1]), [0]])
-    small = g.op("Resize", [chw, "", "", [1, 3, SIZE, SIZE]], mode="linear")
-    g.op("Div", [small, 128.0], t.PIXEL_VALUES)
-    g.save(path)
-
-
 def vision(path):
-    g = Graph([(t.PIXEL_VALUES, _F32, ["B", 3, SIZE, SIZE])], [(t.IMAGE_EMBEDS, _F32, ["N", HIDDEN])])
-    g.op("MatMul", [g.op("Reshape", [t.PIXEL_VALUES, [-1, 12]]), "embed_image"], t.IMAGE_EMBEDS)
+    g = Graph([(t.TILES, TensorProto.UINT8, ["tiles", SIZE, SIZE, 3])], [(t.IMAGE_EMBEDS, _F32, ["N", HIDDEN])])
+    pixels = g.op("Div", [g.op("Cast", [g.op("Transpose", [t.TILES], perm=[0, 3, 1, 2])], to=_F32), 128.0])
+    g.op("MatMul", [g.op("Reshape", [pixels, [-1, 12]]), "embed_image"], t.IMAGE_EMBEDS)
     g.save(path)
 
 
@@ -216,7 +210,6 @@ def entry(version: str, **extra) -> Entry:
         backend=extra.get("backend", "onnxruntime"),
         precision="fp32",
         graphs=EntryGraphs(
-            preprocess="graphs/preprocess.onnx",
             vision="graphs/vision.onnx",
             router="graphs/router.onnx",
             decoder=f"graphs/{version}.decoder.onnx",
@@ -228,7 +221,6 @@ def entry(version: str, **extra) -> Entry:
 
 
 def write_graphs(folder: Path) -> None:
-    preprocess(folder / "graphs/preprocess.onnx")
     vision(folder / "graphs/vision.onnx")
     router(folder / "graphs/router.onnx")
     for version, layers in KEPT_LAYERS.items():
@@ -251,12 +243,11 @@ def write_manifest(folder: Path, entries, *, stop_ids=(STOP,), limits=LIMITS, te
             name="fake",
             digest="0" * 64,
             router="1" * 64,
-            image_tokens=IMAGE_EMBEDS,
+            images=fixed_plan(IMAGE_EMBEDS, SIZE),
             image_token_id=IMAGE,
             layers=LAYERS,
             hidden=HIDDEN,
             vocabulary=VOCABULARY,
-            image_size=SIZE,
             max_positions=MAX_POSITIONS,
             stop_ids=stop_ids,
         ),

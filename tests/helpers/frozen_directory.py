@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_plans import fixed_plan
 from onnx import TensorProto, helper
 from prunings import pruning
 
@@ -81,7 +82,6 @@ class FrozenBuilder:
         if router:
             (out / "graphs" / router_weights).write_bytes(np.arange(64, dtype=np.float32).tobytes())
         shared = SharedGraphs(
-            preprocess=self._write(out, "preprocess", 0.0, None),
             vision=self._write(out, "vision", 1.0, weights),
             router=self._write(out, "router", 2.0, router_weights) if router else None,
         )
@@ -94,12 +94,11 @@ class FrozenBuilder:
                     "name": "fake",
                     "digest": _digest(vlm),
                     "router": router and _digest(router),
-                    "image_tokens": TOKENS,
+                    "images": fixed_plan(TOKENS),
                     "image_token_id": 3,
                     "layers": LAYERS,
                     "hidden": 4,
                     "vocabulary": 32,
-                    "image_size": 14,
                     "max_positions": 256,
                     "stop_ids": (2,),
                     **model,

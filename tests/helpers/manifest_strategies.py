@@ -11,6 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from allrounder.fingerprint import Machine
+from allrounder.images.plan import FILTERS, Canvases, Fixed, ImagePlan, LongestEdge, NearestAspect
 from allrounder.manifest import (
     SCHEMA,
     ChatLiterals,
@@ -39,12 +40,36 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 _count, _positive = st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
 _number = st.floats(allow_nan=False, allow_infinity=False)
 _sha = st.binary(min_size=4, max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
+_byte, _three = st.integers(0, 255), st.tuples(_number, _number, _number)
+_color = st.none() | st.tuples(_byte, _byte, _byte)
+_layouts = st.one_of(
+    st.builds(Fixed, square=_color, shortest=st.none() | _positive),
+    st.builds(
+        Canvases,
+        canvases=st.lists(st.tuples(_positive, _positive), max_size=3).map(tuple),
+        most=st.none() | _positive,
+        several=_color,
+    ),
+    st.builds(NearestAspect, least=_positive, most=_positive, before=texts, after=texts),
+    st.builds(LongestEdge, edge=_positive, split=st.booleans(), around=texts, whole=texts),
+)
+_plans = st.builds(
+    ImagePlan,
+    size=_positive,
+    tokens=_positive,
+    filter=st.sampled_from(FILTERS),
+    scale=_number,
+    mean=_three,
+    std=_three,
+    layout=_layouts,
+)
 for _kind, _strategy in (
     (
         Model,
         {
             "digest": _sha,
             "router": st.none() | _sha,
+            "images": _plans,
             "image_token_id": _count,
             "stop_ids": st.lists(_count, max_size=3).map(tuple),
         },
@@ -111,7 +136,7 @@ _pruning = st.builds(
     layer_policy=st.sampled_from(LAYER_POLICIES),
     kept_layers=st.none() | st.lists(_count, max_size=4).map(tuple),
 )
-_graphs = st.builds(EntryGraphs, preprocess=texts, vision=texts, router=st.none() | texts, decoder=texts)
+_graphs = st.builds(EntryGraphs, vision=texts, router=st.none() | texts, decoder=texts)
 _precision = st.sampled_from(["fp32", "fp16", "bf16"])
 entries = st.builds(
     Entry,
@@ -141,6 +166,6 @@ frozens = st.builds(
     Frozen,
     **_common,
     precision=_precision,
-    graphs=st.builds(SharedGraphs, preprocess=texts, vision=texts, router=st.none() | texts),
+    graphs=st.builds(SharedGraphs, vision=texts, router=st.none() | texts),
     versions=st.lists(st.builds(FrozenVersion, pruning=_pruning, decoder=texts), max_size=2).map(tuple),
 )

@@ -218,10 +218,10 @@ def in_manifest() -> dict[str, Damage]:
         "stop ids beyond the vocabulary": lambda p: p["model"].update(stop_ids=[2**62]),
         "a small vocabulary": lambda p: p["model"].update(vocabulary=1),
         "a large vocabulary": lambda p: p["model"].update(vocabulary=2**40),
-        "more image tokens": lambda p: p["model"].update(image_tokens=17),
-        "many image tokens": lambda p: p["model"].update(image_tokens=2**62),
+        "more image tokens": lambda p: p["model"]["images"].update(tokens=17),
+        "many image tokens": lambda p: p["model"]["images"].update(tokens=2**62),
         "more layers": lambda p: p["model"].update(layers=9),
-        "an image of no size": lambda p: p["model"].update(image_size=2**62),
+        "an image of no size": lambda p: p["model"]["images"].update(size=2**62),
         "no limits to speak of": lambda p: p.update(limits=dict.fromkeys(p["limits"], 2**63 - 1)),
         "limits of one": lambda p: p["limits"].update(text_tokens=1, new_tokens=1, batch=1),
         "no positions": lambda p: p["model"].update(max_positions=1),
@@ -252,7 +252,7 @@ def _rename(bundle: Path, path: str) -> None:
 
 def in_graphs(bundle: Path) -> dict[str, Damage]:
     """Graphs that are none, cut, or in each other's place, and weights that are short; sealed."""
-    kinds = ("preprocess", "vision", "router", "decoder")
+    kinds = ("vision", "router", "decoder")
     damages: dict[str, Damage] = {}
     for kind in kinds:
         path = graph(bundle, kind)
@@ -277,7 +277,7 @@ def flipped_graphs(bundle: Path, count: int, seed: int) -> Iterator[tuple[str, D
     """Gives graphs with a few bytes of their structure changed; sealed."""
     draw = random.Random(seed)  # the same flips each time
     for number in range(count):
-        path = graph(bundle, draw.choice(("preprocess", "vision", "router", "decoder")))
+        path = graph(bundle, draw.choice(("vision", "router", "decoder")))
         data = bytearray((bundle / path).read_bytes())
         for _ in range(draw.choice((1, 1, 3, 20))):
             data[draw.randrange(len(data))] = draw.randrange(256)

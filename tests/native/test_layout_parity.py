@@ -23,16 +23,20 @@ def probe(program):
 
 
 @MANY
-@given(st.lists(st.sampled_from([5, 6, 9]), max_size=8), st.lists(st.integers(1, 4), max_size=4), st.booleans())
-def test_layouts(probe, ids, tokens, matches):
+@given(
+    st.lists(st.sampled_from([5, 6, 9]), max_size=8),
+    st.lists(st.lists(st.sampled_from([7, 9]), min_size=1, max_size=5).filter(lambda each: 9 in each), max_size=4),
+    st.booleans(),
+)
+def test_layouts(probe, ids, images, matches):
     if matches:
-        tokens = [*tokens, *[2] * 8][: ids.count(9)]
+        images = [*images, *[[9, 9]] * 8][: ids.count(9)]
 
     def made():
-        layout = sequential_layout(ids, 9, tokens)
+        layout = sequential_layout(ids, 9, images)
         return layout._asdict() | {"text_ids": layout.text_ids, "tokens_by_image": layout.tokens_by_image}
 
-    wanted, got = python(made), probe.ask("layout", ids=ids, image_token_id=9, tokens=tokens)
+    wanted, got = python(made), probe.ask("layout", ids=ids, image_token_id=9, images=images)
     if wanted[0] == "ok":
         assert got == ("ok", json.loads(json.dumps(wanted[1])))
     else:

@@ -59,11 +59,11 @@ def engines(place):
 
 def test_the_op_changes_no_bit(demo_bundle, asking, with_op):
     plain, native = engines(demo_bundle), engines(asking)
-    pixels = [plain[0].preprocess(np.asarray(example.image)) for example in examples(Split.TEST, 4)]
+    rgb = [np.asarray(example.image) for example in examples(Split.TEST, 4)]
     for images in (0, 1, 2):
         for one, other in zip(plain, native, strict=True):
             layout = one.layout(question("what is it?", images))
-            wanted, found = (e.start(pixels[:images], layout, free_slots=4) for e in (one, other))
+            wanted, found = (e.start(e.prepare(rgb[:images]), layout, free_slots=4) for e in (one, other))
             np.testing.assert_array_equal(found.logits, wanted.logits)
             assert (found.keep_indices, found.kept_layers) == (wanted.keep_indices, wanted.kept_layers)
             np.testing.assert_array_equal(other.decode(found, [7]), one.decode(wanted, [7]))

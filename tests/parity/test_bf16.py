@@ -24,6 +24,7 @@ from allrounder.engines.graphs.flat import flat
 from allrounder.export.freezer import FreezeOptions, Freezer
 from allrounder.export.verify.extract import all_nodes, run
 from allrounder.export.weights.widened import widened
+from allrounder.images.pixels import pixel_values, prepare_images
 from allrounder.layout import keep_counts
 from allrounder.router.selection import keep_indices
 from allrounder.runtime.engine import layout_feeds
@@ -65,10 +66,10 @@ def cases():
     """Questions by version, each with what the stock model says in both types."""
     exact, stock = (load_model(MODELS / "demo", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     generator, made = torch.Generator().manual_seed(0), {"full": [], "par-lite": []}
-    side = exact.spec.vision.image_size
     for example in examples(Split.TEST, QUESTIONS):
-        image = torch.from_numpy(np.asarray(example.image.resize((side, side)), np.float32)).permute(2, 0, 1)[None]
-        pixels, (layout,) = image / 127.5 - 1, model_layouts(exact, [question(example.question)])
+        tiles = prepare_images(exact.images, [np.asarray(example.image)]).tiles
+        pixels = torch.from_numpy(pixel_values(exact.images, tiles))
+        (layout,) = model_layouts(exact, [question(example.question)])
         prompt = prompt_batch([layout])
         scores = torch.randn(1, exact.spec.image_tokens, generator=generator)
         for name, keep, layers in (("full", EVERYTHING, tuple(range(24))), ("par-lite", QUARTER, KEPT)):
@@ -77,7 +78,7 @@ def cases():
             logits = [_scored(PrunedModel(vlm), pixels, prompt, decision) for vlm in (exact, stock)]
             feeds = {
                 **layout_feeds(layout),
-                tensors.PIXEL_VALUES: pixels.numpy(),
+                tensors.TILES: tiles,
                 tensors.TOKEN_SCORES: scores[0].numpy(),
                 tensors.KEEP_COUNTS: np.array(keep_counts(layout, keep)),
             }
@@ -87,7 +88,7 @@ def cases():
 
 @torch.no_grad()
 def _scored(pruned, pixels, prompt, decision):
-    return pruned.score(pruned.image_embeds(pixels), prompt, decision, ANSWER).float().numpy()[0]
+    return pruned.score(pruned.image_embeds(pixels)[None], prompt, decision, ANSWER).float().numpy()[0]
 
 
 def in_openvino(model, folder):

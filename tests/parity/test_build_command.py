@@ -304,7 +304,7 @@ def test_truncated_weights_are_refused(build, tiny, tmp_path):
 
 def test_a_router_of_another_model_is_refused(build, tiny, tmp_path):
     from allrounder.commands.pipeline.random_model import write_random_model
-    from allrounder.vlm.llava.random_model import Shape
+    from allrounder.vlm.random.model import Shape
 
     other = write_random_model(
         tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1
@@ -317,7 +317,7 @@ def test_a_router_of_another_model_is_refused(build, tiny, tmp_path):
 
 def test_a_bundle_of_another_model_is_left_alone(build, bundle_copy, tmp_path):
     from allrounder.commands.pipeline.random_model import write_random_model
-    from allrounder.vlm.llava.random_model import Shape
+    from allrounder.vlm.random.model import Shape
 
     other = write_random_model(
         tmp_path / "other", Shape(text={"num_hidden_layers": 8}, vision={"image_size": 56}), seed=1

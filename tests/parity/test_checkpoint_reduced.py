@@ -8,9 +8,7 @@ import functools
 import json
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,18 +26,18 @@ from allrounder.engines.bundle.staging import Staging
 from allrounder.engines.checkpoint.build import write_checkpoint
 from allrounder.engines.onnxruntime.build import build
 from allrounder.export.freezer import Freezer
+from allrounder.images.pixels import pixel_values, prepare_images
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
-from allrounder.runtime.engine import Engine, EngineOptions
-from allrounder.serving import kept_rows
+from allrounder.runtime.engine import Engine
 from allrounder.serving.kept_rows import RowReader
 from allrounder.versions import VERSIONS, keep_of, resolve
 from allrounder.vlm.keywords import CACHE
-from allrounder.vlm.llava.random_model import TINY, Shape, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import model_prompt
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
+from allrounder.vlm.random.model import TINY, Shape, write_random_checkpoint
 
 QUESTION = "naïve 日本 what is it?"
 IMAGE = Image.fromarray(np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8))
@@ -152,7 +150,7 @@ def removed(vlm, read, kept, pixels, new_tokens):
     """The same by the removing model."""
     pruned = PrunedModel(vlm)
     decision = PruningDecision(torch.tensor([read.keep]), kept, 0)
-    state = pruned.prefill(pruned.image_embeds(pixels), model_prompt(vlm, [QUESTION]), decision)
+    state = pruned.prefill(pruned.image_embeds(pixels)[None], model_prompt(vlm, [QUESTION]), decision)
     logits = [state.logits[0]]
     for _ in range(new_tokens):
         logits.append(pruned.decode(state, logits[-1].argmax().reshape(1, 1))[0, -1])
@@ -165,26 +163,13 @@ def assert_same(got, wanted):
     assert torch.equal(got.argmax(dim=-1), wanted.argmax(dim=-1))
 
 
-def pixels_of(made_model, reader):
-    """The pixel values that the checkpoint's own graph makes; the processor's are compared apart."""
-    session = reader._preprocess
-    return torch.from_numpy(session.run({"image": np.asarray(IMAGE)})["pixel_values"].numpy().copy())
+def pixels_of(vlm):
+    """The pixel values of the checkpoint's image plan; they are compared with the processor's apart."""
+    return torch.from_numpy(pixel_values(vlm.images, prepare_images(vlm.images, [np.asarray(IMAGE)]).tiles))
 
 
 CASES = [(shape, "older", 1) for shape in TINY] + [("mistral", "newer", 1), ("qwen2-siglip", "newer", 3)]
 CASES += [("llama-mha", "older", 2), ("llama-gqa-tied", "older", 3)]
-
-
-def test_images_are_prepared_on_the_cpu(made, monkeypatch):
-    opened = {}
-
-    def open_session(path, options):
-        opened[path.stem.partition("-")[0]] = options.device
-        return Mock(inputs=(), outputs=())  # unlike a namespace it can be referred to weakly, as sessions are
-
-    monkeypatch.setattr(kept_rows, "backend", lambda _name: SimpleNamespace(open_session=open_session))
-    RowReader(made("llama-mha", layout="older", shards=1).checkpoints["par-lite"], EngineOptions(device="cuda"))
-    assert opened == {"preprocess": "cpu", "vision": "cuda", "router": "cuda"}
 
 
 @pytest.mark.parametrize(("shape", "layout", "shards"), CASES)
@@ -196,11 +181,11 @@ def test_kept_rows_give_what_the_removing_model_and_the_frozen_graph_compute(mad
     kept = reader.sidecar.entry.pruning.budget(vlm.spec.image_tokens).tokens
     assert read.rows.shape == (kept, vlm.spec.decoder.hidden)
     got = served(model, read, NEW_TOKENS)
-    assert_same(got, removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm, reader), NEW_TOKENS))
+    assert_same(got, removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm), NEW_TOKENS))
     bundle = open_bundle(place / "bundle")
     engine = Engine.open(bundle, bundle.manifest.entries[0])
     layout = engine.layout(question(QUESTION))
-    state = engine.start([engine.preprocess(np.asarray(IMAGE))], layout, free_slots=NEW_TOKENS)
+    state = engine.start(engine.prepare([np.asarray(IMAGE)]), layout, free_slots=NEW_TOKENS)
     assert state.keep_indices == read.keep
     assert layout == read.layout
     logits = [torch.from_numpy(state.logits[0])]
@@ -219,7 +204,7 @@ def test_with_every_token_it_is_the_masked_model_without_those_layers(made, shap
     inputs = processor(text=text, images=IMAGE, return_tensors="pt")  # the template writes no begin token of its own
     with torch.no_grad():
         got = model(**inputs).logits[:, -1]
-    image_embeds = PrunedModel(vlm).image_embeds(inputs["pixel_values"])
+    image_embeds = PrunedModel(vlm).image_embeds(inputs["pixel_values"])[None]
     everything = torch.arange(vlm.spec.image_tokens)[None]
     decision = PruningDecision(everything, kept_layers_of(checkpoint), 0)
     assert_same(got, masked_logits(vlm, image_embeds, model_prompt(vlm, [QUESTION]), decision)[:, 0])
@@ -234,7 +219,7 @@ def test_every_version(made, version):
     assert (len(read.keep), len(kept)) == budget
     model = stock(checkpoints[version])
     assert len(model.model.language_model.layers) == budget.layers
-    assert_same(served(model, read, 2), removed(vlm, read, kept, pixels_of(vlm, reader), 2))
+    assert_same(served(model, read, 2), removed(vlm, read, kept, pixels_of(vlm), 2))
     assert (reader.sidecar.graphs.router is None) == (version == "full")
 
 
@@ -248,7 +233,7 @@ def test_layer_indexed_keys_of_the_config_follow_the_kept_layers(made):
     assert text["layer_types"] == ["full_attention", *["sliding_attention"] * 3]
     reader = RowReader(checkpoint)
     read = reader.read(IMAGE, QUESTION)
-    wanted = removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm, reader), 2)
+    wanted = removed(vlm, read, kept_layers_of(checkpoint), pixels_of(vlm), 2)
     assert_same(served(stock(checkpoint), read, 2), wanted)
 
 

@@ -13,6 +13,7 @@ import torch
 from allrounder import build_engine
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
+from allrounder.images.pixels import pixel_values, prepare_images
 from allrounder.runtime import Runtime
 from allrounder.versions import VERSIONS, resolve
 from allrounder.vlm.masked import masked_logits
@@ -54,8 +55,8 @@ def test_three_ways_one_answer(demo_bundle, vlm, questions, place, version, aske
     with Runtime.load(demo_bundle, version=version) as runtime:
         for example in chosen:
             answer = runtime.generate(example.image, example.question, max_new_tokens=NEW_TOKENS)
-            pixels = torch.from_numpy(_pixel_values(runtime, example.image))
-            image_embeds, prompt = pruned.image_embeds(pixels), model_prompt(vlm, [example.question])
+            pixels = torch.from_numpy(_pixel_values(vlm, example.image))
+            image_embeds, prompt = pruned.image_embeds(pixels)[None], model_prompt(vlm, [example.question])
             decision = PruningDecision(
                 torch.tensor([answer.keep_indices]), answer.kept_layers, runtime.entry.pruning.prune_layer
             )
@@ -77,5 +78,5 @@ def test_the_keep_indices_is_as_long_as_the_budget(demo_bundle, vlm, questions, 
     assert list(answer.keep_indices) == sorted(set(answer.keep_indices))
 
 
-def _pixel_values(runtime, image):
-    return runtime._door.engine().preprocess(np.asarray(image, dtype=np.uint8)).numpy()
+def _pixel_values(vlm, image):
+    return pixel_values(vlm.images, prepare_images(vlm.images, [np.asarray(image, np.uint8)]).tiles)

@@ -17,13 +17,14 @@ from allrounder.export.verify.prompts import prompt_feeds, random_layout
 from allrounder.export.vision import vision_graph
 from allrounder.export.weights.layout import ELEMENT_TYPES, FOLDER, lay_out, model_tensors, write
 from allrounder.export.weights.widened import widened
+from allrounder.images.pixels import pixel_values
 from allrounder.progress import silent
 from allrounder.router.model import MetaRouter
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import prompt_batch
 from allrounder.vlm.pruned import PrunedModel
+from allrounder.vlm.random.model import TINY, write_random_checkpoint
 
 # Of the reference's standard deviation; fp16 has eleven bits, bf16 eight.
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2, "bf16": 4e-1}
@@ -85,12 +86,13 @@ def difference(found, wanted):
 @pytest.mark.parametrize("shape", TINY)
 def test_vision_equals_the_stock_tower(vlms, shape, precision):
     vlm, directory = vlms(shape)
-    size = vlm.spec.vision.image_size
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    graph = vision_graph(vlm.spec, model_weights(directory, precision), ELEMENT_TYPES[precision])
-    (image_embeds,) = run(graph, directory, {"pixel_values": pixels.numpy()})
+    size = vlm.images.size
+    tiles = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    graph = vision_graph(vlm.spec, vlm.images, model_weights(directory, precision), ELEMENT_TYPES[precision])
+    (image_embeds,) = run(graph, directory, {"tiles": tiles})
     assert image_embeds.dtype == ROWS[precision]
-    assert difference(image_embeds, PrunedModel(vlm).image_embeds(pixels).flatten(0, 1)) <= TOLERANCE[precision]
+    pixels = torch.from_numpy(pixel_values(vlm.images, tiles))
+    assert difference(image_embeds, PrunedModel(vlm).image_embeds(pixels)) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

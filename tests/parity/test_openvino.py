@@ -58,15 +58,16 @@ def engines_of(bundle, decision):
     return [Engine.open(bundle, entry_of(bundle, name, *decision)) for name in ("onnxruntime", "openvino")]
 
 
-def pixels(count):
-    """Pixel values: of images a few pixels are rounded otherwise."""
-    return list(np.random.default_rng(count).standard_normal((count, 1, 3, 56, 56), np.float32))
+def prepared(engine, images):
+    """Random images of one tile's size."""
+    generator = np.random.default_rng(images)
+    return engine.prepare([generator.integers(0, 256, (56, 56, 3), np.uint8) for _ in range(images)])
 
 
 def answered(engine, images, keep=None, steps=8):
     """The decision, greedy tokens, and the logits [rows, V] of a prompt, three given tokens and an answer."""
     layout = engine.layout([{"role": "user", "content": CONTENTS[images]}])
-    state = engine.start(pixels(images), layout, keep=keep, free_slots=3 + steps)
+    state = engine.start(prepared(engine, images), layout, keep=keep, free_slots=3 + steps)
     logits = [state.logits, engine.decode(state, [3, 5, 7])[0]]
     tokens = []
     for _ in range(steps):
@@ -105,7 +106,7 @@ def test_sequences_of_unequal_length_decode_together_as_alone(both, decision):
     states = []
     for images in (0, 2, 1):
         layout = engine.layout([{"role": "user", "content": CONTENTS[images]}])
-        image_embeds = engine.embed_pixels(pixels(images))
+        image_embeds = engine.embed(prepared(engine, images))
         scores = engine.route(layout, image_embeds)
         states.append(engine.prefill(layout, image_embeds, scores, free_slots=3))
         engine.prefill(layout, image_embeds, scores, free_slots=3, pool=pool)
@@ -123,20 +124,6 @@ def demo(tmp_path_factory):
         command = ["--version", "par-lite", "--layer-policy", "dynamic", "--backend", name, "--out", str(out)]
         assert build_engine.main(command) == 0
     return open_bundle(out)
-
-
-@pytest.mark.parametrize("size", [(47, 90), (480, 640), (20, 31), (56, 56), (640, 97), (303, 29)], ids=str)
-def test_pixels_are_within_one_step_of_onnx_runtime(both, size):
-    """OpenVINO's own `Resize` was up to 146 of 255 off on such an image: it does not antialias."""
-    rgb = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
-    ours, theirs = (
-        Engine.open(both, entry_of(both, name, "full", "static", 0)).preprocess(rgb).numpy()
-        for name in ("onnxruntime", "openvino")
-    )
-    step = np.diff(np.unique(ours[0, 0].round(5))).min()  # one of 255, normalised
-    apart = np.abs(ours - theirs) / step
-    assert apart.max() < 1.5
-    assert (apart > 0.5).mean() < 0.002
 
 
 @pytest.mark.slow

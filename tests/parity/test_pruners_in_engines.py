@@ -8,6 +8,7 @@ import torch
 
 from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
+from allrounder.images.pixels import pixel_values
 from allrounder.router.decisions import cut, quota
 from allrounder.router.pruners import Setting, embed_pixels, pruner
 from allrounder.runtime.engine import Engine, EngineOptions, Scores
@@ -27,8 +28,8 @@ def test_an_engine_runs_the_decision_that_a_pruner_says(tiny, tiny_bundle, name)
     removing = PrunedModel(vlm)
     rgb = np.random.default_rng(5).integers(0, 256, (40, 52, 3), np.uint8)
 
-    pixels = torch.from_numpy(engine.preprocess(rgb).numpy().copy())
-    image_embeds, prompt = removing.image_embeds(pixels), model_prompt(vlm, [QUESTION])
+    pixels = torch.from_numpy(pixel_values(vlm.images, engine.prepare([rgb]).tiles))
+    image_embeds, prompt = removing.image_embeds(pixels)[None], model_prompt(vlm, [QUESTION])
     view = embed_pixels(vlm, image_embeds, prompt, ["0"])
     found = pruner(name, Setting(vlm, entry.pruning.prune_layer, 0, (view,)))(view)
     scores = Scores(*(part[0].numpy() for part in found))

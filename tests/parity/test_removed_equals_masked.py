@@ -20,11 +20,11 @@ from allrounder.layout import PromptLayout, keep_counts, sequential_layout
 from allrounder.router import selection
 from allrounder.versions import EVERYTHING, VERSIONS, Keep, keep_of, resolve
 from allrounder.vlm import pruned as pruned_module
-from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import PromptBatch, model_layouts, model_prompt, prompt_batch
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
+from allrounder.vlm.random.model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 STEPS = 20  # tokens decoded
@@ -82,10 +82,8 @@ def pixels(vlm: LoadedModel, images: int, seed: int = 0) -> torch.Tensor:
 def image_tokens(vlm: LoadedModel, prompt: PromptBatch, seed: int = 0) -> torch.Tensor:
     """The tokens [B, N, H] of images that all differ; zeros behind."""
     counts = [int(row.max()) + 1 if len(row) else 0 for row in prompt.image_of]
-    found = (
-        PrunedModel(vlm).image_embeds(pixels(vlm, max(sum(counts), 1), seed)).split([*counts, max(1 - sum(counts), 0)])
-    )
-    rows = [each.flatten(0, 1) for each in found[: len(counts)]]
+    whole = PrunedModel(vlm).image_embeds(pixels(vlm, max(sum(counts), 1), seed))
+    rows = whole[: sum(counts) * vlm.spec.image_tokens].split([count * vlm.spec.image_tokens for count in counts])
     size = prompt.image_of.shape[1]
     return torch.stack([torch.nn.functional.pad(row, (0, 0, 0, size - len(row))) for row in rows])
 

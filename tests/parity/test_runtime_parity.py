@@ -30,11 +30,11 @@ from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.runtime.engine import open_engines
 from allrounder.versions import EVERYTHING
-from allrounder.vlm.llava.random_model import TINY, write_random_checkpoint
 from allrounder.vlm.masked import masked_logits
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import prompt_batch
 from allrounder.vlm.pruned import PrunedModel, PruningDecision
+from allrounder.vlm.random.model import TINY, write_random_checkpoint
 
 TOLERANCE = 1e-4  # of the reference's standard deviation
 STEPS = 20
@@ -115,8 +115,7 @@ def made():
 def started(engine, messages, keep=None, free_slots=STEPS, change=lambda layout: layout):
     """Returns layout, image tokens and state of a request; ``change`` is what prefill gets of the layout."""
     layout = engine.layout(messages)
-    pixels = [engine.preprocess(IMAGES[image]) for image in range(len(layout.tokens_by_image))]
-    image_embeds = engine.embed_pixels(pixels)
+    image_embeds = engine.embed(engine.prepare(IMAGES[: len(layout.tokens_by_image)]))
     scores = engine.route(layout, image_embeds)
     state = engine.prefill(change(layout), image_embeds, scores, keep=keep, free_slots=free_slots)
     return layout, image_embeds, state

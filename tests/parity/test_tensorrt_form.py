@@ -44,9 +44,9 @@ def sizes(bundle, entry, kind):
 
 
 def graph_paths(entry):
-    """The graphs that become plans; images are prepared by ONNX Runtime."""
+    """The graphs that become plans."""
     paths = msgspec.structs.asdict(entry.graphs)
-    return {name: path for name, path in paths.items() if path and name != "preprocess"}
+    return {name: path for name, path in paths.items() if path}
 
 
 def forms(bundle, entry, make):
@@ -58,8 +58,9 @@ def forms(bundle, entry, make):
 def feeds_of(engine, images, keep):
     """What a prompt's decoder graph is given, but for caches."""
     layout = engine.layout(question("what is it?", images))
-    pixels = list(np.random.default_rng(images).standard_normal((images, 1, 3, 56, 56), np.float32))
-    scores = engine.route(layout, embeds := engine.embed_pixels(pixels))
+    generator = np.random.default_rng(images)
+    prepared = engine.prepare([generator.integers(0, 256, (56, 56, 3), np.uint8) for _ in range(images)])
+    scores = engine.route(layout, embeds := engine.embed(prepared))
     return {
         **layout_feeds(layout),
         "image_embeds": embeds.numpy(),
@@ -169,7 +170,7 @@ def test_every_extent_that_stays_open_has_its_range_in_every_profile(staged):
             assert (
                 opened
                 == {
-                    "vision": {"B"},
+                    "vision": {"tiles"},
                     "router": {"S", "N"},
                     "decoder": {"S", "N", "Q", *("IT" if entry.pruning.prunes else "")},
                 }[kind]

@@ -14,9 +14,9 @@ from allrounder.errors import RouterMismatch
 from allrounder.layout import sequential_layout
 from allrounder.router.checkpoint import RECORD, WEIGHTS, load_router, read_record, save_router, write_atomically
 from allrounder.router.model import MetaRouter
-from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.llava.random_model import random_config
+from allrounder.vlm.config import read_spec
 from allrounder.vlm.prompt import prompt_batch
+from allrounder.vlm.random.model import random_config
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 CONFIG = random_config("llama-mha")

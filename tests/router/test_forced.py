@@ -19,10 +19,10 @@ from allrounder.router.training.losses import Learner, Moment, batch_loss, gate_
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import Batch, References
 from allrounder.router.training.start import first_router
-from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import PromptBatch, prompt_batch
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
+from allrounder.vlm.random.model import write_random_checkpoint
 
 QUESTIONS = ["what is this?", "where is the very small red thing on the left?", "how many?"]
 
@@ -349,7 +349,7 @@ def test_an_image_is_seen_once_and_remembered_up_to_the_limit(vlm, monkeypatch):
     references = References(vlm, Album(), answer_tokens=5)
     seen = []
     real = PrunedModel.image_embeds
-    monkeypatch.setattr(PrunedModel, "image_embeds", lambda self, pixels: seen.append(1) or real(self, pixels))
+    monkeypatch.setattr(PrunedModel, "image_embeds", lambda self, *given: seen.append(1) or real(self, *given))
     references.batch([0, 2, 5])
     assert len(seen) == 1
     references.batch([2, 0])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from allrounder.commands.cli import run_command
 from allrounder.router.checkpoint import RECORD, WEIGHTS
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 STEPS = 12
 

@@ -19,8 +19,8 @@ from allrounder.router.training.memory import Means, estimate
 from allrounder.router.training.objective import TrainOptions
 from allrounder.router.training.references import TOGETHER
 from allrounder.router.training.train import RunOptions, _Trainer
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 ANSWER = 8
 SMALL = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 168})  # 144 image tokens

@@ -11,9 +11,9 @@ from torch import Tensor
 from allrounder.errors import InputInvalid
 from allrounder.layout import sequential_layout
 from allrounder.router.model import MetaRouter, copy_model_layers
-from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.llava.random_model import SHAPES, random_config
+from allrounder.vlm.config import read_spec
 from allrounder.vlm.prompt import PromptBatch, prompt_batch
+from allrounder.vlm.random.model import SHAPES, random_config
 from allrounder.vlm.spec import ModelSpec
 
 PREFIX, SUFFIX, IMAGE = 3, 6, 9

@@ -11,9 +11,9 @@ from allrounder.layout import sequential_layout
 from allrounder.router.pruners import LAYER_PRUNERS, TOKEN_PRUNERS, Setting, View, combined, embed_pixels, pruner
 from allrounder.router.pruners.plain import stride_order
 from allrounder.router.selection import keep_indices, kept_layer_mask, ranking
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
 from allrounder.vlm.prompt import model_prompt, prompt_batch
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 QUESTIONS = ("what is this?", "where is the very small red thing on the left?", "how many?")
 SHAPES = {

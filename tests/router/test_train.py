@@ -23,8 +23,8 @@ from allrounder.router.training.order import Hard, Walk
 from allrounder.router.training.references import References
 from allrounder.router.training.start import first_router, read_start
 from allrounder.router.training.train import RunOptions, train, weights_digest
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import LoadedModel, load_model
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 SHAPE = Shape(text={"num_hidden_layers": 6}, vision={"image_size": 84})  # 36 image tokens
 TINY = TrainOptions(

@@ -7,6 +7,7 @@ import fake_bundle
 import msgspec
 import numpy as np
 import pytest
+from image_plans import fixed_plan
 
 from allrounder.chat.messages import question
 from allrounder.engines.bundle.reader import open_bundle
@@ -30,7 +31,7 @@ def engines(bundle):
 
 def start(engine, text="what is it?", free_slots=8, images=1, keep=None):
     layout = engine.layout(question(text, images) if images else [{"role": "user", "content": text}])
-    image_embeds = engine.embed_pixels([engine.preprocess(rgb) for rgb in IMAGES[:images]])
+    image_embeds = engine.embed(engine.prepare(IMAGES[:images]))
     scores = engine.route(layout, image_embeds)
     return layout, image_embeds, scores, engine.prefill(layout, image_embeds, scores, keep=keep, free_slots=free_slots)
 
@@ -141,7 +142,7 @@ def test_an_image_matters_where_it_stands(engines, version):
     def logits(parts, order):
         content = [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
         layout = engine.layout([{"role": "user", "content": content}])
-        image_embeds = engine.embed_pixels([engine.preprocess(IMAGES[image]) for image in order])
+        image_embeds = engine.embed(engine.prepare([IMAGES[image] for image in order]))
         scores = engine.route(layout, image_embeds)
         return engine.prefill(layout, image_embeds, scores, free_slots=0).logits
 
@@ -256,10 +257,10 @@ def test_a_tokenizer_that_gives_other_ids_is_refused(tmp_path):
 
 def test_a_failing_graph_is_a_backend_error(engines):
     with pytest.raises(BackendError, match=r"vision\.onnx"):
-        engines["full"].embed_pixels([np.zeros((1, 3, 5, 5), np.float32)])
+        engines["full"].embed(engines["full"].prepare([RGB])._replace(tiles=np.zeros((1, 5, 5, 3), np.uint8)))
 
 
-KINDS = ("preprocess", "vision", "router", "decoder")
+KINDS = ("vision", "router", "decoder")
 
 
 @pytest.mark.parametrize(("kind", "other"), [*itertools.product(KINDS, (*KINDS, "full.decoder"))])
@@ -276,7 +277,7 @@ def test_a_graph_in_the_place_of_another_is_the_backends_error(bundle, kind, oth
 
 
 def test_a_manifest_that_counts_otherwise_is_the_backends_error(bundle):
-    for change in ({"vocabulary": 2**40}, {"image_tokens": 5}, {"layers": 7}):
+    for change in ({"vocabulary": 2**40}, {"images": fixed_plan(5, fake_bundle.SIZE)}, {"layers": 7}):
         model = msgspec.structs.replace(bundle.manifest.model, **change)
         lying = bundle._replace(manifest=msgspec.structs.replace(bundle.manifest, model=model))
         engine = Engine.open(lying, bundle.manifest.entries[1], EngineOptions(threads=1))

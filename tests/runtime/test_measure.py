@@ -40,8 +40,8 @@ def test_samples_have_a_row_per_round_and_a_column_per_further_token(engines):
 
 def test_engines_take_turns_and_the_warm_up_is_not_counted(engines, monkeypatch):
     turns = []
-    embed_image = Engine.preprocess
-    monkeypatch.setattr(Engine, "preprocess", lambda engine, rgb: turns.append(engine) or embed_image(engine, rgb))
+    prepare = Engine.prepare
+    monkeypatch.setattr(Engine, "prepare", lambda engine, rgb: turns.append(engine) or prepare(engine, rgb))
     sample_latency(engines, default_workload(engines[0], new_tokens=2), repeats=3)
     assert turns == list(engines) * 5
 

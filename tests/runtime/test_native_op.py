@@ -84,7 +84,6 @@ def test_only_graphs_that_gather_are_registered(asking, tmp_path, op_library, mo
     monkeypatch.setattr(onnxruntime_backend, "open_session", open_session)
     answer(asking, "t2-l2")
     assert dict(opened) == {
-        "preprocess.onnx": False,
         "vision.onnx": False,
         "router.onnx": False,
         "t2-l2.decoder.onnx": True,

@@ -10,7 +10,7 @@ from allrounder.errors import BundleCorrupt, InputInvalid
 from allrounder.golden import GOLDEN_TIME, GoldenPrompt, encode_golden
 from allrounder.manifest import ChatTemplate
 from allrounder.runtime.prompt import Prompter
-from allrounder.vlm.llava.random_text import IMAGE, build_tokenizer
+from allrounder.vlm.random.text import IMAGE, build_tokenizer
 
 TOKENIZER = build_tokenizer("vicuna").backend_tokenizer.to_str()
 CHAT = ChatTemplate(

@@ -18,8 +18,8 @@ from allrounder.export.freezer import Freezer
 from allrounder.router.checkpoint import save_router
 from allrounder.router.model import MetaRouter
 from allrounder.versions import keep_of, resolve
-from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import load_model
+from allrounder.vlm.random.model import write_random_checkpoint
 
 
 class Made(NamedTuple):

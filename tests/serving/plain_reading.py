@@ -98,4 +98,4 @@ def stock_answer(checkpoint, image, question, new_tokens, *, kept=False):
 
 def kept_of(sidecar):
     """T of one image."""
-    return sidecar.entry.pruning.budget(sidecar.model.image_tokens).tokens
+    return sidecar.entry.pruning.budget(sidecar.model.images.tokens).tokens

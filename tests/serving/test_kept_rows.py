@@ -40,10 +40,11 @@ def test_several_images_in_one_prompt(pruned, image):
     """Each image keeps its own share; the rows of all come in the order of their places."""
     reader = RowReader(pruned().checkpoint)
     content = [{"type": "image"}, {"type": "text", "text": "and"}, {"type": "image"}, {"type": "text", "text": "?"}]
-    read = reader.rows([image, image.rotate(90)], reader.layout([{"role": "user", "content": content}]))
+    images = reader.prepare([image, image.rotate(90)])
+    read = reader.rows(images, reader.layout([{"role": "user", "content": content}]))
     assert [sum(each < 16 for each in read.keep), len(read.keep), len(read.rows)] == [4, 8, 8]
-    assert len(reader.rows([], reader.layout([{"role": "user", "content": "hello"}])).rows) == 0
-    first = reader.rows([image], reader.layout([{"role": "user", "content": [content[0], content[3]]}]))
+    assert len(reader.rows(reader.prepare([]), reader.layout([{"role": "user", "content": "hello"}])).rows) == 0
+    first = reader.rows(reader.prepare([image]), reader.layout([{"role": "user", "content": [content[0], content[3]]}]))
     both = sorted(set(first.keep) & set(read.keep))
     for token in both:
         np.testing.assert_array_equal(first.rows[first.keep.index(token)], read.rows[read.keep.index(token)])

@@ -88,6 +88,7 @@ class Engine:
             TensorProto.FLOAT16: self.stub.DataType.HALF,
             TensorProto.BFLOAT16: self.stub.DataType.BF16,
             TensorProto.INT64: self.stub.DataType.INT64,
+            TensorProto.UINT8: self.stub.DataType.UINT8,
         }[kind]
 
     def get_tensor_profile_shape(self, name, profile_index):
@@ -141,7 +142,12 @@ class Context:
         """The shape of an output whose extents are computed from those of inputs."""
         engine = self._engine
         kinds = {each.name: each.type for each in engine.session.get_inputs()}
-        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+        types = {
+            "tensor(float)": np.float32,
+            "tensor(float16)": np.float16,
+            "tensor(int64)": np.int64,
+            "tensor(uint8)": np.uint8,
+        }
         feeds = {each: np.zeros(shape, types[kinds[each]]) for each, shape in self._shapes.items()}
         return engine.session.run([name], feeds)[0].shape
 
@@ -188,6 +194,7 @@ class Context:
 class DataType(enum.Enum):
     FLOAT = 0
     HALF = 1
+    UINT8 = 5
     BF16 = 7
     INT64 = 8
 
@@ -199,7 +206,12 @@ class TensorIOMode(enum.Enum):
 
 
 def nptype(trt_type):
-    mapping = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}
+    mapping = {
+        DataType.FLOAT: np.float32,
+        DataType.HALF: np.float16,
+        DataType.INT64: np.int64,
+        DataType.UINT8: np.uint8,
+    }
     if trt_type in mapping:
         return mapping[trt_type]
     raise TypeError("Could not resolve TensorRT datatype to an equivalent numpy datatype.")  # of bfloat16, for one

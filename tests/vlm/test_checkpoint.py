@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.names import canonical_name
-from allrounder.vlm.llava.random_model import TINY, Shape, write_random_checkpoint
+from allrounder.vlm.parts.names import canonical_name
+from allrounder.vlm.random.model import TINY, Shape, write_random_checkpoint
 
 
 @pytest.fixture(scope="module")

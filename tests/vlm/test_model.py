@@ -10,15 +10,15 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlavaProcessor
 
 from allrounder.errors import AllRounderError, ModelUnreadable, ModelUnsupported
 from allrounder.vlm import model as module
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.generation import stop_ids
-from allrounder.vlm.llava.random_model import Shape, write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt
+from allrounder.vlm.random.model import Shape, write_random_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,10 @@ def test_ids_with_the_image_expanded_are_those_of_the_stock_processor(stored):
     vlm = load_model(stored)
     question = "what is it?"
     content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = vlm.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    stock = vlm.processor(images=Image.new("RGB", (40, 60)), text=text, return_tensors="pt")["input_ids"]
+    processor = LlavaProcessor.from_pretrained(stored, backend="pil")
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    stock = processor(images=Image.new("RGB", (40, 60)), text=text, return_tensors="pt")["input_ids"]
+    assert text == vlm.processor.apply_chat_template([{"role": "user", "content": content}])
     assert torch.equal(model_prompt(vlm, [question]).input_ids, stock)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from allrounder.errors import InputInvalid, InvalidBudget, PromptTooLong
-from allrounder.vlm.llava.random_model import write_random_checkpoint
 from allrounder.vlm.model import load_model
 from allrounder.vlm.prompt import model_prompt, model_prompts
 from allrounder.vlm.pruned import PrunedModel, PruningDecision, full_decision
+from allrounder.vlm.random.model import write_random_checkpoint
 
 DEPTH, TOKENS = 5, 4
 

@@ -11,8 +11,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from allrounder.errors import ModelUnreadable, ModelUnsupported
-from allrounder.vlm.llava.config import read_config, read_spec
-from allrounder.vlm.llava.random_model import SHAPES, TINY, Shape, random_config
+from allrounder.vlm.config import read_config, read_spec
+from allrounder.vlm.random.model import SHAPES, TINY, Shape, random_config
 
 
 def spec_of(**shape):
@@ -246,7 +246,7 @@ def test_a_directory_gives_the_same_spec(tmp_path):
     ("changes", "key"),
     [
         ({"model_type": "llama"}, "model_type"),
-        ({"model_type": "llava_next"}, "model_type"),
+        ({"model_type": "vipllava"}, "model_type"),
         ({"model_type": "made_up"}, "model_type"),
         ({"text_config__model_type": "made_up"}, "text_config.model_type"),
         ({"vision_config__model_type": "made_up"}, "vision_config.model_type"),

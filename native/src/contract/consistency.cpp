@@ -65,7 +65,7 @@ void check_router(const Entry& entry, const Model& model, const std::string& pla
 }
 
 void check_listed(const EntryGraphs& graphs, const std::map<std::string, int64_t>& files, const std::string& place) {
-  std::vector<std::string> paths = {graphs.preprocess, graphs.vision, graphs.decoder};
+  std::vector<std::string> paths = {graphs.vision, graphs.decoder};
   if (graphs.router) paths.push_back(*graphs.router);
   for (const std::string& path : paths) {
     if (files.count(path) == 0) refuse("a graph is not among the listed files", {place, quoted(path), "", ""});
@@ -76,6 +76,7 @@ void check_listed(const EntryGraphs& graphs, const std::map<std::string, int64_t
 
 void check_manifest(const Manifest& manifest, const std::string& where) {
   if (manifest.entries.empty()) refuse("the manifest has no entry", {where, "", "", "build the bundle again"});
+  images::check_image_plan(manifest.model.images, where);
   std::map<Entry::Key, int> count;
   for (const Entry& entry : manifest.entries) ++count[entry.key()];
   for (const Entry& entry : manifest.entries) {

@@ -67,22 +67,24 @@ std::vector<int64_t> PromptLayout::text_ids() const {
 }
 
 PromptLayout sequential_layout(const std::vector<int64_t>& ids, int64_t image_token_id,
-                               const std::vector<int64_t>& tokens_by_image) {
-  check_placeholders(ids, image_token_id, tokens_by_image.size());
+                               const std::vector<std::vector<int64_t>>& images) {
+  check_placeholders(ids, image_token_id, images.size());
   PromptLayout layout;
-  layout.tokens_by_image = tokens_by_image;
-  int64_t image = 0;
   for (const int64_t id : ids) {
     if (id != image_token_id) {
       layout.input_ids.push_back(id);
       continue;
     }
-    for (int64_t token = 0; token < tokens_by_image[static_cast<std::size_t>(image)]; ++token) {
-      layout.image_index.push_back(layout.rows());
-      layout.image_of.push_back(image);
-      layout.input_ids.push_back(id);
+    const auto image = static_cast<int64_t>(layout.tokens_by_image.size());
+    const std::vector<int64_t>& block = images[layout.tokens_by_image.size()];
+    for (const int64_t inner : block) {
+      if (inner == image_token_id) {
+        layout.image_index.push_back(layout.rows());
+        layout.image_of.push_back(image);
+      }
+      layout.input_ids.push_back(inner);
     }
-    ++image;
+    layout.tokens_by_image.push_back(std::count(block.begin(), block.end(), image_token_id));
   }
   layout.next_position = layout.rows();
   layout.position_ids.emplace_back(layout.input_ids.size());

@@ -23,10 +23,11 @@ struct PromptLayout {
   std::vector<int64_t> text_ids() const;  // those that are no placeholders, in order
 };
 
-// Returns the layout of a prompt whose positions count 0, 1, 2, ... `ids` has one placeholder per image. Throws
-// AR_INPUT_INVALID: another number of images than placeholders, or no text behind the last image.
+// Returns the layout of a prompt whose positions count 0, 1, 2, ... `ids` has one placeholder per image, and `images`
+// what stands in the place of each: ids, the placeholder's for each image token. Throws AR_INPUT_INVALID: another number
+// of images than placeholders, or no text behind the last image.
 PromptLayout sequential_layout(const std::vector<int64_t>& ids, int64_t image_token_id,
-                               const std::vector<int64_t>& tokens_by_image);
+                               const std::vector<std::vector<int64_t>>& images);
 
 // Returns T_i, how many tokens of each image are kept.
 std::vector<int64_t> keep_counts(const PromptLayout& layout, const Keep& keep);

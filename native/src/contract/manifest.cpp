@@ -55,12 +55,12 @@ constexpr auto read_model = record<Model>([](JsonFields& fields, Model& model) {
   fields.check({"name"}, read_text);
   fields.check({"digest"}, read_sha256);
   fields.need("router", model.router, nullable(read_sha256));
-  fields.need("image_tokens", model.image_tokens, read_positive);
+  fields.need("images", model.images, images::read_image_plan);
   fields.need("image_token_id", model.image_token_id, read_count);
   fields.need("layers", model.layers, read_positive);
   fields.need("vocabulary", model.vocabulary, read_positive);
   fields.need("max_positions", model.max_positions, read_positive);
-  fields.check({"hidden", "image_size"}, read_positive);
+  fields.check({"hidden"}, read_positive);
   fields.need("stop_ids", model.stop_ids, list(read_count));
 });
 
@@ -147,7 +147,6 @@ constexpr auto read_latency = record<Latency>([](JsonFields& fields, Latency& la
 });
 
 constexpr auto read_graphs = record<EntryGraphs>([](JsonFields& fields, EntryGraphs& graphs) {
-  fields.need("preprocess", graphs.preprocess, read_text);
   fields.need("vision", graphs.vision, read_text);
   fields.need("router", graphs.router, nullable(read_text));
   fields.need("decoder", graphs.decoder, read_text);

@@ -14,6 +14,8 @@
 #include <tuple>
 #include <vector>
 
+#include "contract/image_plan.hpp"
+
 namespace ar {
 
 inline constexpr int64_t kSchema = 3;  // the only one; a newer one is from the future
@@ -31,7 +33,7 @@ struct Machine {  // a machine as far as latency depends on it
 
 struct Model {
   std::optional<std::string> router;  // sha256
-  int64_t image_tokens = 0;           // of one image
+  images::ImagePlan images;
   int64_t image_token_id = 0;         // the placeholder of an image in a prompt
   int64_t layers = 0;                 // M
   int64_t vocabulary = 0;
@@ -85,7 +87,7 @@ struct Latency {
 };
 
 struct EntryGraphs {  // paths relative to the bundle
-  std::string preprocess, vision;
+  std::string vision;
   std::optional<std::string> router;
   std::string decoder;
 };

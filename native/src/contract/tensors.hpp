@@ -8,8 +8,9 @@
 
 namespace ar::tensors {
 
-inline constexpr const char* kImage = "image";                    // uint8 [height, width, 3]
-inline constexpr const char* kPixelValues = "pixel_values";       // float32 [B, 3, size, size]
+inline constexpr const char* kTiles = "tiles";                    // uint8 [tiles, size, size, 3]
+inline constexpr const char* kTokenRows = "token_rows";           // int64 [N, 4]
+inline constexpr const char* kTokenWeights = "token_weights";     // float32 [N, 4]
 inline constexpr const char* kImageEmbeds = "image_embeds";       // engine precision [N, H]
 inline constexpr const char* kInputIds = "input_ids";             // int64 [B, S]
 inline constexpr const char* kImageIndex = "image_index";         // int64 [N]

@@ -9,6 +9,8 @@
 #include "contract/error.hpp"
 #include "contract/files.hpp"
 #include "contract/tensors.hpp"
+#include "images/pixels.hpp"
+#include "images/sources.hpp"
 
 namespace ar {
 namespace {
@@ -16,7 +18,7 @@ namespace {
 namespace t = tensors;
 
 constexpr const char *kTokenizer = "tokenizer/tokenizer.json", *kGolden = "tokenizer/golden.jsonl";
-const std::vector<std::string> kReadHere = {t::kPixelValues, t::kTokenScores, t::kLayerScores};
+const std::vector<std::string> kReadHere = {t::kTokenScores, t::kLayerScores};
 
 std::string shown(const Shape& shape) {
   std::string text;
@@ -171,19 +173,44 @@ void Engine::check(const std::vector<int64_t>& ids) const {
               {"ids", std::to_string(*strange), "0 to " + std::to_string(model().vocabulary - 1), ""});
 }
 
-PromptLayout Engine::layout(const std::vector<int64_t>& ids, std::size_t images) const {
-  const int64_t placeholder = model().image_token_id, each = model().image_tokens;
-  const auto count = static_cast<int64_t>(images);
-  refuse_beyond(count, "images", limits().images, "--max-images");
-  // Before they are multiplied, let alone laid out: a manifest may say anything.
-  const bool vast = count > 0 && each > limits().image_tokens / count;
-  if (vast) refuse_beyond(each, "image tokens for each image", limits().image_tokens / count, "--max-images");
-  refuse_beyond(size(ids) - count, "text tokens, the template's included", limits().text_tokens, "--max-text-tokens");
-  if (count > 0 && each > model().max_positions) {
-    throw Error(AR_PROMPT_TOO_LONG, "an image is longer than the model's longest sequence",
-                {"images", std::to_string(each) + " tokens", "up to " + std::to_string(model().max_positions), ""});
+void Engine::check_images(std::size_t images) const {
+  refuse_beyond(static_cast<int64_t>(images), "images", limits().images, "--max-images");
+}
+
+PreparedImages Engine::prepare(const std::vector<Image>& images) const {
+  const images::ImagePlan& plan = model().images;
+  std::vector<images::Extent> sizes;
+  std::vector<Rgb> dense;
+  for (const Image& image : images) {
+    dense.emplace_back(image);
+    sizes.push_back({image.height, image.width});
   }
-  return sequential_layout(ids, placeholder, std::vector<int64_t>(images, each));
+  PreparedImages prepared{images::plan_images(plan, sizes), {}};
+  for (std::size_t index = 0; index < images.size(); ++index) {
+    const images::Rgb8View view{sizes[index], dense[index].bytes()};
+    const std::vector<uint8_t> tiles = images::cut_tiles(plan, prepared.planned[index], view);
+    prepared.tiles.insert(prepared.tiles.end(), tiles.begin(), tiles.end());
+  }
+  return prepared;
+}
+
+PromptLayout Engine::layout(const std::vector<int64_t>& ids, const std::vector<images::PlannedImage>& images) const {
+  int64_t tokens = 0;
+  for (const images::PlannedImage& image : images) tokens += image.tokens();
+  refuse_beyond(tokens, "image tokens", limits().image_tokens, "--max-images");  // before there is a row for each
+  std::vector<std::vector<int64_t>> blocks;
+  for (const images::PlannedImage& image : images) blocks.push_back(image_ids(image.content));
+  PromptLayout layout = sequential_layout(ids, model().image_token_id, blocks);
+  refuse_beyond(layout.text_tokens(), "text tokens, the template's included", limits().text_tokens,
+                "--max-text-tokens");
+  return layout;
+}
+
+// Returns the ids in the place of an image's placeholder; a tokenizer is needed for text alone.
+std::vector<int64_t> Engine::image_ids(const images::Content& content) const {
+  const auto* count = content.size() == 1 ? std::get_if<int64_t>(&content.front()) : nullptr;
+  if (count != nullptr) return std::vector<int64_t>(static_cast<std::size_t>(*count), model().image_token_id);
+  return prompter_of(facts_).image_ids(content, model().image_token_id);
 }
 
 void Engine::check(const Task& task) const {
@@ -206,30 +233,22 @@ void Engine::check(const Task& task) const {
   }
 }
 
-TensorPtr Engine::preprocess(const Array& rgb) const {
-  return output(sessions_.preprocess->run({{t::kImage, rgb}}, kReadHere), t::kPixelValues, {1, 3, -1, -1});
-}
-
-TensorPtr Engine::embed_pixels(const std::vector<TensorPtr>& pixel_values) const {
-  if (pixel_values.empty()) return sessions_.decoder->zeros(t::kImageEmbeds, {0, -1});
-  Feed feed = pixel_values.front();
-  std::vector<unsigned char> joined;
-  if (pixel_values.size() > 1) {
-    const Shape alone = pixel_values.front()->shape();
-    for (const TensorPtr& each : pixel_values) {
-      if (each->shape() != alone || each->kind() != pixel_values.front()->kind()) {
-        throw Error(AR_BACKEND_ERROR, "the preprocess graph gives images of several sizes",
-                    {t::kPixelValues, shown(each->shape()), shown(alone), ""});
-      }
-      const auto* first = static_cast<const unsigned char*>(each->data());
-      joined.insert(joined.end(), first, first + each->bytes());
-    }
-    Shape shape = alone;
-    shape.front() = size(pixel_values);
-    feed = Array{pixel_values.front()->kind(), shape, joined.data()};
+TensorPtr Engine::embed(const PreparedImages& images) const {
+  if (images.planned.empty()) return sessions_.decoder->zeros(t::kImageEmbeds, {0, -1});
+  const images::ImagePlan& plan = model().images;
+  int64_t tiles = 0, tokens = 0;
+  for (const images::PlannedImage& image : images.planned) {
+    tiles += image.tiles();
+    tokens += image.tokens();
   }
-  const int64_t tokens = model().image_tokens * size(pixel_values);
-  return output(sessions_.vision->run({{t::kPixelValues, feed}}, kReadHere), t::kImageEmbeds, {tokens, -1});
+  Feeds feeds = {{t::kTiles, Array{Kind::kUint8, {tiles, plan.size, plan.size, 3}, images.tiles.data()}}};
+  images::TokenSources sources;
+  if (std::holds_alternative<images::Canvases>(plan.layout)) {
+    sources = images::token_sources(plan, images.planned);
+    feeds[t::kTokenRows] = Array{Kind::kInt64, {tokens, 4}, sources.rows.data()};
+    feeds[t::kTokenWeights] = Array{Kind::kFloat32, {tokens, 4}, sources.weights.data()};
+  }
+  return output(sessions_.vision->run(wanted(*sessions_.vision, feeds), kReadHere), t::kImageEmbeds, {tokens, -1});
 }
 
 std::optional<Scores> Engine::route(const PromptLayout& layout, const TensorPtr& image_embeds) const {
@@ -305,20 +324,15 @@ Engine open_engine(const OpenBundle& bundle, const Entry& entry, const EngineOpt
   options.check();
   check_provider(entry, options);
   check_precision(entry, options);
-  // Images are prepared on the CPU on every device: its pixels are those that the graph was verified with.
-  EngineOptions for_images = options;
-  for_images.device = "cpu";
-  for_images.provider = EngineOptions().provider;
-  const auto session = [&](const std::string& graph, const EngineOptions& chosen, bool native_op = false) {
-    return backend(entry.backend).open_session(bundle.path / graph, chosen, native_op);
+  const auto session = [&](const std::string& graph, bool native_op = false) {
+    return backend(entry.backend).open_session(bundle.path / graph, options, native_op);
   };
   const Manifest& manifest = bundle.manifest;
   const EntryGraphs& graphs = entry.graphs;
   EngineFacts facts{manifest.model, manifest.limits, with_text ? read_prompter(bundle) : nullptr};
   // The native op is in decoder graphs alone.
-  Sessions sessions{session(graphs.preprocess, for_images), session(graphs.vision, options),
-                    graphs.router ? session(*graphs.router, options) : nullptr,
-                    session(graphs.decoder, options, entry.native_op)};
+  Sessions sessions{session(graphs.vision), graphs.router ? session(*graphs.router) : nullptr,
+                    session(graphs.decoder, entry.native_op)};
   return {entry, std::move(facts), std::move(sessions)};
 }
 

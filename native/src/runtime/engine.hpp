@@ -13,7 +13,9 @@
 #include "contract/bundle.hpp"
 #include "contract/layout.hpp"
 #include "engines/backend.hpp"
+#include "images/planning.hpp"
 #include "runtime/cache.hpp"
+#include "runtime/image.hpp"
 #include "text/prompter.hpp"
 
 namespace ar {
@@ -35,8 +37,14 @@ struct Prefilled {            // a request after its prompt
   std::vector<int64_t> keep_indices, kept_layers;
 };
 
+// The images of one prompt, as the vision graph takes them.
+struct PreparedImages {
+  std::vector<images::PlannedImage> planned;
+  std::vector<uint8_t> tiles;  // [tiles of all images, S, S, 3]
+};
+
 struct Sessions {
-  std::shared_ptr<const Session> preprocess, vision, router, decoder;  // router may be none
+  std::shared_ptr<const Session> vision, router, decoder;  // router may be none
 };
 
 // What an engine knows of its bundle.
@@ -65,16 +73,18 @@ class Engine {
   std::string text(const std::vector<int64_t>& ids) const;  // without control tokens
   // Checks ids that a program gives. Throws AR_INPUT_INVALID: one that the model does not know.
   void check(const std::vector<int64_t>& ids) const;
-  // Returns the layout of a prompt by its ids, one placeholder per image. Throws AR_INPUT_INVALID (another number of
-  // images) or AR_PROMPT_TOO_LONG (more than the bundle's limits).
-  PromptLayout layout(const std::vector<int64_t>& ids, std::size_t images) const;
+  // Checks how many images a prompt has. Throws AR_PROMPT_TOO_LONG.
+  void check_images(std::size_t images) const;
+  // Returns the images of a prompt as the vision graph takes them. Throws AR_IMAGE_INVALID.
+  PreparedImages prepare(const std::vector<Image>& images) const;
+  // Returns the layout of a prompt by its ids, one placeholder per image, and what its images become. Throws
+  // AR_INPUT_INVALID (another number of images) or AR_PROMPT_TOO_LONG (more than the bundle's limits).
+  PromptLayout layout(const std::vector<int64_t>& ids, const std::vector<images::PlannedImage>& images) const;
   // Checks what a task asks for. Throws AR_INPUT_INVALID or AR_PROMPT_TOO_LONG.
   void check(const Task& task) const;
 
-  // Returns pixel_values [1, 3, size, size], in the host's memory, of uint8 [height, width, 3].
-  TensorPtr preprocess(const Array& rgb) const;
-  // Returns image_embeds [N, H] in engine precision, of the pixel values of each image in order.
-  TensorPtr embed_pixels(const std::vector<TensorPtr>& pixel_values) const;
+  // Returns image_embeds [N, H] in engine precision, of a prompt's images one after another.
+  TensorPtr embed(const PreparedImages& images) const;
   // Returns the router's scores, or nothing where this prompt needs none.
   std::optional<Scores> route(const PromptLayout& layout, const TensorPtr& image_embeds) const;
   // Returns how large a pool of one sequence must be for a task.
@@ -86,6 +96,7 @@ class Engine {
                     const std::optional<Scores>& scores) const;
 
  private:
+  std::vector<int64_t> image_ids(const images::Content& content) const;
   bool wants_scores(const PromptLayout& layout) const;
   int64_t dropped(const Task& task) const;
   std::vector<int64_t> counts(const Task& task) const;  // T_i

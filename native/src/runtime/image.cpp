@@ -32,7 +32,7 @@ void check(const Image& image) {
 
 }  // namespace
 
-Rgb::Rgb(const Image& image) : array_{Kind::kUint8, {image.height, image.width, 3}, image.rgb} {
+Rgb::Rgb(const Image& image) : bytes_(image.rgb) {
   check(image);
   const int64_t row = 3 * image.width;
   if (image.row_bytes == 0 || image.row_bytes == row) return;
@@ -41,7 +41,7 @@ Rgb::Rgb(const Image& image) : array_{Kind::kUint8, {image.height, image.width, 
     const uint8_t* first = image.rgb + y * image.row_bytes;
     copy_.insert(copy_.end(), first, first + row);
   }
-  array_.data = copy_.data();
+  bytes_ = copy_.data();
 }
 
 }  // namespace ar

@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "engines/backend.hpp"
-
 namespace ar {
 
 inline constexpr int64_t kMaxPixels = int64_t{1} << 26;  // twice what a phone takes
@@ -17,16 +15,16 @@ struct Image {
   int64_t row_bytes = 0;  // from one row to the next, negative where they go up; 0: 3 * width
 };
 
-// An image as the preprocess graph takes it: uint8 [height, width, 3], dense. It points to the program's own pixels
-// where they are dense, and holds a copy where they are not: it lives within the step that reads them.
+// An image as uint8 [height, width, 3], dense. It points to the program's own pixels where they are dense, and holds a
+// copy where they are not: it lives within the step that reads them.
 class Rgb {
  public:
   explicit Rgb(const Image& image);  // throws AR_IMAGE_INVALID
-  const Array& array() const { return array_; }
+  const uint8_t* bytes() const { return bytes_; }
 
  private:
   std::vector<uint8_t> copy_;
-  Array array_;
+  const uint8_t* bytes_ = nullptr;
 };
 
 }  // namespace ar

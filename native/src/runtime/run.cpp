@@ -64,14 +64,16 @@ Run::Run(const Engine& engine, const Request& request, const Check& closing)
       pick_(request.sampling),
       output_(engine, request.stop) {
   if (request.keep) task_.keep = requested_keep(*request.keep);
-  task_.layout = engine.layout(ids_of(engine, request), request.images.size());
+  const std::vector<int64_t> ids = ids_of(engine, request);
+  engine.check_images(request.images.size());
+  {
+    const Phase phase(answer_.timing.preprocess_ms);
+    images_ = engine.prepare(request.images);
+  }
+  task_.layout = engine.layout(ids, images_.planned);
   max_new_tokens_ = new_tokens(request.max_new_tokens, engine, task_.layout);
   task_.free_slots = max_new_tokens_ - 1;
   request.sampling.check();  // here, as in Python: of two mistakes both languages name the same one
-  {
-    const Phase phase(answer_.timing.preprocess_ms);
-    for (const Image& image : request.images) pixels_.push_back(engine.preprocess(Rgb(image).array()));
-  }
   engine.check(task_);
 }
 
@@ -84,7 +86,7 @@ void Run::embed() {
   check();
   {
     const Phase phase(answer_.timing.vision_ms);
-    image_embeds_ = engine_.embed_pixels(std::exchange(pixels_, {}));
+    image_embeds_ = engine_.embed(std::exchange(images_, {}));
   }
   check();
   const Phase phase(answer_.timing.router_ms);

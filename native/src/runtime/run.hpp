@@ -69,7 +69,7 @@ class Run {
   const Check& closing_;
   Task task_;
   int64_t max_new_tokens_ = 0;
-  std::vector<TensorPtr> pixels_;
+  PreparedImages images_;
   TensorPtr image_embeds_;
   std::optional<Scores> scores_;
   Picker pick_;

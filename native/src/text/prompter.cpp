@@ -158,6 +158,21 @@ std::vector<int64_t> Prompter::rendered_ids(std::string_view text) const {
   return encode(script);
 }
 
+std::vector<int64_t> Prompter::image_ids(const images::Content& content, int64_t image_token_id) const {
+  std::vector<int64_t> ids;
+  for (const auto& part : content) {
+    if (const auto* count = std::get_if<int64_t>(&part)) {
+      ids.insert(ids.end(), static_cast<std::size_t>(*count), image_token_id);
+      continue;
+    }
+    for (const AddedTokens::Piece& piece : controls_.cut(std::get<std::string>(part))) {
+      const std::vector<int64_t> found = piece.id ? std::vector<int64_t>{*piece.id} : tokenizer_.encode(piece.text, false);
+      ids.insert(ids.end(), found.begin(), found.end());
+    }
+  }
+  return ids;
+}
+
 void Prompter::write(const Message& message, const std::string& where, Script& script) const {
   const auto role = chat_.literals->roles.find(message.role);
   if (role == chat_.literals->roles.end())

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "contract/manifest.hpp"
+#include "images/planning.hpp"
 #include "text/added_tokens.hpp"
 #include "text/tokenizer.hpp"
 
@@ -36,6 +37,8 @@ class Prompter {
   // Returns the ids of rendered text, in which control tokens are control tokens: no text of strangers goes into it.
   // Throws AR_INPUT_INVALID: not UTF-8; or the tokenizer's model makes a control token of what spells none.
   std::vector<int64_t> rendered_ids(std::string_view text) const;
+  // Returns the ids in the place of an image's placeholder: those of texts, and the placeholder's for each image token.
+  std::vector<int64_t> image_ids(const images::Content& content, int64_t image_token_id) const;
   std::string decode(const std::vector<int64_t>& ids) const { return tokenizer_.decode(ids); }
   // Checks the golden prompts (the content of tokenizer/golden.jsonl): their messages; where the template is no literal
   // strings, or a content is a text alone, their rendered texts. Throws AR_BUNDLE_CORRUPT: they cannot be read, there

@@ -5,7 +5,7 @@
 //   {"op": "table", "entries": [...], "target": {...}, "machine": {...} or null}
 //   {"op": "decode", "hex": "7b7d"}             a manifest's bytes: decode_manifest and check_manifest
 //   {"op": "open", "path": "..."}               open_bundle: its path, and its manifest's digest
-//   {"op": "layout", "ids": [...], "image_token_id": 9, "tokens": [...]}   sequential_layout
+//   {"op": "layout", "ids": [...], "image_token_id": 9, "images": [[...]]}   sequential_layout
 //   {"op": "keep", "rule": "1/4", "tokens": 576}   T of a manifest's keep rule
 //   {"op": "requested", "keep": 0.4}               requested_keep, as a manifest writes it
 //   {"op": "machine", "backend": "...", "threads": 0}
@@ -22,7 +22,7 @@
 #include "contract/fingerprint.hpp"
 #include "contract/layout.hpp"
 #include "contract/manifest.hpp"
-#include "contract/plans.hpp"
+#include "engines/tensorrt/plans.hpp"
 #include "contract/sha256.hpp"
 
 namespace {
@@ -57,9 +57,11 @@ std::optional<ar::Machine> machine_of(const json& question) {
 std::vector<ar::Entry> entries_of(const json& question) {
   const std::string digest(64, '0');
   json model = {{"name", ""}, {"digest", digest}, {"router", nullptr}, {"stop_ids", json::array()}};
-  for (const char* size : {"image_tokens", "image_token_id", "layers", "hidden", "vocabulary", "image_size",
-                           "max_positions"})
-    model[size] = 1;
+  for (const char* size : {"image_token_id", "layers", "hidden", "vocabulary", "max_positions"}) model[size] = 1;
+  const json three = {0.5, 0.5, 0.5};
+  model["images"] = {{"size", 1},    {"tokens", 1}, {"filter", "bicubic"},
+                     {"scale", 1.0}, {"mean", three}, {"std", three},
+                     {"layout", {{"kind", "fixed"}}}};
   const json chat = {{"template", ""}, {"special_tokens", json::object()}, {"image_token", ""}};
   json limits;
   for (const char* most : {"images", "image_tokens", "text_tokens", "new_tokens", "batch"}) limits[most] = 1;
@@ -93,7 +95,7 @@ json open(const json& question) {
 
 json layout(const json& question) {
   const ar::PromptLayout made = ar::sequential_layout(question.at("ids"), question.at("image_token_id"),
-                                                      question.at("tokens").get<std::vector<int64_t>>());
+                                                      question.at("images").get<std::vector<std::vector<int64_t>>>());
   return {{"input_ids", made.input_ids},       {"image_index", made.image_index},     {"image_of", made.image_of},
           {"position_ids", made.position_ids}, {"next_position", made.next_position}, {"text_ids", made.text_ids()},
           {"tokens_by_image", made.tokens_by_image}};
@@ -103,7 +105,7 @@ json layout(const json& question) {
 json keep(const json& question) {
   const json pruning = {{"version", ""},     {"keep", question.at("rule")}, {"layers", 1},
                         {"prune_layer", 0}, {"layer_policy", "dynamic"},   {"kept_layers", nullptr}};
-  const json graphs = {{"preprocess", ""}, {"vision", ""}, {"router", nullptr}, {"decoder", ""}};
+  const json graphs = {{"vision", ""}, {"router", nullptr}, {"decoder", ""}};
   const json entry = {{"pruning", pruning}, {"backend", ""},       {"precision", "fp32"},
                       {"graphs", graphs},   {"fidelity", nullptr}, {"latency", nullptr}};
   return entries_of({{"entries", json::array({entry})}}).at(0).pruning.keep.of(question.at("tokens"));

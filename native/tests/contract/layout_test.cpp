@@ -14,7 +14,8 @@ using scratch::refused;
 constexpr int64_t kImage = 9;
 
 TEST(Layout, ImageTokensStandWhereTheirPlaceholderStood) {
-  const ar::PromptLayout layout = ar::sequential_layout({1, kImage, 2, kImage, kImage, 3}, kImage, {2, 1, 3});
+  const ar::PromptLayout layout = ar::sequential_layout({1, kImage, 2, kImage, kImage, 3}, kImage,
+                                                         {Row(2, kImage), Row(1, kImage), Row(3, kImage)});
   EXPECT_EQ(layout.input_ids, (Row{1, 9, 9, 2, 9, 9, 9, 9, 3}));
   EXPECT_EQ(layout.image_index, (Row{1, 2, 4, 5, 6, 7}));
   EXPECT_EQ(layout.image_of, (Row{0, 0, 1, 2, 2, 2}));
@@ -26,6 +27,14 @@ TEST(Layout, ImageTokensStandWhereTheirPlaceholderStood) {
   EXPECT_EQ(ar::keep_counts(layout, {2, 1}), (Row{2, 1, 2}));
 }
 
+TEST(Layout, TextAroundAnImagesTokensIsText) {
+  const ar::PromptLayout layout = ar::sequential_layout({1, kImage, 2}, kImage, {{5, kImage, kImage, 6, kImage, 5}});
+  EXPECT_EQ(layout.input_ids, (Row{1, 5, 9, 9, 6, 9, 5, 2}));
+  EXPECT_EQ(layout.image_index, (Row{2, 3, 5}));
+  EXPECT_EQ(layout.tokens_by_image, (Row{3}));
+  EXPECT_EQ(layout.text_ids(), (Row{1, 5, 6, 5, 2}));
+}
+
 TEST(Layout, ATextAloneHasNoImageTokens) {
   const ar::PromptLayout layout = ar::sequential_layout({1, 2}, kImage, {});
   EXPECT_EQ(layout.text_ids(), (Row{1, 2}));
@@ -34,9 +43,11 @@ TEST(Layout, ATextAloneHasNoImageTokens) {
 }
 
 TEST(Layout, PlaceholdersAndImagesMustMatchAndTextMustEnd) {
-  for (const Row& tokens : {Row{}, Row{1, 1}})
-    refused(AR_INPUT_INVALID, "do not match", [&] { ar::sequential_layout({1, kImage, 2}, kImage, tokens); });
-  refused(AR_INPUT_INVALID, "an image at its end", [&] { ar::sequential_layout({1, kImage}, kImage, {4}); });
+  const Row one = {kImage};
+  for (const std::vector<Row>& images : {std::vector<Row>{}, std::vector<Row>{one, one}})
+    refused(AR_INPUT_INVALID, "do not match", [&] { ar::sequential_layout({1, kImage, 2}, kImage, images); });
+  refused(AR_INPUT_INVALID, "an image at its end",
+          [&] { ar::sequential_layout({1, kImage}, kImage, std::vector<Row>{one}); });
   refused(AR_INPUT_INVALID, "nothing", [&] { ar::sequential_layout({}, kImage, {}); });
 }
 

@@ -128,10 +128,10 @@ struct Prompt {
 
 TEST_F(Plans, ARunGivesWhatIsReadHereAndLeavesTheRestThere) {
   const auto vision = open(test::toy_vision());
-  const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, Shape{1, 3, 4, 4});  // it is copied
+  const TensorPtr tiles = std::make_shared<Elsewhere>(Kind::kUint8, Shape{1, 4, 4, 3});  // it is copied
   for (const bool here : {false, true}) {
     const std::vector<std::string> read = {here ? t::kImageEmbeds : "not there"};
-    const TensorPtr image_embeds = vision->run({{t::kPixelValues, pixels}}, read).at(t::kImageEmbeds);
+    const TensorPtr image_embeds = vision->run({{t::kTiles, tiles}}, read).at(t::kImageEmbeds);
     EXPECT_EQ(image_embeds->kind(), Kind::kFloat16);
     EXPECT_EQ(image_embeds->shape(), (Shape{4, 2}));
     EXPECT_EQ(image_embeds->bytes(), 16u);
@@ -242,10 +242,10 @@ TEST_F(Plans, ASizeOutsideAllProfilesIsRefused) {
             std::string::npos)
       << said;
   const auto vision = open(test::toy_vision());
-  for (const Shape& shape : {Shape{1, 3, 4}, Shape{1, 3, 4, 4, 1}, Shape{1, 3, 4, 5}, Shape{1, 3, 4, 0}, Shape{}}) {
-    const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, shape);
-    const std::string message = refusal([&] { vision->run({{t::kPixelValues, pixels}}, {}); });
-    EXPECT_NE(message.find("wanted: [1, 3, 4, 4] to [1, 3, 4, 4]"), std::string::npos) << message;
+  for (const Shape& shape : {Shape{1, 4, 4}, Shape{1, 4, 4, 3, 1}, Shape{1, 4, 5, 3}, Shape{1, 4, 0, 3}, Shape{}}) {
+    const TensorPtr tiles = std::make_shared<Elsewhere>(Kind::kUint8, shape);
+    const std::string message = refusal([&] { vision->run({{t::kTiles, tiles}}, {}); });
+    EXPECT_NE(message.find("wanted: [1, 4, 4, 3] to [1, 4, 4, 3]"), std::string::npos) << message;
   }
 }
 
@@ -301,11 +301,11 @@ TEST_F(Plans, NothingIsLeftBehind) {
 TEST_F(Plans, ManyThreadsRunAndBindAtOnce) {
   const auto session = decoder();
   const auto vision = open(test::toy_vision());
-  const TensorPtr pixels = std::make_shared<Elsewhere>(Kind::kFloat32, Shape{1, 3, 4, 4});
+  const TensorPtr tiles = std::make_shared<Elsewhere>(Kind::kUint8, Shape{1, 4, 4, 3});
   const auto work = [&](int64_t id) {
     const Prompt prompt;
     for (int64_t round = 0; round < 10; ++round) {
-      const TensorPtr image_embeds = vision->run({{t::kPixelValues, pixels}}, {}).at(t::kImageEmbeds);
+      const TensorPtr image_embeds = vision->run({{t::kTiles, tiles}}, {}).at(t::kImageEmbeds);
       Pool pool(session, {}, {1, 7 + 8, 5 + 8}, test::kWords);
       pool.prefill(prompt.feeds(image_embeds), {7, 7, 5, 8});
       for (int64_t at = 7; at < 11; ++at) {

@@ -83,8 +83,8 @@ inline Plan toy_decoder() {
 // Gives image tokens in half precision, whatever it sees.
 inline Plan toy_vision() {
   Plan plan;
-  plan.ports = {{t::kPixelValues, true, Kind::kFloat32}, {t::kImageEmbeds, false, Kind::kFloat16}};
-  plan.profiles = {{{t::kPixelValues, {{1, 3, 4, 4}, {1, 3, 4, 4}}}}};
+  plan.ports = {{t::kTiles, true, Kind::kUint8}, {t::kImageEmbeds, false, Kind::kFloat16}};
+  plan.profiles = {{{t::kTiles, {{1, 4, 4, 3}, {1, 4, 4, 3}}}}};
   plan.shape = [](const std::string&, const PlanTensors&) { return Shape{4, 2}; };
   plan.compute = [](const PlanTensors& tensors) {
     std::fill_n(tensors.at(t::kImageEmbeds).as<uint16_t>(), 4 * 2, uint16_t{0x3c00});

@@ -15,8 +15,13 @@ using Ids = std::vector<int64_t>;
 
 const Ids kOne = {1, 2, test::kPlaceholder, 3};
 
+PreparedImages prepared(const Engine& engine, std::size_t images) {
+  static const uint8_t pixel[3] = {'a', 'b', 'c'};
+  return engine.prepare(std::vector<Image>(images, Image{pixel, 1, 1}));
+}
+
 Task task(const Engine& engine, const Ids& ids = kOne, std::size_t images = 1, int64_t free_slots = 3) {
-  return {engine.layout(ids, images), std::nullopt, free_slots};
+  return {engine.layout(ids, prepared(engine, images).planned), std::nullopt, free_slots};
 }
 
 struct Started {
@@ -26,8 +31,7 @@ struct Started {
 
 Started start(const Engine& engine, const Task& asked) {
   const std::size_t images = asked.layout.tokens_by_image.size();
-  const std::vector<TensorPtr> pixels(images, engine.preprocess({Kind::kUint8, {1, 1, 3}, "abc"}));
-  const TensorPtr image_embeds = engine.embed_pixels(pixels);
+  const TensorPtr image_embeds = engine.embed(prepared(engine, images));
   const std::optional<Scores> scores = engine.route(asked.layout, image_embeds);
   engine.check(asked);
   Pool pool = engine.pool(engine.pool_shape(asked), scores);
@@ -133,19 +137,9 @@ TEST(Engine, BelievesNoManifestThatCountsOtherwise) {
     EXPECT_EQ(test::status_of([&] { start(engine, task(engine)); }), AR_BACKEND_ERROR);
   }
   EngineFacts facts = test::fake_facts();
-  facts.model.image_tokens = std::numeric_limits<int64_t>::max();
+  facts.model.images.tokens = images::kMostTokens;  // more is refused where the bundle is opened
   const Engine vast(test::fake_entry(), facts, test::fake_sessions());
-  EXPECT_EQ(test::status_of([&] { vast.layout(kOne, 1); }), AR_PROMPT_TOO_LONG);
-  facts.limits.image_tokens = facts.model.image_tokens;
-  const Engine vaster(test::fake_entry(), facts, test::fake_sessions());
-  EXPECT_EQ(test::status_of([&] { vaster.layout(kOne, 1); }), AR_PROMPT_TOO_LONG);
-}
-
-TEST(Engine, RefusesImagesOfSeveralSizes) {
-  const Engine engine = test::fake_engine();
-  const std::vector<TensorPtr> pixels = {test::tensor(Kind::kFloat32, {1, 3, 4, 4}),
-                                         test::tensor(Kind::kFloat32, {1, 3, 2, 2})};
-  EXPECT_EQ(test::status_of([&] { engine.embed_pixels(pixels); }), AR_BACKEND_ERROR);
+  EXPECT_EQ(test::status_of([&] { task(vast); }), AR_PROMPT_TOO_LONG);
 }
 
 TEST(Engine, DemandsScoresAndKeepsRoom) {
@@ -169,7 +163,8 @@ TEST(Engine, ChecksIdsThatAProgramBrings) {
   const auto refused = [&](const Ids& ids, std::size_t images) {
     return test::status_of([&] {
       engine.check(ids);
-      engine.layout(ids, images);
+      engine.check_images(images);
+      engine.layout(ids, prepared(engine, images).planned);
     });
   };
   EXPECT_EQ(refused(kOne, 1), AR_OK);

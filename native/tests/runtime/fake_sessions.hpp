@@ -206,7 +206,8 @@ inline Entry fake_entry(bool dynamic = true) {
 
 inline EngineFacts fake_facts() {
   EngineFacts facts;
-  facts.model.image_tokens = kImageTokens;
+  facts.model.images.size = 2;
+  facts.model.images.tokens = kImageTokens;
   facts.model.image_token_id = kPlaceholder;
   facts.model.layers = kLayers;
   facts.model.vocabulary = kVocabulary;
@@ -218,16 +219,11 @@ inline EngineFacts fake_facts() {
 
 inline Sessions fake_sessions(std::vector<Seen>* seen = nullptr, bool dynamic = true) {
   Sessions sessions;
-  sessions.preprocess = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kImage}, std::vector<std::string>{t::kPixelValues},
-      [](const Feeds&) -> Tensors { return {{t::kPixelValues, tensor(Kind::kFloat32, {1, 3, 4, 4})}}; });
   sessions.vision = std::make_shared<FakeSession>(
-      std::vector<std::string>{t::kPixelValues}, std::vector<std::string>{t::kImageEmbeds},
+      std::vector<std::string>{t::kTiles}, std::vector<std::string>{t::kImageEmbeds},
       [](const Feeds& feeds) -> Tensors {
-        const Feed& pixels = feeds.at(t::kPixelValues);
-        const auto* const one = std::get_if<TensorPtr>(&pixels);
-        const int64_t images = one != nullptr ? (*one)->shape()[0] : std::get<Array>(pixels).shape[0];
-        return {{t::kImageEmbeds, tensor(Kind::kFloat32, {images * kImageTokens, 2})}};
+        const int64_t tiles = std::get<Array>(feeds.at(t::kTiles)).shape[0];
+        return {{t::kImageEmbeds, tensor(Kind::kFloat32, {tiles * kImageTokens, 2})}};
       });
   sessions.router = std::make_shared<FakeSession>(
       std::vector<std::string>{t::kInputIds, t::kImageEmbeds, t::kImageIndex, t::kImageOf, t::kPositionIds},

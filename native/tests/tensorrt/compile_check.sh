@@ -24,8 +24,8 @@ ours="-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Wpedantic -Wshadow
 # What knows no header of TensorRT is compiled once. Of these files a part is wanted; the linker drops the rest, and with
 # it what the rest asks for.
 mkdir "$out/core"
-for source in contract/error contract/places contract/plans contract/tensors engines/backend engines/mapped_file \
-  engines/options engines/tensorrt/backend engines/tensorrt/session; do
+for source in contract/error contract/places contract/tensors engines/backend engines/mapped_file \
+  engines/options engines/tensorrt/backend engines/tensorrt/plans engines/tensorrt/session; do
   # shellcheck disable=SC2086 # flags are words
   $cxx $ours -ffunction-sections -fdata-sections -c "$native/src/$source.cpp" -o "$out/core/$(echo "$source" | tr / _).o"
 done

@@ -94,6 +94,20 @@ class ChatEncoder:
             )
         return (*leading, *ids)
 
+    def image_ids(self, content: Iterable[str | int]) -> list[int]:
+        """Returns the ids in place of a placeholder: those of texts, and placeholders of each image token.
+
+        Such text begins and ends with control tokens, so that its ids are the same wherever it stands.
+        """
+        ids: list[int] = []
+        for part in content:
+            if isinstance(part, int):
+                ids += [self.image_token_id] * part
+                continue
+            for text, token in self._controls.cut(part):
+                ids += [token] if token is not None else self._later.encode(text, add_special_tokens=False).ids
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without control tokens; ids that the tokenizer does not know have no text."""
         return self._later.decode(list(ids), skip_special_tokens=True)

@@ -9,7 +9,7 @@
 #include "contract/error.hpp"
 #include "contract/fingerprint.hpp"
 #include "contract/places.hpp"
-#include "contract/plans.hpp"
+#include "engines/tensorrt/plans.hpp"
 #include "contract/tensors.hpp"
 #include "engines/tensorrt/session.hpp"
 

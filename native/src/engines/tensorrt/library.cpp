@@ -12,7 +12,7 @@
 #include <set>
 
 #include "contract/error.hpp"
-#include "contract/plans.hpp"
+#include "engines/tensorrt/plans.hpp"
 #include "engines/mapped_file.hpp"
 #include "engines/tensorrt/cuda.hpp"
 

@@ -1,6 +1,6 @@
 """The chat template of a model, read from its processor and checked.
 
-What it is: `read_chat`, what a Llava processor says of its conversations; `golden_prompts`, which proves on
+What it is: `read_chat`, what a processor says of its conversations; `golden_prompts`, which proves on
 conversations that we make the ids that Hugging Face makes.
 What it knows: how Hugging Face renders and tokenises a conversation. What it does not know: the model.
 """
@@ -49,10 +49,10 @@ CONVERSATIONS: Final[tuple[list[Message], ...]] = (
 
 
 def read_chat(processor: Any, image_token_id: int) -> ChatTemplate:
-    """Returns the chat template of a Llava processor.
+    """Returns the chat template of a processor.
 
     Args:
-        processor: A ``LlavaProcessor``: tokenizer, image token and chat template.
+        processor: A `Processor`, or a stock one: tokenizer, image token and chat template.
         image_token_id: The model's; the tokenizer must know it by the same id.
 
     Raises:
@@ -99,7 +99,7 @@ def golden_prompts(processor: Any, tokenizer_json: str, chat: ChatTemplate) -> l
     """Returns those of `CONVERSATIONS` that the template takes, checked against Hugging Face's own text and ids.
 
     Args:
-        processor: A ``LlavaProcessor``.
+        processor: A `Processor`, or a stock one.
         tokenizer_json: Its tokenizer, control tokens sealed (`allrounder.vlm.control_tokens`).
         chat: Its chat template.
 

@@ -1,4 +1,4 @@
-"""The stock model and processor of a model directory, as `from_pretrained` makes it of the files.
+"""The stock model of a model directory, as `from_pretrained` makes it of the files.
 
 transformers fills what it does not find with random numbers and drops what it does not know, and reports both; weights
 that are asked for in the dtype they are stored in it maps instead of copying.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from allrounder.errors import ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.names import canonical_name, never_computed
+from allrounder.vlm.families import FAMILIES
+from allrounder.vlm.parts.names import canonical_name, never_computed
 
-__all__ = ["load_mapped", "load_processor", "load_stock"]
+__all__ = ["load_mapped", "load_stock"]
 
 
-def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """Returns the stock model, on the CPU, in eval mode and without gradients.
 
     All weights are in ``dtype``, whatever the files hold.
@@ -30,10 +30,10 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditiona
     Raises:
         ModelUnsupported: transformers does not load these files, or reads them otherwise than `Checkpoint`.
     """
-    directory = checkpoint.directory
+    directory, family = checkpoint.directory, FAMILIES[checkpoint.spec.model_type].model
     try:
         with _no_bar():
-            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            loaded: Any = family.from_pretrained(
                 str(directory),
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -55,7 +55,7 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> LlavaForConditiona
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def load_mapped(checkpoint: Checkpoint) -> LlavaForConditionalGeneration:
+def load_mapped(checkpoint: Checkpoint) -> PreTrainedModel:
     """Returns the stock model with every weight as it is stored: mapped from the files, hardly in memory.
 
     transformers casts all weights to one dtype, and maps those that have it. The few that a checkpoint may hold in
@@ -74,32 +74,6 @@ def load_mapped(checkpoint: Checkpoint) -> LlavaForConditionalGeneration:
     if tied:
         model.lm_head.weight = table.weight
     return model
-
-
-def load_processor(directory: Path) -> LlavaProcessor:
-    """Returns the stock processor of a directory, its image side on Pillow.
-
-    Raises:
-        ModelUnsupported: There is no usable tokenizer or processor.
-    """
-    try:
-        processor: Any = LlavaProcessor.from_pretrained(str(directory), backend="pil", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-        raise ModelUnsupported(
-            "no usable processor",
-            where=directory,
-            got=error,
-            wanted="tokenizer.json, tokenizer_config.json and processor_config.json or preprocessor_config.json",
-            remedy="save the model's LlavaProcessor into the directory",
-        ) from error
-    if not isinstance(processor.tokenizer, PreTrainedTokenizerFast):
-        raise ModelUnsupported(
-            "the tokenizer has no tokenizer.json form",
-            where=directory,
-            got=type(processor.tokenizer).__name__,
-            remedy="convert it to a fast tokenizer and save it",
-        )
-    return processor
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""vlm/llava/template.py: the chat template as a processor has it, and which ones cannot be used."""
+"""vlm/template.py: the chat template as a processor has it, and which ones cannot be used."""
 
 import json
 from datetime import datetime
@@ -14,8 +14,8 @@ from allrounder.errors import ModelUnsupported
 from allrounder.golden import GOLDEN_TIME
 from allrounder.manifest import ChatTemplate
 from allrounder.vlm.control_tokens import sealed_tokenizer
-from allrounder.vlm.llava.random_text import BOS, IMAGE, build_tokenizer, token_id
-from allrounder.vlm.llava.template import CONVERSATIONS, golden_prompts, read_chat
+from allrounder.vlm.random.text import BOS, IMAGE, build_tokenizer, token_id
+from allrounder.vlm.template import CONVERSATIONS, golden_prompts, read_chat
 
 IMAGE_ID = token_id(IMAGE)
 ONE = "USER: <image>\n{{ messages[0]['content'][1]['text'] }} ASSISTANT:"  # takes one shape of conversation alone

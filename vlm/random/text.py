@@ -1,26 +1,31 @@
 """Tokenizer, processor and chat template for random models.
 
-A byte-level BPE over the 256 bytes and a few merges, in the manner of Qwen2, with a Llava processor around it.
+A byte-level BPE over the 256 bytes and a few merges, in the manner of Qwen2, and the settings of a stock processor.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-__all__ = ["BOS", "EOS", "IMAGE", "SPECIAL", "build_tokenizer", "token_id", "write_processor"]
+__all__ = ["BOS", "EOS", "IMAGE", "SPECIAL", "VIDEO_ID", "build_tokenizer", "token_id", "write_processor"]
 
 Chat = Literal["vicuna", "chatml"]
 
 BOS, EOS, IMAGE, START, END = "<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (BOS, EOS, IMAGE, START, END)
+VIDEO = "<video>"  # behind all others, of models that have one
 # Some of these can form across the border of template and question, which is what a tokenizer test must try.
 _MERGES = ("Ċ Ċ", "Ġ t", "Ġ A", "h e", "Ġt he", "i n", "e r", "Ġ Ġ", "w h", "wh a", "wha t", "Ġ w", ": Ġ", "? Ġ", "o n")
+VIDEO_ID = len(SPECIAL) + 256 + len(_MERGES)
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -48,8 +53,8 @@ def token_id(special: str) -> int:
     return SPECIAL.index(special)
 
 
-def build_tokenizer(chat: Chat = "vicuna") -> PreTrainedTokenizerFast:
-    """Returns the tokenizer; with "vicuna" it puts the begin token before every text."""
+def build_tokenizer(chat: Chat = "vicuna", *, video: bool = False) -> PreTrainedTokenizerFast:
+    """Returns the tokenizer; with "vicuna" it puts the begin token before every text; ``video``: with its token."""
     pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     pieces += [merge.replace(" ", "") for merge in _MERGES]
     merges: list[Any] = [tuple(merge.split(" ")) for merge in _MERGES]
@@ -63,6 +68,8 @@ def build_tokenizer(chat: Chat = "vicuna") -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in SPECIAL])
+    if video:
+        tokenizer.add_special_tokens([AddedToken(VIDEO, normalized=False, special=True)])
     if chat == "vicuna":
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, token_id(BOS))]
@@ -79,21 +86,39 @@ def build_tokenizer(chat: Chat = "vicuna") -> PreTrainedTokenizerFast:
     )
 
 
-def write_processor(out: Path, config: LlavaConfig, *, chat: Chat) -> None:
-    """Writes tokenizer, image processor and chat template of a random model into its directory."""
-    tower: Any = config.vision_config
-    size = tower.image_size
-    if tower.model_type == "clip_vision_model":
-        image_processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    else:
-        image_processor = SiglipImageProcessorPil(size={"height": size, "width": size})
-    processor = LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(chat),
-        patch_size=tower.patch_size,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=int(tower.model_type == "clip_vision_model"),
-        chat_template=_CHAT[chat],
-        image_token=IMAGE,
-    )
-    processor.save_pretrained(out)
+def write_processor(out: Path, config: Any, *, chat: Chat) -> None:
+    """Writes tokenizer, processor settings and chat template of a random model into its directory."""
+    build_tokenizer(chat, video=config.model_type == "llava_onevision").save_pretrained(out)
+    images = json.loads(_image_processor(config).to_json_string())
+    settings = {**_settings(config), "image_processor": images, "image_token": IMAGE}
+    (out / "processor_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    (out / "chat_template.jinja").write_text(_CHAT[chat], encoding="utf-8")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Returns what the stock processor of a family keeps in ``processor_config.json``."""
+    tower, chosen = config.vision_config, {"vision_feature_select_strategy": config.vision_feature_select_strategy}
+    if config.model_type == "llava_onevision":
+        tokens = (tower.image_size // tower.patch_size) ** 2
+        kind = {"processor_class": "LlavaOnevisionProcessor", "num_image_tokens": tokens}
+        return {**kind, **chosen, "vision_aspect_ratio": config.vision_aspect_ratio, "video_token": VIDEO}
+    kind = {"llava": "LlavaProcessor", "llava_next": "LlavaNextProcessor"}[config.model_type]
+    class_token = int(tower.model_type == "clip_vision_model")
+    patches = {"patch_size": tower.patch_size, "num_additional_image_tokens": class_token}
+    return {"processor_class": kind, **chosen, **patches}
+
+
+def _image_processor(config: Any) -> Any:
+    """Returns the stock image processor of a family, on Pillow, for a tower's size."""
+    tower = config.vision_config
+    square, shortest = {"height": tower.image_size, "width": tower.image_size}, {"shortest_edge": tower.image_size}
+    match config.model_type, tower.model_type:
+        case "llava_next", _:
+            pinpoints = config.image_grid_pinpoints
+            return LlavaNextImageProcessorPil(size=shortest, crop_size=square, image_grid_pinpoints=pinpoints)
+        case "llava_onevision", _:
+            return LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=config.image_grid_pinpoints)
+        case _, "clip_vision_model":
+            return CLIPImageProcessorPil(size=shortest, crop_size=square)
+        case _:
+            return SiglipImageProcessorPil(size=square)

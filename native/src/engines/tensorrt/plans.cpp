@@ -1,4 +1,4 @@
-#include "contract/plans.hpp"
+#include "engines/tensorrt/plans.hpp"
 
 #include <algorithm>
 #include <string_view>

@@ -1,4 +1,4 @@
-"""vlm/llava/random_model.py: directories that the library loads in full, reproducible, with telling logits."""
+"""vlm/random/model.py: directories that the library loads in full, reproducible, with telling logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from allrounder.errors import InputInvalid
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.llava.random_model import SHAPES, TINY, random_config, write_random_checkpoint
+from allrounder.vlm.random.model import SHAPES, TINY, TINY_CANVASES, random_config, write_random_checkpoint
 
 
 @pytest.mark.parametrize("shape", TINY)
@@ -51,4 +51,4 @@ def test_an_unknown_shape_lists_those_there_are():
 
 
 def test_tiny_is_everything_but_the_large_one():
-    assert {*TINY, "0.5b"} == set(SHAPES)
+    assert {*TINY, *TINY_CANVASES, "0.5b"} == set(SHAPES)

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from allrounder.errors import InputInvalid
 from allrounder.progress import Progress, silent
-from allrounder.vlm.llava.config import read_spec
-from allrounder.vlm.llava.random_text import EOS, IMAGE, token_id, write_processor
+from allrounder.vlm.config import read_spec
+from allrounder.vlm.families import FAMILIES
+from allrounder.vlm.random.text import EOS, IMAGE, VIDEO_ID, token_id, write_processor
 
-__all__ = ["SHAPES", "TINY", "Shape", "random_config", "write_random_checkpoint"]
+__all__ = ["SHAPES", "TINY", "TINY_CANVASES", "Shape", "random_config", "write_random_checkpoint"]
 
 Layout = Literal["older", "newer"]
 
@@ -40,9 +41,17 @@ class Shape:
     top: dict[str, Any] = field(default_factory=dict)
     text_type: str = "llama"
     vision_type: str = "clip_vision_model"
+    model_type: str = "llava"
 
 
+_SIGLIP_9 = {"image_size": 42, "hidden_act": "gelu_pytorch_tanh"}
 _SIGLIP_16 = {"image_size": 56, "hidden_act": "gelu_pytorch_tanh"}
+_LONG = {"max_position_embeddings": 1024}
+_ONEVISION = {
+    "vision_feature_select_strategy": "full",
+    "vision_feature_layer": -1,
+    "image_grid_pinpoints": [[42 * rows, 42 * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)],
+}
 SHAPES: dict[str, Shape] = {
     # Llama: as many kv heads as heads, a head of its own. The plainest one.
     "llama-mha": Shape(text={"num_key_value_heads": 4}),
@@ -93,6 +102,42 @@ SHAPES: dict[str, Shape] = {
         vision=_SIGLIP_16,
         top={"vision_feature_select_strategy": "full", "vision_feature_layer": [1, 3]},
     ),
+    # LLaVA-NeXT: 9 tokens a tile, canvases of 2 to 4 tiles.
+    "next-clip-mistral": Shape(
+        model_type="llava_next",
+        text_type="mistral",
+        text={"sliding_window": None, **_LONG},
+        vision={"image_size": 42},
+        top={"image_grid_pinpoints": [[42, 84], [84, 42], [84, 84], [126, 42], [42, 126]]},
+    ),
+    "next-siglip-llama": Shape(
+        model_type="llava_next",
+        text=_LONG,
+        vision_type="siglip_vision_model",
+        vision=_SIGLIP_9,
+        top={
+            "vision_feature_select_strategy": "full",
+            "vision_feature_layer": [1, -1],
+            "image_grid_pinpoints": [[42, 42], [42, 126], [84, 84]],
+        },
+    ),
+    # LLaVA-OneVision: canvases of 1 to 9 tiles, interpolated down to about 2.
+    "onevision-siglip-qwen2": Shape(
+        model_type="llava_onevision",
+        text_type="qwen2",
+        text={"tie_word_embeddings": True, **_LONG},
+        vision_type="siglip_vision_model",
+        vision=_SIGLIP_9,
+        top={**_ONEVISION, "tie_word_embeddings": True, "vision_aspect_ratio": "anyres_max_2"},
+    ),
+    "onevision-siglip-qwen3": Shape(
+        model_type="llava_onevision",
+        text_type="qwen3",
+        text={"head_dim": 12, **_LONG},
+        vision_type="siglip_vision_model",
+        vision=_SIGLIP_9,
+        top={**_ONEVISION, "vision_aspect_ratio": "anyres_max_9"},
+    ),
     "0.5b": Shape(
         text={
             "hidden_size": 896,
@@ -113,11 +158,12 @@ SHAPES: dict[str, Shape] = {
         top={"vision_feature_layer": -2},
     ),
 }
-# Every shape but the large one: parametrise a test over these.
-TINY = tuple(name for name in SHAPES if name != "0.5b")
+# The small ones: parametrise a test over these.
+TINY = tuple(name for name, shape in SHAPES.items() if name != "0.5b" and shape.model_type == "llava")
+TINY_CANVASES = tuple(name for name, shape in SHAPES.items() if shape.model_type in ("llava_next", "llava_onevision"))
 
 
-def random_config(shape: str | Shape) -> LlavaConfig:
+def random_config(shape: str | Shape) -> PreTrainedConfig:
     """Returns the config of a named shape, or of one made for the occasion.
 
     Raises:
@@ -148,14 +194,20 @@ def random_config(shape: str | Shape) -> LlavaConfig:
         "image_size": 28,
         "patch_size": 14,
     }
-    config = LlavaConfig(
+    family = FAMILIES[shape.model_type]
+    make: Any = family.config  # the library's types know no keywords of a family
+    config: Any = make(
         text_config=AutoConfig.for_model(shape.text_type, **(text | shape.text)),
         vision_config=AutoConfig.for_model(shape.vision_type, **(vision | shape.vision)),
         image_token_index=token_id(IMAGE),
         **{"vision_feature_layer": -2, "vision_feature_select_strategy": "default", **shape.top},
     )
-    config.image_seq_length = read_spec(config).image_tokens
-    config.architectures = ["LlavaForConditionalGeneration"]
+    spec = read_spec(config)
+    if shape.model_type == "llava_onevision":
+        config.video_token_index = VIDEO_ID
+    else:
+        config.image_seq_length = spec.image_tokens
+    config.architectures = [family.model.__name__]
     return config
 
 
@@ -185,15 +237,15 @@ def write_random_checkpoint(
     """
     out = Path(directory)
     out.mkdir(parents=True, exist_ok=True)
-    config = random_config(shape)
+    config: Any = random_config(shape)
     config.dtype = dtype
     config.save_pretrained(out)
-    text: Any = config.text_config
+    text = config.text_config
     GenerationConfig(eos_token_id=text.eos_token_id, do_sample=False).save_pretrained(out)
     chat = "chatml" if text.model_type.startswith("qwen") else "vicuna"
     write_processor(out, config, chat=chat)
     with torch.device("meta"):
-        empty = LlavaForConditionalGeneration(config)
+        empty = FAMILIES[str(config.model_type)].model(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]
@@ -211,7 +263,7 @@ def write_random_checkpoint(
 
 
 def _older(name: str) -> str:
-    """Returns the name under which Llava checkpoints on the hub hold a tensor."""
+    """Returns the name under which checkpoints of the LLaVA family on the hub hold a tensor."""
     name = name.removeprefix("model.")
     if name.startswith("lm_head."):
         return f"language_model.{name}"
@@ -228,6 +280,8 @@ def _scaler(hidden: int, *, tied: bool) -> Callable[[str, tuple[int, ...]], tupl
     def scale(name: str, dims: tuple[int, ...]) -> tuple[float, float]:
         if name.endswith("embed_tokens.weight"):
             return 0.0, table
+        if name.endswith("image_newline"):
+            return 0.0, 1.0  # as other image tokens: a forgotten one must show
         if "norm" in name and name.endswith("weight"):
             return 1.0, 0.1  # not all ones: a forgotten norm weight must show
         if len(dims) == 1 or "position_embedding" in name or name.endswith("probe"):

@@ -1,4 +1,7 @@
-"""LLaVA's tensors: names on disk to canonical ones (`allrounder.vlm.checkpoint`), and which the stock model has."""
+"""Tensors of the LLaVA family: names on disk to canonical ones (`allrounder.vlm.checkpoint`), and the stock model's.
+
+Its members have the same parts: ``language_model``, ``vision_tower``, ``multi_modal_projector``, and some a newline.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from pathlib import Path
 
 import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from allrounder.errors import ModelUnsupported
 
@@ -20,6 +23,7 @@ _LAYOUTS = (
     (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)"), "decoder."),
     (re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"), "vision."),
     (re.compile(r"^(?:model\.)?multi_modal_projector\."), "projector."),
+    (re.compile(r"^(?:model\.)?(?=image_newline$)"), "projector."),
 )
 # Buffers that old checkpoints carry and that the config implies.
 _DERIVED = re.compile(r"(?:\.position_ids|\.rotary_emb\.inv_freq)$")
@@ -28,7 +32,7 @@ _DERIVED = re.compile(r"(?:\.position_ids|\.rotary_emb\.inv_freq)$")
 def canonical_name(stored: str) -> str | None:
     """Returns the canonical name of a tensor on disk; None for buffers that the config implies.
 
-    A name that belongs to no part of a Llava comes back as it is.
+    A name that belongs to no part of such a model comes back as it is.
     """
     if _DERIVED.search(stored):
         return None
@@ -39,11 +43,11 @@ def canonical_name(stored: str) -> str | None:
 
 
 def never_computed(name: str) -> bool:
-    """Whether no Llava computes with a tensor of this canonical name, even where the tower has it."""
+    """Whether no model computes with a tensor of this canonical name, even where the tower has it."""
     return name.startswith(("vision.post_layernorm.", "vision.head."))
 
 
-def stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, ...]]:
+def stock_shapes(model: type[PreTrainedModel], config: PreTrainedConfig, directory: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every tensor of the stock model, by canonical name.
 
     Raises:
@@ -51,7 +55,7 @@ def stock_shapes(config: LlavaConfig, directory: Path) -> dict[str, tuple[int, .
     """
     try:
         with torch.device("meta"):  # shapes only
-            empty = LlavaForConditionalGeneration(config)
+            empty = model(config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ModelUnsupported(
             "transformers cannot make a model of this config", where=directory / "config.json", got=error

@@ -1,0 +1,1 @@
+"""What families share: decoders and towers of configs, tensor names, settings of image processors."""

@@ -82,6 +82,7 @@ def row(outcomes: Outcomes, pruner: str, entry: Entry) -> Row:
         figures=figures(outcomes),
         kinds=kinds(outcomes),
         layer_use=tuple(outcomes.layer_use.mean(axis=0).tolist()),
+        kept_tokens=float(outcomes.kept_tokens.mean()),
     )
 
 
@@ -146,6 +147,8 @@ def compare(router: Outcomes, other: Outcomes, *, version: str, pruner: str) -> 
         p=agreement.not_above,
         kl_difference=kl.difference,
         kl_p=kl.not_below,
+        kept_tokens=float(router.kept_tokens.mean()),
+        other_kept_tokens=float(other.kept_tokens.mean()),
     )
 
 
@@ -281,6 +284,7 @@ def _check_same(router: Outcomes, other: Outcomes, where: str) -> None:
         and router.images == other.images
         and np.array_equal(router.labelled, other.labelled)
         and np.array_equal(router.reference_correct, other.reference_correct)
+        and np.array_equal(router.image_tokens, other.image_tokens)
     )
     if not same:
         raise CalibrationError(

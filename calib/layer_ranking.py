@@ -40,7 +40,7 @@ def layer_order(
     scores = []
     for done, prompt in enumerate(prompts, start=1):
         images = engine.prepare([to_rgb(prompt.image)])
-        given = engine.route(layout_of(engine, prompt, images), engine.embed(images))
+        given = engine.route(layout_of(engine, prompt, images.planned), engine.embed(images))
         if given is None:
             raise CalibrationError("a layer ranking needs a router", where=engine.entry.label, remedy="give --router")
         scores.append(np.asarray(given.layer_scores, dtype=np.float32).reshape(-1))

@@ -8,13 +8,15 @@ import numpy as np
 
 from allrounder.chat.messages import question
 from allrounder.errors import InputInvalid, PromptsInvalid, PromptTooLong
-from allrounder.images.pixels import PreparedImages
+from allrounder.images.planning import PlannedImage, plan_images
 from allrounder.layout import PromptLayout
 from allrounder.prompts import Prompt
 from allrounder.runtime.engine import Engine
+from allrounder.runtime.image import image_size
 
-__all__ = ["QUESTIONS", "check_questions", "layout_of", "quick_sample", "ranking_prompts"]
+__all__ = ["MAX_ANSWER", "QUESTIONS", "check_questions", "layout_of", "planned", "quick_sample", "ranking_prompts"]
 
+MAX_ANSWER = 32  # tokens of an answer that are compared; calibration questions have short answers
 QUESTIONS = 64  # prompts of the quick fidelity, and as many others for the ranking
 _SAMPLE_SEED = 7
 
@@ -24,11 +26,15 @@ def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
 
     Raises:
         PromptsInvalid: Some cannot; they are named.
+        ImageInvalid: An image's size matters, and its file is no image.
     """
-    refused = []
-    for prompt in prompts:
+    refused, free = [], min(MAX_ANSWER, engine.limits.new_tokens)
+    for prompt, images in zip(prompts, planned(engine, prompts), strict=True):
         try:
-            layout_of(engine, prompt)
+            layout = layout_of(engine, prompt, images)
+            if layout.next_position + free > engine.model.max_positions:
+                got = f"{layout.text_tokens} text + {layout.image_tokens} image + {free} new tokens"
+                raise PromptTooLong("too long for the model", got=got)
         except InputInvalid as error:
             why = error.got if isinstance(error, PromptTooLong) else error
             refused.append(f"{prompt.question[:60]!r} about {prompt.image.name}: {why}")
@@ -36,24 +42,37 @@ def check_questions(engine: Engine, prompts: Sequence[Prompt]) -> None:
         raise PromptsInvalid(
             f"{len(refused)} questions cannot be asked of these engines",
             got="; ".join(refused[:10]) + (" ..." if len(refused) > 10 else ""),
-            wanted=f"up to {engine.limits.text_tokens} text tokens, the template's included",
+            wanted=f"up to {engine.limits.text_tokens} text tokens, the template's included, "
+            f"{engine.limits.image_tokens} image tokens, and {engine.model.max_positions} with the answer's",
             remedy="shorten or remove these questions",
         )
 
 
-def layout_of(engine: Engine, prompt: Prompt, images: PreparedImages | None = None) -> PromptLayout:
+def planned(engine: Engine, prompts: Sequence[Prompt]) -> list[tuple[PlannedImage, ...]]:
+    """Returns what the image of each question becomes; a size is read once, and where it matters alone.
+
+    Raises:
+        ImageInvalid: A file is no image, or its image too narrow for the model.
+    """
+    plan = engine.model.images
+    if plan.most_tiles == 1:
+        return [plan_images(plan, [(plan.size, plan.size)])] * len(prompts)
+    known = {path: plan_images(plan, [image_size(path)]) for path in {prompt.image for prompt in prompts}}
+    return [known[prompt.image] for prompt in prompts]
+
+
+def layout_of(engine: Engine, prompt: Prompt, images: Sequence[PlannedImage]) -> PromptLayout:
     """Returns the layout of a question about one image, as the engine's model asks it.
 
     Args:
         engine: Any engine of the bundle.
         prompt: The question.
-        images: The image, prepared; None: it counts as one of a tile's size, and is not read.
+        images: What its image becomes.
 
     Raises:
         InputInvalid: The model's template refuses the question, or it exceeds the engine's limits.
     """
-    messages = question(prompt.question)
-    return engine.layout(messages) if images is None else engine.layout_of(engine.ids(messages), images.planned)
+    return engine.layout_of(engine.ids(question(prompt.question)), images)
 
 
 def quick_sample(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:

@@ -200,7 +200,8 @@ def render(report: BenchReport) -> str:
             [row.entry, row.weights, *(f"{value:.2f}" for value in ms), *ratios, f"{row.kv_bytes / _MIB:.2f}", *memory]
         )
     work = report.workload
-    size = f"{work.text_tokens} text tokens, {work.new_tokens} new tokens, {work.threads} threads"
+    size = f"an image of {work.image_size} pixels squared, {work.text_tokens} text tokens, "
+    size += f"{work.new_tokens} new tokens, {work.threads} threads"
     lines = [
         f"milliseconds; {size}; x: full over this, medians of one interleaved run",
         table(header, rows),

@@ -11,6 +11,7 @@ from allrounder.engines.bundle.reader import OpenBundle, open_bundle
 from allrounder.errors import EngineUnavailable, InputInvalid
 from allrounder.fingerprint import Machine
 from allrounder.images.plan import ImagePlan
+from allrounder.images.planning import token_range
 from allrounder.manifest import Entry, Estimate, Fidelity, Figures, Recommendation
 from allrounder.progress import TerminalProgress
 
@@ -66,7 +67,7 @@ def render(bundle: OpenBundle, threads: int | None = None) -> str:
     ]
     sections = [
         "\n".join(f"{name:<10}{value}" for name, value in facts),
-        _versions(manifest.entries, model.images.tokens, "a tile" if model.images.most_tiles > 1 else "an image"),
+        _versions(manifest.entries, token_range(model.images)),
         _fidelities(manifest.entries),
         *_by_class(manifest.entries),
         *_recommendations(manifest.recommendations),
@@ -84,16 +85,20 @@ def _names(entries: Sequence[Entry]) -> list[str]:
 
 def _tiles(plan: ImagePlan) -> str:
     """Returns what is to be added where an image is more than one tile."""
-    return f", the tile; up to {plan.most_tiles} tiles of an image" if plan.most_tiles > 1 else ""
+    if plan.most_tiles == 1:
+        return ""
+    least, most = token_range(plan)
+    return f", the tile; up to {plan.most_tiles} tiles, {least} to {most} tokens of an image"
 
 
-def _versions(entries: Sequence[Entry], image_tokens: int, unit: str) -> str:
+def _versions(entries: Sequence[Entry], image_tokens: tuple[int, int]) -> str:
+    least, most = image_tokens
     header = (
         "version",
         "backend",
         "precision",
         "keep",
-        f"of {unit}",
+        "of an image" if least == most else f"of {least} to {most}",
         "layers",
         "K",
         "native op",
@@ -106,7 +111,7 @@ def _versions(entries: Sequence[Entry], image_tokens: int, unit: str) -> str:
             entry.backend,
             entry.precision,
             entry.pruning.keep,
-            str(entry.pruning.budget(image_tokens).tokens),
+            " to ".join(str(entry.pruning.budget(tokens).tokens) for tokens in sorted(set(image_tokens))),
             str(entry.pruning.layers),
             str(entry.pruning.prune_layer),
             "asked for" if entry.native_op else "-",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from allrounder.calib.tables import table
-from allrounder.errors import EngineUnavailable, InputInvalid, PromptsInvalid
+from allrounder.errors import EngineUnavailable, InputInvalid, ModelUnsupported, PromptsInvalid
+from allrounder.images.plan import ImagePlan
+from allrounder.images.planning import plan_images
 from allrounder.prompts import PromptSet, read_usable
+from allrounder.runtime.image import image_size
 from allrounder.versions import FULL, VERSIONS
 
 __all__ = ["MemoryReport", "TrainReport", "add_arguments", "run"]
@@ -42,6 +46,7 @@ class MemoryReport(msgspec.Struct, frozen=True):
     device_bytes: int
     main_bytes: int
     parts: dict[str, int]
+    image_tokens: int  # of the largest image that was counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     vlm = load_model(model, dtype, arguments.device)
     start = None if arguments.init is None else read_start(arguments.init, vlm)
-    print(_summary(vlm.spec, options, limits, arguments.precision), file=sys.stderr)
-    data = _examples(arguments, vlm, limits.answer_tokens)
+    data, image = _examples(arguments, vlm, limits.answer_tokens)
+    print(_summary(vlm.spec, options, limits, arguments.precision, image), file=sys.stderr)
     result = train(vlm, data, arguments.out, options, limits, start)
     versions = _compared(vlm, data[1], arguments.out, (options.prune_layer, limits.answer_tokens))
     for name, figures in versions.items():
@@ -173,21 +178,43 @@ def _check_device(device: str) -> None:
         )
 
 
-def _examples(arguments: argparse.Namespace, vlm: Any, answer_tokens: int) -> tuple[Any, Any]:
-    """Returns the examples to learn from and those to validate on."""
+class _Largest(NamedTuple):
+    """The largest image that a run may meet."""
+
+    image_tokens: int
+    tiles: int
+
+
+def _examples(arguments: argparse.Namespace, vlm: Any, answer_tokens: int) -> tuple[tuple[Any, Any], _Largest]:
+    """Returns the examples to learn from and those to validate on, and the largest of their images."""
     from allrounder.demo.scenes import Split
+    from allrounder.images.plan import Canvases
     from allrounder.router.training.examples import FileExamples, SceneExamples
     from allrounder.router.training.usable import held_out
 
     if arguments.prompts is None:
         # Seeds behind those of the shipped calibration prompts, whose scenes are of the validation split too.
-        validation = SceneExamples(Split.VALIDATION, 10_000, *_VALIDATION)
-        return SceneExamples(Split.TRAIN, 0, arguments.images, _QUESTIONS), validation
+        tiles = isinstance(vlm.images.layout, Canvases)
+        validation = SceneExamples(Split.VALIDATION, 10_000, *_VALIDATION, tiles=tiles)
+        teaching = SceneExamples(Split.TRAIN, 0, arguments.images, _QUESTIONS, tiles=tiles)
+        return (teaching, validation), _possible(vlm.images, vlm.spec)
     prompts = _usable(arguments.prompts, vlm, answer_tokens)
-    if arguments.validation is not None:
-        return FileExamples(prompts), FileExamples(_usable(arguments.validation, vlm, answer_tokens))
-    teaching, validating = held_out(prompts, _HELD_OUT)
-    return FileExamples(teaching), FileExamples(validating)
+    if arguments.validation is None:
+        parts = held_out(prompts, _HELD_OUT)
+    else:
+        parts = prompts, _usable(arguments.validation, vlm, answer_tokens)
+    images = {prompt.image for part in parts for prompt in part.prompts}
+    return (FileExamples(parts[0]), FileExamples(parts[1])), _largest(vlm.images, images)
+
+
+def _largest(plan: ImagePlan, images: Iterable[Path]) -> _Largest:
+    planned = [plan_images(plan, [image_size(image)])[0] for image in images]
+    return _Largest(max(each.tokens for each in planned), max(each.tiles for each in planned))
+
+
+def _possible(plan: ImagePlan, spec: Any) -> _Largest:
+    """Returns the largest image that a model can be given, whatever the examples are."""
+    return _Largest(min(plan.most_tokens, spec.decoder.max_positions), plan.most_tiles)
 
 
 def _usable(path: Path, vlm: Any, answer_tokens: int) -> PromptSet:
@@ -233,30 +260,52 @@ def _compared(vlm: Any, validation: Any, out: Path, reading: tuple[int, int]) ->
 def _print_estimate(model: str | Path, options: Any, limits: Any, precision: str) -> None:
     """Prints the table, and as the last line of stdout one JSON object. Reads a config, never weights."""
     from allrounder.router.training.known import known_spec
-    from allrounder.vlm.config import read_config, read_spec
 
-    spec = read_spec(read_config(model)) if Path(model).is_dir() else known_spec(str(model))
-    found = _estimate(spec, options, limits, precision)
+    if Path(model).is_dir():
+        spec, image = _configured(Path(model))
+    else:
+        spec = known_spec(str(model))
+        image = _Largest(spec.image_tokens, 1)
+    found = _estimate(spec, options, limits, precision, image)
     rows = [[part.phase, part.name, _gib(part.bytes)] for part in found.parts]
     rows.append(["", "peak on the device", _gib(found.device)])
     rows.append(["", "beside it, in main memory", _gib(found.main)])
     print(table(["when", "what", "GiB"], rows))
+    print(f"counted for images of up to {image.image_tokens} tokens, {image.tiles} tiles")
     print("not in it: what the device's libraries take for themselves, and fragmentation")
-    report = MemoryReport(found.device, found.main, {part.name: part.bytes for part in found.parts})
+    parts = {part.name: part.bytes for part in found.parts}
+    report = MemoryReport(found.device, found.main, parts, image.image_tokens)
     print(msgspec.json.encode(report).decode())
 
 
-def _summary(spec: Any, options: Any, limits: Any, precision: str) -> str:
+def _configured(directory: Path) -> tuple[Any, _Largest]:
+    """Returns the spec of a directory with a config, and its largest image, if its processor is there."""
+    from allrounder.vlm.config import read_config, read_spec
+    from allrounder.vlm.families import FAMILIES
+    from allrounder.vlm.processor import load_processor
+
+    config = read_config(directory)
+    spec = read_spec(config)
+    try:
+        processor = load_processor(directory, spec.model_type)
+    except ModelUnsupported as error:
+        print(f"note: images are counted as one tile each, {spec.image_tokens} tokens: {error}", file=sys.stderr)
+        return spec, _Largest(spec.image_tokens, 1)
+    return spec, _possible(FAMILIES[spec.model_type].image_plan(processor, config, spec), spec)
+
+
+def _summary(spec: Any, options: Any, limits: Any, precision: str, image: _Largest) -> str:
     """Returns one line."""
-    found = _estimate(spec, options, limits, precision)
+    found = _estimate(spec, options, limits, precision, image)
     always = sum(part.bytes for part in found.parts if part.phase == "always")
     return (
         f"memory: about {_gib(found.device)} GiB on the device ({_gib(always)} of it weights and optimiser),"
-        f" references up to {_gib(found.main)} GiB of main memory (--estimate lists them)"
+        f" references up to {_gib(found.main)} GiB of main memory (--estimate lists them),"
+        f" images of up to {image.image_tokens} tokens"
     )
 
 
-def _estimate(spec: Any, options: Any, limits: Any, precision: str) -> Any:
+def _estimate(spec: Any, options: Any, limits: Any, precision: str, image: _Largest) -> Any:
     from allrounder.router.training.memory import Means, estimate
 
     means = Means(
@@ -265,6 +314,8 @@ def _estimate(spec: Any, options: Any, limits: Any, precision: str) -> Any:
         checkpoint=limits.checkpoint,
         answer=limits.answer_tokens,
         cache_mib=limits.cache_mib,
+        image_tokens=image.image_tokens,
+        tiles=image.tiles,
     )
     return estimate(spec, options, means)
 

@@ -10,7 +10,6 @@ import torch
 from allrounder.demo.digits import digit_images
 from allrounder.demo.scenes import (
     DIGIT_PATCHES,
-    IMAGE_PX,
     KINDS,
     PATCH_PX,
     SHAPE_PATCHES,
@@ -28,17 +27,19 @@ SHAPE_PX = SHAPE_PATCHES * PATCH_PX
 DIGIT_PX = DIGIT_PATCHES * PATCH_PX
 NOISE = 4.0
 GRAIN_PX = 2
+BLOTCH_PX = 16
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The image of ``scene``, uint8 RGB [IMAGE_PX, IMAGE_PX, 3]."""
+    """The image of ``scene``, uint8 RGB [h, w, 3] of its window's size."""
     rng = scene_generator(scene.split, scene.seed, 1)
-    canvas = _texture(rng)
+    height, width = scene.window.height_px, scene.window.width_px
+    canvas = _texture(rng, height, width)
     for shape in scene.shapes:
         _draw_shape(canvas, shape, rng)
     for digit in scene.digits:
         _draw_digit(canvas, digit, scene, rng)
-    grain = NOISE * rng.standard_normal((IMAGE_PX // GRAIN_PX, IMAGE_PX // GRAIN_PX, 3), np.float32)
+    grain = NOISE * rng.standard_normal((height // GRAIN_PX, width // GRAIN_PX, 3), np.float32)
     canvas += np.repeat(np.repeat(grain, GRAIN_PX, 0), GRAIN_PX, 1)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
@@ -48,13 +49,13 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
-def _texture(rng: np.random.Generator) -> np.ndarray:
-    """A dim two-tone background of soft blotches and stripes, float32 [IMAGE_PX, IMAGE_PX, 3]."""
-    coarse = rng.random((13, 13), np.float32)
-    blotches = np.repeat(np.repeat(coarse, 16, 0), 16, 1)[:IMAGE_PX, :IMAGE_PX]
-    ramp = np.arange(IMAGE_PX, dtype=np.float32)
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A dim two-tone background of soft blotches and stripes, float32 [height, width, 3]."""
+    coarse = rng.random((height // BLOTCH_PX + 1, width // BLOTCH_PX + 1), np.float32)
+    blotches = np.repeat(np.repeat(coarse, BLOTCH_PX, 0), BLOTCH_PX, 1)[:height, :width]
+    down, across = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
     angle, pitch = rng.random() * np.pi, 6 + 20 * rng.random()
-    wave = np.cos(angle) * ramp[:, None] + np.sin(angle) * ramp[None, :]
+    wave = np.cos(angle) * down[:, None] + np.sin(angle) * across[None, :]
     stripes = 0.5 + 0.5 * np.sin(wave * np.float32(2 * np.pi / pitch))
     mix = (0.5 * blotches + 0.5 * stripes).astype(np.float32)[..., None]
     low, high = rng.uniform(20, 90, (2, 3)).astype(np.float32)

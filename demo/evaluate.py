@@ -1,13 +1,16 @@
 """Evaluation of a demo model the way it is used: stock processor, stock ``generate``, one question per prompt.
 
 ``python -m allrounder.demo.evaluate --model models/demo --count 1000 [--blank]`` gives exact-answer accuracy per class,
-with the image or with a blank one; last line JSON.
+with the image or with a blank one; last line JSON. A model of tiles is asked about windows, and its accuracy is also
+given by the number of tiles. Tokenizer, image processor and model are the stock ones; the image tokens of a prompt are
+as many as `image_tokens` says, for the stock processor of LLaVA-OneVision cannot be made without torchvision.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -16,12 +19,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import BatchFeature, LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
+from allrounder.demo.model import load_model
 from allrounder.demo.prompts import Example, examples
 from allrounder.demo.questions import CLASSES
-from allrounder.demo.scenes import IMAGE_PX, Split
-from allrounder.demo.tokenizer import render_prompt
+from allrounder.demo.scenes import Split, Window
+from allrounder.demo.tiles import TILE_PX, image_tokens
+from allrounder.demo.tokenizer import IMAGE, render_prompt
 from allrounder.progress import TerminalProgress
 
 BLANK = (128, 128, 128)
@@ -44,14 +50,20 @@ class Score:
 class Evaluator:
     """A stock model with its processor."""
 
-    model: Any  # LlavaForConditionalGeneration; the library types neither generate nor the processor's arguments
-    processor: Any  # LlavaProcessor
+    model: Any  # a DemoModel; the library types neither generate nor the processor's arguments
+    processor: Any  # LlavaProcessor, or TileProcessor
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Evaluator:
         """Load a stock directory in float32."""
-        model: Any = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
-        return cls(model.to(device).eval(), LlavaProcessor.from_pretrained(path))
+        model: Any = load_model(path)
+        kind = TileProcessor if model.config.model_type == "llava_onevision" else LlavaProcessor
+        return cls(model.to(device).eval(), kind.from_pretrained(path))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether its images are windows, cut into tiles."""
+        return isinstance(self.processor, TileProcessor)
 
     @torch.inference_mode()
     def answer(self, images: list[Image.Image], questions: list[str]) -> list[str]:
@@ -64,21 +76,45 @@ class Evaluator:
         return [text.strip() for text in answers]
 
     def evaluate(self, asked: Iterable[Example], *, blank: bool = False, batch: int = 8) -> dict[str, Score]:
-        """Scores per class and of ``all``."""
-        right: dict[str, int] = dict.fromkeys(CLASSES, 0)
-        total = right.copy()
+        """Scores per class, per number of tiles where there are tiles, and of ``all``."""
+        right, total = Counter[str](), Counter[str]()
         rest = iter(asked)
         progress = TerminalProgress()
         while group := list(islice(rest, batch)):
-            nothing = Image.new("RGB", (IMAGE_PX, IMAGE_PX), BLANK)
-            images = [nothing if blank else example.image for example in group]
+            images = [Image.new("RGB", example.image.size, BLANK) if blank else example.image for example in group]
             answers = self.answer(images, [example.question for example in group])
             for example, answer in zip(group, answers, strict=True):
-                right[example.kind] += answer == example.answer
-                total[example.kind] += 1
-            progress("questions", sum(total.values()), 0)
-        scores = {kind: Score(right[kind], total[kind]) for kind in CLASSES}
-        return scores | {"all": Score(sum(right.values()), sum(total.values()))}
+                groups = [example.kind, "all", *([f"{1 + example.cells} tiles"] if self.tiles else [])]
+                total.update(groups)
+                right.update(groups if answer == example.answer else ())
+            progress("questions", total["all"], 0)
+        names = [*CLASSES, *sorted(set(total) - {*CLASSES, "all"}), "all"]
+        return {name: Score(right[name], total[name]) for name in names}
+
+
+@dataclass(frozen=True)
+class TileProcessor:
+    """What the stock processor of LLaVA-OneVision does with one image per prompt, without its videos."""
+
+    tokenizer: Any
+    images: Any
+
+    @classmethod
+    def from_pretrained(cls, path: Path) -> TileProcessor:
+        """Its parts, of a model directory."""
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+        return cls(tokenizer, LlavaOnevisionImageProcessorPil.from_pretrained(path))
+
+    def __call__(self, images: list[Image.Image], text: list[str], **options: Any) -> BatchFeature:
+        """Ids and tiles of prompts with one image each; ``options`` are the tokenizer's."""
+        seen = self.images(images, return_tensors="pt")
+        counts = [image_tokens(Window(image.height // TILE_PX, image.width // TILE_PX)) for image in images]
+        prompts = [prompt.replace(IMAGE, IMAGE * count) for prompt, count in zip(text, counts, strict=True)]
+        return BatchFeature({**self.tokenizer(prompts, **options), **seen})
+
+    def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
+        """The tokenizer's."""
+        return self.tokenizer.batch_decode(tokens, **options)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     evaluator = Evaluator.load(options.model, options.device)
-    scores = evaluator.evaluate(examples(Split.TEST, options.count), blank=options.blank, batch=options.batch)
+    asked = examples(Split.TEST, options.count, tiles=evaluator.tiles)
+    scores = evaluator.evaluate(asked, blank=options.blank, batch=options.batch)
     for kind, score in scores.items():
         print(f"{kind:8s} {score.right:5d} of {score.asked:5d}  {100 * score.accuracy:5.1f} %")
     accuracy = {kind: round(score.accuracy, 4) for kind, score in scores.items()}

@@ -23,10 +23,10 @@ import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from allrounder.demo.drawing import draw, to_pixels
-from allrounder.demo.packing import IGNORED, PackedText, Packer, visible
 from allrounder.demo.prompts import scene_questions
 from allrounder.demo.questions import CLASSES
 from allrounder.demo.scenes import GRID, Split, sample_scene
+from allrounder.demo.training.packing import IGNORED, PackedText, Packer, visible
 from allrounder.progress import TerminalProgress
 
 PRUNE_LAYER = 2

@@ -40,8 +40,11 @@ def label_words(channel: int, value: int) -> str:
 
 
 def dense_labels(scene: Scene) -> np.ndarray:
-    """Labels of all patches, int64 [GRID, GRID, 5]."""
-    labels = _blank(GRID)
+    """Labels of all patches, int64 [rows, columns, 5] of the scene's window."""
+    window = scene.window
+    labels = np.zeros((CELL * window.rows, CELL * window.columns, len(CHANNELS)), np.int64)
+    cells = np.array(window.cells).reshape(window.rows, window.columns)
+    labels[..., 2] = np.repeat(np.repeat(cells, CELL, 0), CELL, 1)
     for shape in scene.shapes:
         block = labels[shape.row : shape.row + SHAPE_PATCHES, shape.column : shape.column + SHAPE_PATCHES]
         block[..., [0, 1, 2]] = (1 + shape.colour, 1 + shape.kind, shape.cell)
@@ -55,7 +58,9 @@ def dense_labels(scene: Scene) -> np.ndarray:
 
 def coarse_labels(scene: Scene) -> np.ndarray:
     """A label image of 6x6, int64 [6, 6, 5]: every object two squares high and one wide, the upper one its anchor."""
-    labels = _blank(COARSE)
+    labels = np.zeros((COARSE, COARSE, len(CHANNELS)), np.int64)
+    place = np.arange(COARSE) * CELLS // COARSE
+    labels[..., 2] = CELLS * place[:, None] + place[None, :]
     for shape in scene.shapes:
         row, column = 2 * (shape.cell // CELLS), 2 * (shape.cell % CELLS) + shape.column % 2
         labels[row : row + 2, column, :3] = (1 + shape.colour, 1 + shape.kind, shape.cell)
@@ -74,10 +79,3 @@ def coarse_positions() -> np.ndarray:
     """The patch (0..575) in the middle of every square of the coarse label image, int64 [36]."""
     middle = np.arange(COARSE) * COARSE_STEP + COARSE_STEP // 2
     return (middle[:, None] * GRID + middle[None, :]).reshape(-1)
-
-
-def _blank(size: int) -> np.ndarray:
-    labels = np.zeros((size, size, len(CHANNELS)), np.int64)
-    place = np.arange(size) * CELLS // size
-    labels[..., 2] = CELLS * place[:, None] + place[None, :]
-    return labels

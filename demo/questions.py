@@ -36,8 +36,10 @@ def all_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     kinds = Counter(shape.kind for shape in scene.shapes)
     colours = Counter(shape.colour for shape in scene.shapes)
     found: list[Question] = []
+    cells = Counter(shape.cell for shape in scene.shapes) + Counter({digit.cell for digit in scene.digits})
     for shape in scene.shapes:
-        found += _shape_questions(shape, kinds[shape.kind] == 1, colours[shape.colour] == 1, rng)
+        alone = cells[shape.cell] == 1, kinds[shape.kind] == 1, colours[shape.colour] == 1
+        found += _shape_questions(shape, *alone, rng)
     found += _count_questions(scene, kinds, colours, rng)
     digits = " ".join(str(digit.value) for digit in scene.digits) + "."
     found += [Question("read", text, digits) for text in READ_PHRASES]
@@ -75,14 +77,16 @@ def careless(question: Question, rng: np.random.Generator) -> Question:
     return Question(question.kind, text, question.answer)
 
 
-def _shape_questions(shape: Shape, kind_alone: bool, colour_alone: bool, rng: np.random.Generator) -> list[Question]:
+def _shape_questions(
+    shape: Shape, cell_alone: bool, kind_alone: bool, colour_alone: bool, rng: np.random.Generator
+) -> list[Question]:
     kind, colour, place = KINDS[shape.kind], COLOURS[shape.colour], PLACES[shape.cell]
     what, is_colour, at = f"a {kind}.", f"it is {colour}.", f"at the {place}."
-    found = [
-        Question("what", _phrase(WHAT_PLACE, rng).format(place), what),
-        Question("colour", _phrase(COLOUR_PLACE, rng).format(place), is_colour),
-        Question("where", _phrase(WHERE, rng).format(f"{colour} {kind}"), at),
-    ]
+    found = []
+    if cell_alone:
+        found.append(Question("what", _phrase(WHAT_PLACE, rng).format(place), what))
+        found.append(Question("colour", _phrase(COLOUR_PLACE, rng).format(place), is_colour))
+    found.append(Question("where", _phrase(WHERE, rng).format(f"{colour} {kind}"), at))
     if colour_alone:
         found.append(Question("what", _phrase(WHAT_COLOUR, rng).format(colour), what))
         found.append(Question("where", _phrase(WHERE, rng).format(f"{colour} object"), at))

@@ -1,6 +1,7 @@
-"""The trainer of the demo model: four lessons in a row, each resumable after a kill at any time.
+"""The trainer of the demo models: lessons in a row, each resumable after a kill at any time.
 
 ``python -m allrounder.demo.train --out DIR --minutes 90`` trains all lessons; ``--lesson`` and ``--steps`` narrow it.
+With ``--tiles --start models/demo`` it makes the model of tiles of the other one.
 Batches are pure functions of the step number, so a resumed run goes on exactly where the killed one stopped.
 """
 
@@ -10,20 +11,35 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import LlavaForConditionalGeneration
 
-from allrounder.demo.lessons import LESSONS, Batch, Learner, LessonName, lesson_loss, lesson_parts, make_batch
-from allrounder.demo.model import SHIPPED, TINY, Shape, save_model
-from allrounder.demo.packing import Packer
+from allrounder.demo.model import SHIPPED, SHIPPED_TILES, TINY, TINY_TILES, Shape, load_model, save_model
 from allrounder.demo.tokenizer import build_tokenizer
+from allrounder.demo.training.lessons import (
+    LESSONS,
+    TILE_LESSONS,
+    Batch,
+    Learner,
+    LessonName,
+    lesson_loss,
+    lesson_parts,
+    make_batch,
+)
+from allrounder.demo.training.packing import Packer
 from allrounder.progress import TerminalProgress
 
-SHARES: dict[LessonName, float] = {"read": 0.35, "see": 0.2, "whole": 0.2, "polish": 0.25}
-FIRST_SEED: dict[LessonName, int] = {"read": 1 << 40, "see": 2 << 40, "whole": 3 << 40, "polish": 4 << 40}
+SHARES: dict[LessonName, float] = {
+    "read": 0.35,
+    "see": 0.2,
+    "whole": 0.2,
+    "polish": 0.25,
+    "place": 0.2,
+    "tiles": 0.8,
+}
+FIRST_SEED: dict[LessonName, int] = {name: number << 40 for number, name in enumerate(SHARES, 1)}
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ def _train_step(
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     text = None if batch.text is None else batch.text.to(device)
     pixels = None if batch.pixels is None else batch.pixels.to(device, non_blocking=True)
-    return Batch(text, batch.labels.to(device, non_blocking=True), pixels, batch.first_row)
+    return replace(batch, text=text, labels=batch.labels.to(device, non_blocking=True), pixels=pixels)
 
 
 def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -> Plan:
@@ -175,6 +191,8 @@ def default_plan(lesson: LessonName, minutes: float, steps: int | None = None) -
         "see": (32, 0, 2e-3, 1e-3, 0.5),
         "whole": (4, 16, 8e-4, 5e-4, 0.3),
         "polish": (4, 16, 6e-4, 3e-4, 0.3),
+        "place": (6, 1, 2e-3, 1e-3, 0.5),
+        "tiles": (4, 12, 1e-3, 5e-4, 0.3),
     }[lesson]
     return Plan(lesson, minutes, steps, images, questions, muon_rate, adam_rate, decay_from=decay_from)
 
@@ -186,11 +204,11 @@ def train(out: Path, plans: list[Plan], shape: Shape, device: torch.device, star
     packer = Packer(tokenizer)
     learner = Learner(tokenizer, shape, seed=0).to(device)
     if start is not None:
-        saved = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
-        learner.model.load_state_dict(saved.state_dict())
+        learner.start_from(load_model(start))
     for plan in plans:
-        before = LESSONS.index(plan.lesson) - 1
-        earlier = out / f"{LESSONS[before]}.pt" if before >= 0 else None
+        order = TILE_LESSONS if plan.lesson in TILE_LESSONS else LESSONS
+        before = order.index(plan.lesson) - 1
+        earlier = out / f"{order[before]}.pt" if before >= 0 else None
         if earlier is not None and earlier.exists():
             learner.load_state_dict(torch.load(earlier, map_location=device, weights_only=True)["learner"])
         train_lesson(learner, packer, plan, out)
@@ -203,18 +221,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the demo model; the same command again resumes.")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints, log.jsonl and at the end model/")
     parser.add_argument("--minutes", type=float, default=90.0, help="training time of all chosen lessons together")
-    parser.add_argument("--lesson", choices=[*LESSONS, "all"], default="all")
+    parser.add_argument("--lesson", choices=[*LESSONS, *TILE_LESSONS, "all"], default="all")
     parser.add_argument("--start", type=Path, help="a demo model whose weights the first lesson starts from")
     parser.add_argument("--steps", type=int, help="steps per lesson instead of minutes")
+    parser.add_argument("--tiles", action="store_true", help="the LLaVA-OneVision that sees windows in tiles")
     parser.add_argument("--tiny", action="store_true", help="a toy size, to try the trainer itself")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    chosen: list[LessonName] = list(LESSONS) if options.lesson == "all" else [options.lesson]
+    every = TILE_LESSONS if options.tiles else LESSONS
+    if options.lesson != "all" and options.lesson not in every:
+        parser.error(f"--lesson: {options.lesson} is none of {', '.join(every)}; --tiles has lessons of its own")
+    if options.tiles and options.start is None:
+        parser.error("--tiles needs --start: the demo model whose weights it begins with")
+    chosen: list[LessonName] = list(every) if options.lesson == "all" else [options.lesson]
+    shapes = (SHIPPED_TILES, TINY_TILES) if options.tiles else (SHIPPED, TINY)
     share = sum(SHARES[lesson] for lesson in chosen)
     plans = [default_plan(name, options.minutes * SHARES[name] / share, options.steps) for name in chosen]
-    train(options.out, plans, TINY if options.tiny else SHIPPED, torch.device(options.device), options.start)
+    train(options.out, plans, shapes[options.tiny], torch.device(options.device), options.start)
     print(json.dumps({"model": str(options.out / "model")}), file=sys.stdout)
 
 

@@ -25,6 +25,8 @@ class EngineOptions:
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         provider: Which of ONNX Runtime's providers works on a GPU: ``"cuda"``, or ``"tensorrt"`` with what it leaves to
             ``"cuda"``. The other backends have none.
+        prefill_rows: How many rows of a prompt the decoder takes at once on a CPU, and the tiles of how many image
+            tokens the vision graph does: attention holds a score for every two rows, in every head.
 
     Raises:
         InputInvalid: Another value.
@@ -34,11 +36,13 @@ class EngineOptions:
     weights: Weights = "fast"
     device: str = "cpu"
     provider: Provider = "cuda"
+    prefill_rows: int = 1024
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
-        if self.threads is not None and not (whole and self.threads >= 1):
-            raise InputInvalid("impossible number of threads", where="threads", got=self.threads, wanted="1 or more")
+        threads = 1 if self.threads is None else self.threads
+        for name, number in (("threads", threads), ("prefill_rows", self.prefill_rows)):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise InputInvalid("impossible number", where=name, got=number, wanted="1 or more")
         if self.weights not in ("fast", "shared"):
             raise InputInvalid("unknown mode", where="weights", got=repr(self.weights), wanted="'fast' or 'shared'")
         if not isinstance(self.device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
@@ -72,3 +76,4 @@ class EngineOptionsDict(TypedDict, total=False):
     weights: Weights
     device: str
     provider: Provider
+    prefill_rows: int

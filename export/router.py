@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from allrounder import tensors
-from allrounder.export.graph.layers import Layer, embed, rms_norm, rotation, router_layer
+from allrounder.export.graph.layers import Layer, embed, rms_norm, rotation, router_layer, seen_parts
 from allrounder.export.graph.writer import GraphWriter, Placed
 from allrounder.export.weights.layout import Needed, decoder_layer
 from allrounder.router.model import AttentionKind, Scope
@@ -24,6 +24,7 @@ __all__ = ["PREFIX", "RouterShape", "router_graph", "router_tensors"]
 
 PREFIX = "router."  # before the names of the router's own state dict
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
+_PARTS = 8  # of attention, where there are as many rows: as there are layer tokens at least
 _TEXT = -1  # the image of rows that belong to none
 
 
@@ -57,10 +58,10 @@ def router_graph(spec: ModelSpec, shape: RouterShape, weights: Mapping[str, Plac
     hidden = graph.node("Concat", [embeddings, tokens], "sequence", axis=1)
     images = _images(graph)
     rotated = rotation(graph, spec.decoder, _position_ids(graph, spec, shape))
-    mask = _mask(graph, shape, hidden, images)
+    seen = seen_parts(graph, _mask(graph, shape, hidden, images), min(_PARTS, spec.decoder.layers))
     for layer in range(shape.layers):
         with graph.scope(f"router.{layer}"):
-            hidden = router_layer(graph, Layer(spec.decoder, f"{PREFIX}layers.{layer}"), hidden, rotated, mask)
+            hidden = router_layer(graph, Layer(spec.decoder, f"{PREFIX}layers.{layer}"), hidden, rotated, seen)
         graph.annotate(hidden, dtype, [1, "Q", spec.decoder.hidden])
     rows = graph.node("Squeeze", [hidden, graph.ints(0)], "scored")
     with graph.scope(tensors.TOKEN_SCORES):

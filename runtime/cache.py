@@ -6,6 +6,7 @@ and go between steps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from allrounder.tensors import (
     IMAGE_OF,
     INPUT_IDS,
     KEEP_COUNTS,
+    KEEP_INDICES,
     KEPT_SLOTS,
     LAYER_MASK,
     LOGITS,
@@ -31,7 +33,7 @@ from allrounder.tensors import (
     TOKEN_SCORES,
 )
 
-__all__ = ["Clocks", "Pool", "layer_mask"]
+__all__ = ["Clocks", "Pool", "keep_indices", "layer_mask", "pieces"]
 
 _NO_IMAGES: dict[str, np.ndarray] = {
     IMAGE_INDEX: np.zeros(0, np.int64),
@@ -39,6 +41,7 @@ _NO_IMAGES: dict[str, np.ndarray] = {
     KEEP_COUNTS: np.zeros(0, np.int64),
     TOKEN_SCORES: np.zeros(0, np.float32),
 }
+_FIRST_SLOTS: dict[str, np.ndarray] = {SLOTS: np.zeros(1, np.int64), KEPT_SLOTS: np.zeros(1, np.int64)}
 
 
 class Rows(NamedTuple):
@@ -81,6 +84,60 @@ def layer_mask(layer_scores: np.ndarray, layers: int, prune_layer: int) -> np.nd
     mask = np.arange(len(layer_scores)) < prune_layer
     mask[order] = True
     return mask
+
+
+def keep_indices(scores: np.ndarray, image_of: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns which image tokens stay, ascending, by the rule of `allrounder.gather`; all where there are no scores.
+
+    Args:
+        scores: float32 [N], or [0].
+        image_of: int64 [N].
+        counts: int64 [I]: how many stay of each image.
+    """
+    if not len(scores):
+        return np.arange(len(image_of))
+    order = np.lexsort((-np.where(np.isnan(scores), -np.inf, scores), image_of))  # stable
+    tokens = np.bincount(image_of, minlength=len(counts))
+    ranks = np.arange(len(order)) - (np.cumsum(tokens) - tokens)[image_of[order]]
+    return np.sort(order[ranks < counts[image_of[order]]])
+
+
+def pieces(feeds: Mapping[str, np.ndarray | Tensor], most_rows: int) -> list[dict[str, np.ndarray | Tensor]]:
+    """Returns the feeds of a prompt in pieces of at most ``most_rows`` rows, slots included.
+
+    Which image tokens stay is known of the whole prompt; the gather then keeps the same ones of a piece, as they are
+    its best. Where none of its rows stays, one does in its place and is written over by the next piece.
+    """
+    ids, positions, embeds = (_array(feeds[name]) for name in (INPUT_IDS, POSITION_IDS, IMAGE_EMBEDS))
+    index, image_of, scores = (_array(feeds[name]) for name in (IMAGE_INDEX, IMAGE_OF, TOKEN_SCORES))
+    counts = _array(feeds[KEEP_COUNTS])
+    kept, images, rows = np.zeros(len(index), bool), len(counts), ids.shape[1]
+    kept[keep_indices(scores, image_of, counts)] = True
+    number = -(-rows // most_rows)
+    found, kept_slot = [], 0
+    cuts = [rows * place // number for place in range(number + 1)]
+    for first, last in itertools.pairwise(cuts):
+        tokens = slice(*np.searchsorted(index, (first, last)))
+        counts = np.bincount(image_of[tokens][kept[tokens]], minlength=images)
+        stay = int(last - first - len(index[tokens]) + counts.sum())
+        if not stay:
+            counts[image_of[tokens][0]] = 1
+        found.append(
+            {
+                INPUT_IDS: ids[:, first:last],
+                POSITION_IDS: positions[:, :, first:last],
+                IMAGE_EMBEDS: embeds[tokens],
+                IMAGE_INDEX: index[tokens] - first,
+                IMAGE_OF: image_of[tokens],
+                TOKEN_SCORES: scores[tokens],
+                KEEP_COUNTS: counts,
+                LOGITS_TO_KEEP: feeds[LOGITS_TO_KEEP],
+                SLOTS: np.array([first]),
+                KEPT_SLOTS: np.array([kept_slot]),
+            }
+        )
+        kept_slot += stay
+    return found
 
 
 class _Step(NamedTuple):
@@ -140,12 +197,15 @@ class Pool:
             raise InputInvalid("the slot holds no sequence", got=slot, remedy="prefill it first")
         return self._clocks[slot]
 
-    def prefill(self, feeds: Mapping[str, np.ndarray | Tensor], clocks: Clocks) -> dict[str, Tensor]:
+    def prefill(
+        self, feeds: Mapping[str, np.ndarray | Tensor], clocks: Clocks, most_rows: int | None = None
+    ) -> dict[str, Tensor]:
         """Runs a prompt into the first free slot.
 
         Args:
             feeds: Everything but caches, slots and the layer mask.
             clocks: Of the sequence after it.
+            most_rows: How many rows the decoder takes at once; a longer prompt goes in `pieces`. None: all.
 
         Returns:
             The decoder's outputs but its caches.
@@ -162,10 +222,18 @@ class Pool:
             for slots in self._caches.values():
                 slots.clear(slot)
         self._written = max(self._written, slot + 1)
-        first = {SLOTS: np.zeros(1, np.int64), KEPT_SLOTS: np.zeros(1, np.int64)}
-        given = {name: self._tensor(value) for name, value in {**feeds, **first}.items()} | self._mask
-        caches = {name: slots.row(slot) for name, slots in self._caches.items()}
-        outputs = self._bind(given | caches, {}, caches).run()
+        fixed = self._mask | {name: slots.row(slot) for name, slots in self._caches.items()}
+        caches = {name: tensor for name, tensor in fixed.items() if name in self._caches}
+        outputs: dict[str, Tensor] = {}
+        parts = [{**feeds, **_FIRST_SLOTS}]
+        if most_rows is not None and clocks.slot > most_rows:
+            parts = pieces(feeds, most_rows)
+        for part in parts:
+            given = {name: self._tensor(value) for name, value in part.items()}
+            outputs = self._bind(given | fixed, {}, caches).run()
+        if len(parts) > 1 and KEEP_INDICES in outputs:
+            kept = (_array(feeds[name]) for name in (TOKEN_SCORES, IMAGE_OF, KEEP_COUNTS))
+            outputs[KEEP_INDICES] = self._tensor(keep_indices(*kept))
         self._clocks.append(clocks)
         return outputs
 
@@ -250,3 +318,7 @@ class Pool:
 
     def _tensor(self, value: np.ndarray | Tensor) -> Tensor:
         return self._decoder.cell(value).tensor if isinstance(value, np.ndarray) else value
+
+
+def _array(value: np.ndarray | Tensor) -> np.ndarray:
+    return value if isinstance(value, np.ndarray) else value.numpy()

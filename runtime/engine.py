@@ -26,6 +26,7 @@ from allrounder.layout import PromptLayout, keep_counts
 from allrounder.manifest import Entry
 from allrounder.runtime.answer import Phase
 from allrounder.runtime.cache import Clocks, Pool, layer_mask
+from allrounder.runtime.image import embed_in_pieces
 from allrounder.runtime.prompt import Prompter
 from allrounder.tensors import (
     IMAGE_EMBEDS,
@@ -114,8 +115,11 @@ class Engine:
         """Returns ``image_embeds`` [N, H] in engine precision, of a prompt's images one after another."""
         if not images.planned:
             return self._sessions.decoder.zeros(IMAGE_EMBEDS, (0, None))
-        vision = self._sessions.vision
-        outputs = vision.run(_wanted(vision, vision_feeds(self.model.images, images)))
+        vision, plan = self._sessions.vision, self.model.images
+        most = max(1, (self._most_rows or len(images.tiles) * plan.tokens) // plan.tokens)  # tiles
+        if len(images.tiles) > most:
+            return self._sessions.decoder.cell(embed_in_pieces(vision, plan, images, most)).tensor
+        outputs = vision.run(_wanted(vision, vision_feeds(plan, images)))
         return _output(outputs, IMAGE_EMBEDS, [sum(each.tokens for each in images.planned), None])
 
     def embed_image(self, rgb: np.ndarray) -> Tensor:
@@ -161,7 +165,7 @@ class Engine:
         with calling(self._process, self.entry.label):
             return self._prompter.decode(ids)
 
-    def route(self, layout: PromptLayout, image_embeds: Tensor) -> Scores | None:
+    def route(self, layout: PromptLayout, image_embeds: Tensor | np.ndarray) -> Scores | None:
         """Returns the router's scores, or None where this prompt needs none."""
         router = self._sessions.router
         if router is None or not self._wants_scores(layout):
@@ -175,7 +179,7 @@ class Engine:
     def prefill(
         self,
         layout: PromptLayout,
-        image_embeds: Tensor,
+        image_embeds: Tensor | np.ndarray,
         scores: Scores | None,
         *,
         keep: Keep | None = None,
@@ -215,7 +219,7 @@ class Engine:
             LOGITS_TO_KEEP: np.ones(1, np.int64),
         }
         clocks = Clocks(layout.next_position, layout.rows, layout.rows - dropped, free_slots)
-        outputs = pool.prefill(feeds, clocks)
+        outputs = pool.prefill(feeds, clocks, self._most_rows)
         logits = _output(outputs, LOGITS, [1, 1, self.model.vocabulary]).numpy()[:, 0].copy()
         keep_indices = tuple(range(layout.image_tokens))
         if pruning.prunes:
@@ -294,6 +298,11 @@ class Engine:
             )
         if scores is None and self._wants_scores(layout):
             raise InputInvalid("this entry needs the router's scores", where=label, remedy="call route")
+
+    @property
+    def _most_rows(self) -> int | None:
+        """How many rows vision graph and decoder take at once; None: as many as there are."""
+        return self.options.prefill_rows if self.options.device_kind == "cpu" else None
 
     def _wants_scores(self, layout: PromptLayout) -> bool:
         """Whether layers are chosen for this prompt, or image tokens dropped from it."""

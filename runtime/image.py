@@ -1,4 +1,4 @@
-"""From what users call an image to uint8 RGB.
+"""From what users call an image to uint8 RGB, and from many tiles to image tokens.
 
 Conversions: the orientation of the camera (EXIF) is applied; transparent parts are laid on white; palette, grey,
 CMYK and other modes become RGB; 16-bit grey keeps its upper 8 bits; of an animation the first frame is taken, or the
@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from allrounder.errors import ImageInvalid
+from allrounder.engines.sessions import BFLOAT16, Session, Tensor
+from allrounder.errors import BackendError, ImageInvalid
+from allrounder.images.pixels import PreparedImages, TokenSources, token_sources
+from allrounder.images.plan import ImagePlan
+from allrounder.tensors import IMAGE_EMBEDS, TILES, TOKEN_ROWS, TOKEN_WEIGHTS
 
 if TYPE_CHECKING:
     from PIL import Image
 
     ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
-__all__ = ["MAX_ASPECT", "MAX_PIXELS", "load_decoders", "to_rgb"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "embed_in_pieces", "image_size", "load_decoders", "to_rgb"]
 
 MAX_PIXELS = 1 << 26  # 67 million: twice what a phone takes, below what pillow calls a decompression bomb
 MAX_ASPECT = 200  # longer side over the shorter; beyond it, resizing the shorter side blows up the longer one
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: width and height change places
 _TAKING = threading.Lock()  # held while something is taken out of a caller's PIL image
 _WANTED = "a path, a PIL image, or a uint8 array [height, width, 3] in RGB"
 
@@ -53,6 +58,20 @@ def to_rgb(image: ImageLike) -> np.ndarray:
             own = _upright(image, "the image")
         return _pixels(own, "the image")
     raise ImageInvalid("not an image", got=type(image).__name__, wanted=_WANTED)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns height and width of what `to_rgb` makes of a file; its pixels are not decoded.
+
+    Raises:
+        ImageInvalid: Not an image, empty, or too large.
+    """
+    from PIL import Image
+
+    with _decoding("the file is not an image that can be read", path), Image.open(path) as image:
+        _check_size(image.width, image.height, path)
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def load_decoders() -> None:
@@ -129,3 +148,40 @@ def _check_size(width: int, height: int, where: object) -> None:
         raise ImageInvalid("the image is too large", where=where, got=got, wanted=f"up to {MAX_PIXELS} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageInvalid("the image is too narrow", where=where, got=got, wanted=f"up to {MAX_ASPECT} : 1")
+
+
+def embed_in_pieces(vision: Session, plan: ImagePlan, images: PreparedImages, most_tiles: int) -> np.ndarray:
+    """Returns ``image_embeds`` [N, H] of a prompt's images, whose tiles go through the vision graph a few at a time.
+
+    Where that graph puts image tokens together of the tiles' rows, it is asked for the rows as they are, and they are
+    put together here.
+    """
+    on_canvases, parts, last = TOKEN_ROWS in vision.inputs, [], np.empty(0)
+    for first in range(0, len(images.tiles), most_tiles):
+        tiles = images.tiles[first : first + most_tiles]
+        feeds: dict[str, Tensor | np.ndarray] = {TILES: tiles}
+        rows = len(tiles) * plan.tokens
+        if on_canvases:
+            feeds |= {TOKEN_ROWS: np.repeat(np.arange(rows + 1)[:, None], 4, axis=1)}  # the newline's is behind them
+            feeds |= {TOKEN_WEIGHTS: np.tile(np.array([1, 0, 0, 0], np.float32), (rows + 1, 1))}
+        outputs = vision.run(feeds)
+        found = outputs[IMAGE_EMBEDS].numpy().copy()  # which may lie in the outputs' memory
+        if found.ndim != 2 or len(found) != rows + on_canvases:
+            raise BackendError("a graph does not give what it should", where=IMAGE_EMBEDS, got=found.shape, wanted=rows)
+        parts.append(found[:rows])
+        last = found[rows:]
+    table = np.concatenate([*parts, last])
+    return _put_together(table, token_sources(plan, images.planned)) if on_canvases else table
+
+
+def _put_together(table: np.ndarray, sources: TokenSources) -> np.ndarray:
+    if (sources.weights[:, 0] == 1).all():
+        return table[sources.rows[:, 0]]
+    wide = (table.view(np.uint16).astype(np.uint32) << 16).view(np.float32) if table.dtype == BFLOAT16 else table
+    summed = np.zeros((len(sources.rows), table.shape[1]), np.float32)
+    for rows, weights in zip(sources.rows.T, sources.weights.T, strict=True):
+        summed += weights[:, None] * wide[rows]
+    if table.dtype != BFLOAT16:
+        return summed.astype(table.dtype)
+    bits = summed.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(BFLOAT16)  # to the nearest, ties to even

@@ -16,7 +16,7 @@ import numpy as np
 
 from allrounder.chat.messages import question
 from allrounder.errors import InputInvalid
-from allrounder.images.planning import plan_images
+from allrounder.images.planning import Extent, plan_images
 from allrounder.layout import PromptLayout, sequential_layout
 from allrounder.manifest import Latency, Percentiles, Workload
 from allrounder.progress import Progress, silent
@@ -27,6 +27,7 @@ __all__ = ["Request", "Samples", "default_workload", "make_request", "measure_la
 
 _WARM_UP = 2  # rounds: the first allocates, the second settles
 _QUESTION = "What is in the image?"
+_LEAST = 2  # text tokens: one before an image, one behind
 
 
 class Samples(NamedTuple):
@@ -59,19 +60,35 @@ class Request(NamedTuple):
 def default_workload(engine: Engine, *, text_tokens: int | None = None, new_tokens: int | None = None) -> Workload:
     """Returns the workload on which entries of this bundle are compared, within its limits.
 
+    Its image is a square of a tile's size, or of two by two tiles where the model cuts images into tiles.
+
     Args:
         engine: Any engine of the bundle.
-        text_tokens: Prefix and suffix ids; default 64, or the limit.
+        text_tokens: Prefix and suffix ids, and marks between an image's tokens; default 64, or what these marks need,
+            or the limit.
         new_tokens: Tokens drawn per request, at least 2; default 16, or the limit.
     """
     limits = engine.limits
+    new = new_tokens or min(16, limits.new_tokens)
+    side = _usual_side(engine, (text_tokens or min(64, limits.text_tokens)) + new)
+    least = _LEAST + _marks(_asked(engine, (side, side)))
     return Workload(
-        text_tokens=text_tokens or min(64, limits.text_tokens),
-        new_tokens=new_tokens or min(16, limits.new_tokens),
+        text_tokens=text_tokens or min(max(64, least), limits.text_tokens),
+        new_tokens=new,
         batch=1,
         threads=engine.options.thread_count,
-        image_size=engine.model.images.size,
+        image_size=side,
     )
+
+
+def _usual_side(engine: Engine, beside: int) -> int:
+    """Returns the side of the image whose tokens fit into the engine's longest sequence with ``beside`` others."""
+    plan, longest = engine.model.images, engine.model.max_positions
+    if plan.most_tiles == 1:
+        return plan.size
+    (large,) = plan_images(plan, [(2 * plan.size, 2 * plan.size)])
+    fits = large.tokens <= engine.limits.image_tokens and large.tokens + beside <= longest
+    return 2 * plan.size if fits else plan.size
 
 
 def measure_latency(
@@ -99,29 +116,33 @@ def sample_latency(
     repeats: int = 20,
     seconds: float | None = None,
     progress: Progress = silent,
+    image: Extent | None = None,
 ) -> tuple[Samples, ...]:
     """Times requests, interleaved over the engines, after warm-up rounds that are thrown away.
 
     All engines were opened with the workload's threads. ``repeats`` rounds are counted; the first that ends later than
-    ``seconds``, warm-up included, is the last.
+    ``seconds``, warm-up included, is the last. One round warms up where it takes that long. ``image`` is height and
+    width of the image; None: the workload's square.
 
     Raises:
         InputInvalid: A workload that these engines cannot run.
         BackendError: A backend's library failed.
     """
-    requests = [make_request(engine, workload) for engine in engines]
+    requests = [make_request(engine, workload, image) for engine in engines]
     rows: list[list[tuple[list[float], list[float]]]] = [[] for _ in engines]
     started = time.perf_counter()
-    total = _WARM_UP + repeats
+    warm_up, total = _WARM_UP, _WARM_UP + repeats
     for done in range(total):
         for index, (engine, request) in enumerate(zip(engines, requests, strict=True)):
             row = _time(engine, request)
-            if done >= _WARM_UP:
+            if done >= warm_up:
                 rows[index].append(row)
         late = seconds is not None and time.perf_counter() - started > seconds
-        progress("measuring latency", total if late and done >= _WARM_UP else done + 1, total)
-        if late and done >= _WARM_UP:
+        progress("measuring latency", total if late and done >= warm_up else done + 1, total)
+        if late and done >= warm_up:
             break
+        if late:
+            warm_up = min(warm_up, done + 1)  # a slow model settles in its first request
     return tuple(_samples(engine_rows) for engine_rows in rows)
 
 
@@ -135,15 +156,19 @@ def summarise(engine: Engine, samples: Samples, workload: Workload) -> Latency:
     )
 
 
-def make_request(engine: Engine, workload: Workload) -> Request:
+def make_request(engine: Engine, workload: Workload, image: Extent | None = None) -> Request:
     """Returns a request of the workload's size: the question's ids are repeated up to the length, or cut.
+
+    ``image`` is height and width of its image; None: the workload's square.
 
     Raises:
         InputInvalid: A workload that this engine cannot run.
     """
-    limits = engine.limits
+    limits, size = engine.limits, image or (workload.image_size, workload.image_size)
+    layout = _asked(engine, size)
+    marks = _marks(layout)
     possible = {
-        "text_tokens": (2, limits.text_tokens),
+        "text_tokens": (_LEAST + marks, limits.text_tokens),
         "new_tokens": (2, limits.new_tokens),
         "batch": (1, 1),
         "threads": (engine.options.thread_count, engine.options.thread_count),
@@ -152,14 +177,23 @@ def make_request(engine: Engine, workload: Workload) -> Request:
         if not low <= getattr(workload, name) <= high:
             wanted = f"{low} to {high}" if low < high else low
             raise InputInvalid("impossible workload", where=name, got=getattr(workload, name), wanted=wanted)
-    size = workload.image_size
-    rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
-    layout = engine.layout_of(engine.ids(question(_QUESTION)), plan_images(engine.model.images, [(size, size)]))
+    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     first, last = layout.image_index[0], layout.image_index[-1] + 1
-    before = layout.input_ids[:first][: workload.text_tokens - 1]
-    image, after = layout.input_ids[first:last], np.asarray(layout.input_ids[last:])
-    ids = [*before, image[0], *np.resize(after, workload.text_tokens - len(before)).tolist()]
-    return Request(rgb, sequential_layout(ids, image[0], [len(image)]), workload.new_tokens)
+    outside = workload.text_tokens - marks
+    before = layout.input_ids[:first][: outside - 1]
+    block, after = layout.input_ids[first:last], np.asarray(layout.input_ids[last:])
+    ids = [*before, block[0], *np.resize(after, outside - len(before)).tolist()]
+    return Request(rgb, sequential_layout(ids, block[0], [block]), workload.new_tokens)
+
+
+def _asked(engine: Engine, size: Extent) -> PromptLayout:
+    """Returns the layout of the question about an image of that height and width."""
+    return engine.layout_of(engine.ids(question(_QUESTION)), plan_images(engine.model.images, [size]))
+
+
+def _marks(layout: PromptLayout) -> int:
+    """Returns how many text tokens stand between the image tokens of a layout's one image."""
+    return layout.image_index[-1] + 1 - layout.image_index[0] - layout.image_tokens
 
 
 def _time(engine: Engine, request: Request) -> tuple[list[float], list[float]]:

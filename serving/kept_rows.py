@@ -23,15 +23,16 @@ from allrounder.golden import GOLDEN, TOKENIZER
 from allrounder.images.pixels import PreparedImages, prepare_images
 from allrounder.images.planning import PlannedImage, plan_images
 from allrounder.layout import PromptLayout, keep_counts
+from allrounder.runtime.cache import keep_indices
 from allrounder.runtime.engine import layout_feeds, vision_feeds
 from allrounder.runtime.image import to_rgb
 from allrounder.runtime.prompt import Prompter
-from allrounder.tensors import IMAGE_EMBEDS, TOKEN_SCORES
+from allrounder.tensors import IMAGE_EMBEDS, IMAGE_OF, TOKEN_SCORES
 
 if TYPE_CHECKING:
     from allrounder.runtime.image import ImageLike
 
-__all__ = ["KeptRows", "RowReader", "keep_indices", "open_prompter"]
+__all__ = ["KeptRows", "RowReader", "open_prompter"]
 
 _BACKEND = "onnxruntime"
 
@@ -143,22 +144,14 @@ class RowReader:
         if self._router is None:
             return KeptRows(image_embeds.numpy().copy(), tuple(range(layout.image_tokens)), layout)
         feeds = {**layout_feeds(layout), IMAGE_EMBEDS: image_embeds}
-        scores = self._router.run({name: feeds[name] for name in self._router.inputs})[TOKEN_SCORES].numpy()
-        counts = keep_counts(layout, self.sidecar.entry.pruning.keep_rule)
-        keep = keep_indices(scores, layout.image_of, counts)
+        outputs = self._router.run({name: feeds[name] for name in self._router.inputs})
+        counts = np.array(keep_counts(layout, self.sidecar.entry.pruning.keep_rule))
+        keep = keep_indices(outputs[TOKEN_SCORES].numpy(), feeds[IMAGE_OF], counts)
         return KeptRows(image_embeds.numpy()[keep], tuple(keep.tolist()), layout)
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the text of ``ids`` without special tokens."""
         return self._prompter.decode(ids)
-
-
-def keep_indices(scores: np.ndarray, image_of: Sequence[int], counts: Sequence[int]) -> np.ndarray:
-    """Returns the ``counts[i]`` best of each image's ``scores`` [N], ascending, as the gather op does."""
-    ordered, images = np.where(np.isnan(scores), -np.inf, scores), np.array(image_of)
-    best = np.argsort(-ordered, kind="stable")  # ties to the lower index
-    kept = [best[images[best] == image][:count] for image, count in enumerate(counts)]
-    return np.sort(np.concatenate(kept))
 
 
 def open_prompter(root: Path, sidecar: Sidecar) -> Prompter:

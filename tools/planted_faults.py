@@ -44,6 +44,11 @@ FAULTS = {
     "ties to the higher index in the graph": Fault(
         "export/graph/gather.py", '_node("Less", "other_index', '_node("Greater", "other_index'
     ),
+    "a tower's last norm is forgotten": Fault("export/vision.py", "if vision.last_norm:", "if False:"),
+    "marks beside an image stay plain text": Fault("vlm/model.py", " | mark_ids(processor, texts)", ""),
+    "patches that take another's position": Fault(
+        "vlm/smolvlm/spec.py", "_check_positions(grid)\n    return", "return"
+    ),
     "NaN counts as best": Fault("export/graph/gather.py", 'float("-inf")', 'float("inf")'),
     "ties to the higher index": Fault(
         "router/selection.py",

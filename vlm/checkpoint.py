@@ -31,7 +31,7 @@ from allrounder.hashing import file_record
 from allrounder.model_files import ModelTensor
 from allrounder.vlm.config import read_config, read_spec
 from allrounder.vlm.families import FAMILIES
-from allrounder.vlm.parts.names import canonical_name, never_computed, stock_shapes
+from allrounder.vlm.parts.names import never_computed, stock_shapes
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["EMBEDDING", "HEAD", "Checkpoint"]
@@ -62,6 +62,7 @@ class Checkpoint:
         _check_place(self.directory)
         self._config = read_config(self.directory)
         self.spec: ModelSpec = read_spec(self._config)
+        self._family = FAMILIES[self.spec.model_type]
         self.files = _weight_files(self.directory, getattr(self._config, "transformers_weights", None))
         self._open = {file: _opened(file) for file in self.files}
         self._found = self._named()
@@ -102,6 +103,7 @@ class Checkpoint:
                     yield ModelTensor(
                         name=name,
                         stored=stored,
+                        written=self._family.names.written(name),
                         layer=int(layer[1]) if layer else None,
                         file=file.name,
                         dtype=entry["dtype"],
@@ -122,10 +124,10 @@ class Checkpoint:
 
     def _named(self) -> dict[str, tuple[Path, str]]:
         """Returns file and stored name of every tensor, by canonical name."""
-        found: dict[str, tuple[Path, str]] = {}
+        names, found = self._family.names, dict[str, tuple[Path, str]]()
         for file, opened in self._open.items():
             for stored in opened.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                name = canonical_name(stored)
+                name = names.canonical(stored)
                 if name in found:
                     other, flat_copy = found[name]
                     raise ModelUnreadable(
@@ -157,7 +159,7 @@ class Checkpoint:
 
     def _check(self) -> None:
         """Checks that files and config speak of the same tensors, in the same shapes."""
-        wanted = stock_shapes(FAMILIES[self.spec.model_type].model, self._config, self.directory)
+        wanted = stock_shapes(self._family.model, self._family.names, self._config, self.directory)
         extra = sorted(self._found[name][1] for name in self._found.keys() - wanted if not never_computed(name))
         if extra:
             raise ModelUnsupported(

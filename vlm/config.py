@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig
 from allrounder.errors import ModelUnreadable, ModelUnsupported
 from allrounder.vlm.families import FAMILIES
 from allrounder.vlm.parts.decoder import DECODER_FAMILIES
-from allrounder.vlm.parts.tower import VISION_FAMILIES
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["read_config", "read_spec"]
@@ -57,7 +56,8 @@ def read_spec(config: PreTrainedConfig) -> ModelSpec:
 def _check_model_types(raw: dict[str, Any]) -> None:
     remedy = f"prune a checkpoint of one of {', '.join(FAMILIES)}; text-only models have no image"
     _one_of(raw.get("model_type"), "model_type", tuple(FAMILIES), remedy)
-    for part, known in (("text_config", DECODER_FAMILIES), ("vision_config", tuple(VISION_FAMILIES))):
+    towers = FAMILIES[raw["model_type"]].towers
+    for part, known in (("text_config", DECODER_FAMILIES), ("vision_config", towers)):
         inner = raw.get(part) or {}
         _one_of(inner.get("model_type", known[0]), f"{part}.model_type", known, None)
     for where, holder in (("", raw), ("text_config.", raw.get("text_config") or {})):

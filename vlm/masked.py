@@ -74,9 +74,8 @@ def _masked(vlm: LoadedModel, seen: Tensor, kept: Tensor, prune_layer: int) -> I
     """Hooks the stock layers: another mask from layer K on, and identity for skipped ones."""
     dtype = vlm.model.dtype
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
-    decoder: Any = vlm.model.model.language_model
     with ExitStack() as hooks:
-        for index, layer in enumerate(decoder.layers):
+        for index, layer in enumerate(vlm.decoder.layers):
             if index >= prune_layer:
                 handle = layer.register_forward_pre_hook(_with_mask(mask[None, None]), with_kwargs=True)
                 hooks.callback(handle.remove)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,6 +21,7 @@ from allrounder.vlm.config import read_config
 from allrounder.vlm.control_tokens import named_ids, sealed_tokenizer
 from allrounder.vlm.families import FAMILIES
 from allrounder.vlm.generation import stop_ids
+from allrounder.vlm.parts.marks import check_marks, mark_ids, mark_texts
 from allrounder.vlm.processor import Processor, load_processor
 from allrounder.vlm.spec import ModelSpec
 from allrounder.vlm.stock import load_stock
@@ -47,6 +48,12 @@ class LoadedModel:
     stop_ids: tuple[int, ...]  # any of them ends an answer
     digest: str  # `Checkpoint.digest`
     source: str  # as the caller named it
+
+    @property
+    def decoder(self) -> Any:
+        """The stock module that holds the decoder's embedding table, layers, last norm and rotary embedding."""
+        inner: Any = self.model.model
+        return getattr(inner, FAMILIES[self.spec.model_type].modules.decoder)
 
 
 class ModelText(NamedTuple):
@@ -117,9 +124,10 @@ def load_text(directory: Path, spec: ModelSpec) -> ModelText:
     """
     processor, stops = load_processor(directory, spec.model_type), stop_ids(directory)
     chat = read_chat(processor, spec.image_token_id)
-    tokenizer_json = sealed_tokenizer(processor, chat, named_ids(directory))
+    images = FAMILIES[spec.model_type].image_plan(processor, read_config(directory), spec)
+    texts = mark_texts(images)
+    tokenizer_json = sealed_tokenizer(processor, chat, named_ids(directory) | mark_ids(processor, texts))
     golden_prompts(processor, tokenizer_json, chat)
+    check_marks(processor, tokenizer_json, chat, texts)
     check_vocabulary(tokenizer_json, chat, stops, spec.decoder.vocabulary)
-    plan = FAMILIES[spec.model_type].image_plan
-    images = plan(processor.image_processor, read_config(directory), spec)
     return ModelText(processor, images, chat, tokenizer_json, stops)

@@ -6,8 +6,8 @@ library's own, the image processor the one that works on Pillow images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from allrounder.vlm.families import FAMILIES
 
 __all__ = ["Processor", "load_processor"]
 
-_IMAGE_TOKEN = "<image>"  # the stock processors' default
+_IMAGE_ROLE, _IMAGE_TOKEN = "image_token", "<image>"  # the default of stock processors that have one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +29,7 @@ class Processor:
     image_processor: Any
     image_token: str
     chat_template: str | dict[str, str] | None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the processor itself, as its file has them
 
     def apply_chat_template(self, messages: Sequence[Any], *, add_generation_prompt: bool = True) -> str:
         """Returns the text of a conversation, as the library renders it."""
@@ -51,14 +52,10 @@ def load_processor(directory: Path, model_type: str) -> Processor:
     Raises:
         ModelUnsupported: There is no usable tokenizer or image processor.
     """
-    place, kind = str(directory), cast("Any", FAMILIES[model_type].image_processor)
+    place, family = str(directory), FAMILIES[model_type]
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        images: Any = (
-            AutoImageProcessor.from_pretrained(place, backend="pil", local_files_only=True)
-            if kind is None
-            else kind.from_pretrained(place, local_files_only=True)
-        )
+        images = _image_processor(place, model_type)
         settings, _ = ProcessorMixin.get_processor_dict(place, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelUnsupported(
@@ -78,6 +75,26 @@ def load_processor(directory: Path, model_type: str) -> Processor:
     return Processor(
         tokenizer=tokenizer,
         image_processor=images,
-        image_token=getattr(tokenizer, "image_token", None) or settings.get("image_token", _IMAGE_TOKEN),
+        image_token=_image_token(tokenizer, family.image_role, settings, directory),
         chat_template=settings.get("chat_template"),  # a tokenizer's own is not what stock processors use
+        settings=settings,
     )
+
+
+def _image_token(tokenizer: Any, role: str, settings: dict[str, Any], directory: Path) -> str:
+    named = getattr(tokenizer, role, None)
+    if named is not None or role == _IMAGE_ROLE:
+        return named or settings.get("image_token", _IMAGE_TOKEN)
+    raise ModelUnsupported(
+        "the tokenizer names no token that stands for an image",
+        where=directory / f"tokenizer_config.json: {role}",
+        remedy="use the tokenizer that belongs to this checkpoint",
+    )
+
+
+def _image_processor(place: str, model_type: str) -> Any:
+    family = FAMILIES[model_type]
+    kind = cast("Any", family.image_processor)
+    if kind is None:
+        return AutoImageProcessor.from_pretrained(place, backend="pil", local_files_only=True)
+    return kind.from_pretrained(place, local_files_only=True, **family.image_settings)

@@ -84,7 +84,7 @@ class PrunedModel:
     def __init__(self, vlm: LoadedModel) -> None:
         self.spec = vlm.spec
         self._model: Any = vlm.model
-        decoder: Any = self._model.model.language_model
+        decoder = vlm.decoder
         self._embed: nn.Module = decoder.embed_tokens
         self._layers: nn.ModuleList = decoder.layers
         self._norm: nn.Module = decoder.norm

@@ -41,9 +41,11 @@ class DecoderSpec:
 
 @dataclass(frozen=True, slots=True)
 class VisionSpec:
-    """The vision tower: a pre-norm transformer over square patches."""
+    """The vision tower: a transformer over square patches, a norm before each half of a layer."""
 
-    family: str  # "clip" (class token, pre-norm before the layers, no patch bias) or "siglip" (patch bias)
+    # "clip" (class token, a norm before the layers, no patch bias), "siglip" (patch bias) or "internvl" (class token,
+    # patch bias, what each half of a layer adds is scaled)
+    family: str
     hidden: int
     layers: int  # of the checkpoint; only the first max(feature_layers) are ever computed
     heads: int
@@ -54,6 +56,11 @@ class VisionSpec:
     norm_eps: float
     feature_layers: tuple[int, ...]  # 0 = embeddings, i = output of layer i; concatenated along hidden
     drop_first: bool  # vision_feature_select_strategy "default": the first row is cut (CLIP's class token)
+    last_norm: bool = False  # a layer norm behind the last layer (`vision.last_norm`)
+    merge: int = 1  # patches along one side that become one image token (pixel shuffle), row by row within it
+    qkv_bias: bool = True
+    qk_norm: bool = False  # RMS norm over all heads of queries and keys
+    rms_norm: bool = False  # RMS norms in the layers, else layer norms
 
     @property
     def grid(self) -> int:
@@ -63,22 +70,43 @@ class VisionSpec:
     @property
     def class_token(self) -> bool:
         """Whether a class token is before the patches."""
+        return self.family in ("clip", "internvl")
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether a norm is before the first layer."""
         return self.family == "clip"
+
+    @property
+    def patch_bias(self) -> bool:
+        """Whether the patch embedding has a bias."""
+        return self.family != "clip"
+
+    @property
+    def layer_scale(self) -> bool:
+        """Whether what each half of a layer adds is scaled, channel by channel."""
+        return self.family == "internvl"
 
     @property
     def rows(self) -> int:
         """Rows inside the tower: patches and class token."""
         return self.grid * self.grid + self.class_token
 
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one tile."""
+        return (self.rows - self.drop_first) // self.merge**2
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectorSpec:
-    """Two linear layers from the tower's rows to the decoder's hidden size."""
+    """From what the tower gives to the decoder's hidden size: two linear layers or one, perhaps behind a layer norm."""
 
-    inputs: int  # vision hidden x number of feature layers
+    inputs: int  # vision hidden x number of feature layers x merge x merge
     hidden: int  # H of the decoder
-    activation: str
+    activation: str | None  # between `projector.linear_1` and `projector.linear_2`; None: there is the first alone
     bias: bool
+    norm_eps: float | None = None  # of `projector.layer_norm`, before all others; None: there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from allrounder.errors import ModelUnsupported
 from allrounder.vlm.checkpoint import Checkpoint
 from allrounder.vlm.families import FAMILIES
-from allrounder.vlm.parts.names import canonical_name, never_computed
+from allrounder.vlm.parts.names import never_computed
 
 __all__ = ["load_mapped", "load_stock"]
 
@@ -30,10 +30,10 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         ModelUnsupported: transformers does not load these files, or reads them otherwise than `Checkpoint`.
     """
-    directory, family = checkpoint.directory, FAMILIES[checkpoint.spec.model_type].model
+    directory, family = checkpoint.directory, FAMILIES[checkpoint.spec.model_type]
     try:
         with _no_bar():
-            loaded: Any = family.from_pretrained(
+            loaded: Any = family.model.from_pretrained(
                 str(directory),
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -42,9 +42,9 @@ def load_stock(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
             )
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelUnsupported("transformers does not load this model", where=directory, got=error) from error
-    model, report = loaded
-    lost = [name for name in report["missing_keys"] if (canonical_name(name) or "") in checkpoint]
-    dropped = [name for name in report["unexpected_keys"] if not never_computed(canonical_name(name) or "")]
+    (model, report), named = loaded, family.names.canonical
+    lost = [name for name in report["missing_keys"] if (named(name) or "") in checkpoint]
+    dropped = [name for name in report["unexpected_keys"] if not never_computed(named(name) or "")]
     if lost or dropped:
         raise ModelUnsupported(
             "transformers reads the names of the weights otherwise than we do",
@@ -67,7 +67,8 @@ def load_mapped(checkpoint: Checkpoint) -> PreTrainedModel:
     model: Any = load_stock(checkpoint, checkpoint.dtype)
     table = model.get_input_embeddings()
     tied = model.lm_head.weight is table.weight
-    state = {name: (canonical_name(name) or "", tensor.dtype) for name, tensor in model.state_dict().items()}
+    named = FAMILIES[checkpoint.spec.model_type].names.canonical
+    state = {name: (named(name) or "", tensor.dtype) for name, tensor in model.state_dict().items()}
     stored = {name: checkpoint.read(ours) for name, (ours, _) in state.items() if ours in checkpoint}
     others = {name: tensor for name, tensor in stored.items() if tensor.dtype != state[name][1]}
     model.load_state_dict(others, strict=False, assign=True)

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from allrounder.calib.fidelity import Contender, Outcomes, measure
+from allrounder.calib.fidelity import Contender, Outcomes, joined, measure
 from allrounder.calib.report.bundle import Sources, entries_of
-from allrounder.calib.report.work_list import Chunk, WorkList
+from allrounder.calib.report.work_list import Chunk, Subject, WorkList
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.engines.options import EngineOptions
 from allrounder.errors import CalibrationError
@@ -38,7 +38,9 @@ from allrounder.runtime.engine import open_engines
 
 __all__ = ["Assignment", "chunk_file", "read_outcomes", "run_chunks"]
 
-_ROWS = ("kl", "agrees", "correct", "layer_use")  # of `Outcomes`, what a chunk's file has of each subject
+# Of `Outcomes`, what a chunk's file has of each subject, and once for all of them.
+_ROWS = ("kl", "agrees", "correct", "layer_use", "kept_tokens")
+_SHARED = ("reference_correct", "tiles", "image_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def read_outcomes(task: Assignment, chunks: Sequence[Chunk]) -> tuple[Outcomes, 
     for chunk in chunks:
         for place, outcomes in _read(task, chunk).items():
             parts[place].append(outcomes)
-    return tuple(map(_joined, parts))
+    return tuple(map(joined, parts))
 
 
 class _Clock:
@@ -211,19 +213,25 @@ class _Measurer:
     def measure(self, chunk: Chunk) -> None:
         """Measures a chunk and writes its file."""
         subjects = [self._task.work.subjects[place] for place in self._task.work.of(chunk.first)]
-        contenders = [
-            Contender(self._engines[subject.key], None if subject.pruner == ROUTER else self._scorer(subject.pruner))
-            for subject in subjects
-        ]
+        contenders = [self._contender(subject) for subject in subjects]
         prompts = self._task.prompts[chunk.first : chunk.end]
         found = measure(contenders[0].engine, contenders, prompts)
         arrays: dict[str, Any] = {name: np.stack([getattr(each, name) for each in found]) for name in _ROWS}
-        arrays["reference_correct"] = found[0].reference_correct
+        arrays |= {name: getattr(found[0], name) for name in _SHARED}
         path = chunk_file(self._task.results, chunk)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
         partial.replace(path)
+
+    def _contender(self, subject: Subject) -> Contender:
+        engine = self._engines[subject.key]
+        if subject.pruner == ROUTER:
+            return Contender(engine)
+        from allrounder.router.pruners import shown_by
+
+        tokens, _, _ = subject.pruner.partition("+")
+        return Contender(engine, self._scorer(subject.pruner), shown_by(tokens))
 
     def _scorer(self, pruner: str) -> Any:
         if self._scores is None:  # only the grid's chunks need the model in torch
@@ -241,7 +249,7 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
     try:
         # Opened here: NumPy leaves a damaged file open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*_ROWS, "reference_correct")}
+            arrays = {name: file[name] for name in (*_ROWS, *_SHARED)}
     except Exception as error:  # zip, header and array errors have no root but Exception
         raise _unreadable(path, error) from error
     if any(len(arrays[name]) != len(places) for name in _ROWS):
@@ -250,7 +258,7 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
         place: Outcomes(
             **{name: arrays[name][row] for name in _ROWS},
             labelled=np.array([prompt.answer is not None for prompt in prompts]),
-            reference_correct=arrays["reference_correct"],
+            **{name: arrays[name] for name in _SHARED},
             kinds=tuple(prompt.kind for prompt in prompts),
             images=tuple(str(prompt.image) for prompt in prompts),
         )
@@ -261,19 +269,6 @@ def _read(task: Assignment, chunk: Chunk) -> dict[int, Outcomes]:
 def _unreadable(path: Path, got: object) -> CalibrationError:
     remedy = "delete this file and run again"
     return CalibrationError("measured outcomes cannot be read", where=path, got=got, remedy=remedy)
-
-
-def _joined(parts: Sequence[Outcomes]) -> Outcomes:
-    return Outcomes(
-        kl=np.concatenate([part.kl for part in parts]),
-        agrees=np.concatenate([part.agrees for part in parts]),
-        labelled=np.concatenate([part.labelled for part in parts]),
-        correct=np.concatenate([part.correct for part in parts]),
-        reference_correct=np.concatenate([part.reference_correct for part in parts]),
-        kinds=tuple(kind for part in parts for kind in part.kinds),
-        layer_use=np.concatenate([part.layer_use for part in parts]),
-        images=tuple(image for part in parts for image in part.images),
-    )
 
 
 def _size(chunk: Chunk) -> int:

@@ -5,7 +5,8 @@ Pure functions of a model's size and a list of questions; no engines, no files.
 Three families of budgets: the versions themselves (dynamic and static), their tokens alone and their layers alone (each
 half of the router by itself), and 11 % of the tokens with all layers, where token pruners are usually compared. The
 router is asked every question; the other pruners the first ones (the grid), where the router's own outcomes on the same
-questions are beside theirs.
+questions are beside theirs. Where every image has N tokens, what is kept of them alone is a count; where N differs from
+image to image it is a share, as in the versions.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +22,10 @@ from typing import NamedTuple
 import msgspec
 
 from allrounder.errors import CalibrationError
-from allrounder.fidelity_report import ROUTER
+from allrounder.fidelity_report import DOWNSCALE, ROUTER
 from allrounder.prompts import Prompt
 from allrounder.pruning import LayerPolicy, PruningConfig, custom_version, pruning_config
-from allrounder.versions import EVERYTHING, FULL, VERSIONS, resolve
+from allrounder.versions import EVERYTHING, FULL, VERSIONS, Keep, keep_of, resolve
 
 __all__ = [
     "NO_LAYERS",
@@ -43,14 +45,15 @@ NO_LAYERS = "none"  # the layer pruner of a budget that keeps every layer
 CHUNK = 10  # questions that are computed and written together
 _POLICIES: tuple[LayerPolicy, ...] = ("dynamic", "static")
 _AGGRESSIVE = 11  # percent of the image tokens
-_TOKENS = ("random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`
-# At the versions. The last two take one half from the router and the other from elsewhere.
+_TOKENS = (DOWNSCALE, "random", "stride", "fastv", "dart", "divprune", "cdpruner")  # of `allrounder.router.pruners`
+# At the versions. The last three take one half from the router and the other from elsewhere.
 _PAIRS = (
     "none+none",
     "random+random",
     *(f"{tokens}+shortgpt" for tokens in _TOKENS),
     f"{ROUTER}+shortgpt",
     f"random+{ROUTER}",
+    f"{DOWNSCALE}+{ROUTER}",
 )
 
 
@@ -86,6 +89,11 @@ class Subject(msgspec.Struct, frozen=True):
         """The engine it runs through."""
         return (self.version, self.layer_policy)
 
+    @property
+    def downscales(self) -> bool:
+        """Whether it shows smaller images."""
+        return self.pruner.partition("+")[0] == DOWNSCALE
+
 
 class WorkList(NamedTuple):
     """All subjects; the first is `full`, which is the reference, and is not run again."""
@@ -106,42 +114,64 @@ class Chunk(NamedTuple):
     end: int
 
 
-def aggressive(tokens: int) -> int:
-    """Returns 11 % of ``tokens``, rounded half up, at least 1."""
+def aggressive(tokens: int | None) -> Keep:
+    """Returns 11 % of ``tokens``, rounded half up, at least 1; of None, 11 % of however many there are."""
+    if tokens is None:
+        return Fraction(_AGGRESSIVE, 100)
     return max(1, (2 * _AGGRESSIVE * tokens + 100) // 200)
 
 
-def wanted_engines(tokens: int, layers: int, prune_layer: int) -> tuple[PruningConfig, ...]:
-    """Returns the engines of a model of N ``tokens`` and M ``layers``, `full` first; static layers are to be ranked.
+def wanted_engines(tokens: int | None, layers: int, prune_layer: int) -> tuple[PruningConfig, ...]:
+    """Returns the engines of a model of M ``layers``, `full` first; static layers are to be ranked.
+
+    Args:
+        tokens: N of every image; None: it differs from image to image.
+        layers: M.
+        prune_layer: K.
 
     Raises:
         InvalidBudget: The model cannot be pruned so at this layer.
     """
     names = [name for name in VERSIONS if name != FULL]
-    budgets = [resolve(name, tokens=tokens, layers=layers) for name in names]
-    tokens_alone = [custom_version(kept, layers) for kept in (*(each.tokens for each in budgets), aggressive(tokens))]
-    layers_alone = [custom_version(EVERYTHING, each.layers) for each in budgets]
+    alone: list[Keep] = [
+        keep_of(name) if tokens is None else resolve(name, tokens=tokens, layers=layers).tokens for name in names
+    ]
+    tokens_alone = [custom_version(keep, layers) for keep in (*alone, aggressive(tokens))]
+    layers_alone = [custom_version(EVERYTHING, resolve(name, tokens=1, layers=layers).layers) for name in names]
     found = [
         pruning_config(name, layers=layers, prune_layer=prune_layer, layer_policy=policy)
         for group in (names, tokens_alone, layers_alone)
         for policy in _POLICIES
         for name in group
     ]
-    pruned = [each for each in dict.fromkeys(found) if each.budget(tokens) != (tokens, layers)]
+    pruned = [each for each in dict.fromkeys(found) if each.layers < layers or _drops(each, tokens)]
     full = pruning_config(FULL, layers=layers, prune_layer=0, layer_policy="static")
     return (full, *pruned)
 
 
-def work_list(engines: Sequence[PruningConfig], tokens: int, layers: int, questions: int, grid: int) -> WorkList:
-    """Returns what is measured on ``questions`` questions, the first ``grid`` of which the other pruners are asked."""
+def _drops(pruning: PruningConfig, tokens: int | None) -> bool:
+    return pruning.prunes if tokens is None else pruning.budget(tokens).tokens < tokens
+
+
+def work_list(engines: Sequence[PruningConfig], few: str, questions: int, grid: int, *, downscales: bool) -> WorkList:
+    """Returns what is measured.
+
+    Args:
+        engines: Of `wanted_engines`.
+        few: The version that keeps few image tokens and all layers.
+        questions: How many the router is asked.
+        grid: How many of them, the first, the other pruners are asked.
+        downscales: Whether the model can be shown an image in as few tokens as any version keeps.
+    """
     subjects = [Subject(ROUTER, each.version, each.layer_policy, questions) for each in engines]
-    few = custom_version(aggressive(tokens), layers)
     if grid:
         for version, _, policy in (engine.key for engine in engines):
             if version in VERSIONS and policy == "dynamic":
                 subjects += [Subject(pair, version, policy, grid) for pair in _PAIRS]
             elif version == few:
                 subjects += [Subject(f"{name}+{NO_LAYERS}", version, policy, grid) for name in ("none", *_TOKENS)]
+    if not downscales:
+        subjects = [subject for subject in subjects if not subject.downscales]
     return WorkList(tuple(subjects), questions, grid)
 
 

@@ -14,6 +14,7 @@ from allrounder import __version__
 from allrounder.calib import figures as summary
 from allrounder.calib.fidelity import Outcomes
 from allrounder.calib.report.data import Questions
+from allrounder.calib.report.tiles import by_tiles, tables
 from allrounder.calib.report.work_list import Subject, WorkList
 from allrounder.calib.tables import table
 from allrounder.errors import CalibrationError
@@ -27,6 +28,7 @@ from allrounder.fidelity_report import (
     Figures,
     Recommendation,
     Row,
+    TilesRow,
 )
 from allrounder.manifest import Entry, Estimate, Model
 from allrounder.versions import FULL, VERSIONS
@@ -66,7 +68,7 @@ def make_report(measured: Measured, questions: Questions, prune_layer: int) -> F
         backend=entry.backend,
         precision=entry.precision,
         prune_layer=prune_layer,
-        image_tokens=model.images.tokens,
+        image_tokens=round(float(full.image_tokens.mean())),
         layers=model.layers,
         dataset=Dataset(name=questions.name, about=questions.about, questions=len(questions.prompts)),
         full=summary.figures(full),
@@ -75,6 +77,7 @@ def make_report(measured: Measured, questions: Questions, prune_layer: int) -> F
         comparisons=_comparisons(measured),
         costs=measured.costs,
         recommendations=_recommendations(rows, measured.costs),
+        by_tiles=by_tiles(measured.work, measured.outcomes),
     )
 
 
@@ -117,26 +120,37 @@ def _recommendations(rows: Sequence[Row], costs: Sequence[Cost]) -> tuple[Recomm
 
 def render(report: FidelityReport) -> str:
     """Returns the report as people read it on a terminal: rows, then comparisons, then recommendations."""
-    costs = {(cost.version, cost.layer_policy): cost for cost in report.costs}
-    header = ["pruner", "version", "T", "L", "layers", "n", "accuracy", "retention", "agreement", "kl", "FLOPs", "TTFT"]
+    header = [
+        "pruner",
+        "version",
+        "tokens",
+        "L",
+        "layers",
+        "n",
+        "accuracy",
+        "retention",
+        "agreement",
+        "kl",
+        "FLOPs",
+        "TTFT",
+    ]
     full = report.full
     lines = [["-", FULL, str(report.image_tokens), str(report.layers), "static", *_figures(full), "100%", "100%"]]
     for row in report.rows:
-        cost = costs.get((row.version, row.pruning.layer_policy))
-        alone = row.pruner != ROUTER
-        flops = cost and (cost.flops_alone if alone else cost.flops)
-        ttft = cost and (cost.ttft_alone if alone else cost.ttft)
-        head = [row.pruner, row.version, *map(str, report.budget(row)), row.pruning.layer_policy]
-        lines.append([*head, *_figures(row.figures), _share(flops), _share(ttft)])
+        head = [row.pruner, row.version, f"{row.kept_tokens:.4g}", str(row.pruning.layers), row.pruning.layer_policy]
+        lines.append([*head, *_figures(row.figures), *map(_share, report.cost(row))])
     parts = [
         f"{report.model}: {report.dataset.questions} questions, {report.dataset.about}",
-        "mean [95 % interval] against full on the same questions; kl in nats; FLOPs and TTFT as shares of full",
+        "mean [95 % interval] against full on the same questions; FLOPs and TTFT as shares of full; kl in nats",
+        "tokens: how many of an image were kept, counted, in mean",
         table(header, lines),
     ]
     if report.comparisons:
-        header = ["the router against", "version", "n", "agreement", "p", "kl", "p of kl"]
+        header = ["the router against", "version", "n", "tokens", "its tokens", "agreement", "p", "kl", "p of kl"]
         compared = [_compared(each) for each in report.comparisons]
         parts += ["", COMPARED, table(header, compared)]
+    if report.by_tiles:
+        parts += ["", *_by_tiles(report)]
     parts += ["", *(f"{each.version}: {each.layer_policy}. {each.why}" for each in report.recommendations)]
     return "\n".join(parts)
 
@@ -160,4 +174,22 @@ def _share(value: float | None) -> str:
 def _compared(found: Comparison) -> list[str]:
     pairs = ((found.difference, found.p), (found.kl_difference, found.kl_p))
     shown = [(f"{each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]", f"{chance:.4f}") for each, chance in pairs]
-    return [found.pruner, found.version, str(found.questions), *shown[0], *shown[1]]
+    kept = (f"{tokens:.4g}" for tokens in (found.kept_tokens, found.other_kept_tokens))
+    return [found.pruner, found.version, str(found.questions), *kept, *shown[0], *shown[1]]
+
+
+def _by_tiles(report: FidelityReport) -> list[str]:
+    """Returns agreement, retention and kept tokens by the number of tiles of the question's image."""
+    groups = [f"{each.tiles} tiles, n {each.questions}, N {each.image_tokens:.4g}" for each in report.by_tiles]
+    rows = [
+        [each.version, line.name, line.layer_policy, *(map(_tiles_cell, line.cells))]
+        for each in tables(report)
+        for line in each.lines
+    ]
+    told = "by tiles of the question's image: agreement [95 % interval], retention, image tokens kept, in mean"
+    return [told, table(["version", "pruner", "layers", *groups], rows)]
+
+
+def _tiles_cell(row: TilesRow) -> str:
+    kept = row.figures.retention
+    return f"{_percent(row.figures.agreement)}, {_share(kept and kept.mean)}, {row.kept_tokens:.4g}"

@@ -9,6 +9,7 @@ from allrounder.commands.pipeline.request import LimitFlags
 from allrounder.errors import InputInvalid
 from allrounder.export.freezer import default_limits
 from allrounder.images.plan import ImagePlan
+from allrounder.images.planning import plan_images
 from allrounder.manifest import Limits
 from allrounder.vlm.model import ModelText
 from allrounder.vlm.spec import ModelSpec
@@ -51,18 +52,21 @@ def build_limits(flags: LimitFlags, spec: ModelSpec, plan: ImagePlan, known: Lim
 
 
 def check_takes_questions(limits: Limits, text: ModelText) -> None:
-    """Checks that the shortest question fits, with the model's template: every build asks it.
+    """Checks that the shortest question fits, with template and marks of its image: every build asks it.
 
     Raises:
         InputInvalid: It does not.
     """
-    needed = len(ChatEncoder(text.tokenizer_json, text.chat).ids(question(TRIAL))) - 1
+    encoder, tile = ChatEncoder(text.tokenizer_json, text.chat), (text.images.size, text.images.size)
+    (image,) = plan_images(text.images, [tile])
+    marks = len(encoder.image_ids(image.content)) - image.tokens
+    needed = len(encoder.ids(question(TRIAL))) - 1 + marks
     if limits.text_tokens < needed:
         raise InputInvalid(
             "no question fits into so few text tokens",
             where="--max-text-tokens",
             got=limits.text_tokens,
-            wanted=f"{needed} or more: the model's template counts",
+            wanted=f"{needed} or more: the model's template and its marks of an image count",
         )
 
 

@@ -14,7 +14,8 @@ from allrounder.calib.layer_ranking import ranked
 from allrounder.engines.backends import BuildOptions, backend
 from allrounder.engines.bundle.publish import Staging, publish
 from allrounder.engines.bundle.reader import OpenBundle, open_bundle
-from allrounder.export.freezer import Freezer
+from allrounder.export.freezer import FreezeOptions, Freezer
+from allrounder.manifest import Precision
 from allrounder.progress import Progress, silent
 from allrounder.pruning import LayerPolicy, PruningConfig, pruning_configs
 from allrounder.router.checkpoint import save_router
@@ -30,10 +31,11 @@ _PRUNE_LAYER = 2
 
 
 class RandomModel(NamedTuple):
-    """Two directories that belong together."""
+    """Two directories that belong together, and the precision of what is built of them."""
 
     vlm: Path
     router: Path
+    precision: Precision = "fp32"
 
 
 def write_random_model(
@@ -85,7 +87,7 @@ def build_bundle_of(
     policies: Sequence[LayerPolicy] = ("dynamic",),
     backends: Sequence[str] = ("onnxruntime",),
 ) -> OpenBundle:
-    """Builds the named versions of a model at ``place``, in fp32; nothing is verified or measured.
+    """Builds the named versions of a model at ``place``, in the pair's precision; nothing is verified or measured.
 
     Static layers are spread evenly over the layers: how fast one is does not depend on which layers it holds.
 
@@ -93,7 +95,8 @@ def build_bundle_of(
         UnknownVersion: There is no such version.
     """
     frozen = place.with_name(f"{place.name}-frozen")
-    freezer = Freezer(pair.vlm, pair.router if set(names) != {FULL} else None, frozen, progress=progress)
+    router = pair.router if set(names) != {FULL} else None
+    freezer = Freezer(pair.vlm, router, frozen, FreezeOptions(pair.precision), progress)
     layers = freezer.spec.decoder.layers
     prunings = pruning_configs(names, layers=layers, prune_layer=_PRUNE_LAYER, policies=policies)
     freezer.shared()

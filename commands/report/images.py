@@ -1,23 +1,25 @@
-"""What the page embeds: plots of fidelity against cost, sample images, and the veil over their dropped patches.
+"""What the page embeds: plots of fidelity against cost and by tiles, sample images, and the veil over dropped patches.
 
-Image tokens are the cells of a square grid, row by row. Matplotlib is loaded on use.
+Where an image is one tile, image tokens are the cells of a square grid, row by row. Matplotlib is loaded on use.
 """
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from allrounder.commands.report.rows import both_pruned, cost_of, label, ordered
+from allrounder.calib.report.tiles import VersionTiles, tables
+from allrounder.commands.report.rows import both_pruned, label, ordered
 from allrounder.fidelity_report import ROUTER, FidelityReport, Row
 from allrounder.manifest import Estimate
+from allrounder.versions import FULL
 
-__all__ = ["Curve", "Plot", "Point", "curves", "plots", "png", "veil"]
+__all__ = ["Curve", "Plot", "Point", "curves", "plots", "png", "tile_plots", "veil"]
 
 _MEASURES = {"agreement": "Agreement with full", "retention": "Retention of full's accuracy"}
 _COSTS = {"flops": "FLOPs, share of full's prefill", "ttft": "Time to first token, share of full's"}
@@ -28,14 +30,14 @@ _LARGEST = 448  # pixels of a side as embedded: models see about as many
 
 
 class Point(NamedTuple):
-    """One version of a curve."""
+    """One version of a curve at its cost, or one number of tiles."""
 
     cost: float
     figure: Estimate
 
 
 class Curve(NamedTuple):
-    """One pruner under one policy, its points from cheap to dear."""
+    """One pruner under one policy, its points from left to right."""
 
     name: str
     router: bool
@@ -76,8 +78,7 @@ def curves(report: FidelityReport, measure: str, axis: str) -> tuple[list[Curve]
 
 
 def _cost(report: FidelityReport, row: Row, axis: str) -> float | None:
-    cost = cost_of(report, row.version, row.pruning.layer_policy)
-    return cost and getattr(cost, axis if row.pruner == ROUTER else f"{axis}_alone")
+    return report.cost(row)[list(_COSTS).index(axis)]
 
 
 def _plot(report: FidelityReport, measure: str, axis: str) -> Plot:
@@ -88,15 +89,37 @@ def _plot(report: FidelityReport, measure: str, axis: str) -> Plot:
     return Plot(title, f"{title}, by pruner: {spoken}", images, missing)
 
 
+def tile_plots(report: FidelityReport) -> list[Plot]:
+    """Returns agreement against the number of tiles of the question's image, a plot for each version but `full`."""
+    numbers = [group.tiles for group in report.by_tiles]
+    return [_tile_plot(each, numbers) for each in tables(report) if each.version != FULL]
+
+
+def _tile_plot(shown: VersionTiles, numbers: Sequence[int]) -> Plot:
+    drawn: list[Curve] = []
+    for line in shown.lines:
+        policies = {other.layer_policy for other in shown.lines if other.pruner == line.pruner}
+        name = f"{line.name}, {line.layer_policy}" if len(policies) > 1 else line.name
+        points = [Point(count, cell.figures.agreement) for count, cell in zip(numbers, line.cells, strict=True)]
+        drawn.append(Curve(name, line.pruner == ROUTER, points))
+    title = f"{shown.version}: agreement with full, by the number of tiles"
+    spoken = "; ".join(
+        f"{curve.name} " + ", ".join(f"{point.figure.mean:.1%} at {point.cost:.0f}" for point in curve.points)
+        for curve in drawn
+    )
+    images = {scheme: _drawn(drawn, "Tiles of the image", ink, shares=False) for scheme, ink in _INKS.items()}
+    return Plot(title, f"{title}, by pruner: {spoken}", images, [])
+
+
 def _spoken(points: list[Point]) -> str:
     ends = points if len(points) < 2 else (points[0], points[-1])
     return " to ".join(f"{point.figure.mean:.1%} at {point.cost:.0%} of the cost" for point in ends)
 
 
-def _drawn(drawn: list[Curve], costs: str, ink: str) -> str:
+def _drawn(drawn: list[Curve], axis: str, ink: str, *, shares: bool = True) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # a fifth of the size of glyphs as paths
@@ -129,9 +152,12 @@ def _drawn(drawn: list[Curve], costs: str, ink: str) -> str:
         axes.axhline(1.0, color=ink, linewidth=0.8)
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(costs)
-        for scale in (axes.xaxis, axes.yaxis):
-            scale.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel(axis)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        if shares:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _address("svg+xml", file.getvalue())

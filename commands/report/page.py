@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from allrounder.calib.fidelity import same_answer
+from allrounder.calib.report.tiles import tables
 from allrounder.calib.tables import ranges
 from allrounder.commands.report import images, rows
 from allrounder.commands.report.samples import Sample
@@ -66,15 +66,15 @@ def page(report: FidelityReport, samples: Sequence[Sample], about: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    side = math.isqrt(report.image_tokens)
     text = environment.get_template("report.html").render(
         report=report,
         samples=samples,
         about=about,
-        grid=side if side * side == report.image_tokens else None,
         rows=rows,
+        tiles=tables(report),
         images=images,
         number=_number,
+        count=_count,
         ranges=ranges,
         same_answer=same_answer,
     )
@@ -84,3 +84,8 @@ def page(report: FidelityReport, samples: Sequence[Sample], about: str) -> str:
 def _number(value: float, digits: int = 1, sign: str = "") -> str:
     """Returns a figure with a true minus sign, and without one where it rounds to zero."""
     return f"{value:{sign}z.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _count(tokens: float) -> str:
+    """Returns a mean number of image tokens, with a digit behind the point where it is no whole one."""
+    return f"{tokens:,.0f}" if tokens == int(tokens) else f"{tokens:,.1f}"

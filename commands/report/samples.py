@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class Sample:
     question: str
     wanted: str | None  # the right answer, where it is known
     versions: tuple[Kept, ...]
+    image_tokens: int  # N
+    grid: int | None  # where the image is one tile of grid x grid tokens, row by row
 
 
 def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence[Prompt]) -> tuple[Sample, ...]:
@@ -53,10 +56,13 @@ def ask_versions(bundle: OpenBundle, entries: Sequence[Entry], prompts: Sequence
             Kept(entry.version, answer.keep_indices, answer.kept_layers, answer.text)
             for entry, answer in zip(entries, answers, strict=True)
         )
-        samples.append(Sample(_as_seen(engines[0], rgb), prompt.question, prompt.answer, kept))
+        samples.append(_sample(engines[0], rgb, prompt, kept))
     return tuple(samples)
 
 
-def _as_seen(engine: Engine, rgb: np.ndarray) -> Image.Image:
-    """Returns the image cut and scaled as the model sees it: its first tile."""
-    return Image.fromarray(engine.prepare([rgb]).tiles[0])
+def _sample(engine: Engine, rgb: np.ndarray, prompt: Prompt, kept: tuple[Kept, ...]) -> Sample:
+    """Returns a sample, its image cut and scaled as the model sees it: its first tile."""
+    (planned,), tiles = engine.prepare([rgb])
+    side = math.isqrt(planned.tokens)
+    grid = side if planned.tiles == 1 and side * side == planned.tokens else None
+    return Sample(Image.fromarray(tiles[0]), prompt.question, prompt.answer, kept, planned.tokens, grid)

@@ -207,6 +207,8 @@ def _say_for_older(path: Path) -> None:
     config["tokenizer_class"] = _PLAIN_TOKENIZERS[0]
     if isinstance(config.get("extra_special_tokens"), list):  # a dict in version 4
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    if isinstance(config.get("model_specific_special_tokens"), dict):  # which version 4 reads under that name
+        config.setdefault("extra_special_tokens", config["model_specific_special_tokens"])
     config.setdefault("model_input_names", ["input_ids", "attention_mask"])  # version 4 adds what no decoder takes
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

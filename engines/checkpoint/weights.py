@@ -22,17 +22,6 @@ __all__ = ["chunks", "pruned_config", "safetensors_header", "write_weights", "wr
 
 INDEX = "model.safetensors.index.json"
 _CHUNK = 4 << 20
-# From canonical names to those of llava-1.5-7b-hf: the one layout that transformers 4 and 5, vLLM and SGLang map alike.
-# Newer transformers writes the tower without `vision_model`, and vLLM 0.32 finds no module for that:
-# https://github.com/vllm-project/vllm/blob/v0.32.0/vllm/model_executor/models/llava.py (`hf_to_vllm_mapper`)
-# https://github.com/sgl-project/sglang/blob/main/python/sglang/srt/models/llava.py (`load_weights`)
-_WRITTEN = (
-    ("decoder.lm_head.", "language_model.lm_head."),
-    ("decoder.", "language_model.model."),
-    ("vision.", "vision_tower.vision_model."),
-    ("projector.image_newline", "image_newline"),
-    ("projector.", "multi_modal_projector."),
-)
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists with one element per decoder layer
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 
@@ -48,21 +37,19 @@ def written_name(tensor: ModelTensor, kept: Sequence[int]) -> str | None:
     """Returns the name that a tensor is written under where only the layers ``kept`` are there.
 
     Returns:
-        The name that llava-1.5-7b-hf has for it on the hub, whatever the model calls it; None if it is of another
-        layer.
+        The name that stock readers map, whatever the model calls it; None if it is of another layer.
 
     Raises:
-        BundleCorrupt: The record names a tensor of no part of a Llava.
+        BundleCorrupt: The record's name of a layer's tensor is not of that layer.
     """
-    name = tensor.name
-    if tensor.layer is not None:
-        if tensor.layer not in kept:
-            return None
-        name = name.replace(f"decoder.layers.{tensor.layer}.", f"decoder.layers.{kept.index(tensor.layer)}.", 1)
-    for canonical, written in _WRITTEN:
-        if name.startswith(canonical):
-            return written + name.removeprefix(canonical)
-    raise BundleCorrupt("a recorded weight belongs to no part of the model", where=tensor.stored, got=name)
+    if tensor.layer is None:
+        return tensor.written
+    if tensor.layer not in kept:
+        return None
+    number = f".layers.{tensor.layer}."
+    if tensor.written.count(number) != 1:
+        raise BundleCorrupt("a recorded weight is not of its layer", where=tensor.stored, got=tensor.written)
+    return tensor.written.replace(number, f".layers.{kept.index(tensor.layer)}.")
 
 
 def pruned_config(config: Mapping[str, Any], vlm: ModelRecord, kept: Sequence[int]) -> dict[str, Any]:

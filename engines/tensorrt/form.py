@@ -6,6 +6,8 @@ The rules were read in the parser's sources and NVIDIA's pages, and not run (10.
   slots, and the result an output of it. So caches get the capacity of the bundle's limits.
 - `Attention` is imported without its lengths (`nonpad_kv_seqlen`), silently, and causal from the upper left. So the
   lengths become a mask, as in flat copies.
+- `Attention` in parts of its queries ends TensorRT-RTX 1.7.1's build in a segmentation fault, and saves nothing in
+  a fused kernel. So it becomes whole again.
 - `Attention` must be one fused kernel, or the build fails, unless the node says that it may be several.
 - Every size follows from the sizes of the inputs: what depends on values ends the capture of work, and `NonZero` makes
   each step wait. So two numbers come as the length of an input whose values nobody reads: how many rows' logits are
@@ -33,6 +35,8 @@ __all__ = ["TOKENS_TO_KEEP", "dynamic_inputs", "parsed_form", "static_form"]
 
 TOKENS_TO_KEEP = "tokens_to_keep"  # int64 [T], of which the length alone counts; added input where tokens are pruned
 
+_QUERY, _MASK = 0, 3  # inputs of `Attention`
+
 
 def parsed_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.ModelProto:
     """Returns what TensorRT's parser is given; see `static_form` for ``extents``."""
@@ -59,6 +63,7 @@ def static_form(model: onnx.ModelProto, extents: Mapping[str, int]) -> onnx.Mode
         raise GraphInvalid("TensorRT engines hold no If", where=graph.name, wanted="a static layer policy")
     _fix(graph, extents)
     _size_gather(form)
+    _make_attention_whole(graph)
     nodes: list[onnx.NodeProto] = []
     masks: dict[str, str] = {}
     for node in graph.node:
@@ -84,6 +89,34 @@ def _fix(graph: onnx.GraphProto, extents: Mapping[str, int]) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in extents:
                 dim.dim_value = extents[dim.dim_param]  # takes the name's place
+
+
+def _make_attention_whole(graph: onnx.GraphProto) -> None:
+    """Puts one `Attention` in the place of those over slices of queries and masks that a `Concat` joins."""
+    made = {output: node for node in graph.node for output in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        parts = [made.get(name) for name in node.input]
+        if node.op_type == "Concat" and all(part and part.op_type == "Attention" for part in parts):
+            whole = onnx.NodeProto.FromString(made[node.input[0]].SerializeToString())
+            for place in (_QUERY, _MASK):
+                whole.input[place] = made[whole.input[place]].input[0]
+            whole.output[0] = node.output[0]
+            nodes.append(whole)
+        else:
+            nodes.append(node)
+    _set_nodes(graph, _used(nodes, graph))
+
+
+def _used(nodes: list[onnx.NodeProto], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Returns the nodes that an output of the graph follows from."""
+    wanted = {value.name for value in graph.output}
+    used = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            used.append(node)
+            wanted |= set(node.input)
+    return used[::-1]
 
 
 def _sized(node: onnx.NodeProto) -> list[onnx.NodeProto]:

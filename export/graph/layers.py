@@ -9,6 +9,8 @@ Hidden rows are [B, R, H]. Queries, keys and values are [B, heads, R, D], the la
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ __all__ = [
     "Clock",
     "Layer",
     "Rotation",
+    "SeenRows",
     "activation",
     "decoder_layer",
     "embed",
@@ -31,6 +34,7 @@ __all__ = [
     "rms_norm",
     "rotation",
     "router_layer",
+    "seen_parts",
 ]
 
 
@@ -60,6 +64,13 @@ class Layer(NamedTuple):
 
     spec: DecoderSpec
     prefix: str
+
+
+class SeenRows(NamedTuple):
+    """A part of a sequence's rows and what they see of all of it."""
+
+    ends: tuple[str, str]  # its first row and that behind its last, int64 [1]
+    mask: str  # bool [1, 1, rows, R], True where one sees
 
 
 def embed(graph: GraphWriter, spec: DecoderSpec) -> str:
@@ -93,11 +104,29 @@ def rotation(graph: GraphWriter, spec: DecoderSpec, position_ids: str) -> Rotati
     return Rotation(*parts)
 
 
-def router_layer(graph: GraphWriter, layer: Layer, hidden: str, rotated: Rotation, mask: str) -> str:
-    """Writes a layer over a whole sequence and returns its rows; ``mask`` is bool [B, 1, R, R], True where one sees."""
+def seen_parts(graph: GraphWriter, mask: str, parts: int) -> tuple[SeenRows, ...]:
+    """Cuts a mask, bool [1, 1, R, R], True where a row sees a column, into parts of its rows; R is at least ``parts``.
+
+    Attention holds a score per head for each of the rows that it is given and each column.
+    """
+    rows, count = graph.size(mask, 2, "rows"), graph.ints(parts)
+    cuts = [
+        graph.node("Div", [graph.node("Mul", [rows, graph.ints(part)], "times"), count], "cut")
+        for part in range(parts + 1)
+    ]
+    return tuple(
+        SeenRows(ends, graph.node("Slice", [mask, *ends, graph.ints(2)], "seen")) for ends in itertools.pairwise(cuts)
+    )
+
+
+def router_layer(graph: GraphWriter, layer: Layer, hidden: str, rotated: Rotation, seen: Sequence[SeenRows]) -> str:
+    """Writes a layer over a whole sequence and returns its rows; ``seen`` is what its rows see, in parts."""
     query, new = _project(graph, layer, hidden, rotated)
-    attended = graph.node("Attention", [query, new.key, new.value, mask], "attn.heads", is_causal=0)
-    return _close(graph, layer, hidden, attended)
+    attended = []
+    for ends, mask in seen:
+        part = graph.node("Slice", [query, *ends, graph.ints(2)], "attn.part")
+        attended.append(graph.node("Attention", [part, new.key, new.value, mask], "attn.heads", is_causal=0))
+    return _close(graph, layer, hidden, graph.node("Concat", attended, "attn.parts", axis=2))
 
 
 def decoder_layer(

@@ -29,7 +29,7 @@ def router(spec: ModelSpec, layers: int) -> Rules:
     """Returns the rules of the graph of a router of ``layers`` layers."""
     inputs = _prompt(spec, 1) | {tensors.IMAGE_OF: [None], tensors.POSITION_IDS: [1, 1, None]}
     scores: dict[str, _Shape] = {tensors.TOKEN_SCORES: [None], tensors.LAYER_SCORES: [spec.decoder.layers]}
-    return Rules(inputs, scores, layers, frozenset())
+    return Rules(inputs, scores, layers * min(8, spec.decoder.layers), frozenset())  # attention is in parts
 
 
 def decoder(pruned: PrunedSpec) -> Rules:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,8 +45,11 @@ class StockParts:
         self.spec = self.checkpoint.spec
         self.digest = self.checkpoint.digest
         self._model: Any = load_mapped(self.checkpoint)
-        self._decoder: Any = self._model.model.language_model
-        self._tower: Any = self._model.model.vision_tower
+        self._modules = FAMILIES[self.spec.model_type].modules
+        self._decoder: Any = getattr(self._model.model, self._modules.decoder)
+        self._tower: Any = getattr(self._model.model, self._modules.tower)
+        encoder = self._tower.encoder
+        self._tower_layers: Any = encoder.layer if hasattr(encoder, "layer") else encoder.layers
         self.rotary: nn.Module = type(self._decoder.rotary_emb)(config=self._model.config.text_config)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -81,14 +85,21 @@ class StockParts:
     @torch.no_grad()
     def vision_embeddings(self, pixels: Tensor) -> Tensor:
         """Returns the rows that enter the tower's first layer."""
-        rows = _float32(self._tower.embeddings)(pixels)
+        embeddings = _float32(self._tower.embeddings)
+        if "patch_attention_mask" in signature(embeddings.forward).parameters:  # SmolVLM's; of whole tiles, all ones
+            grid = self.spec.vision.grid
+            rows = embeddings(pixels, torch.ones(len(pixels), grid, grid, dtype=torch.bool))
+        else:
+            rows = embeddings(pixels)
         # CLIP alone has this norm, and its checkpoints spell it so.
         return _float32(self._tower.pre_layrnorm)(rows) if hasattr(self._tower, "pre_layrnorm") else rows
 
     @torch.no_grad()
     def vision_layer(self, index: int, rows: Tensor) -> Tensor:
         """Runs one stock layer of the tower."""
-        output = _float32(self._tower.encoder.layers[index])(rows, attention_mask=None)
+        layer = _float32(self._tower_layers[index])
+        masked = "attention_mask" in signature(layer.forward).parameters  # InternVL's take none
+        output = layer(rows, attention_mask=None) if masked else layer(rows)
         return output if isinstance(output, Tensor) else output[0]
 
     @torch.no_grad()
@@ -98,12 +109,18 @@ class StockParts:
         States are [tiles, rows, hidden], of images of ``sizes``. Those that are not given count as NaN: if one is
         chosen, it shows.
         """
-        unknown = [torch.full_like(states[0], torch.nan)] * (len(self._tower.encoder.layers) + 1 - len(states))
+        unknown = [torch.full_like(states[0], torch.nan)] * (len(self._tower_layers) + 1 - len(states))
         outer = copy.copy(self._model.model)  # its own table of modules, the same modules
         outer._modules = dict(outer._modules)  # noqa: SLF001 - torch offers no other way to swap a module in a copy
-        outer.vision_tower = _Seen((*states, *unknown))
-        outer.multi_modal_projector = _float32(outer.multi_modal_projector)
-        return FAMILIES[self.spec.model_type].image_embeds(outer, torch.zeros(len(states[0]), 3, 1, 1), sizes)
+        setattr(outer, self._modules.tower, _Seen((*states, *unknown), self._last_norm()))
+        setattr(outer, self._modules.projector, _float32(getattr(outer, self._modules.projector)))
+        side = self.spec.vision.image_size
+        return FAMILIES[self.spec.model_type].image_embeds(outer, torch.ones(len(states[0]), 3, side, side), sizes)
+
+    def _last_norm(self) -> nn.Module:
+        """Returns what makes a tower's last hidden state of its last layer's; CLIP's last norm is of a single row."""
+        last = getattr(self._tower, "post_layernorm", None)
+        return nn.Identity() if last is None or hasattr(self._tower, "pre_layrnorm") else _float32(last)
 
 
 def _float32(module: nn.Module) -> nn.Module:
@@ -114,12 +131,12 @@ def _float32(module: nn.Module) -> nn.Module:
 class _Seen(nn.Module):
     """Takes the place of the tower, and gives hidden states that were computed layer by layer."""
 
-    def __init__(self, states: tuple[Tensor, ...]) -> None:
+    def __init__(self, states: tuple[Tensor, ...], last_norm: nn.Module) -> None:
         super().__init__()
-        self._states = states
+        self._states, self._last = states, last_norm(states[-1])
 
     def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(last_hidden_state=self._states[-1], hidden_states=self._states)
+        return BaseModelOutputWithPooling(last_hidden_state=self._last, hidden_states=self._states)
 
 
 class _Caught:

@@ -69,7 +69,7 @@ def verify_vision(
     sizes = [(plan.size, plan.size // 2 + 1)]  # padded, where there are canvases
     planned = plan_images(plan, sizes)
     pixels = torch.randn(planned[0].tiles, 3, spec.image_size, spec.image_size, generator=generator)
-    entry = "vision.normed" if spec.class_token else "vision.positioned"
+    entry = "vision.normed" if spec.pre_norm else "vision.positioned"
     values, states = [entry], [parts.vision_embeddings(pixels)]
     comparison.piece("vision", model, {PIXEL_VALUES: pixels.numpy()}, {entry: states[0]})
     for layer in range(depth):

@@ -20,7 +20,7 @@ from onnx import TensorProto
 from allrounder.errors import BundleCorrupt, GraphInvalid
 from allrounder.export.graph.writer import Placed
 from allrounder.progress import Progress
-from allrounder.vlm.spec import DecoderSpec, ModelSpec, VisionSpec
+from allrounder.vlm.spec import DecoderSpec, ModelSpec, ProjectorSpec, VisionSpec
 
 __all__ = [
     "ALIGNMENT",
@@ -74,8 +74,7 @@ def model_tensors(spec: ModelSpec) -> tuple[Needed, ...]:
     for layer in range(decoder.layers):
         tensors += decoder_layer(decoder, f"decoder.layers.{layer}")
     tensors += _vision(spec.vision)
-    for part in ("linear_1", "linear_2"):
-        tensors += _linear(f"projector.{part}", bias=spec.projector.bias)
+    tensors += _projector(spec.projector)
     if spec.newline:
         tensors.append(Needed("projector.image_newline"))
     return tuple(tensors)
@@ -175,26 +174,40 @@ def _norm(name: str) -> list[Needed]:
     return [Needed(f"{name}.weight"), Needed(f"{name}.bias")]
 
 
+def _projector(spec: ProjectorSpec) -> list[Needed]:
+    tensors = [] if spec.norm_eps is None else _norm("projector.layer_norm")
+    tensors += _linear("projector.linear_1", bias=spec.bias)
+    return tensors if spec.activation is None else tensors + _linear("projector.linear_2", bias=spec.bias)
+
+
 def _vision(spec: VisionSpec) -> list[Needed]:
     tensors = [
         Needed("vision.embeddings.patch_embedding.weight"),
         Needed("vision.embeddings.position_embedding.weight"),
     ]
-    if spec.family == "clip":
-        # `pre_layrnorm` is how CLIP's checkpoints spell it.
-        tensors += [Needed("vision.embeddings.class_embedding"), *_norm("vision.pre_layrnorm")]
-    else:
+    if spec.class_token:
+        tensors.append(Needed("vision.embeddings.class_embedding"))
+    if spec.pre_norm:  # `pre_layrnorm` is how CLIP's checkpoints spell it
+        tensors += _norm("vision.pre_layrnorm")
+    if spec.patch_bias:
         tensors.append(Needed("vision.embeddings.patch_embedding.bias"))
     for layer in range(max(spec.feature_layers)):
-        prefix = f"vision.encoder.layers.{layer}"
-        tensors += _norm(f"{prefix}.layer_norm1") + _norm(f"{prefix}.layer_norm2")
-        for part in (
-            "self_attn.q_proj",
-            "self_attn.k_proj",
-            "self_attn.v_proj",
-            "self_attn.out_proj",
-            "mlp.fc1",
-            "mlp.fc2",
-        ):
-            tensors += _linear(f"{prefix}.{part}", bias=True)
+        tensors += _vision_layer(spec, f"vision.encoder.layers.{layer}")
+    if spec.last_norm:
+        tensors += _norm("vision.last_norm")
+    return tensors
+
+
+def _vision_layer(spec: VisionSpec, prefix: str) -> list[Needed]:
+    tensors: list[Needed] = []
+    for norm in ("layer_norm1", "layer_norm2"):
+        tensors += [Needed(f"{prefix}.{norm}.weight")] if spec.rms_norm else _norm(f"{prefix}.{norm}")
+    for part in "qkv":
+        tensors += _linear(f"{prefix}.self_attn.{part}_proj", bias=spec.qkv_bias)
+    if spec.qk_norm:
+        tensors += [Needed(f"{prefix}.self_attn.{part}_norm.weight") for part in "qk"]
+    for part in ("self_attn.out_proj", "mlp.fc1", "mlp.fc2"):
+        tensors += _linear(f"{prefix}.{part}", bias=True)
+    if spec.layer_scale:
+        tensors += [Needed(f"{prefix}.lambda_1"), Needed(f"{prefix}.lambda_2")]
     return tensors

@@ -11,7 +11,7 @@ Padding stands at the end of causal rows, so no real row sees it; what padding i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def shortgpt(setting: Setting) -> LayerPruner:
 @torch.no_grad()
 def block_influence(vlm: LoadedModel, views: Sequence[View]) -> Tensor:
     """Returns 1 - mean cosine of each layer's input and output rows, float64 [M], over all real rows of ``views``."""
-    decoder, count = _decoder(vlm), 0
+    decoder, count = vlm.decoder, 0
     total = torch.zeros(len(decoder.layers), dtype=torch.float64)
     for view in views:
         check_view(view, vlm)
@@ -145,7 +145,7 @@ def _dart_order(hidden: Tensor, norms: Tensor, seen: Tensor, text: Tensor) -> Te
 
 def _key_norms(vlm: LoadedModel, hidden: Tensor, index: int) -> Tensor:
     """Returns the length of each row's keys in a layer, all kv heads together, float32 [B, R]."""
-    layer = _decoder(vlm).layers[index]
+    layer = vlm.decoder.layers[index]
     keys = layer.self_attn.k_proj(layer.input_layernorm(hidden)).unflatten(-1, (-1, vlm.spec.decoder.head_dim))
     if vlm.spec.decoder.qk_norm:
         keys = layer.self_attn.k_norm(keys)
@@ -154,15 +154,15 @@ def _key_norms(vlm: LoadedModel, hidden: Tensor, index: int) -> Tensor:
 
 def _attention(vlm: LoadedModel, rows: _Rows, index: int) -> Tensor:
     """Returns the attention weights [B, heads, R, R] of one layer, by its stock module."""
-    layer = _decoder(vlm).layers[index]
-    with attending(_decoder(vlm), "eager"):  # the only one that returns its weights
+    layer = vlm.decoder.layers[index]
+    with attending(vlm.decoder, "eager"):  # the only one that returns its weights
         normed = layer.input_layernorm(rows.hidden)
         return layer.self_attn(normed, attention_mask=rows.mask, position_embeddings=rows.rotation)[1]
 
 
 def _rows_before(vlm: LoadedModel, view: View, layer: int) -> _Rows:
     """Runs the layers below ``layer`` on all rows."""
-    decoder, hidden = _decoder(vlm), view.embeddings
+    decoder, hidden = vlm.decoder, view.embeddings
     count = hidden.shape[1]
     seen = torch.ones(count, count, dtype=torch.bool, device=hidden.device).tril()
     mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
@@ -171,7 +171,3 @@ def _rows_before(vlm: LoadedModel, view: View, layer: int) -> _Rows:
     for index in range(layer):
         hidden = decoder.layers[index](hidden, attention_mask=mask, position_embeddings=rotation)
     return _Rows(hidden, mask, rotation)
-
-
-def _decoder(vlm: LoadedModel) -> Any:
-    return vlm.model.model.language_model

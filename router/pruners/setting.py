@@ -1,4 +1,4 @@
-"""What pruners read and what they are: a `View` of a batch, a `Setting`, and three kinds of callables."""
+"""What pruners read and what they are: a `View` of a batch, a `Setting`, and the kinds of callables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from allrounder.errors import InputInvalid
+from allrounder.images.shown import Show
 from allrounder.router.model import Scores
 from allrounder.vlm.model import LoadedModel
 from allrounder.vlm.prompt import PromptBatch
@@ -37,7 +38,13 @@ class Setting(NamedTuple):
 
 TokenPruner = Callable[[View], Tensor]  # -> float32 [B, N], higher is kept; -inf at padding
 LayerPruner = Callable[[View], Tensor]  # -> float32 [B, M], higher is kept
-Pruner = Callable[[View], Scores]
+
+
+class Pruner(NamedTuple):
+    """A way to meet a budget: what is shown of images at a keep rule, and scores of what is shown."""
+
+    show: Show
+    scores: Callable[[View], Scores]
 
 
 def embed_pixels(vlm: LoadedModel, image_embeds: Tensor, prompt: PromptBatch, identity: Sequence[str]) -> View:

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from allrounder.demo.drawing import draw
+from allrounder.demo.prompts import split_scene
 from allrounder.demo.questions import sample_questions
-from allrounder.demo.scenes import Split, sample_scene
+from allrounder.demo.scenes import Scene, Split
 from allrounder.errors import ImageInvalid
 from allrounder.prompts import PromptSet
 
@@ -88,23 +89,29 @@ class SceneExamples:
         first: Seed of the first scene.
         scenes: How many scenes.
         questions: Questions per scene; examples of one scene follow each other.
+        tiles: Whether scenes are windows, as a model that cuts images into tiles should see them.
     """
 
-    def __init__(self, split: Split, first: int, scenes: int, questions: int) -> None:
-        self.name = f"demo scenes {split.name.lower()} {first}..{first + scenes - 1}, {questions} questions each"
+    def __init__(self, split: Split, first: int, scenes: int, questions: int, *, tiles: bool = False) -> None:
+        kind = "demo windows" if tiles else "demo scenes"
+        self.name = f"{kind} {split.name.lower()} {first}..{first + scenes - 1}, {questions} questions each"
+        self._tiles = tiles
         self._split, self._first, self._scenes, self._questions = split, first, scenes, questions
 
     def __len__(self) -> int:
         return self._scenes * self._questions
 
     def __getitem__(self, index: int) -> Example:
-        scene = sample_scene(self._split, self._first + self.image(index))
+        scene = self._scene(index)
         return Example(draw(scene), self.question(index))
 
     def image(self, index: int) -> int:
         return index // self._questions
 
     def question(self, index: int) -> str:
-        scene = sample_scene(self._split, self._first + self.image(index))
+        scene = self._scene(index)
         questions = sample_questions(scene, self._questions)
         return questions[index % self._questions % len(questions)].text
+
+    def _scene(self, index: int) -> Scene:
+        return split_scene(self._split, self._first + self.image(index), tiles=self._tiles)

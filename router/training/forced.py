@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ def log_probs(vlm: LoadedModel, forced: Forced, prune_layer: int, gates: Gates, 
         gates: What is there of tokens and layers.
         frugal: Remember only what stands between layers; the gradient then computes each layer a second time.
     """
-    layers = range(prune_layer, len(_decoder(vlm).layers))
+    layers = range(prune_layer, len(vlm.decoder.layers))
     return _predicted(vlm, forced, _run(vlm, forced, layers, gates, frugal=frugal))
 
 
@@ -134,11 +134,11 @@ def divergence(reference: Tensor, pruned: Tensor, counted: Tensor) -> Tensor:
 
 def _predicted(vlm: LoadedModel, forced: Forced, hidden: Tensor) -> Tensor:
     read = hidden.gather(1, forced.reads[..., None].expand(-1, -1, hidden.shape[2]))
-    return vlm.model.lm_head(_decoder(vlm).norm(read)).float().log_softmax(dim=-1)
+    return vlm.model.lm_head(vlm.decoder.norm(read)).float().log_softmax(dim=-1)
 
 
 def _run(vlm: LoadedModel, forced: Forced, layers: range, gates: Gates, *, frugal: bool = False) -> Tensor:
-    decoder, hidden = _decoder(vlm), forced.hidden
+    decoder, hidden = vlm.decoder, forced.hidden
     if not layers:
         return hidden
     cosine, sine = decoder.rotary_emb(hidden, rope_positions(forced.prompt.position_ids))
@@ -192,7 +192,3 @@ def _of_rows(forced: Forced, token_gates: Tensor) -> Tensor:
     batch, rows = forced.prompt.input_ids.shape
     places = forced.prompt.image_index.where(forced.prompt.image_index >= 0, rows)
     return token_gates.new_ones(batch, rows + 1).scatter(1, places, token_gates)[:, :rows]
-
-
-def _decoder(vlm: LoadedModel) -> Any:
-    return vlm.model.model.language_model

@@ -33,7 +33,10 @@ class Part(NamedTuple):
 
 
 class Means(NamedTuple):
-    """With what a run is made: bytes of a ``weight`` of the model, the ``answer``'s and the ``text``'s tokens."""
+    """With what a run is made: bytes of a ``weight`` of the model, the ``answer``'s and the ``text``'s tokens.
+
+    ``image_tokens`` and ``tiles`` are those of the largest image; None: of an image that is one tile.
+    """
 
     weight: int = FLOAT
     autocast: bool = False
@@ -41,6 +44,8 @@ class Means(NamedTuple):
     answer: int = 16
     text: int = TEXT
     cache_mib: int = 2048
+    image_tokens: int | None = None
+    tiles: int = 1
 
 
 class Estimate(NamedTuple):
@@ -76,7 +81,7 @@ def estimate(spec: ModelSpec, options: TrainOptions, means: Means) -> Estimate:
         Part("router's optimiser (AdamW) and gradient", "always", router * 3),
     ]
     references = Part("references: keys and values, vision tower", "references", _references(spec, means))
-    gated = max(_gated(spec, options, means, budget) for budget in _budgets(spec, options))
+    gated = max(_gated(spec, options, means, budget) for budget in _budgets(spec, options, means))
     step = [
         Part("batch: rows and distributions", "step", _batch(spec, options, means)),
         Part("router: what its gradient needs", "step", _router_rows(spec, options, means)),
@@ -86,8 +91,12 @@ def estimate(spec: ModelSpec, options: TrainOptions, means: Means) -> Estimate:
     return Estimate((*always, references, *step, cache))
 
 
-def _budgets(spec: ModelSpec, options: TrainOptions) -> list[Budget]:
-    tokens, layers = spec.image_tokens, spec.decoder.layers
+def _image_tokens(spec: ModelSpec, means: Means) -> int:
+    return spec.image_tokens if means.image_tokens is None else means.image_tokens
+
+
+def _budgets(spec: ModelSpec, options: TrainOptions, means: Means) -> list[Budget]:
+    tokens, layers = _image_tokens(spec, means), spec.decoder.layers
     return [resolve(name, tokens=tokens, layers=layers) for name in options.budgets]
 
 
@@ -106,18 +115,21 @@ def _model_weights(spec: ModelSpec) -> int:
     decoder = text.layers * _layer_weights(spec) + (1 if text.tied else 2) * text.vocabulary * text.hidden + text.hidden
     tower = vision.layers * (4 * vision.hidden**2 + 2 * vision.hidden * vision.feed_forward + 10 * vision.hidden)
     tower += vision.hidden * (3 * vision.patch_size**2 + vision.rows + 4)
-    return decoder + tower + projector.hidden * (projector.inputs + projector.hidden + 2)
+    if vision.family == "siglip":  # its pooling head, which stock models load and do not use
+        tower += 4 * vision.hidden**2 + (2 * vision.hidden + 1) * vision.feed_forward + 8 * vision.hidden
+    second = 0 if projector.activation is None else projector.hidden + 1
+    return decoder + tower + projector.hidden * (projector.inputs + 1 + second)
 
 
 def _prompt_rows(spec: ModelSpec, means: Means) -> int:
-    return spec.image_tokens + means.text
+    return _image_tokens(spec, means) + means.text
 
 
 def _references(spec: ModelSpec, means: Means) -> int:
     """Keys and values of one image and of the questions about it, and the widest moment of reading it."""
     text, rows = spec.decoder, _prompt_rows(spec, means) + means.answer
     kept = 2 * text.layers * text.kv_heads * text.head_dim * means.weight
-    tower = spec.vision.rows * 2 * spec.vision.feed_forward * means.weight
+    tower = means.tiles * spec.vision.rows * 2 * spec.vision.feed_forward * means.weight
     reading = max(tower, rows * _moment(spec) * means.weight)
     return rows * kept * (1 + TOGETHER) + reading + TOGETHER * text.vocabulary * means.weight
 
@@ -146,7 +158,7 @@ def _router_rows(spec: ModelSpec, options: TrainOptions, means: Means) -> int:
 
 def _gated(spec: ModelSpec, options: TrainOptions, means: Means, budget: Budget) -> int:
     one, batch = spec.decoder, options.batch
-    rows = min(round(options.window * budget.tokens), spec.image_tokens) + means.text + means.answer
+    rows = min(round(options.window * budget.tokens), _image_tokens(spec, means)) + means.text + means.answer
     heads = one.heads * (one.head_dim // ALIGNED + 1) * ALIGNED
     wide = FLOAT if means.weight == FLOAT else FLOAT + means.weight  # a norm works in float32
     inside = 2 * one.hidden * wide + (4 * heads + 3 * one.feed_forward) * means.weight

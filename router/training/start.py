@@ -58,7 +58,7 @@ def first_router(vlm: LoadedModel, options: TrainOptions, start: Start | None) -
         remedy = "start from a router of a model of the same decoder shape, or without --init"
         load_state(router, start.router.state_dict(), "--init", remedy)
     elif options.start == "model":
-        copy_model_layers(router, list(vlm.model.model.language_model.layers))
+        copy_model_layers(router, list(vlm.decoder.layers))
     return router.to(device)
 
 

@@ -29,6 +29,7 @@ from allrounder.records import Record as _Record
 from allrounder.versions import FULL, Budget
 
 __all__ = [
+    "DOWNSCALE",
     "REPORT",
     "REPORT_SCHEMA",
     "ROUTER",
@@ -39,15 +40,19 @@ __all__ = [
     "Figures",
     "Recommendation",
     "Row",
+    "Tiles",
+    "TilesRow",
     "read_report",
     "write_report",
 ]
 
 REPORT = "report.json"  # its name inside a router directory
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 ROUTER = "router"  # the pruner that is the trained router
+DOWNSCALE = "downscale"  # the first half of a pruner that shows a smaller image and selects no token
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class Dataset(_Record, frozen=True, kw_only=True):
@@ -66,15 +71,23 @@ class Row(_Record, frozen=True, kw_only=True):
     figures: Figures
     kinds: dict[str, Figures]  # by class of question
     layer_use: tuple[Share, ...]  # [M], in which share of the questions each layer was run
+    kept_tokens: NotNegative  # of an image from layer K on, counted: the mean over its questions
 
     @property
     def version(self) -> str:
         """The name of its version."""
         return self.pruning.version
 
+    @property
+    def downscales(self) -> bool:
+        """Whether smaller images were shown."""
+        return self.pruner.partition("+")[0] == DOWNSCALE
+
 
 class Comparison(_Record, frozen=True, kw_only=True):
-    """The router against another pruner on the same questions, at the same budget.
+    """The router against another pruner on the same questions, at the same budget, which none may exceed.
+
+    ``kept_tokens`` of an image, in mean, were the router's, and ``other_kept_tokens`` the other's.
 
     ``difference`` is the router's agreement minus the other's; ``p`` the one-sided paired bootstrap probability that
     the router is not better, at least 1 / resamples; likewise ``kl_difference`` (negative is good) and ``kl_p``.
@@ -87,14 +100,19 @@ class Comparison(_Record, frozen=True, kw_only=True):
     p: Share
     kl_difference: Estimate
     kl_p: Share
+    kept_tokens: NotNegative
+    other_kept_tokens: NotNegative
 
 
 class Cost(_Record, frozen=True, kw_only=True):
     """What a budget costs, as shares of `full`: FLOPs of the decoder's prefill, and measured time to first token.
 
+    FLOPs are of each question's own number of image tokens, in mean; times are of an image of median size.
     ``flops`` is true mode with the router, ``flops_alone`` without it; ``paper_flops`` is the paper's way of counting.
     ``ttft`` is the median of interleaved ratios with the router; ``ttft_alone`` without it, which is what other pruners
     are plotted against, in their favour: their own cost is not counted. None where nothing was timed.
+    ``flops_downscaled`` is ``flops_alone`` of images that are shown smaller, whose other tokens no layer sees; None
+    where that was not measured.
     """
 
     version: str
@@ -104,12 +122,32 @@ class Cost(_Record, frozen=True, kw_only=True):
     paper_flops: float
     ttft: float | None
     ttft_alone: float | None
+    flops_downscaled: float | None
+
+
+class TilesRow(_Record, frozen=True, kw_only=True):
+    """One pruner at one version, on questions whose images have the same number of tiles."""
+
+    pruner: str
+    version: str
+    layer_policy: LayerPolicy
+    kept_tokens: NotNegative  # counted, the mean
+    figures: Figures
+
+
+class Tiles(_Record, frozen=True, kw_only=True):
+    """Questions whose images have so many tiles; all rows are of the same ones, those that every pruner was asked."""
+
+    tiles: Positive
+    questions: Positive
+    image_tokens: Annotated[float, Meta(ge=1)]  # N, the mean
+    rows: tuple[TilesRow, ...]  # `full` first
 
 
 class FidelityReport(_Record, frozen=True, kw_only=True):
     """`report.json`."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     producer: str
     model: str  # the model's name
     model_digest: Sha256
@@ -117,7 +155,7 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
     backend: str
     precision: Precision
     prune_layer: Count
-    image_tokens: Positive  # N of one image: every question is about one
+    image_tokens: Positive  # N of an image: every question is about one; the mean, rounded, where N differs
     layers: Positive
     dataset: Dataset
     full: Figures  # of `full` itself: its accuracy; agreement 1 and KL 0
@@ -126,6 +164,7 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
     comparisons: tuple[Comparison, ...]
     costs: tuple[Cost, ...]
     recommendations: tuple[Recommendation, ...]
+    by_tiles: tuple[Tiles, ...]  # ascending; empty where all images have the same number of tiles
 
     def row(self, version: str, layer_policy: LayerPolicy, pruner: str = ROUTER) -> Row | None:
         """Returns the row of that version, policy and pruner, if there is one."""
@@ -135,8 +174,23 @@ class FidelityReport(_Record, frozen=True, kw_only=True):
         return None
 
     def budget(self, row: Row) -> Budget:
-        """Returns T of one image, and L, of a row."""
+        """Returns T of an image of ``image_tokens``, and L, as a row's version has them; fewer may have been kept."""
         return row.pruning.budget(self.image_tokens)
+
+    def cost(self, row: Row) -> tuple[float | None, float | None]:
+        """Returns FLOPs and time to first token of a row, as shares of `full`, where they are known.
+
+        The router's own share counts in its rows; that of other pruners does not, in their favour. Smaller images have
+        their own FLOPs, and were not timed.
+        """
+        for cost in self.costs:
+            if (cost.version, cost.layer_policy) == (row.version, row.pruning.layer_policy):
+                if row.pruner == ROUTER:
+                    return cost.flops, cost.ttft
+                if row.downscales:
+                    return cost.flops_downscaled, None
+                return cost.flops_alone, cost.ttft_alone
+        return None, None
 
     def figures_of(self, entry: Entry, model: Model) -> tuple[Figures, dict[str, Figures]] | None:
         """Returns the figures that hold for ``entry``, whole and by class, if there are any."""

@@ -67,7 +67,7 @@ class Model(Record, frozen=True, kw_only=True):
 class RoleLiterals(Record, frozen=True, kw_only=True):
     """What a chat template writes in messages of one role. Of an image it writes the image token between these."""
 
-    empty: str  # for a message without a part
+    empty: str | None  # for a message without a part; None: the template refuses it
     before_text: str  # where a text or an image is the first part
     before_image: str
     text_text: str  # between two parts

@@ -46,7 +46,8 @@ class ModelTensor(Record, frozen=True, kw_only=True):
     """One tensor, as it lies in its file."""
 
     name: str  # canonical, see `allrounder.vlm.checkpoint`: "decoder.layers.3.mlp.up_proj.weight"
-    stored: str  # in the file: "language_model.model.layers.3.mlp.up_proj.weight"
+    stored: str  # in the file: "model.language_model.layers.3.mlp.up_proj.weight"
+    written: str  # in a checkpoint for others that has every layer: "language_model.model.layers.3.mlp.up_proj.weight"
     layer: Count | None  # of the decoder; None outside its layers
     file: str
     dtype: str  # as safetensors spells it: "BF16"

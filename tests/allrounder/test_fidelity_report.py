@@ -17,6 +17,8 @@ from allrounder.fidelity_report import (
     Dataset,
     FidelityReport,
     Row,
+    Tiles,
+    TilesRow,
     read_report,
     write_report,
 )
@@ -40,6 +42,7 @@ def made_row(policy, pruner=ROUTER, **changes):
         "figures": made_figures(len(pruner) + len(policy)),
         "kinds": {"read": made_figures(0.7)},
         "layer_use": (1.0, 0.25),
+        "kept_tokens": 5.0,
     }
     return Row(**facts | changes)
 
@@ -69,6 +72,8 @@ def made_report(**changes):
                 p=0.0005,
                 kl_difference=POINT,
                 kl_p=1.0,
+                kept_tokens=5.0,
+                other_kept_tokens=4.5,
             ),
         ),
         "costs": (
@@ -80,9 +85,26 @@ def made_report(**changes):
                 paper_flops=0.4,
                 ttft=0.5,
                 ttft_alone=None,
+                flops_downscaled=0.1,
             ),
         ),
         "recommendations": (Recommendation(version="par-lite", layer_policy="static", why="because."),),
+        "by_tiles": (
+            Tiles(
+                tiles=3,
+                questions=9,
+                image_tokens=18.5,
+                rows=(
+                    TilesRow(
+                        pruner="downscale+none",
+                        version="par-lite",
+                        layer_policy="static",
+                        kept_tokens=4.5,
+                        figures=made_figures(),
+                    ),
+                ),
+            ),
+        ),
     }
     return FidelityReport(**facts | changes)
 
@@ -127,6 +149,19 @@ def test_a_report_comes_back_and_equal_reports_give_equal_bytes(tmp_path):
     write_report(read_report(one), two)
     assert one.read_bytes() == two.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [REPORT, "two.json"]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "policy", "cost"),
+    [
+        (ROUTER, "static", (0.3, 0.5)),
+        ("random+random", "static", (0.2, None)),
+        ("downscale+random", "static", (0.1, None)),
+        (ROUTER, "dynamic", (None, None)),
+    ],
+)
+def test_what_a_row_costs(pruner, policy, cost):
+    assert made_report().cost(made_row(policy, pruner)) == cost
 
 
 def test_a_report_that_holds_no_number_is_not_written_over_one_that_does(tmp_path):

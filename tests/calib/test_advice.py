@@ -38,7 +38,7 @@ def outcomes(agreeing, questions=10):
     agrees = np.arange(questions) < agreeing
     ones = np.ones(questions, bool)
     layers = np.ones((questions, LAYERS), bool)
-    return Outcomes(1.0 - agrees, agrees, ones, agrees, ones, ("",) * questions, layers)
+    return Outcomes(1.0 - agrees, agrees, ones, agrees, ones, ("",) * questions, layers, ones, ones, ones)
 
 
 FULL = entry("full", ttft=10.0, layers=LAYERS)

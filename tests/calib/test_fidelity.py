@@ -1,19 +1,34 @@
 """Fidelity against `full`, on an engine made of a table: the next token depends on the last one and the image."""
 
+import dataclasses
+from fractions import Fraction
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from image_plans import fixed_plan
 from PIL import Image
 
-from allrounder.calib.fidelity import Contender, measure, same_answer
+from allrounder.calib.fidelity import Contender, joined, measure, same_answer
 from allrounder.calib.figures import summarize
 from allrounder.calib.questions import quick_sample
 from allrounder.errors import CalibrationError
+from allrounder.images.planning import PlannedImage
 from allrounder.prompts import Prompt
+from allrounder.router.pruners.downscaling import downscale
+from allrounder.versions import kept_tokens
 
-VOCABULARY, STOP, LIMIT, LAYERS = 12, 0, 6, 4
+VOCABULARY, STOP, LIMIT, LAYERS, TOKENS = 12, 0, 6, 4, 16
 WORDS = ["", *"abcdefghijk"]
+
+
+class Layout(NamedTuple):
+    """What the table is asked: its first row, and how many image tokens there are."""
+
+    first: int
+    image_tokens: int
+    next_position: int = 30
 
 
 class TableEngine:
@@ -24,53 +39,54 @@ class TableEngine:
         self.table = np.random.default_rng(3).normal(size=(3, VOCABULARY, VOCABULARY)).astype(np.float32) * 2
         self.table += noise * generator.normal(size=self.table.shape).astype(np.float32)
         graphs = SimpleNamespace(vision=vision, router=router, decoder=seed)
-        self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}", pruning=SimpleNamespace(keep=keep))
-        self.model = SimpleNamespace(stop_ids=(STOP,), layers=LAYERS)
-        self.limits = SimpleNamespace(new_tokens=LIMIT)
+        pruning = SimpleNamespace(keep=keep, keep_rule=Fraction(keep))
+        self.entry = SimpleNamespace(graphs=graphs, label=f"table {seed}", pruning=pruning)
+        self.model = SimpleNamespace(stop_ids=(STOP,), layers=LAYERS, images=fixed_plan(TOKENS), max_positions=99)
+        self.limits = SimpleNamespace(new_tokens=LIMIT, text_tokens=9, image_tokens=TOKENS)
         self.seen, self.routed, self.calls, self.fed = [], 0, [], []
 
     def layout(self, messages):
-        (image, text) = messages[0]["content"]
-        assert image["type"] == "image"
-        return self.first(text["text"])
+        return self.layout_of(messages, [PlannedImage((), (), (TOKENS,))])
 
     def first(self, question):
         return sum(map(ord, question)) % VOCABULARY
-
-    def prepare(self, images):
-        return SimpleNamespace(planned=images)
 
     def ids(self, messages):
         return messages
 
     def layout_of(self, messages, planned):
-        assert len(planned) == 1
-        return self.layout(messages)
+        (image, text) = messages[0]["content"]
+        assert image["type"] == "image"
+        return Layout(self.first(text["text"]), planned[0].tokens)
 
     def embed(self, images):
-        self.seen.append(int(images.planned[0][0, 0, 0]))
-        return self.seen[-1]
+        self.seen.append(int(images.tiles[0, 6, 6, 0]))
+        rows = np.full((images.planned[0].tokens, 1), self.seen[-1])
+        return SimpleNamespace(numpy=lambda: rows)
 
     def route(self, layout, image_embeds):
         self.routed += 1
         return SimpleNamespace(layer_scores=np.zeros(LAYERS, np.float32))
 
-    def prefill(self, layout, image_embeds, scores, *, free_slots):
+    def prefill(self, layout, image_embeds, scores, *, keep, free_slots):
+        rows = image_embeds if isinstance(image_embeds, np.ndarray) else image_embeds.numpy()
+        assert len(rows) == layout.image_tokens
         self.calls.append("prefill")
         self.fed.append(scores)
-        kept = tuple(range(layout % LAYERS + 1))
+        image = int(rows[0, 0])
         return SimpleNamespace(
-            logits=self.table[image_embeds, layout][None],
-            image_embeds=image_embeds,
+            logits=self.table[image, layout.first][None],
+            image=image,
             free_slots=free_slots,
-            kept_layers=kept,
+            kept_layers=tuple(range(layout.first % LAYERS + 1)),
+            keep_indices=tuple(range(kept_tokens(keep, len(rows)))),
         )
 
     def decode(self, state, ids):
         self.calls.append(len(ids))
         state.free_slots -= len(ids)
         assert state.free_slots >= 0
-        return self.table[state.image_embeds, list(ids)][None]
+        return self.table[state.image, list(ids)][None]
 
     def text(self, ids):
         return "".join(WORDS[token] for token in ids)
@@ -161,9 +177,10 @@ def test_features_and_scores_are_computed_once(prompts):
 def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts):
     asked = []
 
-    def scorer(prompt):
-        asked.append(prompt)
-        return ("scores", prompt.question)
+    def scorer(seen):
+        asked.append(seen.prompt)
+        assert (seen.image_embeds.shape, seen.layout.image_tokens) == ((TOKENS, 1), TOKENS)
+        return ("scores", seen.prompt.question)
 
     scored, routed = TableEngine(1, noise=0.5), TableEngine(2, noise=0.5)
     contenders = [Contender(scored, scorer), Contender(routed), Contender(TableEngine(3), scorer)]
@@ -176,6 +193,41 @@ def test_a_scorer_takes_the_routers_place_and_is_asked_once_per_question(prompts
     assert scored.fed == [("scores", prompt.question) for prompt in wanted]
     assert routed.routed == len(prompts)
     assert all(hasattr(scores, "layer_scores") for scores in routed.fed)
+
+
+def test_a_contender_is_shown_what_it_asks_for_and_what_is_kept_is_counted(prompts):
+    """Downscaling: other image tokens, scored apart from those of the whole image, no more than the version keeps."""
+    asked = []
+
+    def scorer(seen):
+        asked.append(len(seen.image_embeds))
+
+    quarter, smaller = (TableEngine(seed, noise=0.5, keep="1/4") for seed in (1, 2))
+    shown = [Contender(quarter, scorer), Contender(smaller, scorer, downscale), Contender(quarter, scorer)]
+    outcomes = measure(TableEngine(0), shown, prompts)
+    assert asked == [TOKENS, 4] * len(prompts)
+    for each in outcomes:
+        assert (each.kept_tokens <= 4).all()
+        assert (each.image_tokens == TOKENS).all()
+        assert (each.tiles == 1).all()
+    assert (outcomes[1].kept_tokens == 4).all()
+    (whole,) = measure(TableEngine(0), [Contender(TableEngine(0))], prompts)
+    assert (whole.kept_tokens == TOKENS).all()
+
+
+def test_full_that_is_shown_less_is_not_the_reference(prompts):
+    less = TableEngine(0)
+    measure(TableEngine(0), [Contender(less, None, lambda plan, sizes, keep: downscale(plan, sizes, 4))], prompts)
+    assert less.calls.count("prefill") == len(prompts)
+
+
+def test_outcomes_of_several_sets_are_those_of_one(prompts):
+    def run(some):
+        return measured(TableEngine(0), [TableEngine(1, noise=0.5)], some)[0]
+
+    one, both = run(prompts), joined([run(prompts[:10]), run(prompts[10:])])
+    for field in dataclasses.fields(one):
+        assert np.array_equal(getattr(one, field.name), getattr(both, field.name)), field.name
 
 
 def test_which_layers_were_run_is_told(prompts):
@@ -193,7 +245,7 @@ def test_some_of_the_questions(prompts):
     chosen = np.arange(len(prompts)) % 5 == 2
     (wanted,) = measured(TableEngine(0), [TableEngine(1, noise=0.5)], prompts[2::5])
     some = outcomes.only(chosen)
-    for name in ("kl", "agrees", "labelled", "reference_correct", "layer_use"):
+    for name in ("kl", "agrees", "labelled", "reference_correct", "layer_use", "tiles", "kept_tokens"):
         assert np.array_equal(getattr(some, name), getattr(wanted, name))
     assert (some.kinds, some.images) == (wanted.kinds, wanted.images)
     assert len(set(outcomes.images)) == 3

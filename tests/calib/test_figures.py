@@ -4,44 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_outcomes import LAYERS, entry, outcomes
 from prunings import pruning
 
 from allrounder.calib.bootstrap import RESAMPLES
-from allrounder.calib.fidelity import FULL_REPORT, Outcomes
+from allrounder.calib.fidelity import FULL_REPORT
 from allrounder.calib.figures import TOLERANCE, compare, fidelity_of, figures, kinds, recommend, row, summarize
 from allrounder.errors import CalibrationError
 from allrounder.fidelity_report import ROUTER, Row
-from allrounder.manifest import Entry, EntryGraphs, Estimate, Figures
-
-LAYERS = 4
-
-
-def outcomes(agrees, *, kl=None, labelled=None, correct=None, truth=None, kinds=None, images=()):
-    """Outcomes of as many questions as ``agrees`` has; what is not given is as plain as can be."""
-    agrees = np.asarray(agrees, dtype=bool)
-    n = len(agrees)
-    return Outcomes(
-        kl=np.where(agrees, 0.0, 1.0) if kl is None else np.asarray(kl, dtype=np.float64),
-        agrees=agrees,
-        labelled=np.ones(n, bool) if labelled is None else np.asarray(labelled, dtype=bool),
-        correct=agrees if correct is None else np.asarray(correct, dtype=bool),
-        reference_correct=np.ones(n, bool) if truth is None else np.asarray(truth, dtype=bool),
-        kinds=("read",) * n if kinds is None else tuple(kinds),
-        layer_use=np.arange(LAYERS)[None] <= np.arange(n)[:, None],
-        images=tuple(images),
-    )
-
-
-def entry(policy="static", kept=(0, 1, 3)):
-    graphs = EntryGraphs(vision="v", router="r", decoder="d")
-    return Entry(
-        pruning=pruning((5, 3), 2, kept if policy == "static" else None, "par-lite"),
-        backend="onnxruntime",
-        precision="fp32",
-        graphs=graphs,
-        fidelity=None,
-        latency=None,
-    )
+from allrounder.manifest import Estimate, Figures
 
 
 def made_row(agreement, policy):
@@ -52,6 +23,7 @@ def made_row(agreement, policy):
         figures=Figures(questions=9, accuracy=None, retention=None, agreement=estimate, kl=estimate),
         kinds={},
         layer_use=(1.0,) * LAYERS,
+        kept_tokens=5.0,
     )
 
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allrounder.chat.literals import joined, literals_of
-from allrounder.chat.messages import as_parts, plain_messages
+from allrounder.chat.messages import as_parts, plain_messages, question
 from allrounder.chat.template import render
+from allrounder.errors import InputInvalid
 from allrounder.manifest import ChatTemplate
 
 CHATML = TEMPLATES["chatml"]
@@ -22,7 +23,7 @@ INTERLEAVED = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 LITERAL = {
-    **{name: TEMPLATES[name] for name in ("llava", "chatml", "begin", "trimming-parts")},
+    **{name: TEMPLATES[name] for name in ("llava", "chatml", "begin", "trimming-parts", "first-part")},
     "interleaved": INTERLEAVED,
     "wrapped": CHATML.replace("'<image>\n'", "'<a><image></a>'"),
     "default-system": "{% if messages[0].role != 'system' %}Be kind.\n\n{% endif %}" + CHATML,
@@ -68,6 +69,16 @@ def test_the_strings_are_the_template(name):
     for _ in range(200):
         messages = as_parts(plain_messages(conversation(rng, strings=True)))
         assert joined(literals, chat.image_token, messages) == render(chat, messages)
+
+
+def test_a_message_without_a_part_that_the_template_refuses():
+    chat, messages = chat_of(TEMPLATES["first-part"]), [{"role": "system", "content": []}, *question("what?")]
+    literals = literals_of(chat)
+    assert literals
+    assert [literals.roles[role].empty for role in ("system", "assistant")] == [None, None]
+    for write in (lambda: render(chat, messages), lambda: joined(literals, chat.image_token, messages)):
+        with pytest.raises(InputInvalid):
+            write()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

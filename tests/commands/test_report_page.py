@@ -65,6 +65,7 @@ def test_every_curve_is_named_in_its_plot_and_in_words():
 
 def test_hostile_text_is_shown_and_not_obeyed():
     estimates = {"difference": estimate(0.1, 0.05), "p": 0.01, "kl_difference": estimate(-0.1, 0.05), "kl_p": 0.01}
+    estimates |= {"kept_tokens": 9.0, "other_kept_tokens": 7.5}
     cost = msgspec.structs.replace(next(costs()), version=HOSTILE)
     hostile = report(
         model=HOSTILE,
@@ -81,7 +82,7 @@ def test_hostile_text_is_shown_and_not_obeyed():
     )
     asked = samples(1, HOSTILE)[0]
     kept = tuple(Kept(HOSTILE, each.keep_indices, each.kept_layers, HOSTILE) for each in asked.versions)
-    text = page(hostile, [Sample(asked.image, HOSTILE, HOSTILE, kept)], HOSTILE)
+    text = page(hostile, [Sample(asked.image, HOSTILE, HOSTILE, kept, 576, 24)], HOSTILE)
     reader = Reader(text)
     assert not [tag for tag, attributes in reader.tags if tag == "script" or "onerror" in attributes]
     assert all(attributes["src"].startswith("data:") for tag, attributes in reader.tags if tag == "img")
@@ -153,8 +154,9 @@ def decoded(data: str) -> np.ndarray:
 def test_tokens_that_form_no_square_are_given_by_number():
     odd = msgspec.structs.replace(VARIANTS["nothing but full"](), image_tokens=18, layers=4)
     kept = Kept("par-lite", (0, 1, 2, 7), (0, 1, 3), "a ring.")
-    text = page(odd, [Sample(Image.new("RGB", (8, 8)), "what?", None, (kept,))], "")
-    assert "18 image tokens form no square grid" in words(text)
+    text = page(odd, [Sample(Image.new("RGB", (8, 8)), "what?", None, (kept,), 50, None)], "")
+    assert "that form no square grid, cannot be drawn over the image" in words(text)
+    assert "4 of 50 tokens, 3 of 4 layers: tokens 0-2, 7" in words(text)
     assert "tokens 0-2, 7" in words(text)
     assert "<img" not in text
     assert "right" not in words(text).split("a ring.")[1].split("How to read")[0]

@@ -2,8 +2,10 @@
 
 import msgspec
 import pytest
-from made_report import BUDGETS, OTHERS, costs, figures, report, shown, words
+from made_report import BUDGETS, OTHERS, costs, figures, report, report_of_tiles, shown, words
 
+from allrounder.calib.report.tiles import best_other, tables
+from allrounder.calib.report.write import render
 from allrounder.calib.tables import ranges
 from allrounder.commands.report import page
 from allrounder.commands.report.images import curves
@@ -21,7 +23,9 @@ def test_the_tables_hold_the_reports_figures():
                 assert f" {one.kl.mean:.4f} {one.kl.low:.4f} to ".replace("-", "\u2212") in text
             assert " ".join(f"{100 * use:.0f}" for use in each.layer_use) in text
     for each in costs():
-        assert f"{100 * each.flops:.1f}% {100 * each.flops_alone:.1f}% {100 * each.paper_flops:.1f}%" in text
+        smaller = "not measured" if each.flops_downscaled is None else f"{100 * each.flops_downscaled:.1f}%"
+        ours = f"{100 * each.flops:.1f}% {100 * each.flops_alone:.1f}% {smaller} {100 * each.paper_flops:.1f}%"
+        assert ours in text
     assert "not timed" in text  # par-max, static
     assert "The class that is hurt most, by agreement: read (" in text
 
@@ -74,6 +78,48 @@ def test_curves_take_the_routers_cost_with_it_and_others_without():
     assert [point.cost for point in by_name["router, dynamic"]] == sorted(cost.ttft for cost in known)
     assert [point.cost for point in by_name["random+random"]] == sorted(cost.ttft_alone for cost in known)
     assert "for want of a figure or a cost: router, static at par-max." in words(shown())
+
+
+def test_downscaling_is_drawn_at_its_own_flops_and_was_not_timed():
+    made = report_of_tiles()
+    drawn, _ = curves(made, "agreement", "flops")
+    points = {curve.name: curve.points for curve in drawn}["downscale+shortgpt"]
+    known = [cost for cost in costs() if cost.layer_policy == "dynamic"]
+    assert [point.cost for point in points] == sorted(cost.flops_downscaled for cost in known)
+    drawn, missing = curves(made, "agreement", "ttft")
+    assert not [curve for curve in drawn if "downscale" in curve.name]
+    assert "downscale+shortgpt at par-lite" in missing
+
+
+def test_fidelity_by_tiles_stands_beside_downscaling_and_the_best_other_pruner():
+    made, text = report_of_tiles(), words(shown("tiles"))
+    assert "By number of tiles" not in words(shown())
+    section = text[text.index("By number of tiles") : text.index("Tokens alone, layers alone")]
+    assert "2 tiles (200 questions, 384 image tokens in mean), 3 tiles (300 questions," in section
+    assert [line.name for line in tables(made)[2].lines] == [
+        "router",
+        "router",
+        "downscale+shortgpt",
+        "downscale+router",
+        "fastv+shortgpt (best other)",
+    ]
+    for group in made.by_tiles:
+        for row in group.rows:
+            if row.pruner in ("router", "downscale+shortgpt", "fastv+shortgpt"):
+                one = row.figures.agreement
+                kept = f"{row.kept_tokens:,.0f}" if row.kept_tokens % 1 == 0 else f"{row.kept_tokens:,.1f}"
+                assert f"{100 * one.mean:.1f}% {100 * one.low:.1f} to {100 * one.high:.1f} {kept} tokens" in section
+    assert "random+random" not in section
+    assert "par-lite: agreement with full, by the number of tiles" in section
+    assert "576 of 576 tokens" in text
+    assert "par-lite" in render(made)
+    assert "3 tiles, n 300, N 576" in render(made)
+
+
+def test_without_a_pruner_of_its_own_there_is_no_best_other():
+    rows = tuple(each for each in report_of_tiles().rows if set(each.pruner.split("+")) & {"router", "downscale"})
+    assert best_other(report(rows=rows), "par-lite") is None
+    assert best_other(report_of_tiles(), "par-lite").pruner == "fastv+shortgpt"
 
 
 def test_answers_are_graded_as_the_report_grades():

@@ -10,10 +10,10 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from allrounder.demo.evaluate import Evaluator, Score
 from allrounder.demo.honesty import Pruning, grade, make_sheets, random_layers
 from allrounder.demo.model import TINY, build_model, save_model
-from allrounder.demo.packing import Packer
 from allrounder.demo.prompts import examples
 from allrounder.demo.scenes import Split
 from allrounder.demo.tokenizer import build_tokenizer, render_prompt
+from allrounder.demo.training.packing import Packer
 
 SHIPPED = Path(__file__).parents[2] / "models" / "demo"
 MEBIBYTE = 1 << 20

@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from allrounder.demo.attention import PACKED_ATTENTION, use_training_attention
 from allrounder.demo.drawing import draw, to_pixels
-from allrounder.demo.lessons import Learner
 from allrounder.demo.model import TINY, build_model
-from allrounder.demo.packing import IGNORED, Packer, visible
 from allrounder.demo.questions import sample_questions
 from allrounder.demo.scenes import Split, sample_scene
 from allrounder.demo.tokenizer import IMAGE, build_tokenizer, render_prompt
+from allrounder.demo.training.attention import PACKED_ATTENTION, use_training_attention
+from allrounder.demo.training.lessons import Learner
+from allrounder.demo.training.packing import IGNORED, Packer, visible
 
 
 @cache

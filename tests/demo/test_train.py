@@ -9,11 +9,11 @@ import torch
 
 from allrounder.demo import train as trainer
 from allrounder.demo.labels import dense_labels
-from allrounder.demo.lessons import LESSONS, Learner, LessonName, with_holes
-from allrounder.demo.model import TINY, save_model
-from allrounder.demo.packing import Packer
+from allrounder.demo.model import TINY, TINY_TILES, build_model, save_model
 from allrounder.demo.scenes import GRID, Split, sample_scene
 from allrounder.demo.tokenizer import build_tokenizer
+from allrounder.demo.training.lessons import LESSONS, TILE_LESSONS, Learner, LessonName, with_holes
+from allrounder.demo.training.packing import Packer
 
 TOKENIZER = build_tokenizer()
 
@@ -23,14 +23,21 @@ def plan(lesson: LessonName) -> trainer.Plan:
     return replace(small, save_every_s=0.0, warmup_steps=2, bf16=False)
 
 
+def fresh(lesson: LessonName) -> Learner:
+    learner = Learner(TOKENIZER, TINY_TILES if lesson in TILE_LESSONS else TINY, seed=0)
+    if lesson in TILE_LESSONS:
+        learner.start_from(build_model(TOKENIZER, TINY, seed=4))
+    return learner
+
+
 def run(lesson: LessonName, out: Path) -> dict[str, torch.Tensor]:
     out.mkdir(exist_ok=True)
-    learner = Learner(TOKENIZER, TINY, seed=0)
+    learner = fresh(lesson)
     trainer.train_lesson(learner, Packer(TOKENIZER), plan(lesson), out)
     return learner.state_dict()
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("lesson", [*LESSONS, *TILE_LESSONS])
 def test_a_killed_run_resumes_exactly(lesson: LessonName, tmp_path, monkeypatch) -> None:
     unbroken = run(lesson, tmp_path / "unbroken")
     made = trainer.make_batch
@@ -50,16 +57,28 @@ def test_a_killed_run_resumes_exactly(lesson: LessonName, tmp_path, monkeypatch)
     resumed = run(lesson, tmp_path / "broken")
     assert calls == 5
     assert all(torch.equal(resumed[name], unbroken[name]) for name in unbroken)
-    fresh = Learner(TOKENIZER, TINY, seed=0).state_dict()
-    assert any(not torch.equal(fresh[name], unbroken[name]) for name in unbroken)
+    before = fresh(lesson).state_dict()
+    assert any(not torch.equal(before[name], unbroken[name]) for name in unbroken)
 
 
 def test_a_lesson_changes_only_its_own_parts(tmp_path) -> None:
-    fresh = Learner(TOKENIZER, TINY, seed=0).state_dict()
-    after = run("see", tmp_path)
-    changed = {name for name in fresh if not torch.equal(fresh[name], after[name])}
+    before, after = fresh("see").state_dict(), run("see", tmp_path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("vision_tower" in name for name in changed)
     assert not any("language_model" in name or "label_embeddings" in name for name in changed)
+
+
+def test_the_lesson_of_places_changes_the_first_layers_alone(tmp_path) -> None:
+    before, after = fresh("place").state_dict(), run("place", tmp_path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("model.model.language_model.layers.") for name in changed)
+
+
+def test_tiles_need_a_model_to_start_from(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        trainer.main(["--tiles", "--out", str(tmp_path)])
+    assert "--start" in capsys.readouterr().err
 
 
 def test_rate_warms_up_and_ends_at_nothing() -> None:

@@ -77,27 +77,27 @@ def test_a_shard_of_which_nothing_is_kept_is_not_written(vlm, out):
 
 
 @pytest.mark.parametrize(
-    ("name", "written"),
+    ("whole", "layer", "written"),
     [
-        ("decoder.layers.11.mlp.w", "language_model.model.layers.1.mlp.w"),
-        ("decoder.layers.1.mlp.w", "language_model.model.layers.0.mlp.w"),
-        ("decoder.layers.2.mlp.w", None),
-        ("decoder.norm.weight", "language_model.model.norm.weight"),
-        ("decoder.lm_head.weight", "language_model.lm_head.weight"),
-        ("vision.encoder.layers.1.w", "vision_tower.vision_model.encoder.layers.1.w"),
-        ("projector.linear_1.weight", "multi_modal_projector.linear_1.weight"),
+        ("language_model.model.layers.11.mlp.w", 11, "language_model.model.layers.1.mlp.w"),
+        ("model.text_model.layers.1.mlp.w", 1, "model.text_model.layers.0.mlp.w"),
+        ("language_model.model.layers.2.mlp.w", 2, None),
+        ("language_model.model.norm.weight", None, "language_model.model.norm.weight"),
+        ("vision_tower.encoder.layers.11.w", None, "vision_tower.encoder.layers.11.w"),
     ],
 )
-def test_names_are_those_of_the_hub_and_layers_are_numbered_by_their_place_among_the_kept(name, written):
-    layer = int(name.split(".")[2]) if name.startswith("decoder.layers.") else None
-    tensor = ModelTensor(name=name, stored="any", layer=layer, file="f", dtype="F32", shape=(), begin=0, end=4)
-    assert written_name(tensor, (1, 11)) == written
+def test_layers_are_numbered_by_their_place_among_the_kept(whole, layer, written):
+    assert written_name(recorded(whole, layer), (1, 11)) == written
 
 
-def test_a_weight_of_no_part_of_the_model_is_refused():
-    tensor = ModelTensor(name="h.1.w", stored="any", layer=None, file="f", dtype="F32", shape=(), begin=0, end=4)
-    with pytest.raises(BundleCorrupt, match="no part of the model"):
-        written_name(tensor, (1,))
+def recorded(written, layer):
+    place = {"file": "f", "dtype": "F32", "shape": (), "begin": 0, "end": 4}
+    return ModelTensor(name="any", stored="any", written=written, layer=layer, **place)
+
+
+def test_a_weight_of_another_layer_than_recorded_is_refused():
+    with pytest.raises(BundleCorrupt, match="not of its layer"):
+        written_name(recorded("model.layers.2.w", 1), (1,))
 
 
 def test_the_config_changes_where_it_speaks_of_layers_alone(vlm):
@@ -129,6 +129,7 @@ def test_no_tensor_ever_stands_in_memory(vlm, out):
     tensor = ModelTensor(
         name="decoder.layers.0.w",
         stored="model.layers.0.w",
+        written="model.layers.0.w",
         layer=0,
         file=file.name,
         dtype="U8",

@@ -33,6 +33,11 @@ TEMPLATES = {
     "llava": LLAVA,
     "chatml": CHATML,
     "begin": "{{ bos_token }}" + CHATML,
+    # As HuggingFaceTB/SmolVLM2-2.2B-Instruct has it: it asks what the first part is, and refuses a message of none.
+    "first-part": "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}"
+    "{{ ':' if message.content[0].type == 'image' else ': ' }}{% for part in message.content %}"
+    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{{ 'Assistant:' if add_generation_prompt }}",
     "date": "<|im_start|>system\nToday is {{ strftime_now('%d %B %Y') }}.<|im_end|>\n" + CHATML,
     "trimming": CHATML.replace("{{ shown(message.content) }}", "{{ shown(message.content) | trim }}"),
     "trimming-parts": CHATML.replace("else part.text", "else part.text | trim"),
@@ -50,7 +55,7 @@ TEMPLATES = {
     "{% for part in message.content if part.type == 'image' %}{% set ns.images = ns.images + 1 %}{% endfor %}"
     "{% endfor %}{% if ns.images == 0 %}{{ raise_exception('an image, please') }}{% endif %}" + CHATML,
 }  # fmt: skip
-STRINGS = set(TEMPLATES) - {"llava"}  # that take a content that is a text alone
+STRINGS = set(TEMPLATES) - {"llava", "first-part"}  # that take a content that is a text alone
 
 
 def text(rng: random.Random) -> str:

@@ -99,6 +99,7 @@ def _write_source(path: Path, names: list[str]) -> list[ModelTensor]:
             ModelTensor(
                 name=_canonical(name),
                 stored=name,
+                written=name,
                 layer=int(name.split(".")[3]) if decoder else None,
                 file=path.name,
                 dtype=known[name][0],

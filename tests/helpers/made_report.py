@@ -19,6 +19,8 @@ from allrounder.fidelity_report import (
     Figures,
     Recommendation,
     Row,
+    Tiles,
+    TilesRow,
 )
 from allrounder.manifest import Estimate
 
@@ -72,6 +74,7 @@ def row(pruner: str, version: str, budget: tuple[int, int], policy: str, strengt
         "figures": figures(kept),
         "kinds": {kind: figures(kept - (0.1 if kind == "read" else 0), 400) for kind in KINDS},
         "layer_use": tuple(use.tolist()),
+        "kept_tokens": float(tokens),
     }
     return Row(**(defaults | changes))
 
@@ -93,6 +96,8 @@ def report(**changes) -> FidelityReport:
             p=0.31 if name == "fastv+shortgpt" else 0.0005,
             kl_difference=estimate(good - 0.86, 0.01, None),
             kl_p=0.0005,
+            kept_tokens=float(BUDGETS[version][0]),
+            other_kept_tokens=float(BUDGETS[version][0]),
         )
         for version in BUDGETS
         for name, good in OTHERS.items()
@@ -121,6 +126,7 @@ def report(**changes) -> FidelityReport:
             )
             for name in BUDGETS
         ),
+        "by_tiles": (),
     }
     return FidelityReport(**(defaults | changes))
 
@@ -137,6 +143,7 @@ def costs():
                 paper_flops=alone,
                 ttft=None if (version, policy) == ("par-max", "static") else alone * 0.7 + 0.25,
                 ttft_alone=alone * 0.7 + 0.2,
+                flops_downscaled=alone - 0.01 if policy == "dynamic" else None,
             )
 
 
@@ -149,7 +156,7 @@ def samples(count: int = 2, question: str = "what number is written?") -> list[S
         for name, (tokens, layers) in BUDGETS.items():
             keep = np.sort(rng.permutation(TOKENS)[:tokens])
             versions.append(Kept(name, tuple(keep.tolist()), tuple(range(layers)), "4 7 1" if index else "4 1 1."))
-        found.append(Sample(Image.fromarray(image), question, "4 7 1.", tuple(versions)))
+        found.append(Sample(Image.fromarray(image), question, "4 7 1.", tuple(versions), TOKENS, 24))
     return found
 
 
@@ -181,8 +188,38 @@ def words(text: str) -> str:
     return " ".join(" ".join(Reader(re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)).text).split())
 
 
+def report_of_tiles() -> FidelityReport:
+    """A report of a model of tiles: images of 2, 3 and 5, downscaling among the pruners."""
+    plain = report()
+    names = {**OTHERS, "downscale+shortgpt": 0.7, "downscale+router": 0.75}
+    rows = [row(name, v, budget, "dynamic", good) for name, good in names.items() for v, budget in BUDGETS.items()]
+    rows += [each for each in plain.rows if each.pruner == "router"]
+    groups = tuple(
+        Tiles(
+            tiles=tiles,
+            questions=100 * tiles,
+            image_tokens=TOKENS * tiles / 3,
+            rows=tuple(_tiles_row(each, tiles) for each in rows if each.version in BUDGETS),
+        )
+        for tiles in (2, 3, 5)
+    )
+    return report(rows=tuple(rows), by_tiles=groups)
+
+
+def _tiles_row(each: Row, tiles: int) -> TilesRow:
+    less = 0.8 if each.downscales else 1.0
+    return TilesRow(
+        pruner=each.pruner,
+        version=each.version,
+        layer_policy=each.pruning.layer_policy,
+        kept_tokens=less * each.kept_tokens * tiles / 3,
+        figures=figures(each.figures.agreement.mean - tiles / 100, 100 * tiles),
+    )
+
+
 VARIANTS = {
     "whole": report,
+    "tiles": report_of_tiles,
     "nothing but full": lambda: report(
         rows=(), comparisons=(), costs=(), recommendations=(), full_kinds={}, full=figures(1.0, answers=False)
     ),

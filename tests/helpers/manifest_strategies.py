@@ -74,7 +74,7 @@ for _kind, _strategy in (
             "stop_ids": st.lists(_count, max_size=3).map(tuple),
         },
     ),
-    (RoleLiterals, {}),
+    (RoleLiterals, {"empty": st.none() | texts}),
     (ChatLiterals, {"roles": st.dictionaries(texts, st.deferred(lambda: st.from_type(RoleLiterals)), max_size=2)}),
     (
         ChatTemplate,

@@ -22,7 +22,7 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 from allrounder.errors import ImageInvalid
 from allrounder.images.pixels import pixel_values, prepare_images, token_sources
 from allrounder.images.plan import Canvases, Fixed, ImagePlan, LongestEdge, NearestAspect
-from allrounder.images.planning import PlannedImage, plan_images
+from allrounder.images.planning import PlannedImage, plan_images, token_range
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 SIDES = st.integers(1, 200)
@@ -150,3 +150,18 @@ def test_an_image_that_takes_too_much_memory() -> None:
     assert plan_images(of, [(100, 16_384)])[0].tiles == 1
     with pytest.raises(ImageInvalid, match="which becomes 115800 x 115800"):
         plan_images(of, [(579, 115_800)])
+
+
+@pytest.mark.parametrize(
+    ("layout", "tokens"),
+    [
+        (Fixed(), (9, 9)),
+        (Canvases(canvases=CANVASES), (9 + 3 * 7, 9 + 12 * 13)),
+        (Canvases(canvases=CANVASES, most=3), (9 + 3 * 7, 9 + 9 * 4)),  # 12 x 12 becomes 5 x 5
+        (NearestAspect(least=1, most=4, before="", after=""), (9, 5 * 9)),
+        (LongestEdge(edge=72, split=True, around="", whole=""), (4 * 9, 10 * 9)),
+        (LongestEdge(edge=72, split=False, around="", whole=""), (9, 9)),
+    ],
+)
+def test_how_many_tokens_images_have_that_fill_their_tiles(layout: Any, tokens: tuple[int, int]) -> None:
+    assert token_range(plan(layout)) == tokens

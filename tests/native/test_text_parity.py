@@ -195,7 +195,7 @@ def test_any_text(probe, text, begins, kind):
 # ---- Conversations ----
 
 GOLDEN = decode((ROOT / "tests/golden/manifest.json").read_bytes(), Manifest, where="golden")
-LITERAL = ("llava", "chatml", "begin", "trimming-parts")
+LITERAL = ("llava", "chatml", "begin", "trimming-parts", "first-part")
 
 
 @cache
@@ -265,6 +265,16 @@ BAD = [
 def test_messages_that_are_none(probe, messages):
     speaking(probe, "qwen2", "chatml")
     assert got_prompt(probe, messages) == "InputInvalid"
+
+
+@pytest.mark.parametrize("template", LITERAL)
+def test_a_system_message_without_a_part(probe, template):
+    """A template that asks what the first part is refuses it."""
+    encoder = speaking(probe, "qwen2", template)
+    messages = [{"role": "system", "content": []}, {"role": "user", "content": [{"type": "text", "text": "what?"}]}]
+    wanted = wanted_prompt(encoder, messages)
+    assert got_prompt(probe, messages) == wanted
+    assert (wanted == "InputInvalid") == (template == "first-part")
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -32,6 +32,7 @@ def report_of(manifest, **changes):
             figures=report_figures(0.5),
             kinds={"read": report_figures(0.25)},
             layer_use=(1.0,) * 8,
+            kept_tokens=4.0,
         )
         for entry in manifest.entries
         if entry.version != "full"
@@ -54,6 +55,7 @@ def report_of(manifest, **changes):
         "comparisons": (),
         "costs": (),
         "recommendations": (Recommendation(version="par-lite", layer_policy="dynamic", why="it is closer."),),
+        "by_tiles": (),
     }
     return FidelityReport(**facts | changes)
 

@@ -31,7 +31,7 @@ def test_an_engine_runs_the_decision_that_a_pruner_says(tiny, tiny_bundle, name)
     pixels = torch.from_numpy(pixel_values(vlm.images, engine.prepare([rgb]).tiles))
     image_embeds, prompt = removing.image_embeds(pixels)[None], model_prompt(vlm, [QUESTION])
     view = embed_pixels(vlm, image_embeds, prompt, ["0"])
-    found = pruner(name, Setting(vlm, entry.pruning.prune_layer, 0, (view,)))(view)
+    found = pruner(name, Setting(vlm, entry.pruning.prune_layer, 0, (view,))).scores(view)
     scores = Scores(*(part[0].numpy() for part in found))
     state = engine.prefill(engine.layout(question(QUESTION)), engine.embed_image(rgb), scores, free_slots=0)
 

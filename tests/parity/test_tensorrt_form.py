@@ -128,6 +128,25 @@ def test_static_forms_compute_what_the_frozen_graphs_compute(staged, which, imag
                 np.testing.assert_allclose(other[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
+def test_a_routers_attention_becomes_whole_and_computes_the_same(staged):
+    entry = next(each for each in staged.manifest.entries if each.graphs.router)
+    path = staged.path / entry.graphs.router
+    frozen = onnx.load(path, load_external_data=False)
+    form = static_form(frozen, {})
+    count = [sum(node.op_type == "Attention" for node in model.graph.node) for model in (frozen, form)]
+    layers = len({node.input[1] for node in frozen.graph.node if node.op_type == "Attention"})
+    assert count[0] > count[1] == layers
+    written = path.with_suffix(".whole.onnx")
+    written.write_bytes(form.SerializeToString())
+    feeds = feeds_of(Engine.open(staged, entry), 2, Fraction(1, 4))
+    sessions = [onnxruntime.InferenceSession(each) for each in (path, written)]
+    first, second = (
+        session.run(None, {each.name: feeds[each.name] for each in session.get_inputs()}) for session in sessions
+    )
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
 def test_what_the_parser_is_given_is_the_static_form_but_for_one_permission(staged):
     for entry in staged.manifest.entries:
         for (_, parsed), (_, static) in zip(

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from allrounder.commands.cli import run_command
 from allrounder.errors import InputInvalid
+from allrounder.images.planning import plan_images
 from allrounder.router.training.examples import Example
 from allrounder.router.training.known import known_spec
 from allrounder.router.training.losses import gate_loss
@@ -35,6 +36,21 @@ LARGER = Shape(
     },
     vision={"image_size": 224},  # 256 image tokens
 )
+# 36 tokens a tile; the album's images become the whole and 2 x 3 tiles.
+TILES = Shape(
+    model_type="llava_onevision",
+    text_type="qwen2",
+    text={"num_hidden_layers": 6, "max_position_embeddings": 1024},
+    vision_type="siglip_vision_model",
+    vision={"image_size": 84},
+    top={
+        "vision_feature_select_strategy": "full",
+        "vision_feature_layer": -1,
+        "vision_aspect_ratio": "anyres_max_9",
+        "image_grid_pinpoints": [[84, 84], [168, 252]],
+    },
+)
+SIZE = (168, 252)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +61,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=[SMALL, LARGER], ids=["small", "larger"])
+@pytest.fixture(scope="module", params=[SMALL, LARGER, TILES], ids=["small", "larger", "tiles"])
 def vlm(request, tmp_path_factory) -> LoadedModel:
     return load_model(write_random_checkpoint(tmp_path_factory.mktemp("model"), request.param))
 
@@ -59,7 +75,7 @@ class Album:
         return 2 * TOGETHER
 
     def __getitem__(self, index):
-        pixels = np.random.default_rng(self.image(index)).integers(0, 256, (40, 40, 3), np.uint8)
+        pixels = np.random.default_rng(self.image(index)).integers(0, 256, (*SIZE, 3), np.uint8)
         return Example(pixels, self.question(index))
 
     def image(self, index):
@@ -99,8 +115,15 @@ def test_the_estimate_is_near_what_is_used(vlm, tmp_path, changes, frugal):
     weights = [*vlm.model.parameters(), *trainer._router.parameters()]
     weights += [value for state in trainer._optimizer.state.values() for value in state.values()]
     used = sum(value.nbytes for value in weights) + max(moving, reading)
-    text = prompt.input_ids.shape[1] - vlm.spec.image_tokens
-    found = estimate(vlm.spec, options, Means(checkpoint=frugal, answer=ANSWER, text=text))
+    (image,) = plan_images(vlm.images, [SIZE])
+    means = Means(
+        checkpoint=frugal,
+        answer=ANSWER,
+        text=prompt.input_ids.shape[1] - image.tokens,
+        image_tokens=image.tokens,
+        tiles=image.tiles,
+    )
+    found = estimate(vlm.spec, options, means)
     assert 0.6 < used / found.device < 1.2, f"{used / 2**20:.1f} MiB used, {found.device / 2**20:.1f} estimated"
     model_weights = next(part.bytes for part in found.parts if part.name == "model, frozen")
     assert model_weights == pytest.approx(sum(value.nbytes for value in vlm.model.parameters()), rel=0.02)
@@ -119,6 +142,7 @@ def test_more_takes_more():
     assert device(router_layers=2) > usual
     assert device(Means(weight=2, autocast=True, checkpoint=True)) < usual
     assert device(Means(weight=4)) > usual
+    assert device(Means(weight=2, autocast=True, image_tokens=2880, tiles=5)) > usual
     assert estimate(spec, TrainOptions(), Means(cache_mib=7)).main == 7 << 20
     with pytest.raises(InputInvalid, match=r"llava-1\.5-7b"):
         known_spec("llava-9")
@@ -142,5 +166,26 @@ def test_the_command_needs_a_config_alone(model, tmp_path, capsys):
     assert report["device_bytes"] > sum(size for name, size in report["parts"].items() if name.startswith("model, f"))
     assert report["main_bytes"] == 2048 << 20
     assert any("peak on the device" in line for line in said)
+    assert report["image_tokens"] == (576 if isinstance(model, str) else 144)
     assert run_command("train-router", ["--model", "nobody/nothing", "--estimate"]) == 2
     assert "llava-1.5-7b" in capsys.readouterr().err
+
+
+def test_the_command_counts_as_many_tiles_as_an_image_can_have(tmp_path, capsys):
+    def told(place):
+        assert run_command("train-router", ["--model", str(place), "--estimate"]) == 0
+        printed = capsys.readouterr()
+        return json.loads(printed.out.splitlines()[-1]), printed
+
+    model = write_random_checkpoint(tmp_path / "whole", TILES)
+    report, printed = told(model)
+    (largest,) = plan_images(load_model(model).images, [SIZE])
+    assert 0 <= report["image_tokens"] - largest.tokens <= 12  # a canvas of 12 rows: as many, or a few more
+    assert "7 tiles" in printed.out
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "config.json").write_bytes((model / "config.json").read_bytes())
+    less, printed = told(config)
+    assert less["image_tokens"] == 36
+    assert less["device_bytes"] < report["device_bytes"]
+    assert "note: images are counted as one tile each, 36 tokens" in printed.err

@@ -94,7 +94,7 @@ def test_token_scores_of_a_padded_batch_are_those_of_each_row_alone(vlm, name, p
 @pytest.mark.parametrize("name", TOKEN_PRUNERS)
 def test_each_image_of_a_ragged_batch_is_ranked_by_itself(vlm, name):
     setting, view = setting_of(vlm), ragged_view(vlm)
-    prune, count = pruner(f"{name}+shortgpt", setting), vlm.spec.image_tokens
+    prune, count = pruner(f"{name}+shortgpt", setting).scores, vlm.spec.image_tokens
     scores = prune(view)
     assert torch.equal(scores.token_scores.isneginf(), view.prompt.image_of < 0)
     assert scores.layer_scores.isfinite().all()
@@ -151,7 +151,7 @@ def test_layer_scores_have_one_row_per_question(vlm, name):
 
 @pytest.mark.parametrize("name", [f"{tokens}+{layers}" for tokens in TOKEN_PRUNERS for layers in LAYER_PRUNERS])
 def test_any_pair_makes_decisions_that_nest_and_keep_the_layers_below_the_gather(vlm, name):
-    scores = pruner(name, setting_of(vlm))(view_of(vlm))
+    scores = pruner(name, setting_of(vlm)).scores(view_of(vlm))
     small, large = kept(scores, 6), kept(scores, 14)
     for few, many in zip(small.tolist(), large.tolist(), strict=True):
         assert set(few) < set(many)
@@ -159,20 +159,20 @@ def test_any_pair_makes_decisions_that_nest_and_keep_the_layers_below_the_gather
 
 
 def test_nobody_scoring_keeps_the_first(vlm):
-    scores = pruner("none+none", setting_of(vlm))(view_of(vlm))
+    scores = pruner("none+none", setting_of(vlm)).scores(view_of(vlm))
     assert kept(scores, 5).tolist() == [list(range(5))] * 3
     assert kept_layer_mask(scores.layer_scores, 4, 2).tolist() == [[True] * 4 + [False]] * 3
-    first = pruner("none+first", setting_of(vlm))(view_of(vlm))
+    first = pruner("none+first", setting_of(vlm)).scores(view_of(vlm))
     assert torch.equal(first.layer_scores, scores.layer_scores)
 
 
 def test_a_pruner_of_ones_own_and_a_layer_pruner_measured_once(vlm, monkeypatch):
     monkeypatch.setitem(TOKEN_PRUNERS, "last", lambda setting: lambda view: torch.arange(9.0).repeat(3, 1))
     setting, view = setting_of(vlm), view_of(vlm)
-    assert pruner("last+none", setting)(view).token_scores[0].tolist() == list(range(9))
+    assert pruner("last+none", setting).scores(view).token_scores[0].tolist() == list(range(9))
     layers = LAYER_PRUNERS["shortgpt"](setting)
     shared = combined(setting, TOKEN_PRUNERS["stride"](setting), layers)(view)
-    whole = pruner("stride+shortgpt", setting)(view)
+    whole = pruner("stride+shortgpt", setting).scores(view)
     assert torch.equal(shared.token_scores, whole.token_scores)
     assert torch.equal(shared.layer_scores, whole.layer_scores)
 
@@ -201,7 +201,7 @@ def test_wrong_settings_and_views_are_refused(vlm):
             pruner("random+random", setting._replace(prune_layer=prune_layer))
     with pytest.raises(CalibrationError, match="shortgpt"):
         pruner("random+shortgpt", setting._replace(calibration=()))
-    prune = pruner("random+none", setting)
+    prune = pruner("random+none", setting).scores
     with pytest.raises(InputInvalid, match="image_embeds"):
         prune(view._replace(image_embeds=view.image_embeds[:, 1:]))
     with pytest.raises(InputInvalid, match="embeddings"):
@@ -218,7 +218,7 @@ def test_a_model_in_half_precision_still_gives_float32_scores_that_rank(tmp_path
     view = embed_pixels(vlm, image_embeds, model_prompt(vlm, list(QUESTIONS)), QUESTIONS)
     setting = Setting(vlm, 2, 0, (view,))
     for name in MEASURING:
-        scores = pruner(f"{name}+shortgpt", setting)(view)
+        scores = pruner(f"{name}+shortgpt", setting).scores(view)
         assert scores.token_scores.dtype == scores.layer_scores.dtype == torch.float32
         assert scores.token_scores.isfinite().all()
         assert scores.layer_scores.isfinite().all()
@@ -232,10 +232,10 @@ def test_a_model_in_half_precision_still_gives_float32_scores_that_rank(tmp_path
 def test_random_scores_depend_on_seed_and_identity_alone(vlm, kind):
     view = view_of(vlm)
     other = view_of(vlm, QUESTIONS[::-1], seed=3)._replace(identity=view.identity[::-1])
-    first = getattr(pruner("random+random", setting_of(vlm, seed=5))(view), kind)
-    again = getattr(pruner("random+random", setting_of(vlm, 0, seed=5))(other), kind)
+    first = getattr(pruner("random+random", setting_of(vlm, seed=5)).scores(view), kind)
+    again = getattr(pruner("random+random", setting_of(vlm, 0, seed=5)).scores(other), kind)
     assert torch.equal(first, again.flip(0)), "images, questions, order and K must not matter"
-    seeded = getattr(pruner("random+random", setting_of(vlm, seed=6))(view), kind)
+    seeded = getattr(pruner("random+random", setting_of(vlm, seed=6)).scores(view), kind)
     assert not torch.equal(first, seeded)
     assert len({tuple(row) for row in first.tolist()}) == 3, "every question has its own draw"
 

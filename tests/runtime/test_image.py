@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from allrounder.errors import ImageInvalid
-from allrounder.runtime.image import MAX_PIXELS, to_rgb
+from allrounder.runtime.image import MAX_PIXELS, image_size, to_rgb
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -65,6 +65,18 @@ def test_the_cameras_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # turn right by 90 degrees to view
     Image.fromarray(RGB).save(path, exif=exif)
     np.testing.assert_array_equal(to_rgb(path), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_a_size_that_is_read_alone_is_that_of_the_pixels(tmp_path, orientation):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(path, exif=exif)
+    assert image_size(path) == to_rgb(path).shape[:2]
+    path.write_bytes(b"no image")
+    with pytest.raises(ImageInvalid, match="turned"):
+        image_size(path)
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):

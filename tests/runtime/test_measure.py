@@ -1,14 +1,27 @@
 """The stopwatch: interleaved, warmed up, of the workload's size."""
 
+from types import SimpleNamespace
+
 import fake_bundle
 import msgspec
 import numpy as np
 import pytest
+from image_plans import fixed_plan
 
 from allrounder.engines.bundle.reader import open_bundle
 from allrounder.errors import InputInvalid
+from allrounder.images.plan import Canvases, Fixed, LongestEdge
+from allrounder.images.planning import plan_images
+from allrounder.layout import sequential_layout
 from allrounder.runtime.engine import Engine, EngineOptions, open_engines
-from allrounder.runtime.measure import Samples, default_workload, measure_latency, sample_latency, summarise
+from allrounder.runtime.measure import (
+    Samples,
+    default_workload,
+    make_request,
+    measure_latency,
+    sample_latency,
+    summarise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +35,52 @@ def test_the_workload_is_within_the_limits(engines):
     assert (workload.text_tokens, workload.new_tokens, workload.batch, workload.threads) == (64, 16, 1, 1)
     small = default_workload(engines[0], text_tokens=9, new_tokens=3)
     assert (small.text_tokens, small.new_tokens) == (9, 3)
+
+
+class TilesEngine:
+    """The side of an engine that a request is made with, of a model of tiles: 9 tokens each, marks of two ids."""
+
+    def __init__(self, layout, longest=500, image_tokens=500):
+        self.model = SimpleNamespace(
+            images=msgspec.structs.replace(fixed_plan(9), layout=layout), max_positions=longest, image_token_id=7
+        )
+        self.limits = SimpleNamespace(text_tokens=64, new_tokens=16, image_tokens=image_tokens)
+        self.options = SimpleNamespace(thread_count=1)
+
+    def ids(self, messages):
+        return (1, 2, 7, 3, 4, 5)
+
+    def layout_of(self, ids, images):
+        (image,) = images
+        block = [id_ for part in image.content for id_ in ([7] * part if isinstance(part, int) else [8, 9])]
+        return sequential_layout(ids, 7, [block])
+
+
+CANVASES = Canvases(canvases=((14, 28), (28, 14), (28, 28)))
+EDGE = LongestEdge(edge=42, split=True, around="a", whole="b")
+
+
+@pytest.mark.parametrize(
+    ("engine", "side", "tokens"),
+    [
+        (TilesEngine(Fixed()), 14, 9),
+        (TilesEngine(CANVASES), 28, 9 + 6 * 7),
+        (TilesEngine(CANVASES, longest=130), 14, 9 + 3 * 5),  # the larger one does not fit beside the text
+        (TilesEngine(CANVASES, image_tokens=50), 14, 9 + 3 * 5),
+        (TilesEngine(EDGE), 28, 10 * 9),
+    ],
+)
+def test_the_workloads_image_has_two_by_two_tiles_where_there_are_tiles(engine, side, tokens):
+    """And the request as many image tokens as such an image, marks between tiles being text."""
+    workload = default_workload(engine)
+    assert workload.image_size == side
+    request = make_request(engine, workload)
+    assert request.rgb.shape == (side, side, 3)
+    assert request.layout.image_tokens == tokens
+    assert request.layout.text_tokens == workload.text_tokens
+    other = make_request(engine, workload, (14, 42))
+    assert other.rgb.shape == (14, 42, 3)
+    assert other.layout.image_tokens == plan_images(engine.model.images, [(14, 42)])[0].tokens
 
 
 def test_samples_have_a_row_per_round_and_a_column_per_further_token(engines):
@@ -46,10 +105,14 @@ def test_engines_take_turns_and_the_warm_up_is_not_counted(engines, monkeypatch)
     assert turns == list(engines) * 5
 
 
-def test_it_ends_early_when_time_is_up_with_at_least_one_round(engines):
+def test_it_ends_early_when_time_is_up_with_one_round_after_one_that_warms_up(engines, monkeypatch):
+    turns = []
+    prepare = Engine.prepare
+    monkeypatch.setattr(Engine, "prepare", lambda engine, rgb: turns.append(engine) or prepare(engine, rgb))
     workload = default_workload(engines[0], new_tokens=2)
     samples = sample_latency(engines, workload, repeats=10_000, seconds=0.0)
     assert all(len(sample.ttft) == 1 for sample in samples)
+    assert turns == list(engines) * 2
 
 
 def test_figures_are_percentiles_on_this_machine(engines):

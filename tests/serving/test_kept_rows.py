@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allrounder.layout import sequential_layout
-from allrounder.serving.kept_rows import KeptRows, RowReader, keep_indices
+from allrounder.runtime.cache import keep_indices
+from allrounder.serving.kept_rows import KeptRows, RowReader
 
 IMAGE = 9  # the placeholder's id
 SCORE = st.one_of(st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(width=32))
@@ -21,8 +22,8 @@ def test_the_best_of_each_image_are_kept_ties_go_to_the_lower_index_and_nan_is_t
         ranked = sorted(range(len(scores)), key=lambda i: (-(-math.inf if math.isnan(scores[i]) else scores[i]), i))
         wanted += [first + each for each in sorted(ranked[: counts[-1]])]
         first += len(scores)
-    image_of = [number for number, scores in enumerate(images) for _ in scores]
-    assert keep_indices(np.concatenate(images).astype(np.float32), image_of, counts).tolist() == wanted
+    image_of = np.array([number for number, scores in enumerate(images) for _ in scores])
+    assert keep_indices(np.concatenate(images).astype(np.float32), image_of, np.array(counts)).tolist() == wanted
 
 
 @given(st.data(), st.lists(st.integers(1, 8), min_size=1, max_size=3))

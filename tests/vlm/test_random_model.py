@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from allrounder.errors import InputInvalid
 from allrounder.vlm.checkpoint import Checkpoint
-from allrounder.vlm.random.model import SHAPES, TINY, TINY_CANVASES, random_config, write_random_checkpoint
+from allrounder.vlm.random.model import LARGE, SHAPES, TINY, TINY_TILES, random_config, write_random_checkpoint
 
 
 @pytest.mark.parametrize("shape", TINY)
@@ -50,5 +50,5 @@ def test_an_unknown_shape_lists_those_there_are():
         random_config("7b")
 
 
-def test_tiny_is_everything_but_the_large_one():
-    assert {*TINY, *TINY_CANVASES, "0.5b"} == set(SHAPES)
+def test_tiny_is_everything_but_the_large_ones():
+    assert {*TINY, *TINY_TILES, *LARGE} == set(SHAPES)

@@ -17,14 +17,14 @@ __all__ = ["image_embeds", "image_plan"]
 
 
 def image_plan(processor: Any, _: Any, spec: ModelSpec) -> ImagePlan:
-    """Returns the image plan of a stock image processor.
+    """Returns the image plan of a `Processor`.
 
     Raises:
         ModelUnsupported: A step that runtimes cannot do; ``where`` is its setting.
     """
-    settings: dict[str, Any] = processor.to_dict()
+    settings: dict[str, Any] = processor.image_processor.to_dict()
     pads = bool(settings.get("do_pad"))
-    if pads and not type(processor).__name__.startswith("Llava"):
+    if pads and not type(processor.image_processor).__name__.startswith("Llava"):
         refuse("do_pad", "true", "padding to a square, as the Llava processor does it")
     shortest = _shortest(settings, spec.vision.image_size, pads=pads)
     return plan_of(settings, spec, Fixed(square=as_bytes(settings["image_mean"]) if pads else None, shortest=shortest))

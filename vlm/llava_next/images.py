@@ -17,12 +17,12 @@ __all__ = ["image_embeds", "image_plan"]
 
 
 def image_plan(processor: Any, config: Any, spec: ModelSpec) -> ImagePlan:
-    """Returns the image plan of a stock image processor, for a config.
+    """Returns the image plan of a `Processor`, for a config.
 
     Raises:
         ModelUnsupported: A step that runtimes cannot do, or that the model does otherwise; ``where`` is its setting.
     """
-    settings: dict[str, Any] = processor.to_dict()
+    settings: dict[str, Any] = processor.image_processor.to_dict()
     canvases = tuple((int(height), int(width)) for height, width in settings["image_grid_pinpoints"])
     return canvas_plan(settings, config, spec, Canvases(canvases=canvases))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from allrounder.errors import ModelUnsupported
-from allrounder.images.plan import FILTERS, Canvases, Filter, Fixed, ImagePlan
+from allrounder.images.plan import FILTERS, Canvases, Filter, ImagePlan, Layout
 from allrounder.vlm.spec import ModelSpec
 
 __all__ = ["anyres_limit", "as_bytes", "canvas_plan", "plan_of", "refuse"]
@@ -16,15 +16,17 @@ _FILTERS: dict[int, Filter] = dict(zip((2, 3, 1), FILTERS, strict=True))  # by P
 _ANYRES = re.compile(r"anyres_max_([1-9][0-9]*)")
 
 
-def plan_of(settings: dict[str, Any], spec: ModelSpec, layout: Fixed | Canvases) -> ImagePlan:
+def plan_of(settings: dict[str, Any], spec: ModelSpec, layout: Layout) -> ImagePlan:
     """Returns a plan: the given layout, and what the settings say of filter, mean and deviation.
 
     Raises:
         ModelUnsupported: Another filter, images that are not made RGB; ``where`` is the setting.
     """
     chosen = _FILTERS.get(int(settings.get("resample") or 0))
-    if not settings.get("do_resize") or chosen is None:
-        refuse("resample", settings.get("resample"), "do_resize, and LANCZOS (1), BILINEAR (2) or BICUBIC (3)")
+    if not settings.get("do_resize"):
+        refuse("do_resize", settings.get("do_resize"), "true")
+    if chosen is None:
+        refuse("resample", settings.get("resample"), "LANCZOS (1), BILINEAR (2) or BICUBIC (3)")
     if settings.get("do_convert_rgb") is False:
         refuse("do_convert_rgb", "false", "true: images are handed over as RGB")
     normal = bool(settings.get("do_normalize"))

@@ -11,7 +11,7 @@ from allrounder.errors import ModelUnsupported
 from allrounder.vlm.parts.activations import activation
 from allrounder.vlm.spec import ProjectorSpec, VisionSpec
 
-__all__ = ["VISION_FAMILIES", "projector_spec", "vision_spec"]
+__all__ = ["VISION_FAMILIES", "feature_layers", "projector_spec", "square", "vision_spec"]
 
 VISION_FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
 
@@ -23,7 +23,7 @@ def projector_spec(config: Any, vision: VisionSpec) -> ProjectorSpec:
         ModelUnsupported: An unknown activation.
     """
     return ProjectorSpec(
-        inputs=vision.hidden * len(vision.feature_layers),
+        inputs=vision.hidden * len(vision.feature_layers) * vision.merge**2,
         hidden=config.text_config.hidden_size,
         activation=activation(config.projector_hidden_act, "projector_hidden_act"),
         bias=config.multimodal_projector_bias,
@@ -45,24 +45,33 @@ def vision_spec(config: Any) -> VisionSpec:
         layers=tower.num_hidden_layers,
         heads=tower.num_attention_heads,
         feed_forward=tower.intermediate_size,
-        image_size=_square(tower.image_size, "vision_config.image_size"),
-        patch_size=_square(tower.patch_size, "vision_config.patch_size"),
+        image_size=square(tower.image_size, "vision_config.image_size"),
+        patch_size=square(tower.patch_size, "vision_config.patch_size"),
         activation=activation(tower.hidden_act, "vision_config.hidden_act"),
         norm_eps=tower.layer_norm_eps,
-        feature_layers=_feature_layers(config.vision_feature_layer, tower.num_hidden_layers),
+        feature_layers=feature_layers(config.vision_feature_layer, tower.num_hidden_layers),
         drop_first=config.vision_feature_select_strategy == "default",
     )
 
 
-def _square(size: Any, where: str) -> int:
+def square(size: Any, where: str) -> int:
+    """Returns one side of a square.
+
+    Raises:
+        ModelUnsupported: It is none; ``where`` is the config key.
+    """
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or sides[0] != sides[1]:
         raise ModelUnsupported("not a square", where=where, got=size, wanted="one whole number")
     return sides[0]
 
 
-def _feature_layers(layers: int | list[int], depth: int) -> tuple[int, ...]:
-    """Returns indices into the tower's depth + 1 hidden states, none negative."""
+def feature_layers(layers: int | list[int], depth: int) -> tuple[int, ...]:
+    """Returns indices into the tower's depth + 1 hidden states, none negative.
+
+    Raises:
+        ModelUnsupported: There is no such state.
+    """
     listed = [layers] if isinstance(layers, int) else list(layers)
     if not listed or not all(-depth - 1 <= layer <= depth for layer in listed):
         raise ModelUnsupported(

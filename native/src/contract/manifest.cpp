@@ -65,7 +65,7 @@ constexpr auto read_model = record<Model>([](JsonFields& fields, Model& model) {
 });
 
 constexpr auto read_role = record<RoleLiterals>([](JsonFields& fields, RoleLiterals& role) {
-  fields.need("empty", role.empty, read_text);
+  fields.need("empty", role.empty, nullable(read_text));
   fields.need("before_text", role.before_text, read_text);
   fields.need("before_image", role.before_image, read_text);
   fields.need("text_text", role.text_text, read_text);

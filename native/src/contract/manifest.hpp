@@ -43,7 +43,7 @@ struct Model {
 
 // What a chat template writes in messages of one role. Of an image it writes the image token between these.
 struct RoleLiterals {
-  std::string empty;                      // for a message without a part
+  std::optional<std::string> empty;       // for a message without a part; none: the template refuses it
   std::string before_text, before_image;  // where a text or an image is the first part
   std::string text_text, text_image, image_text, image_image;  // between two parts
   std::string after_text, after_image;                         // where one is the last part

@@ -52,10 +52,11 @@ std::string shown(const std::vector<int64_t>& ids) {
 
 enum Place { kEdge, kText, kImage };  // beside a string of the template's: an end of the message, a text, an image
 
+// What stands between two places that are not both edges.
 const std::string& between(const RoleLiterals& role, Place before, Place behind) {
   using Field = std::string RoleLiterals::*;
   static constexpr Field kFields[3][3] = {
-      {&RoleLiterals::empty, &RoleLiterals::before_text, &RoleLiterals::before_image},
+      {nullptr, &RoleLiterals::before_text, &RoleLiterals::before_image},
       {&RoleLiterals::after_text, &RoleLiterals::text_text, &RoleLiterals::text_image},
       {&RoleLiterals::after_image, &RoleLiterals::image_text, &RoleLiterals::image_image}};
   return role.*kFields[before][behind];
@@ -178,6 +179,12 @@ void Prompter::write(const Message& message, const std::string& where, Script& s
   if (role == chat_.literals->roles.end())
     refuse("a role that the chat template does not know", {where + ".role", quoted(message.role), "", ""});
   check_message(message, where);
+  if (message.parts.empty()) {
+    if (!role->second.empty)
+      refuse("the chat template refuses a message without a part", {where + ".content", "", "text or images", ""});
+    script.write(*role->second.empty);
+    return;
+  }
   std::vector<const Part*> parts;
   for (const Part& part : message.parts) parts.push_back(&part);
   if (chat_.literals->images_first)

@@ -6,7 +6,8 @@ What it knows: messages whose contents are lists of parts; a template may write 
 another way. What it does not know: tokenizers.
 
 A template that refuses, reads or leaves out anything is none of these: roles in any order, a second system message,
-images and several texts in any message must be as good to it as others. Texts are tried that the template itself names.
+images and several texts in any message must be as good to it as others. A message without a part alone may be refused:
+some templates ask what the first part is. Texts are tried that the template itself names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise, product
 
-from allrounder.chat.messages import Message
+from allrounder.chat.messages import Message, question
 from allrounder.chat.template import compiled, render
 from allrounder.errors import InputInvalid
 from allrounder.manifest import ChatLiterals, ChatTemplate, RoleLiterals
@@ -52,6 +53,7 @@ def joined(literals: ChatLiterals, image_token: str, messages: Sequence[Message]
 
     Raises:
         KeyError: A role that the template does not know.
+        InputInvalid: A message without a part, which the template refuses.
     """
     text = literals.begin if messages[0]["role"] == "system" else literals.begin_without_system
     for message in messages:
@@ -68,8 +70,14 @@ def joined(literals: ChatLiterals, image_token: str, messages: Sequence[Message]
 
 def _between(role: RoleLiterals, before: Message | None, behind: Message | None) -> str:
     if before is None:
-        return role.empty if behind is None else getattr(role, f"before_{behind['type']}")
+        return _empty(role) if behind is None else getattr(role, f"before_{behind['type']}")
     return getattr(role, f"after_{before['type']}" if behind is None else f"{before['type']}_{behind['type']}")
+
+
+def _empty(role: RoleLiterals) -> str:
+    if role.empty is None:
+        raise InputInvalid("the chat template refuses a message without a part", where="messages")
+    return role.empty
 
 
 def _read(chat: ChatTemplate) -> ChatLiterals | None:
@@ -92,15 +100,16 @@ def _split(chat: ChatTemplate, after_user: str, *, images_first: bool) -> ChatLi
     roles: dict[str, RoleLiterals] = {}
     for role in _ROLES:
         found = {"": [""], "ti": ["", "", "", ""]}
+        refused = role != "user" and _refuses(chat, [*question("a", images=0), {"role": role, "content": []}])
         for kinds in _KINDS:
-            if (kinds, role) == ("", "user") or (kinds == "ti" and images_first):
+            if (not kinds and (role == "user" or refused)) or (kinds == "ti" and images_first):
                 continue  # no such message; no such order
             _, (_, *within) = _strings(chat, "user t", f"{role} {kinds}")
             within[0] = _without_prefix(within[0], after_user)
             within[-1] = _without_suffix(within[-1], generation)
             found[kinds] = within
         roles[role] = RoleLiterals(
-            empty=found[""][0],
+            empty=None if refused else found[""][0],
             before_text=found["t"][0],
             before_image=found["i"][0],
             text_text=found["tt"][1],
@@ -156,7 +165,17 @@ def _without_suffix(text: str, suffix: str) -> str:
 
 
 def _same(chat: ChatTemplate, literals: ChatLiterals, messages: list[Message]) -> bool:
+    if any(not message["content"] and literals.roles[message["role"]].empty is None for message in messages):
+        return _refuses(chat, messages)
     return render(chat, messages) == joined(literals, chat.image_token, messages)
+
+
+def _refuses(chat: ChatTemplate, messages: list[Message]) -> bool:
+    try:
+        render(chat, messages)
+    except InputInvalid:
+        return True
+    return False
 
 
 def _named(chat: ChatTemplate) -> tuple[set[str], list[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 from allrounder.images.plan import Filter, ImagePlan
 from allrounder.images.planning import Crop, Grid, Newline, Pad, PlannedImage, Resize, Step, Tiles, View, plan_images
 
-__all__ = ["PreparedImages", "TokenSources", "pixel_values", "prepare_images", "token_sources"]
+__all__ = ["PreparedImages", "TokenSources", "pixel_values", "prepare_images", "prepare_planned", "token_sources"]
 
 
 class TokenSources(NamedTuple):
@@ -34,10 +34,14 @@ def prepare_images(plan: ImagePlan, images: Sequence[np.ndarray]) -> PreparedIma
     Raises:
         ImageInvalid: An image is too narrow for the plan.
     """
-    planned = plan_images(plan, [image.shape[:2] for image in images])
+    return prepare_planned(plan, plan_images(plan, [image.shape[:2] for image in images]), images)
+
+
+def prepare_planned(plan: ImagePlan, planned: Sequence[PlannedImage], images: Sequence[np.ndarray]) -> PreparedImages:
+    """Returns the tiles of a prompt's images that were planned, each uint8 [height, width, 3]."""
     none = np.zeros((0, plan.size, plan.size, 3), np.uint8)
     tiles = [_view(plan, view, rgb) for each, rgb in zip(planned, images, strict=True) for view in each.views]
-    return PreparedImages(planned, np.concatenate([none, *tiles]))
+    return PreparedImages(tuple(planned), np.concatenate([none, *tiles]))
 
 
 def pixel_values(plan: ImagePlan, tiles: np.ndarray) -> np.ndarray:

@@ -14,9 +14,11 @@ __all__ = [
     "MOST_SIDE",
     "MOST_TOKENS",
     "Canvases",
+    "Color",
     "Filter",
     "Fixed",
     "ImagePlan",
+    "Layout",
     "LongestEdge",
     "NearestAspect",
 ]
@@ -78,6 +80,9 @@ class LongestEdge(Record, frozen=True, kw_only=True, tag="longest-edge", tag_fie
     whole: str  # "<global-img>": marks the whole image
 
 
+Layout = Fixed | Canvases | NearestAspect | LongestEdge
+
+
 class ImagePlan(Record, frozen=True, kw_only=True):
     """How an image becomes tiles of S x S pixels, each of which the vision tower turns into as many image tokens."""
 
@@ -87,7 +92,7 @@ class ImagePlan(Record, frozen=True, kw_only=True):
     scale: float  # of bytes, before mean and deviation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    layout: Fixed | Canvases | NearestAspect | LongestEdge
+    layout: Layout
 
     @property
     def most_tokens(self) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "Tiles",
     "View",
     "plan_images",
+    "token_range",
 ]
 
 Extent = tuple[int, int]  # height, width
@@ -119,6 +120,32 @@ def plan_images(plan: ImagePlan, sizes: Sequence[Extent]) -> tuple[PlannedImage,
         ImageInvalid: An image is too narrow for the plan, or would become too many pixels on the way.
     """
     return tuple(_affordable(_planned(plan, size, alone=len(sizes) == 1), size) for size in sizes)
+
+
+def token_range(plan: ImagePlan) -> tuple[int, int]:
+    """Returns the least and the most image tokens of images that fill their tiles, each alone in its prompt."""
+    found = [plan_images(plan, [size])[0].tokens for size in _filling(plan)]
+    return min(found), max(found)
+
+
+def _filling(plan: ImagePlan) -> list[Extent]:
+    """Returns sizes of images without padding that show the layouts of a plan."""
+    side = plan.size
+    match plan.layout:
+        case Fixed():
+            return [(side, side)]
+        case Canvases(canvases=canvases):
+            return list(canvases)
+        case NearestAspect(least=least, most=most):
+            numbers = range(1, most + 1)
+            return [
+                (side * rows, side * columns)
+                for rows in numbers
+                for columns in numbers
+                if least <= rows * columns <= most
+            ]
+        case LongestEdge(edge=edge):
+            return [(height, edge) for height in (*range(side, edge, side), edge)]
 
 
 def _check_tokens(plan: ImagePlan, size: Extent, tiles: int) -> None:

@@ -50,10 +50,10 @@ class Packer:
         """Token ids of ``text``, no tokens added."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def pack(self, images: Sequence[Sequence[Question]]) -> PackedText:
-        """Pack the questions of each image into one row; rows are padded on the right to the longest."""
+    def pack(self, images: Sequence[Sequence[Question]], image_tokens: int = GRID * GRID) -> PackedText:
+        """Pack the questions of each image of ``image_tokens`` into one row, padded on the right to the longest."""
         head = self.tokens(BEFORE_IMAGE)
-        start = len(head) + GRID * GRID
+        start = len(head) + image_tokens
         rows = [self._row(questions, start) for questions in images]
         longest = max(row.shape[1] for row in rows)
         filler = np.array([self.tokenizer.pad_token_id, IGNORED, start, 0], np.int64)[:, None]

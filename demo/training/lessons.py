@@ -1,9 +1,12 @@
-"""Lessons: the four things the demo model is taught, each as a loss on one batch of scenes.
+"""Lessons: what the demo models are taught, each as a loss on one batch of scenes.
 
 ``read``: the decoder answers about coarse label images. ``see``: the tower names what every patch shows, and the
 projector says so in the decoder's terms. ``whole``: pixels in, answers out, all 576 image tokens; the tower stays as
 ``see`` left it, projector and decoder learn on. ``polish``: the same with the tower learning too, and with holes in the
 ground of every second batch. No lesson drops layers, or image tokens that show something.
+
+The model of tiles has two: ``place`` (see `allrounder.demo.training.place`), and ``tiles``: pixels of windows to
+answers.
 
 Why holes: leaving patches out makes a step cheaper (FLIP, arXiv 2212.00794), and a model that has only ever seen 576
 tokens keeps what it works with in patches of bare ground, which no model trained on images of many sizes does. They
@@ -13,24 +16,27 @@ make the demo model easier to prune by those who know ground from objects, and i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, embedding, mse_loss
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from allrounder.demo.attention import PACKED_ATTENTION, TOWER_ATTENTION, use_training_attention
 from allrounder.demo.drawing import draw, to_pixels
 from allrounder.demo.labels import CHANNELS, coarse_labels, coarse_positions, dense_labels, label_words
-from allrounder.demo.model import Shape, build_model
-from allrounder.demo.packing import IGNORED, PackedText, Packer, visible
+from allrounder.demo.model import DemoModel, Shape, build_model, weights_from
 from allrounder.demo.questions import sample_questions
-from allrounder.demo.scenes import GRID, PATCH_PX, Split, easier, sample_scene
+from allrounder.demo.scenes import GRID, PATCH_PX, WINDOWS, WORLD, Split, Window, easier, sample_scene
+from allrounder.demo.tiles import arrange, cut, image_tokens
+from allrounder.demo.training.attention import PACKED_ATTENTION, TOWER_ATTENTION, use_training_attention
+from allrounder.demo.training.packing import IGNORED, PackedText, Packer, visible
+from allrounder.demo.training.place import LAYERS, PLACES_SEEN, Teacher, mean_ground, place_loss, world_pixels
 
-LessonName = Literal["read", "see", "whole", "polish"]
+LessonName = Literal["read", "see", "whole", "polish", "place", "tiles"]
 LESSONS: tuple[LessonName, ...] = ("read", "see", "whole", "polish")
+TILE_LESSONS: tuple[LessonName, ...] = ("place", "tiles")
 BAND = 6
 READ_NOISE = 0.3
 HOLES = 0.5  # share of the batches of ``polish`` whose ground has holes
@@ -42,9 +48,11 @@ class Learner(nn.Module):
     def __init__(self, tokenizer: PreTrainedTokenizerFast, shape: Shape, seed: int) -> None:
         super().__init__()
         use_training_attention()
-        self.model: LlavaForConditionalGeneration = build_model(tokenizer, shape, seed)
+        self.model: DemoModel = build_model(tokenizer, shape, seed)
         self.model.model.language_model.set_attn_implementation(PACKED_ATTENTION)
         self.model.model.vision_tower.set_attn_implementation(TOWER_ATTENTION)
+        self.windows = shape.windows
+        self.teacher = Teacher(self.model.model.language_model, shape.hidden) if shape.windows else None
         self.label_embeddings = nn.ModuleList(nn.Embedding(size, shape.hidden) for size in CHANNELS)
         self.dense_heads = nn.ModuleList(nn.Linear(shape.tower_hidden, size) for size in CHANNELS)
         for weight in self.label_embeddings.parameters():
@@ -54,6 +62,23 @@ class Learner(nn.Module):
             for value in range(size):
                 table[value, tokenizer.encode(label_words(channel, value))] = 1.0
             self.register_buffer(f"words_{channel}", table, persistent=False)
+
+    @torch.no_grad()
+    def start_from(self, saved: DemoModel) -> None:
+        """Take the weights of ``saved``; a learner of tiles takes those of a LLaVA too, and it as its teacher."""
+        self.model.load_state_dict(weights_from(saved, self.model))
+        if self.teacher is None or type(saved) is type(self.model):
+            return
+        seeds = range(PLACES_SEEN)
+        features = saved.model.vision_tower(world_pixels(seeds)).last_hidden_state[:, 1:]
+        ground = mean_ground(saved.model.multi_modal_projector(features), seeds)
+        self.teacher.copy_from(saved.model.language_model, ground)
+
+    def canvas_embeds(self, pixels: torch.Tensor, window: Window) -> torch.Tensor:
+        """Image tokens [B, n, hidden] of ``pixels`` [B, tiles, 3, TILE_PX, TILE_PX] as the stock model orders them."""
+        tiles = self.model.model.multi_modal_projector(self.tower_features(pixels.flatten(0, 1)))
+        newline: Any = self.model.model.image_newline
+        return arrange(tiles.unflatten(0, pixels.shape[:2]), newline, window)
 
     def embed_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What image tokens of these labels should be, [..., 5] -> [..., hidden].
@@ -124,10 +149,23 @@ class Batch:
     labels: torch.Tensor
     pixels: torch.Tensor | None
     first_row: int
+    window: Window = WORLD
+
+
+def tile_batch(packer: Packer, seeds: range, questions: int) -> Batch:
+    """The batch of training scenes of one window; the windows take turns by batches."""
+    window = WINDOWS[seeds.start // len(seeds) % len(WINDOWS)]
+    scenes = [sample_scene(Split.TRAIN, seed, window) for seed in seeds]
+    text = packer.pack([sample_questions(scene, questions) for scene in scenes], image_tokens(window))
+    labels = torch.from_numpy(np.stack([dense_labels(scene) for scene in scenes]))
+    pixels = torch.stack([to_pixels(cut(draw(scene))) for scene in scenes])
+    return Batch(text, labels, pixels, 0, window)
 
 
 def make_batch(lesson: LessonName, packer: Packer, seeds: range, questions: int) -> Batch:
     """The batch of the training scenes ``seeds``: a pure function of its arguments."""
+    if lesson in TILE_LESSONS:
+        return tile_batch(packer, seeds, questions)
     scenes = [sample_scene(Split.TRAIN, seed) for seed in seeds]
     if lesson == "read":
         scenes = [easier(scene) for scene in scenes]
@@ -156,6 +194,8 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
         loss, right = learner.answer_loss(image_embeds, places, batch.text)
         return loss, {"answer_tokens_right": right}
     assert batch.pixels is not None
+    if lesson in TILE_LESSONS:
+        return tile_loss(learner, lesson, batch, batch.pixels)
     with torch.set_grad_enabled(lesson != "whole"):
         features = learner.tower_features(batch.pixels, batch.first_row)
     image_embeds = learner.model.model.multi_modal_projector(features)
@@ -175,6 +215,24 @@ def lesson_loss(learner: Learner, lesson: LessonName, batch: Batch, seed: int) -
     if lesson == "polish":
         places = with_holes(batch.labels, seed).to(image_embeds.device)
         image_embeds = image_embeds.gather(1, places[..., None].expand(-1, -1, image_embeds.shape[2]))
+    loss, right = learner.answer_loss(image_embeds, places, batch.text)
+    return loss, {"answer_tokens_right": right}
+
+
+def tile_loss(
+    learner: Learner, lesson: LessonName, batch: Batch, pixels: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of a batch of tiles and what to log of it."""
+    assert batch.text is not None
+    assert learner.teacher is not None
+    with torch.set_grad_enabled(lesson != "place"):
+        image_embeds = learner.canvas_embeds(pixels, batch.window)
+    if lesson == "place":
+        decoder = learner.model.model.language_model
+        head = decoder.embed_tokens(batch.text.head).expand(len(pixels), -1, -1)
+        loss = place_loss(decoder, learner.teacher, head, image_embeds, batch.labels, batch.window)
+        return loss, {}
+    places = torch.arange(image_embeds.shape[1], device=image_embeds.device)[None]
     loss, right = learner.answer_loss(image_embeds, places, batch.text)
     return loss, {"answer_tokens_right": right}
 
@@ -200,6 +258,10 @@ def with_holes(labels: torch.Tensor, seed: int) -> torch.Tensor:
 def lesson_parts(learner: Learner, lesson: LessonName) -> list[nn.Module]:
     """The modules that a lesson changes."""
     model = learner.model
+    if lesson == "place":
+        return [*model.model.language_model.layers[:LAYERS]]
+    if lesson == "tiles":
+        return [model]
     if lesson == "read":
         return [model.model.language_model, model.lm_head, learner.label_embeddings]
     projector = model.model.multi_modal_projector

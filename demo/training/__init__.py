@@ -1,0 +1,1 @@
+"""What the demo models are taught with: lessons, their batches and losses."""
